@@ -1,0 +1,33 @@
+"""Every error that onnxcomp raises on purpose; the command line prints its message on one line and exits 1."""
+
+
+class OnnxcompError(Exception):
+    """Base of all errors that carry a message meant for the user."""
+
+
+class ModelError(OnnxcompError):
+    """A file that is not a model, or a model that cannot be read, checked or written."""
+
+
+class ParameterError(OnnxcompError):
+    """A pass's field, an option or an argument outside its allowed range."""
+
+
+class RecipeError(OnnxcompError):
+    """A recipe with a wrong key, a wrong value, an unmet need or an order that undoes itself."""
+
+
+class CalibrationError(OnnxcompError):
+    """Calibration data whose names, types or shapes do not fit the model."""
+
+
+class TargetError(OnnxcompError):
+    """An execution provider that is not installed or cannot run the model."""
+
+
+class VerificationError(OnnxcompError):
+    """The original model cannot be run as the reference."""
+
+
+class PassError(OnnxcompError):
+    """A pass that is unknown, broken, or left the graph invalid."""

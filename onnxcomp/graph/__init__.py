@@ -1,0 +1,1 @@
+"""The editing layer: open a model's graph, find weights and structure, change them, close it again."""

@@ -1,0 +1,1 @@
+"""Mathematics on arrays: no graph, no model, no session."""

@@ -1,0 +1,257 @@
+"""How a weight's values are made: values = decode(codes), to the bit.
+
+An Encoding keeps parameters only (levels, scales, axis, block). The codes follow from the values:
+``encode`` finds them and gives None as soon as one value is not the exact decode of a code, so an
+encoding that a later pass made untrue can never be written. Decoders compute in float32 (float64 for
+float64 weights) and cast at the end, as the ONNX decoder does, so both agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import base64
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+
+def same_bits(left: Array, right: Array) -> bool:
+    """Whether two arrays agree in shape, dtype and every bit (-0.0 differs from 0.0, NaN equals itself)."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    kind = np.dtype(f"u{left.dtype.itemsize}")
+    return bool(np.array_equal(np.ascontiguousarray(left).view(kind), np.ascontiguousarray(right).view(kind)))
+
+
+def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """The type that decoders compute in before the final cast: float64 for float64, else float32."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+def float_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a float weight by name, bfloat16 included."""
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def split_shape(shape: tuple[int, ...], axis: int | None, block_size: int | None) -> tuple[int, ...]:
+    """The shape with ``axis`` cut in (blocks, block_size); the shape itself where there are no blocks."""
+    if axis is None or block_size is None:
+        return shape
+    return (*shape[:axis], shape[axis] // block_size, block_size, *shape[axis + 1 :])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Encoding(ABC):
+    """Parameters from which codes become values of type ``dtype`` (a float type's name)."""
+
+    kind: ClassVar[str]
+    dtype: str
+
+    @property
+    @abstractmethod
+    def level_count(self) -> int:
+        """How many different codes there are."""
+
+    @abstractmethod
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        """The values of ``shape`` that the codes stand for."""
+
+    @abstractmethod
+    def nearest(self, values: Array) -> Array:
+        """The codes whose decode lies nearest to the values."""
+
+    def encode(self, values: Array) -> Array | None:
+        """The codes whose decode equals the values bit for bit, or None where there are none."""
+        if str(values.dtype) != self.dtype or not self.fits(values.shape):
+            return None
+        codes = self.nearest(values)
+        return codes if same_bits(self.decode(codes, values.shape), np.asarray(values)) else None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the parameters can describe a weight of this shape."""
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoding as plain JSON values; arrays as base64 of their little-endian bytes."""
+        content: dict[str, Any] = {"kind": self.kind}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            content[field.name] = _array_to_dict(value) if isinstance(value, np.ndarray) else value
+        return content
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScaledEncoding(Encoding):
+    """A scale for the whole weight, for each index of ``axis``, or for each block along ``axis``.
+
+    scale: shape broadcastable against ``split_shape(shape, axis, block_size)``, in the compute dtype;
+        for an axis without blocks all dimensions but ``axis`` are 1. None means 1.
+    """
+
+    scale: Array | None = None
+    axis: int | None = None
+    block_size: int | None = None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        if self.axis is not None and self.axis >= len(shape):
+            return False
+        if self.axis is not None and self.block_size is not None and shape[self.axis] % self.block_size:
+            return False
+        if self.scale is None:
+            return True
+        split = split_shape(shape, self.axis, self.block_size)
+        return self.scale.ndim in (0, len(split)) and np.broadcast_shapes(self.scale.shape, split) == split
+
+    def _split(self, values: Array) -> Array:
+        return values.reshape(split_shape(values.shape, self.axis, self.block_size))
+
+    def _safe_scale(self) -> Array:
+        assert self.scale is not None
+        return np.where(self.scale == 0, np.ones_like(self.scale), self.scale)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GridEncoding(ScaledEncoding):
+    """values = (code - zero_point) * scale, code in [0, levels): an affine grid.
+
+    zero_point: integers of the scale's shape; ``levels``: at most 256 codes.
+    """
+
+    kind: ClassVar[str] = "grid"
+    levels: int
+    zero_point: Array
+
+    @property
+    def level_count(self) -> int:
+        return self.levels
+
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        compute = compute_dtype(float_dtype(self.dtype))
+        split = codes.reshape(split_shape(shape, self.axis, self.block_size)).astype(compute)
+        values = (split - self.zero_point.astype(compute)) * self._scale(compute)
+        return values.astype(float_dtype(self.dtype)).reshape(shape)
+
+    def _scale(self, compute: np.dtype[Any]) -> Array:
+        return np.ones((), compute) if self.scale is None else self.scale.astype(compute)
+
+    def nearest(self, values: Array) -> Array:
+        compute = compute_dtype(values.dtype)
+        split = self._split(np.asarray(values)).astype(compute)
+        position = split if self.scale is None else split / self._safe_scale()
+        position = np.rint(position) + self.zero_point
+        return np.clip(position, 0, self.levels - 1).astype(np.uint8).reshape(values.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CodebookEncoding(ScaledEncoding):
+    """values = codebook[code] * scale.
+
+    codebook: (k,) ascending, k <= 256, in the compute dtype (in the weight's own dtype without a scale).
+    """
+
+    kind: ClassVar[str] = "codebook"
+    codebook: Array
+
+    @property
+    def level_count(self) -> int:
+        return int(self.codebook.size)
+
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        values = self.codebook[codes.reshape(split_shape(shape, self.axis, self.block_size))]
+        if self.scale is not None:
+            values = values * self.scale.astype(values.dtype)
+        return values.astype(float_dtype(self.dtype)).reshape(shape)
+
+    def nearest(self, values: Array) -> Array:
+        compute = compute_dtype(values.dtype)
+        split = self._split(np.asarray(values)).astype(compute)
+        position = split if self.scale is None else split / self._safe_scale()
+        book = self.codebook.astype(compute)
+        middles = book[:-1] + (book[1:] - book[:-1]) / 2
+        return np.searchsorted(middles, position.ravel()).astype(np.uint8).reshape(values.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VectorEncoding(Encoding):
+    """The values, read in row-major order with ``axis`` last, are rows of a codebook (product quantization).
+
+    codebook: (k, d) in the weight's dtype, k <= 65536; the length of ``axis`` is a multiple of d.
+    """
+
+    kind: ClassVar[str] = "vector"
+    codebook: Array
+    axis: int
+
+    @property
+    def level_count(self) -> int:
+        return int(self.codebook.shape[0])
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
+
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        moved = (*shape[: self.axis], *shape[self.axis + 1 :], shape[self.axis])
+        return np.moveaxis(self.codebook[codes.ravel()].reshape(moved), -1, self.axis)
+
+    def nearest(self, values: Array) -> Array:
+        width = self.codebook.shape[1]
+        moved = np.moveaxis(np.asarray(values), self.axis, -1)
+        rows = moved.reshape(-1, width).astype(np.float64)
+        book = self.codebook.astype(np.float64)
+        codes = np.empty(len(rows), np.uint16 if len(book) > 256 else np.uint8)
+        step = max(1, 2**22 // len(book))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            distance = (book**2).sum(1) - 2 * part @ book.T
+            codes[start : start + step] = distance.argmin(1)
+        return codes.reshape(*moved.shape[:-1], -1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskEncoding(Encoding):
+    """The zeros of the weight are meant: a pruning mask. The other values are free."""
+
+    kind: ClassVar[str] = "mask"
+
+    @property
+    def level_count(self) -> int:
+        return 2
+
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        return codes.reshape(shape)
+
+    def nearest(self, values: Array) -> Array:
+        return np.asarray(values)
+
+
+ENCODINGS: dict[str, type[Encoding]] = {
+    encoding.kind: encoding for encoding in (GridEncoding, CodebookEncoding, VectorEncoding, MaskEncoding)
+}
+
+
+def encoding_from_dict(content: dict[str, Any]) -> Encoding:
+    """The inverse of ``Encoding.to_dict``; KeyError for an unknown kind, ValueError for broken content."""
+    entries = dict(content)
+    kind = ENCODINGS[entries.pop("kind")]
+    arguments = {
+        name: _array_from_dict(value) if isinstance(value, dict) else value for name, value in entries.items()
+    }
+    return kind(**arguments)
+
+
+def _array_to_dict(array: Array) -> dict[str, Any]:
+    little = np.ascontiguousarray(array)
+    if little.dtype.byteorder == ">":
+        little = little.astype(little.dtype.newbyteorder("<"))
+    content = base64.b64encode(little.tobytes()).decode()
+    return {"dtype": str(little.dtype), "shape": list(little.shape), "data": content}
+
+
+def _array_from_dict(content: dict[str, Any]) -> Array:
+    flat = np.frombuffer(base64.b64decode(content["data"]), float_dtype(content["dtype"]))
+    return flat.reshape(content["shape"])
