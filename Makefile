@@ -1,0 +1,62 @@
+# Everything runs in a virtual environment of its own; nothing outside this folder is changed.
+#   make demo    set up, compress a real model, compare it with the original
+#   make test    set up, run the tests
+#   make check   what must hold before a commit: lint, types, generated docs, tests
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?= -n auto
+MODEL ?= lenet5
+CALIB ?= mnist_calib
+UNSEEN ?= mnist_unseen
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: demo test test-slow check lint types docs docs-check clean
+.DEFAULT_GOAL := check
+
+# Set up again only when the dependencies may have changed.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "onnxcomp needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Name another one, for example: make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@mkdir -p out
+	$(BIN)/onnxcomp optimize models/$(MODEL).onnx --calib-data models/$(CALIB).npz -o out/$(MODEL).opt.onnx --force
+	$(BIN)/onnxcomp compare models/$(MODEL).onnx out/$(MODEL).opt.onnx --calib-data models/$(UNSEEN).npz
+	@ls -l models/$(MODEL).onnx out/$(MODEL).opt.onnx
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: lint types docs-check test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+# An editable install hides onnxcomp.passes from mypy, so it is shown the layout of the installed package by links.
+types: $(READY)
+	@rm -rf build/types && mkdir -p build/types/onnxcomp
+	@ln -s $(CURDIR)/onnxcomp/* build/types/onnxcomp/ && ln -s $(CURDIR)/passes build/types/onnxcomp/passes
+	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml \
+	  --cache-dir $(CURDIR)/.mypy_cache -p onnxcomp
+
+docs: $(READY)
+	$(BIN)/python -m onnxcomp.cli.docs
+
+docs-check: $(READY)
+	$(BIN)/python -m onnxcomp.cli.docs --check
+
+clean:
+	rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
