@@ -1,0 +1,482 @@
+"""A model on its way through onnxcomp: the original ModelProto, with tensor data left where it lies.
+
+External data is never loaded into the proto: a TensorProto keeps its reference, ``read_tensor`` maps the
+file. Large new tensors are spilled to a scratch folder and referenced by absolute path, so a model of any
+size is rewritten tensor by tensor. ``save`` turns all references into one valid file, or a file and its data.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import os
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxcomp.errors import ModelError
+from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
+
+Array = NDArray[Any]
+
+ENCODINGS_KEY = "onnxcomp.encodings"
+PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the headers grow by
+INLINE_LIMIT_BYTES = 256 * 2**20  # a model that came with external data is inlined below this size
+SPILL_BYTES = 2**20  # new tensors above this size go to the scratch folder
+EXTERNAL_FROM_BYTES = 1024  # smaller tensors stay in the model file beside external data
+ALIGNMENT_BYTES = 4096  # of tensors in an external data file, so that runtimes can map them
+
+
+class Scratch:
+    """A temporary folder that disappears with the last model that refers to it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
+        self._count = 0
+        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
+
+    def new_path(self, suffix: str) -> Path:
+        """A path in the folder that nothing has used yet."""
+        self._count += 1
+        return self.folder / f"{self._count}{suffix}"
+
+
+class Model:
+    """A ModelProto, the folder of its external data, and the encodings of its weights.
+
+    proto: never edited in place by passes; a rewrite makes a new Model that shares the scratch folder.
+    encodings: weight key -> Encoding, as far as a pass said how the values are made.
+    """
+
+    def __init__(
+        self,
+        proto: ModelProto,
+        *,
+        folder: Path | None = None,
+        path: Path | None = None,
+        encodings: dict[str, Encoding] | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.proto = proto
+        self.folder = folder
+        self.path = path
+        self.encodings = dict(encodings or {})
+        self.scratch = scratch or Scratch()
+
+    @property
+    def name(self) -> str:
+        """What error messages call the model."""
+        return self.path.name if self.path else (self.proto.graph.name or "model")
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set, 0 where the model imports none."""
+        return opset_of(self.proto.opset_import)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model file and its external data, without the metadata that ``save`` may add."""
+        return self.proto.ByteSize() + sum(_data_length(t) for t in tensors_of(self.proto) if is_external(t))
+
+    def with_proto(self, proto: ModelProto, encodings: dict[str, Encoding] | None = None) -> Model:
+        """The same model with another proto, sharing folder and scratch."""
+        kept = self.encodings if encodings is None else encodings
+        return Model(proto, folder=self.folder, path=self.path, encodings=kept, scratch=self.scratch)
+
+    def read(self, tensor: TensorProto) -> Array:
+        """The tensor's values, mapped from disk where they are external."""
+        return read_tensor(tensor, self.folder)
+
+    def to_bytes(self) -> bytes:
+        """The whole model in one message; ModelError above protobuf's limit of 2 GB."""
+        if self.size_bytes >= PROTOBUF_LIMIT_BYTES:
+            raise ModelError(f"{self.name}: the model is over 2 GB and cannot be one message. Use materialize.")
+        return _serialize(self._inlined(), self.name)
+
+    def materialize(self, folder: Path) -> Path:
+        """Write the model where ONNX Runtime can load it and give its path. Data files are linked, not copied."""
+        folder.mkdir(parents=True, exist_ok=True)
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        linked: dict[Path, str] = {}
+        for tensor in tensors_of(proto):
+            if is_external(tensor):
+                source = external_path(tensor, self.folder)
+                if source not in linked:
+                    linked[source] = _link(source, folder, f"data{len(linked)}")
+                _set_reference(tensor, linked[source])
+        path = folder / "model.onnx"
+        path.write_bytes(_serialize(proto, self.name))
+        return path
+
+    def _inlined(self) -> ModelProto:
+        if not any(is_external(tensor) for tensor in tensors_of(self.proto)):
+            return self.proto
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in tensors_of(proto):
+            if is_external(tensor):
+                raw = _external_bytes(tensor, self.folder)
+                clear_reference(tensor)
+                tensor.raw_data = raw.tobytes()
+        return proto
+
+
+def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """The default domain's version among opset imports, 0 where it is not imported."""
+    return next((each.version for each in imports if each.domain in ("", "ai.onnx")), 0)
+
+
+def load(source: str | os.PathLike[str] | bytes | ModelProto | Model) -> Model:
+    """Read a model from a path, bytes or a ModelProto; external data is checked and left where it is.
+
+    Raises ModelError for a missing or broken file, for something that is not an ONNX model, and for
+    external data that is missing, too short or outside the model's folder.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, ModelProto):
+        proto = ModelProto()
+        proto.CopyFrom(source)
+        return _checked(Model(proto))
+    if isinstance(source, bytes):
+        return _checked(Model(_parse(source, "model")))
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
+    return _checked(Model(_parse(content, path.name), folder=path.parent, path=path))
+
+
+def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
+    """Write the model, whole or not at all, and give the files written (the model, then its data if any).
+
+    The input file is never written to; an existing output needs ``force``. Data goes to ``<path>.data``
+    when the model is over 2 GB, or over 256 MB and came with external data.
+    """
+    target = Path(path)
+    refuse_output(target, model=model, force=force)
+    proto = _with_encodings(model)
+    staged = model.with_proto(proto)
+    external = any(is_external(t) and not _in_scratch(t, model) for t in tensors_of(proto))
+    limit = INLINE_LIMIT_BYTES if external else PROTOBUF_LIMIT_BYTES
+    data = target.with_name(target.name + ".data")
+    if staged.size_bytes < limit:
+        _write_whole(target, [_serialize(staged._inlined(), model.name)])
+        return [target]
+    if data.exists() and not force:
+        raise ModelError(f"{data}: exists already. Use --force to replace it.")
+    header = ModelProto()
+    header.CopyFrom(proto)
+    _write_whole(data, _move_out(header, model.folder, data.name))
+    _write_whole(target, [_serialize(header, model.name)])
+    return [target, data]
+
+
+def refuse_output(target: Path, *, model: Model, force: bool) -> None:
+    """Raise ModelError when an output may not be written: it is the input, it exists, or has no folder."""
+    if model.path is not None and target.exists() and target.samefile(model.path):
+        raise ModelError(f"{target}: is the input, which is never written to. Name another output.")
+    if target.exists() and not force:
+        raise ModelError(f"{target}: exists already. Use --force to replace it.")
+    if not target.parent.is_dir():
+        raise ModelError(f"{target}: the folder {target.parent} does not exist.")
+    if model.folder is not None:
+        data = target.with_name(target.name + ".data").resolve()
+        used = {external_path(t, model.folder) for t in tensors_of(model.proto) if is_external(t)}
+        if data in used:
+            raise ModelError(f"{target}: its data file {data.name} belongs to the input. Name another output.")
+
+
+# --- tensors -------------------------------------------------------------------------------------------
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data lies in another file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def external_path(tensor: TensorProto, folder: Path | None) -> Path:
+    """The file that holds an external tensor's data."""
+    location = Path(_reference(tensor)["location"])
+    return location if location.is_absolute() else ((folder or Path()) / location).resolve()
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
+    """The values of a tensor of any type; mapped from disk (read-only) where the data is external."""
+    shape = tuple(tensor.dims)
+    if is_external(tensor):
+        return _from_bytes(_external_bytes(tensor, folder), tensor.data_type, shape)
+    if tensor.HasField("raw_data"):
+        return _from_bytes(np.frombuffer(tensor.raw_data, np.uint8), tensor.data_type, shape)
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{tensor.name}: the tensor cannot be read: {error}.") from error
+
+
+def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> TensorProto:
+    """A TensorProto of the values; above 1 MB its data goes to the scratch folder, when one is given."""
+    if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
+        return onnx.numpy_helper.from_array(np.asarray(values), name)
+    mapped = spill(values, scratch)
+    return reference_to(name, mapped)
+
+
+def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
+    """Write the values to the scratch folder and give them back mapped, read-only."""
+    path = scratch.new_path(".bin")
+    contiguous = np.ascontiguousarray(values)
+    with path.open("wb") as file:
+        file.write(memoryview(contiguous.reshape(-1).view(np.uint8)))
+    return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
+
+
+def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:
+    """A TensorProto that refers to a spilled array."""
+    tensor = TensorProto(name=name, dims=mapped.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(mapped.dtype)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", str(mapped.filename)), ("offset", "0"), ("length", str(mapped.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def clear_reference(tensor: TensorProto) -> None:
+    """Make an external tensor an inline one without data."""
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of the model: initializers, sparse ones, attributes, subgraphs, functions, training."""
+    yield from _graph_tensors(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _node_tensors(node)
+    for training in proto.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                       *attribute.sparse_tensors):  # fmt: skip
+            yield sparse.values
+            yield sparse.indices
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _graph_tensors(graph)
+
+
+# --- inside --------------------------------------------------------------------------------------------
+
+
+def _parse(content: bytes, name: str) -> ModelProto:
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an ONNX model, or cut short (protobuf: {error}).") from error
+    return proto
+
+
+def _checked(model: Model) -> Model:
+    """Refuse what is not a model, take out the stored encodings, check the references."""
+    proto = model.proto
+    if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import):
+        raise ModelError(f"{model.name}: not an ONNX model: it has no graph or no version.")
+    if not proto.opset_import:
+        proto.opset_import.add(version=1)  # the default of IR versions before 3
+    _take_encodings(model)
+    for tensor in tensors_of(proto):
+        if is_external(tensor):
+            _check_reference(tensor, model)
+    return model
+
+
+def _check_reference(tensor: TensorProto, model: Model) -> None:
+    reference = _reference(tensor)
+    location = reference.get("location", "")
+    where = f"{model.name}: external data of {tensor.name or 'a tensor'}"
+    if model.folder is None:
+        raise ModelError(f"{where} cannot be found: the model has no folder. Load it by its path.")
+    path = (model.folder / location).resolve()
+    if not location or Path(location).is_absolute() or not path.is_relative_to(model.folder.resolve()):
+        raise ModelError(f"{where} points outside the model's folder: {location or 'nowhere'}.")
+    if not path.is_file():
+        raise ModelError(f"{where} is missing: {location}.")
+    offset, length = _data_offset(tensor, where), _data_length(tensor)
+    if offset < 0 or length < 0 or offset + length > path.stat().st_size:
+        raise ModelError(f"{where} is cut short: {location} ends before byte {offset + length}.")
+
+
+def _take_encodings(model: Model) -> None:
+    kept = []
+    for entry in model.proto.metadata_props:
+        if entry.key != ENCODINGS_KEY:
+            kept.append(entry)
+            continue
+        try:
+            content = json.loads(zlib.decompress(base64.b64decode(entry.value)))
+            model.encodings = {name: encoding_from_dict(each) for name, each in content.items()}
+        except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
+            raise ModelError(f"{model.name}: the stored encodings are broken: {error}.") from error
+    if len(kept) != len(model.proto.metadata_props):
+        entries = [(each.key, each.value) for each in kept]
+        del model.proto.metadata_props[:]
+        for key, value in entries:
+            model.proto.metadata_props.add(key=key, value=value)
+
+
+def _with_encodings(model: Model) -> ModelProto:
+    if not model.encodings:
+        return model.proto
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    content = json.dumps({name: each.to_dict() for name, each in sorted(model.encodings.items())})
+    proto.metadata_props.add(key=ENCODINGS_KEY, value=base64.b64encode(zlib.compress(content.encode())).decode())
+    return proto
+
+
+def _serialize(proto: ModelProto, name: str) -> bytes:
+    try:
+        return proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ModelError(f"{name}: the model cannot be serialized: {error}.") from error
+
+
+def _reference(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _data_offset(tensor: TensorProto, where: str = "") -> int:
+    try:
+        return int(_reference(tensor).get("offset", 0) or 0)
+    except ValueError as error:
+        raise ModelError(f"{where} has a broken offset: {error}.") from error
+
+
+def _data_length(tensor: TensorProto) -> int:
+    """Bytes of the tensor's data, from its type and shape."""
+    count = math.prod(tensor.dims)
+    return (count * bits_of(tensor.data_type) + 7) // 8
+
+
+def bits_of(data_type: int) -> int:
+    """Bits of one element of an ONNX tensor type."""
+    name = TensorProto.DataType.Name(data_type)
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
+
+
+def _external_bytes(tensor: TensorProto, folder: Path | None) -> Array:
+    length = _data_length(tensor)
+    if length == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(external_path(tensor, folder), np.uint8, "r", _data_offset(tensor), (length,))
+
+
+def _from_bytes(data: Array, data_type: int, shape: tuple[int, ...]) -> Array:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
+    if bits_of(data_type) < 8:
+        tensor = TensorProto(dims=shape, data_type=data_type, raw_data=data.tobytes())
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    if data.size != math.prod(shape) * dtype.itemsize:
+        raise ModelError(f"a tensor of shape {shape} has {data.size} bytes of data, which do not fit.")
+    return data.view(dtype).reshape(shape)
+
+
+def _in_scratch(tensor: TensorProto, model: Model) -> bool:
+    return external_path(tensor, model.folder).is_relative_to(model.scratch.folder)
+
+
+def _set_reference(tensor: TensorProto, location: str) -> None:
+    entries = {**_reference(tensor), "location": location}
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def _link(source: Path, folder: Path, name: str) -> str:
+    target = folder / name
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+    return name
+
+
+def _move_out(proto: ModelProto, folder: Path | None, location: str) -> Iterator[bytes | Array]:
+    """Turn the tensors of ``proto`` into references to ``location`` and yield that file's content."""
+    position = 0
+    for tensor in tensors_of(proto):
+        if not is_external(tensor) and not tensor.HasField("raw_data"):
+            continue
+        data = _external_bytes(tensor, folder) if is_external(tensor) else np.frombuffer(tensor.raw_data, np.uint8)
+        clear_reference(tensor)
+        if data.size < EXTERNAL_FROM_BYTES:
+            tensor.raw_data = data.tobytes()
+            continue
+        padding = -position % ALIGNMENT_BYTES
+        yield bytes(padding)
+        position += padding
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entries = (("location", location), ("offset", str(position)), ("length", str(data.size)))
+        for key, value in entries:
+            tensor.external_data.add(key=key, value=value)
+        yield data
+        position += data.size
+
+
+def _write_whole(path: Path, content: Iterable[bytes | Array]) -> None:
+    """Write beside the target and rename: the file appears whole or not at all."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for part in content:
+                file.write(part if isinstance(part, bytes) else memoryview(np.ascontiguousarray(part)))
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}.") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
