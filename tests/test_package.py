@@ -1,0 +1,98 @@
+"""What pip installs: the wheel is built, installed into an empty folder and used from somewhere else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+def run(*command: str, folder: Path, **environment: str) -> str:
+    """Run a command and give its standard output; its errors are the test's message."""
+    environment = {**os.environ, **environment}
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy: a build in place would pick up what an earlier build left behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("onnxcomp", "passes"):
+        shutil.copytree(ROOT / name, source / name, ignore=SKIPPED)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    run(*pip, "--wheel-dir", str(folder), str(source), folder=folder)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel, without dependencies, into an empty folder."""
+    target = tmp_path_factory.mktemp("installed")
+    run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target),
+        str(wheel), folder=target,
+    )  # fmt: skip
+    return target
+
+
+def source_files() -> set[str]:
+    """List the files of onnxcomp/ and passes/ under the names that they are installed with."""
+    found = set()
+    for folder, prefix in (("onnxcomp", "onnxcomp"), ("passes", "onnxcomp/passes")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.add(f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}")
+    return found
+
+
+def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert packed == source_files()
+    assert "onnxcomp/py.typed" in packed
+
+
+def test_wheel_names_its_licence_and_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [info] = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = archive.read(f"{info}/METADATA").decode()
+        entry_points = archive.read(f"{info}/entry_points.txt").decode()
+        assert f"{info}/licenses/LICENSE" in archive.namelist()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "onnxcomp = onnxcomp.cli:main" in entry_points
+
+
+def test_installed_package_finds_its_passes_and_presets(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import importlib, importlib.resources as r, onnxcomp\n"
+        "from onnxcomp.registry import get_pass, pass_names\n"
+        "import onnxcomp.passes\n"
+        "print(onnxcomp.__file__); print(onnxcomp.passes.__file__)\n"
+        "presets = r.files('onnxcomp') / 'presets'\n"
+        "print(' '.join(sorted(p.name for p in presets.iterdir())) if presets.is_dir() else '')\n"
+        "print(' '.join(pass_names()))\n"
+        "[get_pass(name) for name in pass_names()]\n"
+    )
+    lines = run(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(installed)).splitlines()
+    assert Path(lines[0]) == installed / "onnxcomp" / "__init__.py"
+    assert Path(lines[1]) == installed / "onnxcomp" / "passes" / "__init__.py"
+    assert lines[2].split() == sorted(path.name for path in (ROOT / "onnxcomp" / "presets").glob("*.toml"))
+    names = {path.stem.replace("_", "-") for path in (ROOT / "passes").glob("[!_]*.py")}
+    assert set(lines[3].split()) == names
