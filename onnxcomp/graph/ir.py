@@ -1,0 +1,125 @@
+"""onnx-graphsurgeon's IR with identity instead of name comparison, lazily read values, and the original proto.
+
+graphsurgeon compares tensors by name and nodes by content, which confuses equal names in sibling
+subgraphs and makes every edit slow; here an object equals itself only. ``origin`` is what the object was
+read from: what no pass touched is written back from it, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from numpy.typing import NDArray
+from onnx import NodeProto, SparseTensorProto, TensorProto, helper
+
+from onnxcomp.model import Model, read_tensor, spill, SPILL_BYTES
+
+Array = NDArray[Any]
+
+
+class Node(gs.Node):  # type: ignore[misc]
+    """A node; ``origin`` is the NodeProto that it was read from, None for a new one."""
+
+    origin: NodeProto | None = None
+    leading: tuple[Constant, ...] = ()  # Constant nodes that stood just before it
+    was_dead: bool = False  # nothing read its outputs when the graph was opened
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Variable(gs.Variable):  # type: ignore[misc]
+    """A tensor computed at run time; ``origin`` is its ValueInfoProto, None where nothing states its type."""
+
+    origin: Any = None
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class ProtoValues(LazyValues):  # type: ignore[misc]
+    """Values that are read from a TensorProto (or SparseTensorProto) each time they are asked for."""
+
+    def __init__(self, tensor: TensorProto | SparseTensorProto, model: Model) -> None:
+        self.tensor = tensor
+        self.model = model
+        self.shape = tuple(tensor.dims)
+        self.data_type = tensor.values.data_type if isinstance(tensor, SparseTensorProto) else tensor.data_type
+        self.dtype = helper.tensor_dtype_to_np_dtype(self.data_type)
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+
+    def load(self) -> Array:
+        """The values; mapped from disk where they are external."""
+        if isinstance(self.tensor, SparseTensorProto):
+            return _dense(self.tensor, self.model)
+        return read_tensor(self.tensor, self.model.folder)
+
+
+class Constant(gs.Constant):  # type: ignore[misc]
+    """A tensor known before run time: an initializer, or a Constant node (``node_origin``).
+
+    ``values`` reads lazily and keeps nothing in memory; setting it spills large arrays to the scratch folder.
+    """
+
+    origin: TensorProto | SparseTensorProto | None = None
+    node_origin: NodeProto | None = None
+    as_node: bool = False
+    was_used: bool = False
+    model: Model
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __init__(self, name: str, values: Array | ProtoValues, model: Model) -> None:
+        super().__init__(name, values)
+        self.model = model
+        self.values = values
+
+    @property
+    def values(self) -> Array:
+        """The values, read-only; for a sub-byte or 8-bit float type in ml_dtypes' dtype."""
+        held = self._values
+        return held.load() if isinstance(held, ProtoValues) else held
+
+    @values.setter
+    def values(self, values: Array | ProtoValues) -> None:
+        if isinstance(values, np.ndarray) and values.nbytes >= SPILL_BYTES and not isinstance(values, np.memmap):
+            values = spill(values, self.model.scratch)
+        self._values = values
+        self.origin = values.tensor if isinstance(values, ProtoValues) else None
+
+    @property
+    def data_type(self) -> int:
+        """The ONNX element type."""
+        held = self._values
+        return held.data_type if isinstance(held, ProtoValues) else helper.np_dtype_to_tensor_dtype(held.dtype)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in memory."""
+        return int(self._values.nbytes)
+
+    def __str__(self) -> str:
+        return f"Constant ({self.name}): (shape={self.shape}, dtype={self.dtype})"
+
+    __repr__ = __str__
+
+
+def _dense(sparse: SparseTensorProto, model: Model) -> Array:
+    """A sparse tensor as a dense array; indices are linear (NNZ) or per dimension (NNZ, rank)."""
+    values = read_tensor(sparse.values, model.folder)
+    indices = read_tensor(sparse.indices, model.folder)
+    shape = tuple(sparse.dims)
+    dense = np.zeros(math.prod(shape), values.dtype)
+    linear = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+    dense[linear] = values
+    return dense.reshape(shape)

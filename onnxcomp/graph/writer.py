@@ -1,0 +1,325 @@
+"""Write an edited graph as a ModelProto: unchanged parts from their origin, new ones from the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import (
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+    ValueInfoProto, helper, numpy_helper,
+)  # fmt: skip
+
+from onnxcomp.errors import PassError
+from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.surgery import Graph, Scope, attribute_value, subgraphs_of
+from onnxcomp.model import Model, make_tensor, reference_to
+
+REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
+REBUILT_FUNCTION_FIELDS = frozenset({"node"})
+
+
+def write(graph: Graph) -> Model:
+    """The edited graph as a new Model that shares the scratch folder of the old one."""
+    sweep(graph)
+    source = graph.model.proto
+    proto = ModelProto()
+    _copy_fields(source, proto, {"graph", "functions", "opset_import", "ir_version"})
+    proto.ir_version = graph.ir_version
+    _write_opsets(graph, proto)
+    _Writer(graph).write_graph(graph.main, proto.graph)
+    if proto.ir_version < 4 and _needs_ir4(proto.graph):
+        _lift_ir4(proto)
+    for scope in graph.scopes:
+        if scope.kind == "function":
+            _Writer(graph).write_function(scope, proto.functions.add())
+    names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+    encodings = {name: each for name, each in graph.encodings.items() if name in names}
+    return graph.model.with_proto(proto, encodings)
+
+
+def _write_opsets(graph: Graph, proto: ModelProto) -> None:
+    imports = dict(graph.opset_imports)
+    for entry in graph.model.proto.opset_import:
+        if entry.domain in imports:
+            kept = proto.opset_import.add()
+            kept.CopyFrom(entry)
+            kept.version = imports.pop(entry.domain)
+    for domain, version in imports.items():
+        proto.opset_import.add(domain=domain, version=version)
+
+
+def sweep(graph: Graph) -> None:
+    """Drop nodes and constants that lost their last reader; those that never had one stay."""
+    outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
+
+    def unread(tensor: Any) -> bool:
+        return not tensor.outputs and id(tensor) not in outputs
+
+    changed = True
+    while changed:
+        changed = False
+        for scope in list(graph.scopes):
+            if scope not in graph.scopes:
+                continue
+            for node in reversed(list(scope.graph.nodes)):
+                if not node.was_dead and node.outputs and all(unread(out) for out in node.outputs):
+                    graph.remove_node(scope, node)
+                    changed = True
+    for scope in graph.scopes:
+        scope.constants = [each for each in scope.constants if not (each.was_used and unread(each))]
+
+
+def _needs_ir4(graph: GraphProto) -> bool:
+    """Before IR version 4 every initializer had to be an input too."""
+    inputs = {each.name for each in graph.input}
+    return any(each.name not in inputs for each in graph.initializer)
+
+
+def _lift_ir4(proto: ModelProto) -> None:
+    """Let initializers be constants without being inputs: they stay fixed, and names are not asked for."""
+    proto.ir_version = 4
+    constants = {each.name for each in proto.graph.initializer}
+    kept = [each for each in proto.graph.input if each.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.scopes = {id(scope.graph): scope for scope in graph.scopes}
+
+    def write_graph(self, scope: Scope, proto: GraphProto) -> None:
+        origin = scope.origin
+        assert isinstance(origin, GraphProto)
+        _copy_fields(origin, proto, REBUILT_GRAPH_FIELDS)
+        proto.node.extend(self._nodes(scope))
+        for constant in scope.constants:
+            if constant.as_node:
+                continue
+            if isinstance(constant.origin, SparseTensorProto):
+                proto.sparse_initializer.add().CopyFrom(constant.origin)
+            else:
+                proto.initializer.add().CopyFrom(self._tensor(constant, constant.name))
+        for tensor in scope.overridable:
+            kind = proto.sparse_initializer if isinstance(tensor, SparseTensorProto) else proto.initializer
+            kind.add().CopyFrom(tensor)
+        self._write_interface(scope, proto, origin)
+        self._write_value_info(scope, proto, origin)
+
+    def write_function(self, scope: Scope, proto: FunctionProto) -> None:
+        _copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
+        proto.node.extend(self._nodes(scope))
+
+    def _write_interface(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
+        variables = {id(each): each for each in scope.graph.inputs}
+        by_name = {each.name: each for each in variables.values()}
+        initializers = {each.name for each in proto.initializer} | {
+            each.values.name for each in proto.sparse_initializer
+        }
+        for info in origin.input:  # in the original order, with the inputs that are constants before IR 4
+            if info.name in by_name:
+                proto.input.add().CopyFrom(_info(by_name.pop(info.name)) or info)
+            elif info.name in initializers:
+                proto.input.add().CopyFrom(info)
+        for variable in by_name.values():
+            proto.input.add().CopyFrom(_require_info(variable))
+        infos = {each.name: each for each in origin.output}
+        for tensor in scope.graph.outputs:
+            proto.output.add().CopyFrom(infos.get(tensor.name) or _require_info(tensor))
+
+    def _write_value_info(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
+        """Keep what is known of tensors that still exist, in the original order; add nothing."""
+        produced = {out.name: out for node in scope.graph.nodes for out in node.outputs if out.name}
+        constants = {each.name for each in scope.constants}
+        known = produced.keys() | constants | {each.name for each in proto.input}
+        outer = {name for name in _read_names(scope) if name not in known}
+        for info in origin.value_info:
+            if info.name in produced:
+                proto.value_info.add().CopyFrom(_info(produced[info.name]) or info)
+            elif info.name in known or info.name in outer:
+                proto.value_info.add().CopyFrom(info)
+
+    def _nodes(self, scope: Scope) -> list[NodeProto]:
+        """The scope's nodes in a valid order, each Constant node where it stood, new ones first."""
+        constants = {id(each): each for each in scope.constants if each.as_node}
+        body: list[NodeProto] = []
+        for node in ordered(scope.graph.nodes):
+            for constant in node.leading:
+                if constants.pop(id(constant), None) is not None:
+                    body.append(self._constant_node(constant))
+            body.append(self._node(node))
+        body.extend(self._constant_node(each) for each in scope.trailing if constants.pop(id(each), None))
+        return [*(self._constant_node(each) for each in constants.values()), *body]
+
+    def _constant_node(self, constant: Constant) -> NodeProto:
+        origin = constant.node_origin
+        if origin is not None and origin.output[0] == constant.name and _untouched(constant, origin):
+            return origin
+        proto = NodeProto(op_type="Constant", output=[constant.name])
+        if origin is not None:
+            _copy_fields(origin, proto, {"attribute", "output", "op_type"})
+        attribute = proto.attribute.add(name="value", type=AttributeProto.TENSOR)
+        attribute.t.CopyFrom(self._tensor(constant, constant.origin.name if constant.origin else ""))
+        return proto
+
+    def _tensor(self, constant: Constant, name: str) -> TensorProto:
+        held = constant._values
+        if isinstance(held, ProtoValues) and isinstance(held.tensor, TensorProto):
+            if held.tensor.name == name:
+                return held.tensor
+            tensor = TensorProto()
+            tensor.CopyFrom(held.tensor)
+            tensor.name = name
+            return tensor
+        if isinstance(held, ProtoValues):
+            return make_tensor(name, held.load(), self.graph.model.scratch)
+        if isinstance(held, np.memmap) and held.flags.c_contiguous and _is_spilled(held, self.graph.model):
+            return reference_to(name, held)
+        return make_tensor(name, held)
+
+    def _node(self, node: gs.Node) -> NodeProto:
+        proto = NodeProto()
+        origin = getattr(node, "origin", None)
+        if origin is not None:
+            _copy_fields(origin, proto, {"input", "output", "attribute"})
+            kept = {each.name: each for each in origin.attribute}
+        else:
+            kept = {}
+        for field, value in (("op_type", node.op), ("name", node.name or ""), ("domain", node.domain or "")):
+            if getattr(proto, field) != value:  # an empty text that is stated stays stated
+                setattr(proto, field, value)
+        proto.input.extend(each.name for each in node.inputs)
+        proto.output.extend(each.name for each in node.outputs)
+        for name, value in node.attrs.items():
+            self._write_attribute(proto.attribute.add(), name, value, kept.get(name))
+        return proto
+
+    def _write_attribute(self, proto: AttributeProto, name: str, value: Any, kept: AttributeProto | None) -> None:
+        bodies = [value] if isinstance(value, gs.Graph) else value if _are_graphs(value) else None
+        if bodies is None:
+            proto.CopyFrom(_attribute(name, value, kept))
+            return
+        if kept is not None:
+            _copy_fields(kept, proto, {"g", "graphs"})
+        proto.name = name
+        single = isinstance(value, gs.Graph)
+        proto.type = AttributeProto.GRAPH if single else AttributeProto.GRAPHS
+        for body in bodies:
+            self.write_graph(self.scopes[id(body)], proto.g if single else proto.graphs.add())
+
+
+def ordered(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes so that each comes after those it reads from, moving as few as needed.
+
+    Raises PassError when the nodes form a circle.
+    """
+    pending = list(nodes)
+    producer = {id(out): node for node in pending for out in node.outputs}
+    done: set[int] = set()
+    result: list[Node] = []
+    for start in pending:
+        stack, entered = [start], set()
+        while stack:
+            node = stack[-1]
+            if id(node) in done:
+                stack.pop()
+                continue
+            first = id(node) not in entered
+            entered.add(id(node))
+            waiting = [each for each in _needed(node, producer) if id(each) not in done] if first else []
+            if any(id(each) in entered and each is not node for each in waiting):
+                raise PassError(f"{node.name or node.op}: the node depends on its own output.")
+            if waiting:
+                stack.extend(reversed(waiting))
+                continue
+            stack.pop()
+            done.add(id(node))
+            result.append(node)
+    return result
+
+
+def _needed(node: gs.Node, producer: dict[int, Node]) -> list[Node]:
+    found = [producer[id(each)] for each in node.inputs if id(each) in producer]
+    for body in subgraphs_of(node):
+        for inner in body.nodes:
+            found.extend(_needed(inner, producer))
+        found.extend(producer[id(each)] for each in body.outputs if id(each) in producer)
+    return found
+
+
+def _read_names(scope: Scope) -> set[str]:
+    return {each.name for node in scope.graph.nodes for each in node.inputs if each.name}
+
+
+def _are_graphs(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, gs.Graph) for each in value)
+
+
+def _attribute(name: str, value: Any, kept: AttributeProto | None) -> AttributeProto:
+    """The original attribute where the value is still the same, else a new one."""
+    if isinstance(value, AttributeProto):
+        return value
+    if isinstance(value, gs.Node.AttributeRef):
+        return kept if kept is not None else AttributeProto(name=name, ref_attr_name=value.name, type=value.type)
+    if kept is not None and not kept.ref_attr_name and _same_attribute(attribute_value(kept), value):
+        return kept
+    if isinstance(value, np.ndarray):
+        return AttributeProto(name=name, type=AttributeProto.TENSOR, t=numpy_helper.from_array(value))
+    return helper.make_attribute(name, value)
+
+
+def _same_attribute(original: Any, value: Any) -> bool:
+    if isinstance(original, float) or (isinstance(original, list) and original and isinstance(original[0], float)):
+        return bool(np.array_equal(np.asarray(original), np.asarray(value), equal_nan=True))
+    return type(original) is type(value) and bool(original == value)
+
+
+def _untouched(constant: Constant, origin: NodeProto) -> bool:
+    held = constant._values
+    if isinstance(held, ProtoValues):
+        return held.tensor is constant.origin and origin.attribute[0].name == "value"
+    value = helper.get_attribute_value(origin.attribute[0])
+    return origin.attribute[0].name != "value" and np.array_equal(np.asarray(value), held, equal_nan=True)
+
+
+def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
+    name = str(held.filename)
+    return name.startswith(str(model.scratch.folder)) and held.offset == 0
+
+
+def _info(variable: Any) -> ValueInfoProto | None:
+    """The origin's statement, unless a pass has given the variable another type, shape or name since."""
+    from onnxcomp.graph.surgery import _type_of
+
+    origin = getattr(variable, "origin", None)
+    if origin is not None and origin.name == variable.name and _type_of(origin) == (variable.dtype, variable.shape):
+        return origin
+    if variable.dtype is None:
+        return None
+    shape = None if variable.shape is None else list(variable.shape)
+    return helper.make_tensor_value_info(variable.name, helper.np_dtype_to_tensor_dtype(np.dtype(variable.dtype)), shape)
+
+
+def _require_info(tensor: Any) -> ValueInfoProto:
+    if isinstance(tensor, Constant):
+        return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.shape))
+    info = _info(tensor)
+    return info if info is not None else ValueInfoProto(name=tensor.name)
+
+
+def _copy_fields(source: Any, target: Any, leave: Iterable[str]) -> None:
+    """Copy all fields that are set, but those in ``leave``."""
+    left = set(leave)
+    for descriptor, value in source.ListFields():
+        if descriptor.name in left:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
