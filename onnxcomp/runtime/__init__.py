@@ -1,0 +1,41 @@
+"""ONNX Runtime behind one door: model bytes or a file and named arrays in, named arrays out.
+
+Nothing outside this package imports onnxruntime. Its errors leave here as one-line TargetError (a model
+that does not load) or VerificationError (a model that does not run).
+"""
+
+from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_load, run_isolated
+from onnxcomp.runtime.measure import Latency, measure_latency
+from onnxcomp.runtime.session import (
+    Feeds,
+    ModelSource,
+    Session,
+    Value,
+    ValueSpec,
+    available_providers,
+    evaluate,
+    installed_version,
+    known_providers,
+    loads,
+    one_line,
+)
+
+__all__ = [
+    "Feeds",
+    "IsolatedRun",
+    "Latency",
+    "Load",
+    "ModelSource",
+    "Session",
+    "Value",
+    "ValueSpec",
+    "available_providers",
+    "evaluate",
+    "installed_version",
+    "known_providers",
+    "loads",
+    "measure_latency",
+    "measure_load",
+    "one_line",
+    "run_isolated",
+]

@@ -1,0 +1,213 @@
+"""Sessions in a process of their own: a large model's memory is given back, and can be measured.
+
+``python -P -m onnxcomp.runtime.isolated JOB`` runs the job written in folder JOB: it opens the model, runs
+the numbered feeds it finds, writes the outputs beside them and ``report.json``. The parent reads the
+outputs one batch at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 and float8 with np.dtype by name)
+import numpy as np
+import psutil
+
+import onnxcomp
+from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.runtime.session import Feeds, ModelSource, Session, Value
+
+
+@dataclass(frozen=True)
+class Load:
+    """What opening a model costs: seconds, and bytes above what the process held before."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class IsolatedRun:
+    """Outputs of a model that ran elsewhere, kept in ``folder``; ``peak_bytes`` counts the whole run."""
+
+    folder: Path
+    batch_count: int
+    load: Load
+    peak_bytes: int
+
+    def outputs(self) -> Iterator[dict[str, Value]]:
+        """The outputs of each batch in order, read from the folder one at a time."""
+        return (read_values(self.folder / f"out{i}") for i in range(self.batch_count))
+
+
+def run_isolated(
+    model: ModelSource,
+    batches: Iterable[Feeds],
+    *,
+    folder: Path,
+    names: Iterable[str] | None = None,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+    threads: int = 1,
+    custom_ops: Iterable[Path] = (),
+) -> IsolatedRun:
+    """Run ``model`` over ``batches`` in a child process; feeds and outputs pass through ``folder``.
+
+    Raises TargetError (does not load) or VerificationError (does not run, or the process died).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for count, feeds in enumerate(batches, 1):
+        write_values(folder / f"in{count - 1}", feeds)
+    job = {
+        "model": str(_as_file(model, folder).resolve()),
+        "names": None if names is None else list(names),
+        "batch_count": count,
+        "session": {
+            "provider": provider,
+            "provider_options": dict(provider_options or {}),
+            "threads": threads,
+        },
+        "custom_ops": [str(path) for path in custom_ops],
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    report = _in_child(folder)
+    load = Load(report["load_s"], report["load_peak_bytes"])
+    return IsolatedRun(folder, count, load, report["peak_bytes"])
+
+
+def measure_load(
+    model: ModelSource, *, provider: str = "CPUExecutionProvider", threads: int = 1, runs: int = 3
+) -> Load:
+    """Median seconds to create a session and the peak memory it took, each run in a fresh process."""
+    loads = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+            run = run_isolated(model, [], folder=Path(folder), provider=provider, threads=threads)
+            loads.append(run.load)
+    return Load(
+        float(np.median([load.seconds for load in loads])),
+        int(np.median([load.peak_bytes for load in loads])),
+    )
+
+
+def write_values(folder: Path, values: Mapping[str, Value]) -> None:
+    """Keep named values in ``folder``: one raw file an array, and an index that says what they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def kept(value: Value) -> Any:
+        nonlocal count
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            count += 1
+            np.ascontiguousarray(value).tofile(folder / str(count))
+            return {"file": str(count), "dtype": value.dtype.name, "shape": value.shape}
+        if isinstance(value, np.ndarray):
+            return {"strings": value.ravel().tolist(), "shape": value.shape}
+        if isinstance(value, list):
+            return [kept(item) for item in value]
+        if isinstance(value, dict):
+            return {"pairs": [[key, kept(item)] for key, item in value.items()]}
+        return {"scalar": value.item() if isinstance(value, np.generic) else value}
+
+    (folder / "index.json").write_text(json.dumps({name: kept(value) for name, value in values.items()}))
+
+
+def read_values(folder: Path) -> dict[str, Value]:
+    """What ``write_values`` kept; arrays are memory-mapped, copied only when written to."""
+
+    def read(entry: Any) -> Value:
+        if isinstance(entry, list):
+            return [read(item) for item in entry]
+        if "file" in entry:
+            dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+            if not np.prod(shape):
+                return np.zeros(shape, dtype)
+            raw = np.memmap(folder / entry["file"], np.uint8, "c")
+            return np.asarray(raw).view(dtype).reshape(shape)
+        if "strings" in entry:
+            return np.array(entry["strings"], object).reshape(entry["shape"])
+        return {key: read(item) for key, item in entry["pairs"]} if "pairs" in entry else entry["scalar"]
+
+    return {name: read(entry) for name, entry in json.loads((folder / "index.json").read_text()).items()}
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held resident.
+
+    VmHWM where there is one: on Linux ``ru_maxrss`` starts at the parent's size after an exec.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _as_file(model: ModelSource, folder: Path) -> Path:
+    if isinstance(model, Path):
+        return model
+    path = folder / "model.onnx"
+    path.write_bytes(model)
+    return path
+
+
+def _in_child(folder: Path) -> dict[str, Any]:
+    package_parent = str(Path(onnxcomp.__file__).resolve().parent.parent)
+    found = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "onnxcomp.runtime.isolated", str(folder)],
+        env={**os.environ, "PYTHONPATH": found},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = folder / "report.json"
+    if done.returncode or not report.is_file():
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise VerificationError(f"the process that ran the model died: {reason}")
+    answer: dict[str, Any] = json.loads(report.read_text())
+    if "error" in answer:
+        raise (TargetError if answer["kind"] == "TargetError" else VerificationError)(answer["error"])
+    return answer
+
+
+def _work(folder: Path) -> dict[str, Any]:
+    job = json.loads((folder / "job.json").read_text())
+    before = peak_memory_bytes()
+    started = time.perf_counter()
+    session = Session(Path(job["model"]), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
+    load_s, load_peak_bytes = time.perf_counter() - started, peak_memory_bytes() - before
+    for i in range(job["batch_count"]):
+        write_values(folder / f"out{i}", session.run(read_values(folder / f"in{i}"), job["names"]))
+    return {"load_s": load_s, "load_peak_bytes": load_peak_bytes, "peak_bytes": peak_memory_bytes() - before}
+
+
+def main() -> None:
+    """Do the job in the folder named on the command line and leave ``report.json`` there."""
+    folder = Path(sys.argv[1])
+    try:
+        report = _work(folder)
+    except (TargetError, VerificationError) as error:
+        report = {"error": str(error), "kind": type(error).__name__}
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

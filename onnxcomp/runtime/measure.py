@@ -1,0 +1,52 @@
+"""How fast models run: alternated in one process, so that a busy machine slows them all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.runtime.session import Feeds, ModelSource, Session
+
+WARM_UP_RUNS = 2
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one run of one model over ``runs`` alternated runs."""
+
+    median_ms: float
+    best_ms: float
+    runs: int
+
+
+def measure_latency(
+    models: Mapping[str, ModelSource],
+    feeds: Feeds,
+    *,
+    runs: int = 20,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+) -> dict[str, Latency]:
+    """Latency of each model on the same feeds; the ratio of two medians is what to compare.
+
+    The models take turns (A B A B ...), after two unmeasured runs each. All of them are open at once.
+    Raises TargetError or VerificationError when one does not load or run.
+    """
+    sessions = {
+        name: Session(model, provider=provider, provider_options=provider_options, threads=threads)
+        for name, model in models.items()
+    }
+    for session in sessions.values():
+        for _ in range(WARM_UP_RUNS):
+            session.run(feeds)
+    spent: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(runs):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run(feeds)
+            spent[name].append(1e3 * (time.perf_counter() - started))
+    return {name: Latency(float(np.median(took)), min(took), runs) for name, took in spent.items()}

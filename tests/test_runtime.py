@@ -1,0 +1,163 @@
+"""onnxcomp.runtime: feeds in, outputs out, ONNX Runtime's errors as ours."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+
+from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.runtime import (
+    Session,
+    available_providers,
+    evaluate,
+    loads,
+    measure_latency,
+    measure_load,
+    run_isolated,
+)
+from onnxcomp.runtime.isolated import read_values, write_values
+
+
+def model_bytes(text: str) -> bytes:
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+ADD = model_bytes(
+    '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 2] y)'
+    " <float[2] b = {1, 2}> { y = Add(x, b) }"
+)
+CAST = model_bytes(
+    '<ir_version: 9, opset_import: ["" : 19]> g (bfloat16[N] x) => (bfloat16[N] y, float8e4m3fn[N] z)'
+    " { y = Identity(x) z = Cast<to = 17>(x) }"
+)
+
+
+def test_runs_and_names_outputs() -> None:
+    session = Session(ADD)
+    assert [(item.name, item.type, item.shape) for item in session.inputs] == [
+        ("x", "tensor(float)", ("N", 2))
+    ]
+    assert session.inputs[0].dtype == np.float32
+    result = session.run({"x": np.array([[1, 2], [3, 4]], np.float32)})
+    assert result["y"].tolist() == [[2, 4], [4, 6]]
+
+
+def test_feeds_and_returns_types_that_numpy_lacks() -> None:
+    x = np.array([1.5, -2.0, 0.25], ml_dtypes.bfloat16)
+    result = Session(CAST).run({"x": x})
+    assert result["y"].dtype == ml_dtypes.bfloat16
+    assert result["z"].dtype == ml_dtypes.float8_e4m3fn
+    assert result["y"].astype(float).tolist() == result["z"].astype(float).tolist() == [1.5, -2.0, 0.25]
+
+
+def test_feeds_and_returns_sequences() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (seq(float[N]) x, int64 i)'
+        " => (float[N] y, seq(float[N]) s) { y = SequenceAt(x, i) s = SequenceErase(x, i) }"
+    )
+    session = Session(model_bytes(text))
+    assert session.inputs[0].is_sequence
+    result = session.run({"x": [np.ones(2, np.float32), np.zeros(3, np.float32)], "i": np.int64(1)})
+    assert result["y"].shape == (3,)
+    assert [len(item) for item in result["s"]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [(b"not a model", "protobuf parsing failed"), (Path("/nowhere/m.onnx"), "doesn't exist")],
+)
+def test_model_that_does_not_load_is_a_target_error_on_one_line(model: bytes | Path, said: str) -> None:
+    with pytest.raises(TargetError, match=said) as caught:
+        Session(model)
+    assert "\n" not in str(caught.value)
+    assert not loads(model)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "said"),
+    [
+        ({}, "missing"),
+        ({"x": np.ones((1, 3), np.float32)}, "Got: 3 Expected: 2"),
+        ({"x": np.ones((1, 2))}, "Unexpected input data type"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_a_verification_error(feeds: dict[str, object], said: str) -> None:
+    with pytest.raises(VerificationError, match=said):
+        Session(ADD).run(feeds)
+
+
+def test_provider_that_is_not_installed_is_named_with_those_that_are() -> None:
+    assert "CUDAExecutionProvider" not in available_providers()
+    with pytest.raises(TargetError, match=r"CUDAExecutionProvider is not installed.*CPUExecutionProvider"):
+        Session(ADD, provider="CUDAExecutionProvider")
+
+
+def test_stays_silent_when_the_model_is_odd(capfd: pytest.CaptureFixture[str]) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[3] y)'
+        " <float[1] unused = {1}> { y = Identity(x) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    Session(proto.SerializeToString()).run({"x": np.ones(2, np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_evaluates_a_constant_model() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g () => (float[2] y)'
+        " <float[2] a = {1, 2}, float[2] b = {3, 4}> { y = Mul(a, b) }"
+    )
+    assert evaluate(model_bytes(text))["y"].tolist() == [3, 8]
+
+
+def test_isolated_run_equals_the_run_in_this_process(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(ADD)
+    batches = [{"x": np.full((n, 2), n, np.float32)} for n in (1, 2)]
+    run = run_isolated(path, batches, folder=tmp_path / "job")
+    session = Session(ADD)
+    for feeds, outputs in zip(batches, run.outputs(), strict=True):
+        np.testing.assert_array_equal(outputs["y"], session.run(feeds)["y"])
+    assert run.load.peak_bytes > 0
+
+
+def test_isolated_run_hands_errors_back(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="Protobuf"):
+        run_isolated(b"nonsense", [], folder=tmp_path / "a")
+    with pytest.raises(VerificationError, match="Expected: 2"):
+        run_isolated(ADD, [{"x": np.ones((1, 3), np.float32)}], folder=tmp_path / "b")
+
+
+def test_isolated_memory_is_the_childs_own(tmp_path: Path) -> None:
+    held = np.ones(50_000_000, np.float32)
+    assert held.nbytes > 100e6
+    assert measure_load(ADD, runs=1).peak_bytes < 100e6
+
+
+def test_values_survive_the_folder(tmp_path: Path) -> None:
+    values = {
+        "a": np.arange(6, dtype=np.int64).reshape(2, 3),
+        "b": np.array([1.5], ml_dtypes.bfloat16),
+        "s": np.array([["x", "y"]], object),
+        "q": [np.zeros((0, 2), np.float32), np.ones(2, bool)],
+        "m": [{1: 0.5}],
+        "none": None,
+        "scalar": np.array(3, np.float32),
+    }
+    write_values(tmp_path / "v", values)
+    back = read_values(tmp_path / "v")
+    assert back["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert back["b"].dtype == ml_dtypes.bfloat16
+    assert back["s"].tolist() == [["x", "y"]]
+    assert [item.shape for item in back["q"]] == [(0, 2), (2,)]
+    assert back["m"] == [{1: 0.5}]
+    assert back["none"] is None
+    assert back["scalar"].shape == () and back["scalar"] == 3
+
+
+def test_latency_is_measured_for_each_model() -> None:
+    took = measure_latency({"a": ADD, "b": ADD}, {"x": np.ones((1, 2), np.float32)}, runs=5)
+    assert set(took) == {"a", "b"}
+    assert all(0 < item.best_ms <= item.median_ms and item.runs == 5 for item in took.values())
