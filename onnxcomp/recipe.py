@@ -1,0 +1,176 @@
+"""Recipes: passes in order with their parameters, as TOML or from Python.
+
+    description = "what it is for"
+    [[step]]
+    pass = "cluster-weights"
+    bits = "auto"               # the strongest that the budget bears, weight by weight
+    when = "calibration"        # leave the step out when there is no calibration data
+    exclude = ["*embedding*"]
+
+Everything is checked before any work starts: names, keys, ranges, needs, and an order that would undo itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from onnxcomp.contract import Needs, Pass, parameters
+from onnxcomp.errors import ParameterError, PassError, RecipeError
+from onnxcomp.registry import get_pass
+
+AUTO = "auto"
+STEP_KEYS = frozenset({"pass", "when", "exclude"})
+RECIPE_KEYS = frozenset({"description", "step"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a recipe.
+
+    auto: the pass's strength field was given as "auto": it is chosen for each weight.
+    when: "always", or "calibration": only where calibration data is given.
+    """
+
+    rewrite: Pass
+    auto: bool = False
+    when: str = "always"
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The pass's name."""
+        return self.rewrite.pass_name()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Passes in order. ``Recipe.load`` takes a preset's name or a TOML file, ``Recipe.of`` passes."""
+
+    name: str
+    steps: tuple[Step, ...]
+    description: str = ""
+
+    @classmethod
+    def of(cls, *passes: Pass, name: str = "custom") -> Recipe:
+        """A recipe of passes with fixed parameters."""
+        recipe = cls(name, tuple(Step(each) for each in passes))
+        recipe.check_order()
+        return recipe
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Recipe:
+        """Read a preset by name or a TOML file; RecipeError says what is wrong and where."""
+        text, name = _read(source)
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{name}: not valid TOML: {error}.") from error
+        return cls.from_dict(content, name=name)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, name: str) -> Recipe:
+        """The recipe that a TOML document's content describes."""
+        _refuse_unknown(name, content, RECIPE_KEYS)
+        entries = content.get("step", [])
+        if not isinstance(entries, list) or not entries:
+            raise RecipeError(f"{name}: a recipe needs at least one [[step]].")
+        steps = tuple(_step(f"{name}: step {number}", entry) for number, entry in enumerate(entries, 1))
+        recipe = cls(name, steps, str(content.get("description", "")))
+        recipe.check_order()
+        return recipe
+
+    def check_order(self) -> None:
+        """Refuse an order in which a later pass destroys what an earlier one made, naming the better one."""
+        for position, later in enumerate(self.steps):
+            for earlier in self.steps[:position]:
+                lost = earlier.rewrite.makes - later.rewrite.preserves
+                if lost:
+                    raise RecipeError(f"{self.name}: {_order_advice(earlier, later, lost)}")
+
+    def check_needs(self, *, calibration: bool) -> None:
+        """Refuse a recipe one of whose passes needs data that is not there."""
+        for step in self.steps:
+            if step.rewrite.needs is Needs.CALIBRATION and not calibration and step.when == "always":
+                raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
+
+    def without(self, when: str) -> Recipe:
+        """The recipe without the steps that wait for a condition that does not hold."""
+        return Recipe(self.name, tuple(each for each in self.steps if each.when != when), self.description)
+
+
+def preset_names() -> list[str]:
+    """The recipes that ship with the package."""
+    folder = resources.files("onnxcomp") / "presets"
+    return sorted(each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml"))
+
+
+def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
+    name = os.fspath(source)
+    if name in preset_names():
+        return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(), name
+    path = Path(name)
+    if not path.is_file():
+        raise RecipeError(f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file.")
+    try:
+        return path.read_text(encoding="utf-8"), path.name
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: the recipe cannot be read: {error}.") from error
+
+
+def _step(where: str, entry: Any) -> Step:
+    if not isinstance(entry, dict) or not isinstance(entry.get("pass"), str):
+        raise RecipeError(f"{where}: must be a table with the key pass.")
+    try:
+        kind = get_pass(entry["pass"])
+    except PassError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    fields = {each.name: each for each in parameters(kind)}
+    values = {key.replace("-", "_"): value for key, value in entry.items() if key not in STEP_KEYS}
+    _refuse_unknown(f"{where} ({kind.pass_name()})", values, fields)
+    strength = kind.strength()
+    auto = strength is not None and values.get(strength.name) == AUTO and not strength.accepts(AUTO)
+    if auto and strength is not None:
+        del values[strength.name]
+    try:
+        return Step(kind(**values), auto, _when(where, entry), _patterns(where, entry))
+    except ParameterError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _when(where: str, entry: Mapping[str, Any]) -> str:
+    when = entry.get("when", "always")
+    if when not in ("always", "calibration"):
+        raise RecipeError(f"{where}: when must be one of always, calibration, got {when!r}.")
+    return str(when)
+
+
+def _patterns(where: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    patterns = entry.get("exclude", [])
+    if not isinstance(patterns, list) or not all(isinstance(each, str) for each in patterns):
+        raise RecipeError(f"{where}: exclude must be a list of patterns, got {patterns!r}.")
+    return tuple(patterns)
+
+
+def _refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}.")
+
+
+def _order_advice(earlier: Step, later: Step, lost: frozenset[str]) -> str:
+    what = " and ".join(sorted(lost))
+    words = f"{later.name} after {earlier.name} would destroy its {what}."
+    if later.rewrite.makes - earlier.rewrite.preserves:
+        return f"{words} The two cannot be combined."
+    return f"{words} Put {later.name} before {earlier.name}."
+
+
+def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:
+    """The recipe of one pass, as ``onnxcomp run`` makes it."""
+    return Recipe(rewrite.pass_name(), (Step(rewrite, auto, exclude=tuple(exclude)),))
