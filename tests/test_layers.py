@@ -217,7 +217,8 @@ def test_the_walk_resolves_every_form_of_import(tmp_path: Path) -> None:
         "from onnxcomp import contract\nfrom onnxcomp.numerics import encoding\n"
         "def late():\n    from onnxcomp.errors import ModelError\n"
     )
-    found = [item.module.removeprefix("onnxcomp.") for item in imports(Source(path, "onnxcomp.graph.weights"))]
+    walked = imports(Source(path, "onnxcomp.graph.weights"))
+    found = [item.module.removeprefix("onnxcomp.") for item in walked]
     assert found == ["onnx.helper", "errors", "model", "contract", "numerics.encoding", "errors"]
 
 
