@@ -1,0 +1,129 @@
+"""The receipt: what was done to which weight, what it cost, what was taken back, and how to do it again.
+
+It is plain JSON. ``Receipt.applied`` holds every application that made the result, with its parameters and
+the names that it was limited to, so that ``--replay`` makes the same file without measuring anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxcomp.errors import RecipeError
+
+FORMAT = 1
+
+
+@dataclass
+class Application:
+    """One application of a pass that is part of the result.
+
+    include: the names that it was limited to, None for no limit. restore: weights put back afterwards.
+    """
+
+    rewrite: str
+    parameters: dict[str, Any]
+    include: list[str] | None = None
+    exclude: list[str] = field(default_factory=list)
+    restore: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Entry:
+    """A weight or node in a step's account."""
+
+    name: str
+    what: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StepReport:
+    """What became of one step of the recipe.
+
+    decision: "kept", "kept in part", "taken back" or "nothing to do"; reason: why, where it was not kept.
+    bytes_before, bytes_after: of the whole model, data included, before the final compact storage.
+    divergence: from the original after this step, with its confidence interval; None where not measured.
+    """
+
+    rewrite: str
+    decision: str
+    parameters: dict[str, Any]
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+    reason: str = ""
+    divergence: float | None = None
+    interval: tuple[float, float] | None = None
+    changed: list[Entry] = field(default_factory=list)
+    skipped: list[Entry] = field(default_factory=list)
+    taken_back: list[Entry] = field(default_factory=list)
+
+
+@dataclass
+class Receipt:
+    """The whole account of one run."""
+
+    recipe: str
+    seed: int
+    target: str
+    versions: dict[str, str]
+    source: dict[str, Any]
+    data: dict[str, Any]
+    metric: dict[str, Any]
+    result: dict[str, Any] = field(default_factory=dict)
+    steps: list[StepReport] = field(default_factory=list)
+    applied: list[Application] = field(default_factory=list)
+    verdict: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The receipt as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1, default=_plain) + "\n"
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Receipt:
+        """Read a receipt; RecipeError when the file is none, or of a later format."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.get("format") != FORMAT:
+                raise RecipeError(f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}.")
+            content["applied"] = [Application(**each) for each in content["applied"]]
+            content["steps"] = [_step_report(each) for each in content["steps"]]
+            return cls(**content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecipeError(f"{path}: not a receipt of onnxcomp: {error}.") from error
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step_report(content: dict[str, Any]) -> StepReport:
+    lists = {key: [Entry(**each) for each in content[key]] for key in ("changed", "skipped", "taken_back")}
+    interval = tuple(content["interval"]) if content["interval"] else None
+    return StepReport(**{**content, **lists, "interval": interval})
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays as JSON numbers and lists; paths as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (set, frozenset, tuple)):
+        return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
+    return str(value)

@@ -1,0 +1,56 @@
+"""Apply a pass to a model: open the graph, let the pass edit it, close it to a new model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.weights import compose, constants_by_key
+from onnxcomp.model import Model
+
+
+def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
+    """The model after the pass, and what the pass says it did. The model handed in stays as it is."""
+    graph = open_graph(model)
+    outcome = rewrite.apply(graph, context)
+    return (close_graph(graph) if outcome.changed else model), outcome
+
+
+def limited_to(context: Context, names: Iterable[str]) -> Context:
+    """The context in which only these weights and nodes may be touched."""
+    return dataclasses.replace(context, include=frozenset(names))
+
+
+def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
+    """Whether a rewrite changed these weights' values and left the graph as it was."""
+    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    return old.keys() == new.keys() and all(
+        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        for name in names
+    )
+
+
+def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
+    """``after`` with the named weights as they were in ``before``."""
+    return compose(after, {name: before for name in names})
+
+
+def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
+    """For each weight the squared error of its values over their squared magnitude."""
+    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    return {name: _relative_error(old[name].values, new[name].values) for name in names}
+
+
+def _relative_error(old: np.ndarray, new: np.ndarray) -> float:  # type: ignore[type-arg]
+    """In pieces, since weights may be as large as memory."""
+    error = power = 0.0
+    left, right = old.reshape(-1), new.reshape(-1)
+    for start in range(0, left.size, 2**22):
+        part = left[start : start + 2**22].astype(np.float64)
+        error += float(np.sum((right[start : start + 2**22].astype(np.float64) - part) ** 2))
+        power += float(np.sum(part**2))
+    return error / power if power else 0.0

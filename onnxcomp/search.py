@@ -1,0 +1,245 @@
+"""Give each weight its own strength: the fewest bytes whose divergence stays within the budget.
+
+With data: every weight is changed alone once and the divergence from the original is measured. Near the
+original the divergence grows with the squared error of the weight, so one measurement predicts all
+strengths, and small contributions add up. The assignment minimizes
+
+    sum of bytes + price * sum of predicted divergence
+
+for the price at which the prediction meets the limit; then the whole is measured and the limit corrected,
+since errors interact. Uneven bits for uneven sensitivity: Dong et al., HAWQ-V2, https://arxiv.org/abs/1911.03852.
+
+Without data no divergence can be trusted. Each weight then takes the fewest bytes whose own
+signal-to-noise ratio is about that of symmetric 8-bit rounding per channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxcomp.contract import Context, Pass
+from onnxcomp.errors import RecipeError
+from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.weights import Weight, compose, weights
+from onnxcomp.model import Model
+from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.rewrite import apply_pass, only_values, relative_errors
+
+Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
+
+PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
+PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is measured: 4 to 5 bits
+CORRECTIONS = 6  # whole assignments measured on the way to the limit
+NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
+
+
+@dataclass(frozen=True)
+class Option:
+    """One weight at one strength; ``strength`` None leaves it as it is."""
+
+    strength: object | None
+    size_bytes: int
+    error: float
+
+
+@dataclass
+class Table:
+    """What every weight can become: options by weight, the rewritten models by strength."""
+
+    options: dict[str, list[Option]]
+    variants: dict[object, Model]
+    influence: dict[str, float] = field(default_factory=dict)  # divergence per relative squared error
+
+    def predicted(self, name: str, option: Option) -> float:
+        """The divergence that this option alone is expected to cause."""
+        return self.influence[name] * option.error
+
+
+Assignment = dict[str, Option]
+
+
+def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
+    """Apply the pass at each of its strengths to all weights and note bytes and errors.
+
+    Raises RecipeError where the pass has no strength or is not a value pass.
+    """
+    strength = rewrite.strength()
+    if strength is None or strength.strengths is None:
+        raise RecipeError(f"{rewrite.pass_name()}: has no field that can be \"auto\".")
+    by_name = {each.name: each for each in weights(open_graph(model))}
+    options: dict[str, list[Option]] = {}
+    variants: dict[object, Model] = {}
+    for index, value in enumerate(strength.strengths):
+        context.progress(index, len(strength.strengths), f"{rewrite.pass_name()} {strength.name}={value}")
+        after, outcome = apply_pass(model, dataclasses.replace(rewrite, **{strength.name: value}), context)
+        names = [each.name for each in outcome.changed]
+        if not only_values(model, after, names):
+            raise RecipeError(f"{rewrite.pass_name()}: \"auto\" is for passes that change values only.")
+        variants[value] = after
+        errors = relative_errors(model, after, names)
+        for name in names:
+            size = estimate_bytes(by_name[name].shape, by_name[name].dtype, after.encodings.get(name))
+            options.setdefault(name, []).append(Option(value, size, errors[name]))
+    for name, found in options.items():
+        found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
+        options[name] = [each for each in found if math.isfinite(each.error)]
+    return Table(options, variants)
+
+
+def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
+    """The model with each weight at its assigned strength."""
+    chosen = {
+        name: table.variants[option.strength] for name, option in assignment.items() if option.strength is not None
+    }
+    return compose(model, chosen)
+
+
+# --- with data -----------------------------------------------------------------------------------------
+
+
+def measure_influence(
+    model: Model, table: Table, evaluate: Evaluate, context: Context, *, deadline: float = math.inf
+) -> None:
+    """Change each weight alone, measure, and fill ``table.influence``; what is not measured stays mild."""
+    base = evaluate(model)
+    ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
+    for index, name in enumerate(ranked):
+        context.progress(index, len(ranked), f"measuring {name}")
+        if index >= PROBED_WEIGHTS or time.monotonic() > deadline:
+            table.options[name] = _mildest(table.options[name])
+            table.influence[name] = 0.0
+            continue
+        table.influence[name] = _probe(model, table, name, evaluate, base)
+
+
+def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: float) -> float:
+    changed = [each for each in table.options[name] if each.strength is not None and each.error > 0]
+    if not changed:
+        return 0.0
+    option = min(changed, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
+    alone = compose(model, {name: table.variants[option.strength]})
+    measured = evaluate(alone) - base
+    if not math.isfinite(measured):
+        return math.inf
+    return max(measured, 1e-9) / option.error
+
+
+def _mildest(options: Sequence[Option]) -> list[Option]:
+    changed = [each for each in options if each.strength is not None]
+    return [min(changed, key=lambda each: each.error)] if changed else list(options)
+
+
+def allot(table: Table, limit: float) -> Assignment:
+    """The assignment of fewest bytes whose predicted divergence is at most ``limit``."""
+    low, high = 1e-3, 1e18  # price of one unit of divergence, in bytes
+    best = _cheapest(table, high)
+    for _ in range(80):
+        price = math.sqrt(low * high)
+        found = _cheapest(table, price)
+        if sum(table.predicted(name, option) for name, option in found.items()) <= limit:
+            best, high = found, price
+        else:
+            low = price
+    return best
+
+
+def _cheapest(table: Table, price: float) -> Assignment:
+    def cost(name: str, option: Option) -> float:
+        predicted = table.predicted(name, option) if option.error else 0.0
+        return option.size_bytes + price * predicted
+
+    return {name: min(options, key=lambda each: cost(name, each)) for name, options in table.options.items()}
+
+
+def assign(
+    model: Model,
+    table: Table,
+    evaluate: Evaluate,
+    limit: float,
+    context: Context,
+    *,
+    goal_bytes: int | None = None,
+    deadline: float = math.inf,
+) -> Assignment:
+    """The assignment of fewest bytes whose measured divergence is at most ``limit``.
+
+    goal_bytes: enough is enough: of the weights together; milder strengths are taken once it is reached.
+    """
+    best: Assignment = {name: options[0] for name, options in table.options.items()}
+    best_bytes = total_bytes(best)
+    predicted_limit = limit
+    for index in range(CORRECTIONS):
+        if time.monotonic() > deadline:
+            break
+        context.progress(index, CORRECTIONS, "choosing strengths")
+        found = allot(table, predicted_limit)
+        measured = evaluate(build(model, table, found))
+        if measured <= limit and total_bytes(found) < best_bytes:
+            best, best_bytes = found, total_bytes(found)
+        if 0.93 * limit <= measured <= limit:
+            break
+        ratio = limit * 0.97 / measured if measured > 0 and math.isfinite(measured) else (4.0 if measured <= 0 else 0.2)
+        predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
+    if goal_bytes is not None and best_bytes < goal_bytes:
+        best = _just_enough(table, best, goal_bytes)
+    return best
+
+
+def _just_enough(table: Table, strongest: Assignment, goal_bytes: int) -> Assignment:
+    """The mildest assignment within the goal, no stronger than what was found to hold."""
+    limit = sum(table.predicted(name, option) for name, option in strongest.items())
+    best = strongest
+    for _ in range(40):
+        limit *= 0.8
+        found = allot(table, limit)
+        if total_bytes(found) > goal_bytes:
+            break
+        best = found
+    return best
+
+
+def total_bytes(assignment: Assignment) -> int:
+    """Estimated bytes of all assigned weights."""
+    return sum(option.size_bytes for option in assignment.values())
+
+
+# --- without data --------------------------------------------------------------------------------------
+
+
+def assign_by_noise(model: Model, table: Table) -> Assignment:
+    """For each weight the fewest bytes at about the signal-to-noise ratio of 8 bits per channel."""
+    by_name = {each.name: each for each in weights(open_graph(model))}
+    allowance = 10 ** (NOISE_TOLERANCE_DB / 10)
+    found: Assignment = {}
+    for name, options in table.options.items():
+        bound = rounding_error(by_name[name]) * allowance
+        found[name] = min((each for each in options if each.error <= bound), key=lambda each: each.size_bytes)
+    return found
+
+
+def rounding_error(weight: Weight) -> float:
+    """Relative squared error of symmetric 8-bit rounding with a scale per output channel."""
+    values = np.asarray(weight.values)
+    axis = weight.channel_axis
+    others = tuple(each for each in range(values.ndim) if each != axis) if axis is not None else None
+    peak = np.abs(values).max(axis=others, keepdims=True).astype(np.float64)
+    scale = np.where(peak == 0, 1.0, peak / 127)
+    error = power = 0.0
+    for start in range(0, values.shape[0], _rows_at_once(values)):
+        stop = start + _rows_at_once(values)
+        part = values[start:stop].astype(np.float64)
+        step = scale[start:stop] if scale.shape[0] > 1 else scale
+        error += float(np.sum((np.rint(part / step) * step - part) ** 2))
+        power += float(np.sum(part**2))
+    return error / power if power else 0.0
+
+
+def _rows_at_once(values: np.ndarray) -> int:  # type: ignore[type-arg]
+    row = max(1, values.size // max(1, values.shape[0]))
+    return max(1, 2**22 // row)
