@@ -1,0 +1,141 @@
+"""Whole models: choose versions and inputs, chain blocks, add what exporters leave behind."""
+
+import numpy as np
+import onnx
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tests.graphs import branching, convolutions, linear, pointwise, recurrent, shaping
+from tests.graphs.building import BATCH, BLOCKS, Builder, ModelState, Value
+from tests.graphs.choosing import Chooser, HypothesisChooser, RandomChooser, chance, choice
+
+BLOCK_MODULES = (branching, convolutions, linear, pointwise, recurrent, shaping)
+FIRST_OPSET, LAST_OPSET = 9, 23
+
+# opset -> the IR version that came with it
+IR_VERSIONS = {9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
+IR_VERSIONS |= {21: 10, 22: 10, 23: 11}
+
+START_SHAPES: list[tuple[int, ...]] = [
+    (BATCH, 3, 8, 8),
+    (BATCH, 16),
+    (BATCH, 6, 8),
+    (BATCH, 8, 8, 3),
+    (BATCH, 2, 4, 4, 4),
+    (BATCH, 4, 7, 5),
+    (BATCH, 5, 12),
+    (BATCH, 48),
+]
+
+
+def build_model(
+    chooser: Chooser, *, first_block: str | None = None, blocks: int | None = None
+) -> onnx.ModelProto:
+    """Build the model that `chooser`'s answers describe; `first_block` names the block it starts with."""
+    opset = chooser.integer(_first_opset(first_block), LAST_OPSET)
+    state = ModelState(
+        chooser=chooser,
+        random=np.random.default_rng(chooser.integer(0, 2**32 - 1)),
+        opset=opset,
+        ir_version=_ir_version(chooser, opset),
+        symbolic_batch=chance(chooser, 50),
+    )
+    if first_block is not None:
+        state.ir_version = max(state.ir_version, BLOCKS[first_block].ir_version)
+    b = Builder(state)
+    x = _start(b, BLOCKS[first_block].ranks if first_block else (2, 3, 4, 5))
+    if first_block is not None:
+        x = BLOCKS[first_block].extend(b, x)
+    for _ in range(chooser.integer(0 if first_block else 1, 5) if blocks is None else blocks):
+        x = _extend(b, x)
+    return _finish(b, x)
+
+
+def _first_opset(first_block: str | None) -> int:
+    return max(FIRST_OPSET, BLOCKS[first_block].opset if first_block else FIRST_OPSET)
+
+
+def _ir_version(chooser: Chooser, opset: int) -> int:
+    """Choose IR 3 for a few old models, else the opset's own version or a newer one."""
+    if opset <= 12 and chance(chooser, 20):
+        return 3
+    return choice(chooser, [IR_VERSIONS[opset], IR_VERSIONS[opset], 11])
+
+
+def _start(b: Builder, ranks: tuple[int, ...]) -> Value:
+    """Add the first input: floats, or the indices of an embedding table."""
+    if 3 in ranks and b.chance(15):
+        indices = b.input((BATCH, 6), TensorProto.INT64, stem="tokens")
+        table = linear.random_weight(b, (b.choice([linear.VOCABULARY, 60]), 20), fan_in=4)
+        return Value(b.node("Gather", [table, indices.name]), (BATCH, 6, 20))
+    return b.input(b.choice([shape for shape in START_SHAPES if len(shape) in ranks]))
+
+
+def _extend(b: Builder, x: Value) -> Value:
+    """Append a block that fits."""
+    return b.choice([block for block in BLOCKS.values() if block.fits(b, x)]).extend(b, x)
+
+
+def _finish(b: Builder, x: Value) -> onnx.ModelProto:
+    state = b.state
+    if not b.nodes:
+        x = Value(b.node("Identity", [x.name]), x.shape)
+    if b.chance(25):
+        x = linear.gemm(b, linear.flattened(b, x), columns=10)
+        x = Value(b.node("Softmax", [x.name], axis=1), x.shape)
+    _leave_behind(b)
+    graph = b.graph(b.choice(["main", "torch_jit", "tf2onnx"]), [b.declare(v) for v in (*b.outputs, x)])
+    opsets = [helper.make_opsetid("", state.opset)]
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted(state.domains)]
+    model = helper.make_model(
+        graph,
+        opset_imports=opsets,
+        ir_version=state.ir_version,
+        functions=state.functions,
+        producer_name="tests",
+    )
+    if b.chance(30) and not b.sparse_initializers:  # inference gives the readers of a sparse tensor no type
+        model = onnx.shape_inference.infer_shapes(model)
+    if b.chance(40):
+        _annotate(model)
+    return model
+
+
+def _leave_behind(b: Builder) -> None:
+    """Add an initializer and a node that nothing reads."""
+    if b.chance(20):
+        b.initializer(b.normal((7, 5)))
+    if b.chance(15):
+        b.node("Neg", [b.constant([1.0, 2.0], np.float32)])
+
+
+def _annotate(model: onnx.ModelProto) -> None:
+    """Write doc strings and metadata wherever the IR version has a place for them."""
+    model.doc_string = "drawn by tests.graphs"
+    model.domain, model.model_version, model.producer_version = "org.example", 3, "1.0"
+    model.metadata_props.add(key="author", value="nobody")
+    model.graph.doc_string = "a graph"
+    for node in model.graph.node:
+        node.doc_string = f"exported from line {len(node.input)}"
+        if model.ir_version >= 10:
+            node.metadata_props.add(key="namespace", value="/model/layer")
+    for value in model.graph.input:
+        value.doc_string = "an input"
+    if model.ir_version >= 10:
+        model.graph.metadata_props.add(key="split", value="0")
+
+
+def draw_models(count: int, seed: int = 0) -> list[onnx.ModelProto]:
+    """Return `count` models, the same for the same seed; every block in turn comes first in one of them."""
+    names = sorted(BLOCKS)
+    return [
+        build_model(RandomChooser(seed * 1_000_003 + index), first_block=names[index % len(names)])
+        for index in range(count)
+    ]
+
+
+@st.composite
+def models(draw: st.DrawFn, *, max_blocks: int = 6) -> onnx.ModelProto:
+    """Draw a model of one to `max_blocks` blocks that onnx.checker accepts and ONNX Runtime runs."""
+    chooser = HypothesisChooser(draw)
+    return build_model(chooser, blocks=chooser.integer(1, max_blocks))
