@@ -21,7 +21,7 @@ ROWS = (
     ("cli",),
     ("pipeline",),
     ("search",),
-    ("recipe", "verify"),
+    ("recipe", "rewrite", "verify"),
     ("registry",),
     ("passes",),
     ("contract",),

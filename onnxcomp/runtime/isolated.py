@@ -22,7 +22,6 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 and float8 with np.dtype by 
 import numpy as np
 import psutil
 
-import onnxcomp
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.runtime.session import Feeds, ModelSource, Session, Value
 
@@ -168,7 +167,7 @@ def _as_file(model: ModelSource, folder: Path) -> Path:
 
 
 def _in_child(folder: Path) -> dict[str, Any]:
-    package_parent = str(Path(onnxcomp.__file__).resolve().parent.parent)
+    package_parent = str(Path(__file__).resolve().parents[2])
     found = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "onnxcomp.runtime.isolated", str(folder)],
