@@ -1,0 +1,6 @@
+"""Named inputs for calibration and verification, streamed from files, functions or a seed."""
+
+from onnxcomp.calibration.data import Batch, CalibrationData, Group
+from onnxcomp.calibration.sample_axes import Cut, find_cut
+
+__all__ = ["Batch", "CalibrationData", "Cut", "Group", "find_cut"]

@@ -1,0 +1,233 @@
+"""Where calibration arrays come from: .npz, .npy, folders, ONNX test data sets, a user's function.
+
+Every source becomes a list of loaders; a loader gives one mapping of input name to value, memory-mapped
+where the file allows, so that nothing is held that is not being fed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcomp.errors import CalibrationError
+from onnxcomp.runtime import Value, ValueSpec
+from onnxcomp.runtime.isolated import read_values, write_values
+
+Array = NDArray[Any]
+Loader = Callable[[], Mapping[str, Value]]
+LABELS = "labels"
+IN_MEMORY_BYTES = 256 * 2**20
+MAX_FEEDS = 10_000
+LOCAL_HEADER_BYTES = 30
+
+
+class Scratch:
+    """A temporary folder that appears when first asked for and goes with its owner."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder, made now if need be."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="onnxcomp-calibration-")
+        return Path(self._folder.name)
+
+
+def find_loaders(
+    source: str | Path, inputs: Sequence[ValueSpec], scratch: Scratch
+) -> list[tuple[str, Loader]]:
+    """Loaders of ``source`` with a name for each, in a fixed order.
+
+    Raises CalibrationError when there is nothing of that name, or nothing in it.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _folder_loaders(path, inputs, scratch)
+    if path.is_file():
+        return [(str(path), _file_loader(path, inputs, scratch))]
+    if ":" in str(source) and not isinstance(source, Path):
+        return function_loaders(str(source), scratch)
+    raise CalibrationError(f"calibration data: {source} does not exist (a file, a folder or module:function)")
+
+
+def _folder_loaders(folder: Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> list[tuple[str, Loader]]:
+    found = sorted(folder.iterdir())
+    sets = [path for path in found if path.is_dir() and any(path.glob("input_*.pb"))]
+    if any(folder.glob("input_*.pb")):
+        sets.insert(0, folder)
+    files = [path for path in found if path.suffix in (".npz", ".npy")]
+    loaders: list[tuple[str, Loader]] = [
+        (str(path), functools.partial(read_test_data_set, path, inputs)) for path in sets
+    ]
+    loaders += [(str(path), _file_loader(path, inputs, scratch)) for path in files]
+    if not loaders:
+        raise CalibrationError(f"calibration data: {folder} holds no .npz, .npy or test_data_set_*")
+    return loaders
+
+
+def _file_loader(path: Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> Any:
+    if path.suffix == ".npz":
+        return functools.partial(read_npz, path, scratch)
+    if path.suffix != ".npy":
+        raise CalibrationError(f"calibration data: {path} must be .npz or .npy, or a folder of them")
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise CalibrationError(f"calibration data: {path} holds one array and the model wants: {names}")
+    return functools.partial(_read_npy, path, inputs[0].name)
+
+
+def _read_npy(path: Path, name: str) -> dict[str, Value]:
+    try:
+        return {name: np.load(path, mmap_mode="r", allow_pickle=False)}
+    except (ValueError, EOFError, OSError) as error:
+        raise CalibrationError(f"calibration data: {path} is not a readable .npy ({error})") from error
+
+
+def read_npz(path: Path, scratch: Scratch) -> dict[str, Value]:
+    """Arrays of an .npz: stored members memory-mapped in place, large compressed ones unpacked to disk."""
+    arrays: dict[str, Value] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.endswith(".npy"):
+                    arrays[member.filename[:-4]] = _read_member(path, archive, member, scratch)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise CalibrationError(f"calibration data: {path} is not a readable .npz ({error})") from error
+    return arrays
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Scratch) -> Array:
+    if member.compress_type == zipfile.ZIP_STORED and member.file_size > LOCAL_HEADER_BYTES:
+        return _map_stored(path, member)
+    if member.file_size <= IN_MEMORY_BYTES:
+        with archive.open(member) as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    unpacked = scratch.path / f"{zlib.crc32(str(path.resolve()).encode()):08x}-{member.CRC:08x}.npy"
+    if not unpacked.exists():
+        with archive.open(member) as stream, unpacked.open("wb") as target:
+            while chunk := stream.read(2**22):
+                target.write(chunk)
+    return cast(Array, np.load(unpacked, mmap_mode="r", allow_pickle=False))
+
+
+def _map_stored(path: Path, member: zipfile.ZipInfo) -> Array:
+    """A stored member in place: its data begin after the local header, whose lengths are its own."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(LOCAL_HEADER_BYTES)
+        name_bytes, extra_bytes = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+        file.seek(member.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds Python objects")
+        if not np.prod(shape):
+            return np.zeros(shape, dtype)
+        return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape, order="F" if is_fortran else "C")
+
+
+def read_test_data_set(folder: Path, inputs: Sequence[ValueSpec]) -> dict[str, Value]:
+    """Inputs of an ONNX ``test_data_set_*``: input_0.pb, input_1.pb ... in the model's own order."""
+    from google.protobuf.message import DecodeError
+    from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
+
+    values: dict[str, Value] = {}
+    files = sorted(folder.glob("input_*.pb"), key=lambda path: int(path.stem.split("_")[-1]))
+    by_name = {spec.name: spec for spec in inputs}
+    for path, spec in itertools.zip_longest(files, inputs[: len(files)]):
+        if spec is None:
+            raise CalibrationError(f"calibration data: {path} is one input more than the model has")
+        try:
+            proto: Any = TensorProto()
+            if spec.type.startswith("optional("):
+                proto = OptionalProto()
+            elif spec.is_sequence:
+                proto = SequenceProto()
+            proto.ParseFromString(path.read_bytes())
+            name = proto.name if isinstance(proto, TensorProto) and proto.name in by_name else spec.name
+            if isinstance(proto, TensorProto):
+                values[name] = numpy_helper.to_array(proto)
+            elif isinstance(proto, SequenceProto):
+                values[name] = numpy_helper.to_list(proto)
+            else:
+                values[name] = numpy_helper.to_optional(proto)
+        except (DecodeError, ValueError, TypeError) as error:
+            raise CalibrationError(f"calibration data: {path} is not a tensor ({error})") from error
+    return values
+
+
+def function_loaders(reference: str, scratch: Scratch) -> list[tuple[str, Loader]]:
+    """Feeds that ``module:function`` gives (one dict, or an iterable of them), called once.
+
+    They are kept, in memory up to 256 MiB and on disk above, so that they can be split and read again.
+    """
+    feeds = call(reference)
+    if isinstance(feeds, Mapping):
+        feeds = [feeds]
+    if not isinstance(feeds, Iterable):
+        raise CalibrationError(f"calibration data: {reference} must give dicts of arrays, got {type(feeds)}")
+    loaders: list[tuple[str, Loader]] = []
+    held = 0
+    for i, feed in enumerate(itertools.islice(feeds, MAX_FEEDS)):
+        if not isinstance(feed, Mapping):
+            raise CalibrationError(
+                f"calibration data: {reference} must give dicts of arrays, got {type(feed)}"
+            )
+        values = {str(name): _as_value(value) for name, value in feed.items()}
+        held += sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
+        if held <= IN_MEMORY_BYTES:
+            loaders.append((f"{reference} feed {i}", functools.partial(dict, values)))
+            continue
+        folder = scratch.path / f"feed{i}"
+        write_values(folder, values)
+        loaders.append((f"{reference} feed {i}", functools.partial(read_values, folder)))
+    if not loaders:
+        raise CalibrationError(f"calibration data: {reference} gave no feeds")
+    return loaders
+
+
+def call(reference: str, *arguments: Any) -> Any:
+    """What the user's ``module:function`` returns; modules are looked for in the working folder too.
+
+    Raises CalibrationError when there is no such function. What the function itself raises passes through.
+    """
+    return find_function(reference)(*arguments)
+
+
+def find_function(reference: str) -> Callable[..., Any]:
+    """The user's function behind ``module:function``. Raises CalibrationError when there is none."""
+    module_name, _, name = reference.partition(":")
+    added = [] if "" in sys.path or str(Path.cwd()) in sys.path else [str(Path.cwd())]
+    sys.path[:0] = added
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CalibrationError(f"{reference} cannot be imported: {error}") from error
+    finally:
+        for entry in added:
+            sys.path.remove(entry)
+    if not callable(found):
+        raise CalibrationError(f"{reference} is not a function")
+    return cast("Callable[..., Any]", found)
+
+
+def _as_value(value: Value) -> Value:
+    if value is None or (isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value)):
+        return value
+    return np.asarray(value)
