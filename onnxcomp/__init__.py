@@ -1,0 +1,70 @@
+"""onnxcomp makes ONNX models smaller and faster, and checks every step against the original.
+
+    import onnxcomp
+
+    result = onnxcomp.optimize("model.onnx", recipe="small", calibration="calib.npz")
+    result.save("small.onnx")
+
+Names are loaded when they are first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcomp.budget import Budget
+    from onnxcomp.calibration import CalibrationData
+    from onnxcomp.contract import Change, Context, Effect, Needs, Outcome, Pass, Skip, parameter
+    from onnxcomp.errors import OnnxcompError
+    from onnxcomp.graph.expand import expand
+    from onnxcomp.graph.inspect import inspect
+    from onnxcomp.model import Model, load, save
+    from onnxcomp.pipeline import Result, optimize, replay
+    from onnxcomp.pipeline.compare import compare
+    from onnxcomp.receipt import Receipt
+    from onnxcomp.recipe import Recipe
+    from onnxcomp.target import Target
+
+_HOMES = {
+    "Budget": "budget",
+    "CalibrationData": "calibration",
+    "Change": "contract",
+    "Context": "contract",
+    "Effect": "contract",
+    "Model": "model",
+    "Needs": "contract",
+    "OnnxcompError": "errors",
+    "Outcome": "contract",
+    "Pass": "contract",
+    "Receipt": "receipt",
+    "Recipe": "recipe",
+    "Result": "pipeline",
+    "Skip": "contract",
+    "Target": "target",
+    "compare": "pipeline.compare",
+    "expand": "graph.expand",
+    "inspect": "graph.inspect",
+    "load": "model",
+    "optimize": "pipeline",
+    "parameter": "contract",
+    "replay": "pipeline",
+    "save": "model",
+}
+
+__all__ = [
+    "Budget", "CalibrationData", "Change", "Context", "Effect", "Model", "Needs", "OnnxcompError", "Outcome",
+    "Pass", "Receipt", "Recipe", "Result", "Skip", "Target", "compare", "expand", "inspect", "load", "optimize",
+    "parameter", "replay", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxcomp' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"onnxcomp.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import math
 import os
@@ -16,9 +17,9 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from onnxcomp.errors import ModelError
 from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 ENCODINGS_KEY = "onnxcomp.encodings"
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the headers grow by
@@ -121,6 +123,15 @@ class Model:
         path.write_bytes(_serialize(proto, self.name))
         return path
 
+    @contextlib.contextmanager
+    def opened_on(self, open_session: Callable[[bytes | Path], T]) -> Iterator[T]:
+        """What ``open_session`` makes of the model: from bytes, or from files where it is too large for that."""
+        if self.size_bytes < INLINE_LIMIT_BYTES:
+            yield open_session(self.to_bytes())
+            return
+        with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder) as folder:
+            yield open_session(self.materialize(Path(folder)))
+
     def _inlined(self) -> ModelProto:
         if not any(is_external(tensor) for tensor in tensors_of(self.proto)):
             return self.proto
@@ -186,6 +197,11 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
     _write_whole(data, _move_out(header, model.folder, data.name))
     _write_whole(target, [_serialize(header, model.name)])
     return [target, data]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    _write_whole(path, [text.encode()])
 
 
 def refuse_output(target: Path, *, model: Model, force: bool) -> None:

@@ -29,7 +29,7 @@ from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, compose, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
-from onnxcomp.rewrite import apply_pass, only_values, relative_errors
+from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors
 
 Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
 

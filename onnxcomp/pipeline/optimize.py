@@ -1,0 +1,239 @@
+"""The two ways into the pipeline: optimize a model by a recipe, or repeat what a receipt says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxcomp.budget import Budget
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context, Needs, Pass
+from onnxcomp.errors import ModelError, RecipeError
+from onnxcomp.model import Model, load, refuse_output, save, write_text
+from onnxcomp.pipeline.measure import compare_costs
+from onnxcomp.pipeline.rewrite import apply_pass, put_back
+from onnxcomp.pipeline.run import Progress, Run
+from onnxcomp.receipt import Application, Receipt, digest, file_digest
+from onnxcomp.recipe import Recipe
+from onnxcomp.registry import get_pass
+from onnxcomp.target import Target, oldest_ort
+from onnxcomp.verify import Verifier
+
+PACKAGES = ("onnxcomp", "onnx", "onnxruntime", "numpy", "scikit-learn")
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Result:
+    """The optimized model and the account of how it came about."""
+
+    model: Model
+    receipt: Receipt
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
+        """Write the model and, beside it, ``<stem>.receipt.json``; gives all files written."""
+        target = Path(path)
+        account = target.with_name(f"{target.stem}.receipt.json")
+        refuse_output(account, model=self.model, force=force)
+        written = save(self.model, target, force=force)
+        self.receipt.result |= {
+            "path": target.name,
+            "bytes": sum(each.stat().st_size for each in written),
+            "sha256": file_digest(target),
+        }
+        write_text(account, self.receipt.to_json())
+        return [*written, account]
+
+
+def optimize(
+    source: str | os.PathLike[str] | onnx.ModelProto | Model,
+    *,
+    recipe: str | os.PathLike[str] | Recipe = "default",
+    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    target: str | Target = "cpu",
+    budget: Budget | None = None,
+    metric: str = "auto",
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    measure: bool = True,
+    progress: Progress = _silent,
+) -> Result:
+    """Make a model smaller or faster within the accuracy budget, verified on the target.
+
+    source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
+    calibration: input data (see ``CalibrationData.open``), None for none. exclude: patterns of weight and
+    node names to leave alone. measure: whether to time the result at the end.
+    Raises OnnxcompError with a one-line message; nothing is written.
+    """
+    started = time.monotonic()
+    model = load(source)
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    chosen.check_needs(calibration=calibration is not None)
+    where = target if isinstance(target, Target) else Target.of(target)
+    limits = budget or Budget()
+    run = _prepare(model, chosen, calibration, where, limits, metric, tuple(exclude), seed, progress)
+    run.deadline = started + (limits.time_budget_s or math.inf)
+    run.execute()
+    _finish(run, started, measure=measure)
+    return Result(run.current, run.receipt)
+
+
+def replay(
+    source: str | os.PathLike[str] | onnx.ModelProto | Model,
+    receipt: Receipt,
+    *,
+    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    progress: Progress = _silent,
+) -> Result:
+    """Make the receipt's result again, byte for byte, with no measuring.
+
+    Raises ModelError when the model is another one, RecipeError when a pass needs the calibration data.
+    """
+    model = load(source)
+    known = str(receipt.source.get("sha256"))
+    if known != _source_digest(model):
+        raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
+    target = Target.of(receipt.target)
+    data = None
+    if calibration is not None:
+        data = open_data(model, calibration, target, receipt.seed).split(seed=receipt.seed)[0]
+    context = Context(
+        seed=receipt.seed, target=target, calibration=data, progress=progress, max_opset=target.supported_opset
+    )
+    current = model
+    for application in receipt.applied:
+        rewrite = get_pass(application.rewrite)(**application.parameters)
+        if rewrite.needs is Needs.CALIBRATION and data is None:
+            name = application.rewrite
+            raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
+        current = _apply_again(current, rewrite, application, context)
+    return Result(current, receipt)
+
+
+def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
+    """The calibration data for a model, or random inputs where there is no source.
+
+    Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
+    """
+    if isinstance(source, CalibrationData):
+        return source
+    with model.opened_on(target.session) as session:
+        if source is None:
+            return CalibrationData.random(session.inputs, seed=seed, run=session.run)
+        return CalibrationData.open(source, session.inputs, run=session.run)
+
+
+def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:
+    limited = dataclasses.replace(
+        context,
+        include=None if application.include is None else frozenset(application.include),
+        exclude=tuple(application.exclude),
+    )
+    after, _ = apply_pass(current, rewrite, limited)
+    return put_back(after, current, application.restore) if application.restore else after
+
+
+def _prepare(
+    model: Model,
+    recipe: Recipe,
+    calibration: Any,
+    target: Target,
+    budget: Budget,
+    metric: str,
+    exclude: tuple[str, ...],
+    seed: int,
+    progress: Progress,
+) -> Run:
+    """Read the data, run the original, start the receipt."""
+    progress(0, 1, "running the original")
+    data = open_data(model, calibration, target, seed)
+    if data.is_random:
+        recipe = recipe.without("calibration")
+    tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
+    options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
+    verifier = Verifier(model, checking, **options)
+    tuner = None if tuning is None else Verifier(model, tuning, **options)
+    context = Context(
+        seed=seed,
+        target=target,
+        calibration=tuning,
+        exclude=exclude,
+        progress=progress,
+        max_opset=target.supported_opset,
+    )
+    receipt = Receipt(
+        recipe=recipe.name,
+        seed=seed,
+        target=target.name,
+        versions={name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": _source_digest(model)},
+        data=_describe_data(data, checking),
+        metric=verifier.describe(),
+        notes=list(data.notes),
+    )
+    return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
+
+
+def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "random": data.is_random,
+        "samples": data.sample_count,
+        "verification_samples": checking.sample_count,
+    }
+
+
+def _finish(run: Run, started: float, *, measure: bool) -> None:
+    """Hand back the original if nothing got smaller, measure, compare with the goals."""
+    receipt, model = run.receipt, run.current
+    verdict = run.verifier.check(model)
+    receipt.verdict = verdict.describe()
+    opset, ir = model.opset, model.proto.ir_version
+    oldest = oldest_ort(opset=opset, ir=ir)
+    receipt.result = {
+        "bytes": model.size_bytes,
+        "ratio": model.size_bytes / run.original.size_bytes,
+        "opset": opset,
+        "ir_version": ir,
+        "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
+    }
+    if measure:
+        run.progress(0, 1, "measuring load time and latency")
+        receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
+    _compare_with_goals(run, time.monotonic() - started)
+    receipt.measured["seconds"] = time.monotonic() - started
+
+
+def _compare_with_goals(run: Run, seconds: float) -> None:
+    budget, receipt = run.budget, run.receipt
+    size = run.current.size_bytes
+    if budget.target_size is not None:
+        goal = budget.target_size.limit(run.original.size_bytes)
+        if size > goal:
+            receipt.missed.append(f"size: {size:,} bytes, the goal was {goal:,.0f}")
+    latency = receipt.measured.get("latency_ms_result")
+    if budget.target_latency is not None and latency is not None:
+        goal = budget.target_latency.limit(receipt.measured["latency_ms_original"])
+        if latency > goal:
+            receipt.missed.append(f"latency: {latency:.3g} ms, the goal was {goal:.3g} ms")
+    if budget.time_budget_s is not None and seconds > budget.time_budget_s:
+        receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")
+
+
+def _source_digest(model: Model) -> str:
+    if model.path is not None:
+        return file_digest(model.path)
+    return digest(model.proto.SerializeToString(deterministic=True))

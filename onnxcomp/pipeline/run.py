@@ -1,0 +1,305 @@
+"""One optimization under way: each step applied, checked, verified, kept or taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxcomp.budget import Budget
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context, Outcome, Pass, parameters
+from onnxcomp.graph.expand import differing_constants
+from onnxcomp.model import Model
+from onnxcomp.pipeline import search
+from onnxcomp.pipeline.measure import latency_ratio
+from onnxcomp.pipeline.rewrite import apply_pass, limited_to
+from onnxcomp.pipeline.takeback import take_back
+from onnxcomp.receipt import Application, Entry, Receipt, StepReport
+from onnxcomp.recipe import Recipe, Step
+from onnxcomp.verify import Verdict, Verifier
+
+Progress = Callable[[int, int, str], None]
+
+EXACT_SHARE = 0.02  # of the accuracy limit: what an exact step may differ by, from float rounding
+MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
+VERIFY_ATTEMPTS = 4  # a search whose result fails on the verification part is repeated, stricter
+STRICTER = 0.7
+
+
+@dataclass
+class Run:
+    """The state of one optimization."""
+
+    original: Model
+    recipe: Recipe
+    context: Context
+    budget: Budget
+    verifier: Verifier
+    tuner: Verifier | None  # on the calibration part; None without data
+    data: CalibrationData
+    receipt: Receipt
+    progress: Progress
+    current: Model = field(init=False)
+    divergence: float = 0.0
+    deadline: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.current = self.original
+
+    # --- steps ---
+
+    def execute(self) -> None:
+        """All steps in order; neighbouring exact ones are verified together."""
+        waiting: list[Step] = []
+        for step in self.recipe.steps:
+            if step.rewrite.effect.exact:
+                waiting.append(step)
+                continue
+            self._exact(waiting)
+            waiting = []
+            self._lossy(step)
+        self._exact(waiting)
+
+    def _exact(self, steps: Sequence[Step]) -> None:
+        """Apply exact steps; when together they change the outputs, one by one, and take the culprit back."""
+        if not steps:
+            return
+        before, noted, applied = self.current, len(self.receipt.steps), len(self.receipt.applied)
+        for step in steps:
+            self._apply_exact(step)
+        verdict = self._verify_exact(before)
+        if verdict is None:
+            return
+        self.current = before
+        del self.receipt.steps[noted:], self.receipt.applied[applied:]
+        for step in steps:
+            self._apply_exact_checked(step)
+
+    def _apply_exact(self, step: Step) -> None:
+        self.progress(0, 1, step.name)
+        context = self._context(step)
+        before, started = self.current, time.monotonic()
+        after, outcome = apply_pass(before, step.rewrite, context)
+        self.current = after
+        report = self._report(step.rewrite, outcome, before, after, started)
+        if outcome.changed:
+            self.receipt.applied.append(_application(step.rewrite, context))
+        self.receipt.steps.append(report)
+
+    def _apply_exact_checked(self, step: Step) -> None:
+        before = self.current
+        self._apply_exact(step)
+        reason = self._verify_exact(before)
+        report = self.receipt.steps[-1]
+        if reason is not None:
+            self.current = before
+            self.receipt.applied.pop()
+            report.decision, report.reason, report.bytes_after = "taken back", reason, before.size_bytes
+
+    def _verify_exact(self, before: Model) -> str | None:
+        """Why the current model is not the same as ``before``, or None."""
+        if self.current is before:
+            return None
+        verdict = self.verifier.check(self.current)
+        allowed = self.divergence + EXACT_SHARE * self.verifier.limit
+        if verdict.failed:
+            return "; ".join(verdict.reasons)
+        if not verdict.divergence <= allowed:
+            return f"an exact step changed the outputs: divergence {verdict.divergence:.3g}"
+        different = differing_constants(before, self.current)
+        if different:
+            return f"stored constants decode to other values: {different[0]}"
+        return None
+
+    def _lossy(self, step: Step) -> None:
+        self.progress(0, 1, step.name)
+        started = time.monotonic()
+        if started > self.deadline:
+            self.receipt.missed.append(f"time: {step.name} was left out, the time budget was used up")
+            return
+        if step.auto:
+            self._searched(step, started)
+        else:
+            self._fixed(step, started)
+
+    def _fixed(self, step: Step, started: float) -> None:
+        """A step with given parameters: kept whole, kept in part, or taken back."""
+        context, before = self._context(step), self.current
+        after, outcome = apply_pass(before, step.rewrite, context)
+        report = self._report(step.rewrite, outcome, before, after, started)
+        self.receipt.steps.append(report)
+        if not outcome.changed:
+            return
+        verdict = self.verifier.check(after)
+        if verdict.passed:
+            self._keep(report, after, verdict, [_application(step.rewrite, context)])
+        elif verdict.failed and len(outcome.changed) == 1:
+            self._refuse(report, before, "; ".join(verdict.reasons))
+        else:
+            self._in_part(step.rewrite, context, after, outcome, report, verdict)
+        self._check_speed(step, before, report)
+        report.seconds = time.monotonic() - started
+
+    def _in_part(
+        self, rewrite: Pass, context: Context, after: Model, outcome: Outcome, report: StepReport, whole: Verdict
+    ) -> None:
+        before = self.current
+        evaluator = self.tuner or self.verifier
+        limit = evaluator.limit
+        for _ in range(VERIFY_ATTEMPTS):
+            rest = take_back(before, after, outcome, rewrite, context, _divergence(evaluator), limit)
+            verdict = self.verifier.check(rest.model)
+            if verdict.passed or not rest.kept:
+                break
+            limit *= STRICTER
+        else:
+            rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
+        report.taken_back = [
+            Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken
+        ]
+        if not rest.kept:
+            self._refuse(report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}")
+            return
+        application = _application(rewrite, context)
+        if rest.by_value:
+            application.restore = list(rest.taken)
+        else:
+            application.include = list(rest.kept)
+        kept = set(rest.kept)
+        report.changed = [each for each in report.changed if each.name in kept]
+        self._keep(report, rest.model, verdict, [application], decision="kept in part")
+        report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, the divergence was {whole.divergence:.3g}"
+
+    def _searched(self, step: Step, started: float) -> None:
+        """A step whose strength is chosen weight by weight."""
+        context, before = self._context(step), self.current
+        table = search.tabulate(before, step.rewrite, context)
+        report = self._report(step.rewrite, Outcome(), before, before, started)
+        self.receipt.steps.append(report)
+        if not table.options:
+            return
+        if self.tuner is None:
+            self._adopt(step, context, report, search.assign_by_noise(before, table))
+        else:
+            self._search_with_data(step, context, report, table)
+        report.seconds = time.monotonic() - started
+
+    def _search_with_data(self, step: Step, context: Context, report: StepReport, table: search.Table) -> None:
+        assert self.tuner is not None
+        before, limit = self.current, self.tuner.limit
+        search.measure_influence(before, table, _divergence(self.tuner), context, deadline=self.deadline)
+        goal = self._goal_bytes(before, table)
+        for _ in range(VERIFY_ATTEMPTS):
+            found = search.assign(
+                before, table, _divergence(self.tuner), limit, context, goal_bytes=goal, deadline=self.deadline
+            )
+            if self._adopt(step, context, report, found):
+                return
+            limit *= STRICTER
+        self._refuse(report, before, "no strength stayed within the budget on the verification data")
+
+    def _goal_bytes(self, model: Model, table: search.Table) -> int | None:
+        """What the weights of the table may take for the whole model to reach its size goal."""
+        if self.budget.target_size is None:
+            return None
+        rest = model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
+        return int(self.budget.target_size.limit(self.original.size_bytes) - rest)
+
+    def _adopt(
+        self, step: Step, context: Context, report: StepReport, assignment: search.Assignment
+    ) -> bool:
+        """Apply an assignment strength by strength, as a replay will, and keep it when it verifies."""
+        before, started = self.current, time.monotonic()
+        current, applications = before, []
+        strength = step.rewrite.strength()
+        assert strength is not None and strength.strengths is not None
+        report.changed.clear()
+        for value in strength.strengths:
+            names = sorted(name for name, option in assignment.items() if option.strength == value)
+            if not names:
+                continue
+            rewrite = dataclasses.replace(step.rewrite, **{strength.name: value})
+            current, outcome = apply_pass(current, rewrite, limited_to(context, names))
+            report.changed.extend(_entries(outcome))
+            applications.append(_application(rewrite, context, include=names))
+        if not applications:
+            return True
+        verdict = self.verifier.check(current)
+        if not verdict.passed:
+            return False
+        report.parameters[strength.name] = "auto"
+        self._keep(report, current, verdict, applications)
+        report.seconds += time.monotonic() - started
+        return True
+
+    # --- keeping and refusing ---
+
+    def _keep(
+        self, report: StepReport, model: Model, verdict: Verdict, applied: Iterable[Application], decision: str = "kept"
+    ) -> None:
+        self.current = model
+        self.divergence = verdict.divergence
+        self.receipt.applied.extend(applied)
+        report.decision, report.bytes_after = decision, model.size_bytes
+        report.divergence, report.interval = verdict.divergence, verdict.interval
+
+    def _refuse(self, report: StepReport, before: Model, reason: str) -> None:
+        self.current = before
+        report.decision, report.reason, report.bytes_after = "taken back", reason, before.size_bytes
+        report.changed = []
+
+    def _check_speed(self, step: Step, before: Model, report: StepReport) -> None:
+        """A step that claims speed and gives none on the target is taken back."""
+        if "latency" not in step.rewrite.effect.shrinks or not report.decision.startswith("kept"):
+            return
+        ratio = latency_ratio(before, self.current, self.data, self.context.target)
+        if ratio > MIN_SPEEDUP and "bytes" not in step.rewrite.effect.shrinks:
+            count = len(self.receipt.applied) - 1
+            del self.receipt.applied[count:]
+            self._refuse(report, before, f"no faster on {self.receipt.target}: latency ratio {ratio:.2f}")
+
+    def _context(self, step: Step) -> Context:
+        return dataclasses.replace(self.context, exclude=(*self.context.exclude, *step.exclude))
+
+    def _report(self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float) -> StepReport:
+        return StepReport(
+            rewrite=rewrite.pass_name(),
+            decision="kept" if outcome.changed else "nothing to do",
+            parameters=_parameters(rewrite),
+            bytes_before=before.size_bytes,
+            bytes_after=after.size_bytes,
+            seconds=time.monotonic() - started,
+            changed=_entries(outcome),
+            skipped=[Entry(each.name, each.reason) for each in outcome.skipped],
+        )
+
+
+def _divergence(verifier: Verifier) -> search.Evaluate:
+    """What a search asks: the divergence, infinite for a model that fails otherwise."""
+
+    def evaluate(model: Model) -> float:
+        verdict = verifier.check(model)
+        return math.inf if verdict.failed else verdict.divergence
+
+    return evaluate
+
+
+def _application(rewrite: Pass, context: Context, include: Sequence[str] | None = None) -> Application:
+    return Application(
+        rewrite=rewrite.pass_name(),
+        parameters=_parameters(rewrite),
+        include=None if include is None else list(include),
+        exclude=list(context.exclude),
+    )
+
+
+def _parameters(rewrite: Pass) -> dict[str, Any]:
+    return {each.name: getattr(rewrite, each.name) for each in parameters(type(rewrite))}
+
+
+def _entries(outcome: Outcome) -> list[Entry]:
+    return [Entry(each.name, each.what, dict(each.details)) for each in outcome.changed]

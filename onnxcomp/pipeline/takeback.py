@@ -1,0 +1,100 @@
+"""Take back the part of a lossy step that breaks the budget, weight by weight or node by node.
+
+Each weight or node that the step touched is changed alone and its own divergence measured. The least
+harmful are kept, as many as the whole, measured together, bears: errors interact, so a sum of single
+errors decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.graph.weights import compose
+from onnxcomp.model import Model
+from onnxcomp.pipeline.rewrite import apply_pass, limited_to, only_values, put_back
+
+Evaluate = Callable[[Model], float]
+
+GROUPS = 64  # at most so many single measurements; more names share one
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of a step.
+
+    kept, taken: names; own: name -> divergence when it alone is changed. ``by_value``: the weights were put
+    back, so replaying applies the whole step and restores them; else the step is applied to ``kept`` only.
+    """
+
+    model: Model
+    outcome: Outcome
+    kept: list[str]
+    taken: list[str]
+    own: dict[str, float]
+    by_value: bool
+
+
+def take_back(
+    before: Model,
+    after: Model,
+    outcome: Outcome,
+    rewrite: Pass,
+    context: Context,
+    evaluate: Evaluate,
+    limit: float,
+) -> Remainder:
+    """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``."""
+    names = list(dict.fromkeys(each.name for each in outcome.changed))
+    by_value = only_values(before, after, names)
+
+    def partial(kept: Sequence[str]) -> Model:
+        if not kept:
+            return before
+        if by_value:
+            return compose(before, {name: after for name in kept})
+        return apply_pass(before, rewrite, limited_to(context, kept))[0]
+
+    groups = _groups(names)
+    own: dict[str, float] = {}
+    for index, group in enumerate(groups):
+        context.progress(index, len(groups), f"measuring {group[0]} alone")
+        divergence = evaluate(partial(group))
+        own.update((name, divergence) for name in group)
+    groups.sort(key=lambda group: own[group[0]])
+    keep = _longest_prefix(groups, partial, evaluate, limit, context)
+    kept = [name for group in groups[:keep] for name in group]
+    taken = [name for group in groups[keep:] for name in group]
+    if by_value or not kept:
+        return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
+    model, rerun = apply_pass(before, rewrite, limited_to(context, kept))
+    return Remainder(model, rerun, kept, taken, own, by_value)
+
+
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    size = math.ceil(len(names) / GROUPS)
+    return [list(names[start : start + size]) for start in range(0, len(names), size)]
+
+
+def _longest_prefix(
+    groups: Sequence[Sequence[str]],
+    partial: Callable[[Sequence[str]], Model],
+    evaluate: Evaluate,
+    limit: float,
+    context: Context,
+) -> int:
+    """By bisection: how many groups can be kept. The whole is known to break the limit."""
+    low, high = 0, len(groups)
+    steps = max(1, math.ceil(math.log2(high + 1)))
+    done = 0
+    while high - low > 1:
+        context.progress(done, steps, "taking back what breaks the budget")
+        done += 1
+        middle = (low + high) // 2
+        if evaluate(partial([name for group in groups[:middle] for name in group])) <= limit:
+            low = middle
+        else:
+            high = middle
+    return low
