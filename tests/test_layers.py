@@ -20,8 +20,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = (
     ("cli",),
     ("pipeline",),
-    ("search",),
-    ("recipe", "rewrite", "verify"),
+    ("recipe", "verify"),
     ("registry",),
     ("passes",),
     ("contract",),
