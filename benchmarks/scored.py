@@ -1,0 +1,156 @@
+"""onnxcomp and ONNX Runtime's quantizers over scored models, side by side in one run.
+
+    python benchmarks/scored.py DATA [--recipe small] [--models NAME,...] [--json FILE]
+
+DATA holds one folder a model with ``model.onnx`` and ``score.py`` (``score.py MODEL`` prints the metric,
+``score.py --calib FILE`` writes calibration inputs). Every model gets the same command line. Printed for
+each: deployable bytes, ratio, metric, load time and latency as ratios of the original's (medians of
+alternating runs in one process, one thread), and seconds and peak memory of the optimization.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from onnxcomp.runtime import measure_latency, measure_load
+
+HERE = Path(__file__).parent
+PEERS = ("dynamic", "static", "nbits")
+LATENCY_RUNS = 30
+
+
+@dataclass
+class Row:
+    """One model by one tool; a tool that fails has its last line of complaint in ``failure``."""
+
+    model: str
+    tool: str
+    size_bytes: int = 0
+    ratio: float = 0.0
+    metric: str = ""
+    load_ratio: float = 0.0
+    latency_ratio: float = 0.0
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    failure: str = ""
+
+
+def run_measured(command: list[str]) -> tuple[float, float, str]:
+    """Seconds, peak memory in MB and, when it fails, the last line that the command printed."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    code = child.returncode
+    failure = "" if code in (0, 3) else (lines[-1] if lines else f"exit code {code}")
+    return time.monotonic() - started, usage.ru_maxrss / 1024, failure
+
+
+def score(folder: Path, model: Path) -> str:
+    """The metric that the model's own scorer prints, as "name value"."""
+    command = [sys.executable, str(folder / "score.py"), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return " ".join(done.stdout.split()[:2]) if done.returncode == 0 else "does not run"
+
+
+def deployable_bytes(model: Path) -> int:
+    """The model file and its external data."""
+    data = model.with_name(model.name + ".data")
+    return model.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def tools(recipe: str, model: Path, calib: Path, work: Path) -> dict[str, tuple[Path, list[str]]]:
+    """Output file and command line of each tool."""
+    ours = work / "onnxcomp.onnx"
+    command = [
+        sys.executable, "-m", "onnxcomp.cli", "optimize", str(model), "--recipe", recipe,
+        "--calib-data", str(calib), "-o", str(ours), "-q",
+    ]  # fmt: skip
+    found = {f"onnxcomp {recipe}": (ours, command)}
+    for peer in PEERS:
+        out = work / f"{peer}.onnx"
+        script = [sys.executable, str(HERE / "peer.py"), peer, str(model), str(out), str(calib)]
+        found[f"ORT {peer}"] = (out, script)
+    return found
+
+
+def measure(folder: Path, recipe: str, work: Path) -> list[Row]:
+    """All tools on one model; latency and load of everything that loads, alternated."""
+    model, calib = folder / "model.onnx", work / "calib.npz"
+    subprocess.run([sys.executable, str(folder / "score.py"), "--calib", str(calib)], check=True)
+    rows = [Row(folder.name, "original", deployable_bytes(model), 1.0, score(folder, model))]
+    made = {"original": model}
+    for tool, (out, command) in tools(recipe, model, calib, work).items():
+        row = Row(folder.name, tool)
+        row.seconds, row.peak_mb, row.failure = run_measured(command)
+        rows.append(row)
+        if row.failure:
+            continue
+        row.size_bytes = deployable_bytes(out)
+        row.ratio = row.size_bytes / rows[0].size_bytes
+        row.metric = score(folder, out)
+        if row.metric == "does not run":
+            row.failure = "the result does not run"
+            continue
+        made[tool] = out
+    one = {name: array[:1] for name, array in np.load(calib).items()}
+    took = measure_latency(made, one, runs=LATENCY_RUNS)
+    loads = {tool: measure_load(path).seconds for tool, path in made.items()}
+    for row in rows:
+        if row.tool in made:
+            row.latency_ratio = took[row.tool].median_ms / took["original"].median_ms
+            row.load_ratio = loads[row.tool] / loads["original"]
+    return rows
+
+
+def table(rows: list[Row]) -> Table:
+    """The rows as a table."""
+    made = Table("model", "tool", "bytes", "ratio", "metric", "load", "latency", "seconds", "peak MB", box=None)
+    for row in rows:
+        if row.failure:
+            made.add_row(row.model, row.tool, "fails", "", row.failure[:60])
+            continue
+        made.add_row(
+            row.model, row.tool, f"{row.size_bytes:,}", f"{row.ratio:.3f}", row.metric, f"{row.load_ratio:.2f}",
+            f"{row.latency_ratio:.2f}", f"{row.seconds:.0f}", f"{row.peak_mb:.0f}",
+        )  # fmt: skip
+    return made
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--models", help="names, separated by commas; all of them by default")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args()
+    wanted = options.models.split(",") if options.models else None
+    folders = [each.parent for each in sorted(options.data.glob("*/score.py"))]
+    rows: list[Row] = []
+    for folder in folders:
+        if wanted is None or folder.name in wanted:
+            with tempfile.TemporaryDirectory(prefix="onnxcomp-scored-") as work:
+                rows.extend(measure(folder, options.recipe, Path(work)))
+    Console(width=170).print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
