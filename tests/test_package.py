@@ -96,3 +96,19 @@ def test_installed_package_finds_its_passes_and_presets(installed: Path, tmp_pat
     assert lines[2].split() == sorted(path.name for path in (ROOT / "onnxcomp" / "presets").glob("*.toml"))
     names = {path.stem.replace("_", "-") for path in (ROOT / "passes").glob("[!_]*.py")}
     assert set(lines[3].split()) == names
+
+
+@pytest.mark.slow
+def test_every_module_imports_with_the_declared_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
+    """A fresh environment has no test tools, so an import of one, or of an undeclared package, shows."""
+    run(sys.executable, "-m", "venv", "fresh", folder=tmp_path)
+    [python] = [path for path in tmp_path.glob("fresh/*/python*") if path.name in {"python", "python.exe"}]
+    run(str(python), "-m", "pip", "install", "--quiet", str(wheel), folder=tmp_path)
+    code = (
+        "import importlib, pkgutil, onnxcomp\n"
+        "names = [m.name for m in pkgutil.walk_packages(onnxcomp.__path__, 'onnxcomp.')]\n"
+        "print(*[importlib.import_module(name).__name__ for name in names if '__main__' not in name])\n"
+    )
+    imported = set(run(str(python), "-c", code, folder=tmp_path).split())
+    modules = {file.removesuffix(".py").replace("/", ".") for file in source_files() if file.endswith(".py")}
+    assert imported == {name.removesuffix(".__init__") for name in modules} - {"onnxcomp", "onnxcomp.__main__"}
