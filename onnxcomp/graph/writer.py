@@ -19,6 +19,7 @@ from onnxcomp.model import Model, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
+SKELETON_BYTES = 4096  # of the tensors whose values shape inference may want
 
 
 def write(graph: Graph) -> Model:
@@ -38,6 +39,21 @@ def write(graph: Graph) -> Model:
     names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     encodings = {name: each for name, each in graph.encodings.items() if name in names}
     return graph.model.with_proto(proto, encodings)
+
+
+def skeleton(graph: Graph) -> ModelProto:
+    """The graph as a model for shape inference: large tensors are named with type and shape, without data."""
+    source = graph.model.proto
+    proto = ModelProto()
+    left = {"graph", "functions", "opset_import", "ir_version", "metadata_props", "training_info"}
+    _copy_fields(source, proto, left)
+    proto.ir_version = graph.ir_version
+    _write_opsets(graph, proto)
+    _SkeletonWriter(graph).write_graph(graph.main, proto.graph)
+    for scope in graph.scopes:
+        if scope.kind == "function":
+            _SkeletonWriter(graph).write_function(scope, proto.functions.add())
+    return proto
 
 
 def _write_opsets(graph: Graph, proto: ModelProto) -> None:
@@ -97,18 +113,26 @@ class _Writer:
         assert isinstance(origin, GraphProto)
         _copy_fields(origin, proto, REBUILT_GRAPH_FIELDS)
         proto.node.extend(self._nodes(scope))
-        for constant in scope.constants:
-            if constant.as_node:
-                continue
-            if isinstance(constant.origin, SparseTensorProto):
-                proto.sparse_initializer.add().CopyFrom(constant.origin)
-            else:
-                proto.initializer.add().CopyFrom(self._tensor(constant, constant.name))
-        for tensor in scope.overridable:
+        for tensor in self._initializers(scope, origin):
             kind = proto.sparse_initializer if isinstance(tensor, SparseTensorProto) else proto.initializer
             kind.add().CopyFrom(tensor)
         self._write_interface(scope, proto, origin)
         self._write_value_info(scope, proto, origin)
+
+    def _initializers(self, scope: Scope, origin: GraphProto) -> list[TensorProto | SparseTensorProto]:
+        """Dense and sparse ones, in the original order, new ones last."""
+        held: dict[str, TensorProto | SparseTensorProto] = {}
+        for constant in scope.constants:
+            if isinstance(constant.origin, SparseTensorProto) and not constant.as_node:
+                held[constant.name] = constant.origin
+            elif not constant.as_node:
+                held[constant.name] = self._tensor(constant, constant.name)
+        for tensor in scope.overridable:
+            held[tensor.values.name if isinstance(tensor, SparseTensorProto) else tensor.name] = tensor
+        names = [each.name for each in origin.initializer]
+        names += [each.values.name for each in origin.sparse_initializer]
+        kept = [held.pop(name) for name in dict.fromkeys(names) if name in held]
+        return [*kept, *held.values()]
 
     def write_function(self, scope: Scope, proto: FunctionProto) -> None:
         _copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
@@ -210,6 +234,25 @@ class _Writer:
         proto.type = AttributeProto.GRAPH if single else AttributeProto.GRAPHS
         for body in bodies:
             self.write_graph(self.scopes[id(body)], proto.g if single else proto.graphs.add())
+
+
+class _SkeletonWriter(_Writer):
+    """Writes large tensors as references to nowhere: shape inference asks for their type and shape only."""
+
+    def _constant_node(self, constant: Constant) -> NodeProto:
+        if constant.nbytes <= SKELETON_BYTES:
+            return super()._constant_node(constant)
+        proto = NodeProto(op_type="Constant", output=[constant.name])
+        proto.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(self._tensor(constant, ""))
+        return proto
+
+    def _tensor(self, constant: Constant, name: str) -> TensorProto:
+        if constant.nbytes <= SKELETON_BYTES:
+            return super()._tensor(constant, name)
+        tensor = TensorProto(name=name, dims=constant.shape, data_type=constant.data_type)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="nowhere")
+        return tensor
 
 
 def ordered(nodes: Iterable[Node]) -> list[Node]:
