@@ -323,7 +323,7 @@ class _Reader:
             return gs.Node.AttributeRef(attribute.ref_attr_name, attribute.type)
         if attribute.type == AttributeProto.GRAPH:
             return self.read(attribute.g, names, scope.key(f"{label}/{attribute.name}"), scope)
-        if attribute.type == AttributeProto.GRAPHS:
+        if attribute.type == AttributeProto.GRAPHS and attribute.graphs:
             return [
                 self.read(each, names, scope.key(f"{label}/{attribute.name}{i}"), scope)
                 for i, each in enumerate(attribute.graphs)

@@ -1,0 +1,1 @@
+"""ONNX's backend node tests, as models to send through onnxcomp."""

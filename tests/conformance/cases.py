@@ -1,0 +1,153 @@
+"""The node tests that ONNX Runtime itself runs: collected and tried once a process, no list by hand."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnxcomp.errors import OnnxcompError
+from onnxcomp.runtime import Session
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+Feeds = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that ONNX Runtime runs on `feeds`, and what it gives; random operators do not `repeat`."""
+
+    name: str
+    model: onnx.ModelProto
+    feeds: Feeds
+    outputs: Feeds
+    repeats: bool
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The cases that run, and for each of the others why not."""
+
+    cases: tuple[Case, ...]
+    refused: dict[str, str]
+
+
+@cache
+def node_cases() -> Collected:
+    """Every node test that ONNX Runtime loads and runs on the test's own data."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, from the reference implementations of casts and divisions
+        collected = collect_testcases(None)
+    models = [
+        (case.name, case.model, _feeds(case.model, case.data_sets[0][0]))
+        for case in collected
+        if case.data_sets
+    ]
+    return _tried(models)
+
+
+@cache
+def weight_cases() -> Collected:
+    """The node tests with all but the first of their float inputs made initializers.
+
+    Those with one float input or none are left out. Graph optimizations see constants now, so each is
+    tried anew; the reference is what this model gives.
+    """
+    return _tried([(case.name, *with_weights(case.model, case.feeds)) for case in _with_two_floats()])
+
+
+def _with_two_floats() -> list[Case]:
+    return [case for case in node_cases().cases if len(_float_inputs(case.model, case.feeds)) > 1]
+
+
+def with_weights(model: onnx.ModelProto, feeds: Feeds) -> tuple[onnx.ModelProto, Feeds]:
+    """Turn all but the first float input into initializers holding the test's values; the rest stays fed."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    weights = set(_float_inputs(model, feeds)[1:])
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    for name in sorted(weights):
+        tensor = numpy_helper.from_array(np.asarray(feeds[name]), name)
+        assert tensor.data_type == kinds[name], name
+        made.graph.initializer.append(tensor)
+    if made.ir_version >= 4:
+        inputs = [value for value in made.graph.input if value.name not in weights]
+        del made.graph.input[:]
+        made.graph.input.extend(inputs)
+    return made, {name: value for name, value in feeds.items() if name not in weights}
+
+
+def _float_inputs(model: onnx.ModelProto, feeds: Feeds) -> list[str]:
+    return [
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type in FLOATS and isinstance(feeds.get(value.name), np.ndarray)
+    ]
+
+
+def _feeds(model: onnx.ModelProto, data: list[Any]) -> Feeds:
+    feeds = {}
+    for value, given in zip(model.graph.input, data, strict=False):
+        array = numpy_helper.to_array(given) if isinstance(given, TensorProto) else given
+        kind = value.type.tensor_type.elem_type
+        if kind and not isinstance(array, list):
+            array = np.asarray(array, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind))
+        feeds[value.name] = array
+    return feeds
+
+
+def _tried(models: list[tuple[str, onnx.ModelProto, Feeds]]) -> Collected:
+    cases, refused = [], {}
+    for name, model, feeds in models:
+        try:
+            first = run(model, feeds)
+            again = run(model, feeds)
+        except OnnxcompError as error:
+            refused[name] = str(error)
+            continue
+        cases.append(Case(name, model, feeds, first, repeats=differences(first, again) == []))
+    return Collected(tuple(cases), refused)
+
+
+def run(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
+    """Run in a fresh session; TargetError or VerificationError where ONNX Runtime refuses."""
+    return dict(Session(model.SerializeToString()).run(feeds))
+
+
+def differences(expected: Feeds, got: Feeds, *, rtol: float = 0.0) -> list[str]:
+    """Name the outputs that differ: in type or shape, or in values by more than `rtol` of the largest one.
+
+    With `rtol` 0 values must be equal bit for bit, but for the payload of a NaN.
+    """
+    if list(expected) != list(got):
+        return [f"outputs {list(got)} for {list(expected)}"]
+    return [name for name, value in expected.items() if not _same(value, got[name], rtol)]
+
+
+def _same(left: Any, right: Any, rtol: float) -> bool:
+    if isinstance(left, list):
+        return (
+            isinstance(right, list)
+            and len(left) == len(right)
+            and all(map(_same, left, right, [rtol] * len(left)))
+        )
+    if left is None or right is None:
+        return left is right
+    left, right = np.asarray(left), np.asarray(right)
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    if left.dtype.kind in "OUSb" or np.issubdtype(left.dtype, np.integer):
+        return bool((left == right).all())
+    if left.dtype.kind == "c":
+        left, right = left.view(left.real.dtype), right.view(right.real.dtype)
+    wide, other = left.astype(np.float64), right.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = np.isfinite(wide)
+        scale = np.abs(wide[finite]).max(initial=0.0)
+        equal = (wide == other) | (np.isnan(wide) & np.isnan(other)) | (np.abs(wide - other) <= rtol * scale)
+    return bool(equal.all())
