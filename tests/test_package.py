@@ -111,4 +111,5 @@ def test_every_module_imports_with_the_declared_dependencies_alone(wheel: Path, 
     )
     imported = set(run(str(python), "-c", code, folder=tmp_path).split())
     modules = {file.removesuffix(".py").replace("/", ".") for file in source_files() if file.endswith(".py")}
-    assert imported == {name.removesuffix(".__init__") for name in modules} - {"onnxcomp", "onnxcomp.__main__"}
+    names = {name.removesuffix(".__init__") for name in modules}
+    assert imported == names - {"onnxcomp", "onnxcomp.__main__"}
