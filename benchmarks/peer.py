@@ -1,6 +1,6 @@
 """Quantize one model with one of ONNX Runtime's own tools: the peer that benchmarks/scored.py measures.
 
-    python benchmarks/peer.py dynamic|static|nbits MODEL OUT CALIB.npz
+python benchmarks/peer.py dynamic|static|nbits MODEL OUT CALIB.npz
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         arrays = dict(np.load(path))
         count = len(next(iter(arrays.values())))
         self.feeds: Iterator[dict[str, Any]] = (
-            {name: array[start : start + BATCH] for name, array in arrays.items()} for start in range(0, count, BATCH)
+            {name: array[start : start + BATCH] for name, array in arrays.items()}
+            for start in range(0, count, BATCH)
         )
 
     def get_next(self) -> dict[str, Any] | None:
@@ -54,7 +55,9 @@ def nbits(model: str, out: str, calib: str) -> None:
     """MatMulNBits: 4-bit weights in blocks of 32 for MatMul, the rest as it was."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    quantizer = MatMulNBitsQuantizer(onnx.load(model), bits=4, block_size=32, is_symmetric=True, accuracy_level=4)
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(model), bits=4, block_size=32, is_symmetric=True, accuracy_level=4
+    )
     quantizer.process()
     onnx.save(quantizer.model.model, out)
 

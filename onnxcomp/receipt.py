@@ -95,7 +95,9 @@ class Receipt:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content.get("format") != FORMAT:
-                raise RecipeError(f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}.")
+                raise RecipeError(
+                    f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}."
+                )
             content["applied"] = [Application(**each) for each in content["applied"]]
             content["steps"] = [_step_report(each) for each in content["steps"]]
             return cls(**content)

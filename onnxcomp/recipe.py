@@ -97,7 +97,9 @@ class Recipe:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in self.steps:
             if step.rewrite.needs is Needs.CALIBRATION and not calibration and step.when == "always":
-                raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
+                raise RecipeError(
+                    f"{self.name}: {step.name} needs calibration data. Give it with --calib-data."
+                )
 
     def without(self, when: str) -> Recipe:
         """The recipe without the steps that wait for a condition that does not hold."""
@@ -116,7 +118,9 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
         return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(), name
     path = Path(name)
     if not path.is_file():
-        raise RecipeError(f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file.")
+        raise RecipeError(
+            f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file."
+        )
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:
@@ -160,7 +164,9 @@ def _patterns(where: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 def _refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise RecipeError(f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}.")
+        raise RecipeError(
+            f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}."
+        )
 
 
 def _order_advice(earlier: Step, later: Step, lost: frozenset[str]) -> str:

@@ -79,7 +79,7 @@ def test_randomness_depends_on_seed_and_key_only() -> None:
 
 
 def test_an_unknown_pass_lists_the_known_ones() -> None:
-    with pytest.raises(PassError, match="no such pass. Known passes: .*store-compact"):
+    with pytest.raises(PassError, match=r"no such pass\. Known passes: .*store-compact"):
         get_pass("no-such")
 
 

@@ -49,7 +49,9 @@ def test_external_data_is_left_where_it_lies(external: Path) -> None:
 def test_inlined_bytes_equal_what_onnx_loads(external: Path) -> None:
     inlined = onnx.load_from_string(load(external).to_bytes()).graph.initializer[0]
     assert not inlined.external_data
-    assert np.array_equal(numpy_helper.to_array(inlined), numpy_helper.to_array(onnx.load(external).graph.initializer[0]))
+    assert np.array_equal(
+        numpy_helper.to_array(inlined), numpy_helper.to_array(onnx.load(external).graph.initializer[0])
+    )
 
 
 def test_materialized_model_loads_with_its_data(external: Path, tmp_path: Path) -> None:
@@ -87,10 +89,14 @@ def test_large_output_keeps_its_data_in_one_other_file(
     monkeypatch.setattr(model_module, "INLINE_LIMIT_BYTES", 1)
     files = save(load(external), tmp_path / "out.onnx")
     assert [each.name for each in files] == ["out.onnx", "out.onnx.data"]
-    assert onnx.load(files[0]).graph.initializer[0].raw_data == onnx.load(external).graph.initializer[0].raw_data
+    assert (
+        onnx.load(files[0]).graph.initializer[0].raw_data == onnx.load(external).graph.initializer[0].raw_data
+    )
 
 
-def test_a_failed_write_leaves_nothing(external: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing(
+    external: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -56,7 +56,10 @@ def test_every_preset_loads() -> None:
         ("", "needs at least one"),
         ("[[step]]\nbits = 3", "with the key pass"),
         ('[[step]]\npass = "no-such"', "no such pass. Known passes: .*store-compact"),
-        ('[[step]]\npass = "cluster-weights"\nbitz = 3', r"step 1 \(cluster-weights\): unknown key bitz. Known keys: .*bits"),
+        (
+            '[[step]]\npass = "cluster-weights"\nbitz = 3',
+            r"step 1 \(cluster-weights\): unknown key bitz. Known keys: .*bits",
+        ),
         ('[[step]]\npass = "cluster-weights"\nbits = 99', "bits must be a whole number from 1 to 8, got 99"),
         ('[[step]]\npass = "cluster-weights"\nbits = "many"', "bits must be"),
         ('[[step]]\npass = "store-compact"\nwhen = "raining"', "when must be one of"),
@@ -80,7 +83,9 @@ def test_auto_is_kept_apart_from_the_fields(tmp_path: Path) -> None:
 
 
 def test_an_order_that_destroys_is_refused_with_the_better_one() -> None:
-    with pytest.raises(RecipeError, match="smooth-values after make-zeros would destroy its zeros. Put smooth-values before"):
+    with pytest.raises(
+        RecipeError, match=r"smooth-values after make-zeros would destroy its zeros\. Put smooth-values before"
+    ):
         Recipe.of(MakeZeros(), SmoothValues())
     assert len(Recipe.of(SmoothValues(), MakeZeros()).steps) == 2
 

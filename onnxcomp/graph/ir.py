@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 from numpy.typing import NDArray
 from onnx import NodeProto, SparseTensorProto, TensorProto, helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxcomp.model import Model, read_tensor, spill, SPILL_BYTES
+from onnxcomp.model import SPILL_BYTES, Model, read_tensor, spill
 
 Array = NDArray[Any]
 
@@ -48,7 +48,9 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         self.tensor = tensor
         self.model = model
         self.shape = tuple(tensor.dims)
-        self.data_type = tensor.values.data_type if isinstance(tensor, SparseTensorProto) else tensor.data_type
+        self.data_type = (
+            tensor.values.data_type if isinstance(tensor, SparseTensorProto) else tensor.data_type
+        )
         self.dtype = helper.tensor_dtype_to_np_dtype(self.data_type)
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
@@ -87,7 +89,11 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
-        if isinstance(values, np.ndarray) and values.nbytes >= SPILL_BYTES and not isinstance(values, np.memmap):
+        if (
+            isinstance(values, np.ndarray)
+            and values.nbytes >= SPILL_BYTES
+            and not isinstance(values, np.memmap)
+        ):
             values = spill(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None
@@ -96,7 +102,9 @@ class Constant(gs.Constant):  # type: ignore[misc]
     def data_type(self) -> int:
         """The ONNX element type."""
         held = self._values
-        return held.data_type if isinstance(held, ProtoValues) else helper.np_dtype_to_tensor_dtype(held.dtype)
+        return (
+            held.data_type if isinstance(held, ProtoValues) else helper.np_dtype_to_tensor_dtype(held.dtype)
+        )
 
     @property
     def size(self) -> int:

@@ -184,10 +184,12 @@ def open_graph(model: Model) -> Graph:
     _collect_names(model.proto, graph._names)
     _Reader(graph, "main", opset_of(model.proto.opset_import)).read(model.proto.graph, ChainMap(), "", None)
     for function in model.proto.functions:
-        path = f"function {function.domain}:{function.name}" + (f":{function.overload}" if function.overload else "")
+        path = f"function {function.domain}:{function.name}" + (
+            f":{function.overload}" if function.overload else ""
+        )
         reader = _Reader(graph, "function", opset_of(function.opset_import))
         reader.read(function, ChainMap(), path, None)
-    for scope, node in graph.nodes():
+    for _, node in graph.nodes():
         node.was_dead = not any(graph.is_read(out) for out in node.outputs)
     outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
     for scope in graph.scopes:
@@ -292,7 +294,9 @@ class _Reader:
                 continue
             node = Node(proto.op_type, proto.name, domain=proto.domain or None)
             node.inputs.extend([self._look_up(names, name) for name in proto.input])
-            node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
+            node.outputs.extend(
+                [self._look_up(names, name) if name else Variable("") for name in proto.output]
+            )
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
             scope.graph.nodes.append(node)

@@ -178,8 +178,15 @@ def _roles(graph: Graph, tensor: Any, axes: Axes, direct: bool) -> Iterator[Role
             if read is not tensor or (id(node), index) in seen:
                 continue
             seen.add((id(node), index))
-            if node.op in SEE_THROUGH and not node.domain and index == 0 and not graph.is_output(node.outputs[0]):
-                yield from _roles(graph, node.outputs[0], _axes_after(node, axes, len(tensor.shape or ())), False)
+            if (
+                node.op in SEE_THROUGH
+                and not node.domain
+                and index == 0
+                and not graph.is_output(node.outputs[0])
+            ):
+                yield from _roles(
+                    graph, node.outputs[0], _axes_after(node, axes, len(tensor.shape or ())), False
+                )
             else:
                 yield _role(node, index, axes, direct)
 
@@ -207,11 +214,11 @@ def _place(node: gs.Node, index: int, rank: int | None) -> tuple[str, int | None
     if node.domain not in (None, "", "ai.onnx", "com.microsoft"):
         return "other", None, None
     match node.op, index:
-        case ("Conv" | "FusedConv"), 1:
+        case (("Conv" | "FusedConv"), 1):
             return "conv", 0, 1
         case "ConvTranspose", 1:
             return "conv_transpose", 1 if node.attrs.get("group", 1) == 1 else 0, 0
-        case ("Conv" | "FusedConv" | "ConvTranspose" | "Gemm"), 2:
+        case (("Conv" | "FusedConv" | "ConvTranspose" | "Gemm"), 2):
             return "bias", None, None
         case "Gemm", 0:
             return "linear", *((1, 0) if node.attrs.get("transA", 0) else (0, 1))

@@ -1,7 +1,7 @@
 """Run a recipe on a model: every step applied, checked, verified against the original, kept or taken back.
 
-    result = optimize("model.onnx", recipe="small", calibration="calib.npz")
-    result.save("small.onnx")
+result = optimize("model.onnx", recipe="small", calibration="calib.npz")
+result.save("small.onnx")
 """
 
 from onnxcomp.pipeline.optimize import Result, optimize, replay

@@ -111,7 +111,11 @@ def replay(
     if calibration is not None:
         data = open_data(model, calibration, target, receipt.seed).split(seed=receipt.seed)[0]
     context = Context(
-        seed=receipt.seed, target=target, calibration=data, progress=progress, max_opset=target.supported_opset
+        seed=receipt.seed,
+        target=target,
+        calibration=data,
+        progress=progress,
+        max_opset=target.supported_opset,
     )
     current = model
     for application in receipt.applied:

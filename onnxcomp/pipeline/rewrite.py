@@ -29,14 +29,16 @@ def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
     """Whether a rewrite changed these weights' values and left the graph as it was."""
     old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
     return old.keys() == new.keys() and all(
-        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        name in new
+        and tuple(new[name].shape) == tuple(old[name].shape)
+        and new[name].data_type == old[name].data_type
         for name in names
     )
 
 
 def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
     """``after`` with the named weights as they were in ``before``."""
-    return compose(after, {name: before for name in names})
+    return compose(after, dict.fromkeys(names, before))
 
 
 def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:

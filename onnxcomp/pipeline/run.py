@@ -145,7 +145,13 @@ class Run:
         report.seconds = time.monotonic() - started
 
     def _in_part(
-        self, rewrite: Pass, context: Context, after: Model, outcome: Outcome, report: StepReport, whole: Verdict
+        self,
+        rewrite: Pass,
+        context: Context,
+        after: Model,
+        outcome: Outcome,
+        report: StepReport,
+        whole: Verdict,
     ) -> None:
         before = self.current
         evaluator = self.tuner or self.verifier
@@ -162,7 +168,9 @@ class Run:
             Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken
         ]
         if not rest.kept:
-            self._refuse(report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}")
+            self._refuse(
+                report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}"
+            )
             return
         application = _application(rewrite, context)
         if rest.by_value:
@@ -188,14 +196,22 @@ class Run:
             self._search_with_data(step, context, report, table)
         report.seconds = time.monotonic() - started
 
-    def _search_with_data(self, step: Step, context: Context, report: StepReport, table: search.Table) -> None:
+    def _search_with_data(
+        self, step: Step, context: Context, report: StepReport, table: search.Table
+    ) -> None:
         assert self.tuner is not None
         before, limit = self.current, self.tuner.limit
         search.measure_influence(before, table, _divergence(self.tuner), context, deadline=self.deadline)
         goal = self._goal_bytes(before, table)
         for _ in range(VERIFY_ATTEMPTS):
             found = search.assign(
-                before, table, _divergence(self.tuner), limit, context, goal_bytes=goal, deadline=self.deadline
+                before,
+                table,
+                _divergence(self.tuner),
+                limit,
+                context,
+                goal_bytes=goal,
+                deadline=self.deadline,
             )
             if self._adopt(step, context, report, found):
                 return
@@ -209,9 +225,7 @@ class Run:
         rest = model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(self.budget.target_size.limit(self.original.size_bytes) - rest)
 
-    def _adopt(
-        self, step: Step, context: Context, report: StepReport, assignment: search.Assignment
-    ) -> bool:
+    def _adopt(self, step: Step, context: Context, report: StepReport, assignment: search.Assignment) -> bool:
         """Apply an assignment strength by strength, as a replay will, and keep it when it verifies."""
         before, started = self.current, time.monotonic()
         current, applications = before, []
@@ -239,7 +253,12 @@ class Run:
     # --- keeping and refusing ---
 
     def _keep(
-        self, report: StepReport, model: Model, verdict: Verdict, applied: Iterable[Application], decision: str = "kept"
+        self,
+        report: StepReport,
+        model: Model,
+        verdict: Verdict,
+        applied: Iterable[Application],
+        decision: str = "kept",
     ) -> None:
         self.current = model
         self.divergence = verdict.divergence
@@ -265,7 +284,9 @@ class Run:
     def _context(self, step: Step) -> Context:
         return dataclasses.replace(self.context, exclude=(*self.context.exclude, *step.exclude))
 
-    def _report(self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float) -> StepReport:
+    def _report(
+        self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float
+    ) -> StepReport:
         return StepReport(
             rewrite=rewrite.pass_name(),
             decision="kept" if outcome.changed else "nothing to do",

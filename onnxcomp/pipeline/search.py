@@ -71,7 +71,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
     """
     strength = rewrite.strength()
     if strength is None or strength.strengths is None:
-        raise RecipeError(f"{rewrite.pass_name()}: has no field that can be \"auto\".")
+        raise RecipeError(f'{rewrite.pass_name()}: has no field that can be "auto".')
     by_name = {each.name: each for each in weights(open_graph(model))}
     options: dict[str, list[Option]] = {}
     variants: dict[object, Model] = {}
@@ -80,7 +80,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
         after, outcome = apply_pass(model, dataclasses.replace(rewrite, **{strength.name: value}), context)
         names = [each.name for each in outcome.changed]
         if not only_values(model, after, names):
-            raise RecipeError(f"{rewrite.pass_name()}: \"auto\" is for passes that change values only.")
+            raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
         variants[value] = after
         errors = relative_errors(model, after, names)
         for name in names:
@@ -95,7 +95,9 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
     """The model with each weight at its assigned strength."""
     chosen = {
-        name: table.variants[option.strength] for name, option in assignment.items() if option.strength is not None
+        name: table.variants[option.strength]
+        for name, option in assignment.items()
+        if option.strength is not None
     }
     return compose(model, chosen)
 
@@ -184,7 +186,11 @@ def assign(
             best, best_bytes = found, total_bytes(found)
         if 0.93 * limit <= measured <= limit:
             break
-        ratio = limit * 0.97 / measured if measured > 0 and math.isfinite(measured) else (4.0 if measured <= 0 else 0.2)
+        ratio = (
+            limit * 0.97 / measured
+            if measured > 0 and math.isfinite(measured)
+            else (4.0 if measured <= 0 else 0.2)
+        )
         predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
     if goal_bytes is not None and best_bytes < goal_bytes:
         best = _just_enough(table, best, goal_bytes)

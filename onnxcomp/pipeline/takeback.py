@@ -54,7 +54,7 @@ def take_back(
         if not kept:
             return before
         if by_value:
-            return compose(before, {name: after for name in kept})
+            return compose(before, dict.fromkeys(kept, after))
         return apply_pass(before, rewrite, limited_to(context, kept))[0]
 
     groups = _groups(names)
@@ -68,7 +68,9 @@ def take_back(
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
     if by_value or not kept:
-        return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
+        return Remainder(
+            put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value
+        )
     model, rerun = apply_pass(before, rewrite, limited_to(context, kept))
     return Remainder(model, rerun, kept, taken, own, by_value)
 

@@ -294,7 +294,8 @@ def loop_and_scan_bodies() -> onnx.ModelProto:
             y = Loop (n, c, x) <body = step (int64 i, bool go, float[2] s) => (bool go_on, float[2] s2)
                 <float[2] w = {1,2}> { go_on = Identity (go)  s2 = Add (s, w) }>
             last, zs = Scan <num_scan_inputs = 1,
-                body = each (float[2] a, float[2] b) => (float[2] a2, float[2] z) { a2 = Add (a, b)  z = Identity (a2) }> (y, xs)
+                body = each (float[2] a, float[2] b) => (float[2] a2, float[2] z)
+                { a2 = Add (a, b)  z = Identity (a2) }> (y, xs)
         }
     """)
 

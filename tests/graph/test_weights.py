@@ -37,7 +37,12 @@ WIDE = "{1,2,3,4,5,6,7,8,9,10,11,12}"
         (f"<float[3,4] w = {WIDE}> {{ y = Gemm<transB=1>(x, w) }}", "linear", 0, 1),
         (f"<float[3,4] w = {WIDE}> {{ t = Transpose(w) y = MatMul(x, t) }}", "linear", 0, 1),
         (f"<float[4,3] w = {WIDE}> {{ i = Identity(w) y = MatMul(x, i) }}", "linear", 1, 0),
-        (f"<float[12,1] w = {WIDE}, int64[2] s = {{4,3}}> {{ r = Reshape(w, s) y = MatMul(x, r) }}", "linear", None, None),
+        (
+            f"<float[12,1] w = {WIDE}, int64[2] s = {{4,3}}> {{ r = Reshape(w, s) y = MatMul(x, r) }}",
+            "linear",
+            None,
+            None,
+        ),
         (f"{{ w = Constant<value = float[4,3] {WIDE}>() y = MatMul(x, w) }}", "linear", 1, 0),
     ],
 )
@@ -62,7 +67,8 @@ def test_other_roles(body: str, shapes: tuple[str, str], kind: str, channel: int
 
 def test_a_shared_weight_has_all_its_roles_and_no_disputed_axis() -> None:
     text = model_of(
-        f"<float[3,3] w = {{1,2,3,4,5,6,7,8,9}}> {{ a = MatMul(x, w) y = Gemm<transB=1>(a, w) }}", "float[n,3] x"
+        "<float[3,3] w = {1,2,3,4,5,6,7,8,9}> { a = MatMul(x, w) y = Gemm<transB=1>(a, w) }",
+        "float[n,3] x",
     )
     weight = only(text)
     assert len(weight.roles) == 2
@@ -99,7 +105,9 @@ def test_setting_values_leaves_the_old_model_as_it_was() -> None:
 
 
 def test_composing_takes_each_weight_from_its_source() -> None:
-    text = model_of(f"<float[4,3] w = {WIDE}, float[3,3] v = {{1,2,3,4,5,6,7,8,9}}> {{ a = MatMul(x, w) y = MatMul(a, v) }}")
+    text = model_of(
+        f"<float[4,3] w = {WIDE}, float[3,3] v = {{1,2,3,4,5,6,7,8,9}}> {{ a = MatMul(x, w) y = MatMul(a, v) }}"
+    )
     base = load(parser.parse_model(text))
     graph = open_graph(base)
     for each in weights(graph):

@@ -1,0 +1,190 @@
+"""Formulas over arrays: what a decoder computes, before it becomes nodes.
+
+A ``Term`` is a literal array or an operator over terms. It knows its shape and type without being computed,
+its literals are made when asked for, ``evaluate`` computes it in numpy exactly as ONNX defines the operators.
+Operators carry ONNX's names; what is an input of small integers in ONNX (a shape, an end) is an attribute here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """An array to be."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Literal(Term):
+    """Stored data; ``make`` gives the array, of this shape and type."""
+
+    make: Callable[[], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Apply(Term):
+    """An operator over terms. ``key``: equal keys mean equal values, so that one may stand for all."""
+
+    op: str
+    inputs: tuple[Term, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    key: Hashable | None = None
+
+
+def literal(values: Array | float | int, dtype: DTypeLike | None = None) -> Literal:
+    """Data that is at hand."""
+    array = np.asarray(values, dtype)
+    return Literal(array.shape, array.dtype, lambda: array)
+
+
+def cast(term: Term, dtype: DTypeLike) -> Term:
+    """The term in another type; itself where it has it already."""
+    kind = np.dtype(dtype)
+    return term if term.dtype == kind else Apply(term.shape, kind, "Cast", (term,), {"to": kind})
+
+
+def reshape(term: Term, shape: Sequence[int]) -> Term:
+    """The term in another shape; itself where it has it already."""
+    target = tuple(shape)
+    return term if term.shape == target else Apply(target, term.dtype, "Reshape", (term,), {"shape": target})
+
+
+def flatten(term: Term) -> Term:
+    """The term with one axis."""
+    return reshape(term, (term.size,))
+
+
+def gather(data: Term, index: Term) -> Term:
+    """data[index] along the first axis."""
+    return Apply((*index.shape, *data.shape[1:]), data.dtype, "Gather", (data, index))
+
+
+def binary(op: str, left: Term, right: Term) -> Term:
+    """Add, Sub, Mul, Div or Mod (of integers not below 0) with broadcasting."""
+    return Apply(np.broadcast_shapes(left.shape, right.shape), left.dtype, op, (left, right))
+
+
+def first(term: Term, count: int) -> Term:
+    """The first ``count`` rows; the term itself where it has no more."""
+    if term.shape[0] == count:
+        return term
+    return Apply((count, *term.shape[1:]), term.dtype, "Slice", (term,), {"end": count})
+
+
+def transpose(term: Term, order: Sequence[int]) -> Term:
+    """The term with its axes in another order; itself where that is the same."""
+    if list(order) == sorted(order):
+        return term
+    shape = tuple(term.shape[axis] for axis in order)
+    return Apply(shape, term.dtype, "Transpose", (term,), {"perm": tuple(order)})
+
+
+def concat(parts: Sequence[Term]) -> Term:
+    """The parts one after another along the first axis."""
+    rows = sum(part.shape[0] for part in parts)
+    return Apply((rows, *parts[0].shape[1:]), parts[0].dtype, "Concat", tuple(parts))
+
+
+def cumsum(term: Term) -> Term:
+    """Running sums along the first axis."""
+    return Apply(term.shape, term.dtype, "CumSum", (term,))
+
+
+def scatter(data: Term, index: Term, updates: Term) -> Term:
+    """(n,) data with ``updates`` put at ``index``."""
+    return Apply(data.shape, data.dtype, "ScatterElements", (data, index, updates))
+
+
+def filled(shape: Sequence[int], value: Array) -> Term:
+    """A tensor with one value (0-d array) everywhere."""
+    return Apply(tuple(shape), value.dtype, "ConstantOfShape", (), {"shape": tuple(shape), "value": value})
+
+
+def counting(rows: int) -> Term:
+    """(rows,) int32: 0, 1, 2, ..."""
+    return Apply((rows,), np.dtype(np.int32), "Range", (), {"limit": rows}, key=("range", rows))
+
+
+def shared(term: Term, key: Hashable) -> Term:
+    """The same term under a key, so that a model holds it once."""
+    assert isinstance(term, Apply)
+    return Apply(term.shape, term.dtype, term.op, term.inputs, term.attrs, key)
+
+
+def _take(data: Array, index: Array) -> Array:
+    return np.take(data, index, axis=0)
+
+
+def _scatter(data: Array, index: Array, updates: Array) -> Array:
+    result = np.array(data)
+    result[index] = updates
+    return result
+
+
+OPERATORS: dict[str, Callable[..., Array]] = {
+    "Add": lambda left, right: left + right,
+    "Sub": lambda left, right: left - right,
+    "Mul": lambda left, right: left * right,
+    "Div": lambda left, right: left // right,
+    "Mod": lambda left, right: left % right,
+    "Gather": _take,
+    "Cast": lambda data, to: data.astype(to),
+    "Reshape": lambda data, shape: data.reshape(shape),
+    "Slice": lambda data, end: data[:end],
+    "Transpose": lambda data, perm: np.transpose(data, perm),
+    "Concat": lambda *parts: np.concatenate(parts),
+    "CumSum": lambda data: np.cumsum(data, axis=0, dtype=data.dtype),
+    "ScatterElements": _scatter,
+    "ConstantOfShape": lambda shape, value: np.full(shape, value, value.dtype),
+    "Range": lambda limit: np.arange(limit, dtype=np.int32),
+}
+
+
+def evaluate(term: Term) -> Array:
+    """Compute the term; parts that are used twice are computed once, others are dropped as soon as used."""
+    uses: dict[int, int] = {}
+    _count_uses(term, uses)
+    return _evaluate(term, uses, {})
+
+
+def _count_uses(term: Term, uses: dict[int, int]) -> None:
+    uses[id(term)] = uses.get(id(term), 0) + 1
+    if uses[id(term)] == 1 and isinstance(term, Apply):
+        for each in term.inputs:
+            _count_uses(each, uses)
+
+
+def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array]) -> Array:
+    if id(term) in held:
+        return held[id(term)]
+    if isinstance(term, Literal):
+        result = term.make()
+    else:
+        assert isinstance(term, Apply)
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
+            inputs = [_evaluate(each, uses, held) for each in term.inputs]
+            result = np.asarray(OPERATORS[term.op](*inputs, **term.attrs))
+    if uses[id(term)] > 1:
+        held[id(term)] = result
+    return result
