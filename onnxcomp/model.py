@@ -263,7 +263,7 @@ def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
     path = scratch.new_path(".bin")
     contiguous = np.ascontiguousarray(values)
     with path.open("wb") as file:
-        file.write(memoryview(contiguous.reshape(-1).view(np.uint8)))
+        contiguous.tofile(file)
     return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
 
 
@@ -493,7 +493,7 @@ def _write_whole(path: Path, content: Iterable[bytes | Array]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             for part in content:
-                file.write(part if isinstance(part, bytes) else memoryview(np.ascontiguousarray(part)))
+                file.write(part if isinstance(part, bytes) else part.data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:

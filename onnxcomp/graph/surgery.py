@@ -20,7 +20,17 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 from onnxcomp.graph.ir import Array, Constant, Node, ProtoValues, Variable
 from onnxcomp.model import Model, opset_of
@@ -207,7 +217,8 @@ def _collect_names(proto: ModelProto, names: set[str]) -> None:
                     visit_graph(body)
 
     def visit_graph(graph: GraphProto) -> None:
-        names.update(each.name for each in (*graph.input, *graph.output, *graph.initializer))
+        names.update(each.name for each in (*graph.input, *graph.output))
+        names.update(each.name for each in graph.initializer)
         names.update(each.values.name for each in graph.sparse_initializer)
         visit(graph.node)
 
@@ -252,8 +263,9 @@ class _Reader:
         proto = scope.origin
         assert isinstance(proto, GraphProto)
         inputs = {each.name for each in proto.input} if self.graph.ir_version >= 4 else set()
-        for tensor in (*proto.initializer, *proto.sparse_initializer):
-            name = tensor.values.name if hasattr(tensor, "indices") else tensor.name
+        tensors: list[TensorProto | SparseTensorProto] = [*proto.initializer, *proto.sparse_initializer]
+        for tensor in tensors:
+            name = tensor.values.name if isinstance(tensor, SparseTensorProto) else tensor.name
             if name in inputs:
                 scope.overridable.append(tensor)
                 continue

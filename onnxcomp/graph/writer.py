@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import (
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
-    ValueInfoProto, helper, numpy_helper,
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
 )  # fmt: skip
 
 from onnxcomp.errors import PassError
-from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.ir import Constant, Node, ProtoValues
 from onnxcomp.graph.surgery import Graph, Scope, attribute_value, subgraphs_of
-from onnxcomp.model import Model, make_tensor, reference_to
+from onnxcomp.model import Model, is_external, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
@@ -54,6 +62,19 @@ def skeleton(graph: Graph) -> ModelProto:
         if scope.kind == "function":
             _SkeletonWriter(graph).write_function(scope, proto.functions.add())
     return proto
+
+
+def node_proto(graph: Graph, node: Node) -> NodeProto:
+    """A node as it would be written now."""
+    return _Writer(graph)._node(node)
+
+
+def tensor_proto(graph: Graph, constant: Constant, name: str) -> TensorProto:
+    """A constant as one message under another name, its data included wherever it lies."""
+    held = constant._values
+    if isinstance(held, ProtoValues) and isinstance(held.tensor, TensorProto) and not is_external(held.tensor):
+        return _Writer(graph)._tensor(constant, name)
+    return make_tensor(name, constant.values)
 
 
 def _write_opsets(graph: Graph, proto: ModelProto) -> None:
@@ -114,8 +135,10 @@ class _Writer:
         _copy_fields(origin, proto, REBUILT_GRAPH_FIELDS)
         proto.node.extend(self._nodes(scope))
         for tensor in self._initializers(scope, origin):
-            kind = proto.sparse_initializer if isinstance(tensor, SparseTensorProto) else proto.initializer
-            kind.add().CopyFrom(tensor)
+            if isinstance(tensor, SparseTensorProto):
+                proto.sparse_initializer.add().CopyFrom(tensor)
+            else:
+                proto.initializer.add().CopyFrom(tensor)
         self._write_interface(scope, proto, origin)
         self._write_value_info(scope, proto, origin)
 
@@ -187,7 +210,7 @@ class _Writer:
         if origin is not None:
             _copy_fields(origin, proto, {"attribute", "output", "op_type"})
         attribute = proto.attribute.add(name="value", type=AttributeProto.TENSOR)
-        attribute.t.CopyFrom(self._tensor(constant, constant.origin.name if constant.origin else ""))
+        attribute.t.CopyFrom(self._tensor(constant, _inner_name(constant)))
         return proto
 
     def _tensor(self, constant: Constant, name: str) -> TensorProto:
@@ -334,17 +357,23 @@ def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
     return name.startswith(str(model.scratch.folder)) and held.offset == 0
 
 
+def _inner_name(constant: Constant) -> str:
+    """The name that the tensor inside a Constant node bears, if any."""
+    return constant.origin.name if isinstance(constant.origin, TensorProto) else ""
+
+
 def _info(variable: Any) -> ValueInfoProto | None:
     """The origin's statement, unless a pass has given the variable another type, shape or name since."""
     from onnxcomp.graph.surgery import _type_of
 
-    origin = getattr(variable, "origin", None)
+    origin: ValueInfoProto | None = getattr(variable, "origin", None)
     if origin is not None and origin.name == variable.name and _type_of(origin) == (variable.dtype, variable.shape):
         return origin
     if variable.dtype is None:
         return None
     shape = None if variable.shape is None else list(variable.shape)
-    return helper.make_tensor_value_info(variable.name, helper.np_dtype_to_tensor_dtype(np.dtype(variable.dtype)), shape)
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(variable.dtype))
+    return helper.make_tensor_value_info(variable.name, element, shape)
 
 
 def _require_info(tensor: Any) -> ValueInfoProto:

@@ -133,7 +133,7 @@ class GridEncoding(ScaledEncoding):
     def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
         compute = compute_dtype(float_dtype(self.dtype))
         split = codes.reshape(split_shape(shape, self.axis, self.block_size)).astype(compute)
-        values = (split - self.zero_point.astype(compute)) * self._scale(compute)
+        values: Array = (split - self.zero_point.astype(compute)) * self._scale(compute)
         return values.astype(float_dtype(self.dtype)).reshape(shape)
 
     def _scale(self, compute: np.dtype[Any]) -> Array:
@@ -162,7 +162,7 @@ class CodebookEncoding(ScaledEncoding):
         return int(self.codebook.size)
 
     def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        values = self.codebook[codes.reshape(split_shape(shape, self.axis, self.block_size))]
+        values: Array = self.codebook[codes.reshape(split_shape(shape, self.axis, self.block_size))]
         if self.scale is not None:
             values = values * self.scale.astype(values.dtype)
         return values.astype(float_dtype(self.dtype)).reshape(shape)
@@ -238,7 +238,7 @@ def encoding_from_dict(content: dict[str, Any]) -> Encoding:
     """The inverse of ``Encoding.to_dict``; KeyError for an unknown kind, ValueError for broken content."""
     entries = dict(content)
     kind = ENCODINGS[entries.pop("kind")]
-    arguments = {
+    arguments: dict[str, Any] = {
         name: _array_from_dict(value) if isinstance(value, dict) else value for name, value in entries.items()
     }
     return kind(**arguments)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import compose, constants_by_key
 from onnxcomp.model import Model
+
+Array = NDArray[Any]
 
 
 def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
@@ -47,7 +51,7 @@ def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[s
     return {name: _relative_error(old[name].values, new[name].values) for name in names}
 
 
-def _relative_error(old: np.ndarray, new: np.ndarray) -> float:  # type: ignore[type-arg]
+def _relative_error(old: Array, new: Array) -> float:
     """In pieces, since weights may be as large as memory."""
     error = power = 0.0
     left, right = old.reshape(-1), new.reshape(-1)

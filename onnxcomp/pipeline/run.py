@@ -180,7 +180,8 @@ class Run:
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
         self._keep(report, rest.model, verdict, [application], decision="kept in part")
-        report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, the divergence was {whole.divergence:.3g}"
+        count = f"{len(rest.taken)} of {len(rest.own)}"
+        report.reason = f"{count} taken back: whole, the divergence was {whole.divergence:.3g}"
 
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""

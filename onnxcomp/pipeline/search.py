@@ -20,8 +20,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import RecipeError
@@ -31,6 +33,7 @@ from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
 from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors
 
+Array = NDArray[Any]
 Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
 
 PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
@@ -246,6 +249,6 @@ def rounding_error(weight: Weight) -> float:
     return error / power if power else 0.0
 
 
-def _rows_at_once(values: np.ndarray) -> int:  # type: ignore[type-arg]
-    row = max(1, values.size // max(1, values.shape[0]))
+def _rows_at_once(values: Array) -> int:
+    row: int = max(1, values.size // max(1, values.shape[0]))
     return max(1, 2**22 // row)
