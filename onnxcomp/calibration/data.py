@@ -183,6 +183,10 @@ class CalibrationData:
         """Feeds of at most ``batch_size`` samples each, of the first ``limit`` samples."""
         return (batch.feeds for batch in self.labelled_batches(limit))
 
+    def first_sample(self) -> dict[str, Value]:
+        """The feeds of the first sample alone (of a fixed batch: of that batch), for measuring latency."""
+        return next(self.batches(limit=1))
+
     def labelled_batches(self, limit: int | None = None) -> Iterator[Batch]:
         """As ``batches``, with the labels and where the samples lie."""
         longest = max(group.cut.exact or 1 for group in self.groups)
