@@ -39,7 +39,7 @@ def write(graph: Graph) -> Model:
     proto.ir_version = graph.ir_version
     _write_opsets(graph, proto)
     _Writer(graph).write_graph(graph.main, proto.graph)
-    if proto.ir_version < 4 and _needs_ir4(proto.graph):
+    if source.ir_version < 4 and (proto.ir_version >= 4 or _needs_ir4(proto.graph)):
         _lift_ir4(proto)
     for scope in graph.scopes:
         if scope.kind == "function":
@@ -117,7 +117,7 @@ def _needs_ir4(graph: GraphProto) -> bool:
 
 def _lift_ir4(proto: ModelProto) -> None:
     """Let initializers be constants without being inputs: they stay fixed, and names are not asked for."""
-    proto.ir_version = 4
+    proto.ir_version = max(4, proto.ir_version)
     constants = {each.name for each in proto.graph.initializer}
     kept = [each for each in proto.graph.input if each.name not in constants]
     del proto.graph.input[:]
