@@ -43,11 +43,7 @@ def node_cases() -> Collected:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, from the reference implementations of casts and divisions
         collected = collect_testcases(None)
-    models = [
-        (case.name, case.model, _feeds(case.model, case.data_sets[0][0]))
-        for case in collected
-        if case.data_sets
-    ]
+    models = [(case.name, case.model, _feeds(case.model, case.data_sets[0][0])) for case in collected if case.data_sets]
     return _tried(models)
 
 
@@ -131,11 +127,7 @@ def differences(expected: Feeds, got: Feeds, *, rtol: float = 0.0) -> list[str]:
 
 def _same(left: Any, right: Any, rtol: float) -> bool:
     if isinstance(left, list):
-        return (
-            isinstance(right, list)
-            and len(left) == len(right)
-            and all(map(_same, left, right, [rtol] * len(left)))
-        )
+        return isinstance(right, list) and len(left) == len(right) and all(map(_same, left, right, [rtol] * len(left)))
     if left is None or right is None:
         return left is right
     left, right = np.asarray(left), np.asarray(right)
