@@ -1,0 +1,276 @@
+"""What can be computed before the model runs is computed now, where the file doesn't grow by it.
+
+    Concat(Shape(x)[0:1], [3]) -> constant      Transpose(weight) -> weight
+    Cast(codes) * scale        -> stays: the result is larger than what makes it
+
+Nodes are evaluated by ONNX Runtime on CPU, so the values are those that it would compute itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.graph.cost import array_bytes, freed_by
+from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.ir import Array, Constant, Node
+from onnxcomp.graph.known import known_integers
+from onnxcomp.graph.shapes import Shapes, infer_shapes
+from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
+from onnxcomp.graph.writer import node_proto, ordered, sweep, tensor_proto
+from onnxcomp.model import bits_of
+from onnxcomp.runtime import evaluate
+
+# Folding these away would undo a quantization; the rest makes no tensor, or is a constant already.
+LEFT_ALONE = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant", "StringNormalizer",
+    "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional",
+})  # fmt: skip
+BATCH_BYTES = 2**26  # of constants that are evaluated in one session
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConstants(Pass):
+    """Compute what depends on constants and fixed shapes only, where the file does not grow by it."""
+
+    # ONNX Runtime may keep float16 values in float32 between nodes; a constant is rounded
+    effect = Effect(shrinks=("bytes", "load"), exact=True, rounding=True)
+
+    max_result_bytes: int = parameter(2**28, low=0, help="largest result or operand that is computed")
+    growth_bytes: int = parameter(0, low=0, help="bytes by which a folded part may make the file larger")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        before = -1
+        while before != len(outcome.changed):
+            before = len(outcome.changed)
+            outcome.skipped.clear()
+            _Folding(self, graph, context, outcome).fold()
+            sweep(graph)
+        return outcome
+
+
+@dataclass(eq=False)
+class _Part:
+    """Tensors that could become constants together, and the scope of each."""
+
+    targets: list[Any]
+    freed_bytes: int
+    name: str
+
+
+class _Folding:
+    """One round: find what is foldable, compute it, put it in place."""
+
+    def __init__(self, settings: FoldConstants, graph: Graph, context: Context, outcome: Outcome) -> None:
+        self.settings = settings
+        self.graph = graph
+        self.outcome = outcome
+        self.shapes: Shapes = infer_shapes(graph)
+        self.known: dict[Any, Array] = known_integers(graph, self.shapes)
+        self.values = dict(self.known)
+        self.outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
+        self.scope_of: dict[Node, Scope] = {}
+        for scope in graph.scopes:
+            for node in ordered(scope.graph.nodes):
+                known = all(out in self.values for out in node.outputs)
+                if (known or self._computable(node, scope)) and context.selects(node_key(scope, node)):
+                    self.scope_of[node] = scope
+
+    def _computable(self, node: Node, scope: Scope) -> bool:
+        if not is_onnx(node) or node.op in LEFT_ALONE or is_random(node) or node.was_dead:
+            return False
+        if subgraphs_of(node) or has_references(node) or not node.outputs:
+            return False
+        if any(id(out) in self.outputs for out in node.outputs):
+            return False
+        return all(self._is_known(each) for each in node.inputs)
+
+    def _is_known(self, tensor: Any) -> bool:
+        if isinstance(tensor, Constant) or not tensor.name or tensor in self.values:
+            return True
+        return producer(tensor) in self.scope_of
+
+    def fold(self) -> None:
+        """Fold connected parts as a whole; of those that would grow, the single results that don't."""
+        parts = [self._part(nodes) for nodes in self._connected()]
+        left = self._fold_parts([part for part in parts if part.targets])
+        singles = []
+        for part in left:
+            for node in self._makers(part.targets):
+                single = self._part([node], whole=False)
+                if single.targets and single.targets != part.targets:
+                    singles.append(single)
+        for part in [*left, *self._fold_parts(singles)]:
+            if any(out.outputs for out in part.targets):
+                self.outcome.skip(part.name, "the result is larger than what makes it")
+
+    def _connected(self) -> list[list[Node]]:
+        """The foldable nodes in groups that read from each other, each in order of computation."""
+        group: dict[Node, list[Node]] = {}
+        for node in self.scope_of:
+            merged = [node]
+            for maker in {producer(each) for each in node.inputs}:
+                if maker in group and group[maker] is not merged:
+                    merged = [*group[maker], *merged]
+                    for each in merged:
+                        group[each] = merged
+            for each in merged:
+                group[each] = merged
+        return list({id(nodes): nodes for nodes in group.values()}.values())
+
+    def _part(self, nodes: Sequence[Node], *, whole: bool = True) -> _Part:
+        inside = set(nodes)
+        targets = [
+            out
+            for node in nodes
+            for out in node.outputs
+            if id(out) not in self.outputs and any(not whole or reader not in inside for reader in out.outputs)
+        ]
+        freed = freed_by(self.graph, targets)
+        key = node_key(self.scope_of[nodes[-1]], nodes[-1])
+        if any(self._has_encoding(each) for each in freed.constants):
+            self.outcome.skip(key, "the encoding of its weight would be lost")
+            return _Part([], 0, key)
+        return _Part(targets, freed.bytes(self.graph) + self.settings.growth_bytes, key)
+
+    def _has_encoding(self, constant: Constant) -> bool:
+        return bool(self.graph.encodings) and (self.graph.scope_of(constant).key(constant.name) in self.graph.encodings)
+
+    def _makers(self, targets: Iterable[Any]) -> list[Node]:
+        """The nodes that the targets are computed by, last ones first."""
+        found: dict[Node, None] = {}
+        waiting = [producer(each) for each in targets]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in found or node not in self.scope_of:
+                continue
+            found[node] = None
+            if not all(out in self.values for out in node.outputs):
+                waiting.extend(producer(each) for each in node.inputs)
+        order = {node: index for index, node in enumerate(self.scope_of)}
+        return sorted(found, key=lambda node: -order[node])
+
+    # --- computing -------------------------------------------------------------------------------------
+
+    def _fold_parts(self, parts: list[_Part]) -> list[_Part]:
+        """Compute and fold the parts that pay, batch by batch; gives those that do not."""
+        candidates = [part for part in parts if self._may_pay(part)]
+        left = [part for part in parts if part not in candidates]
+        for opset, batch in self._batches(candidates):
+            self._compute(batch, opset)
+            for part in batch:
+                if not all(each in self.values for each in part.targets):
+                    continue  # not a numeric tensor, or ONNX Runtime cannot compute it, and that is noted
+                if not any(producer(each) and self.graph.is_read(each) for each in part.targets):
+                    continue  # folded with another part
+                gained = sum(array_bytes(each.name, self.values[each]) for each in part.targets if each.outputs)
+                if gained <= part.freed_bytes:
+                    self._put_in_place(part)
+                else:
+                    left.append(part)
+            self.values = dict(self.known)
+        return left
+
+    def _may_pay(self, part: _Part) -> bool:
+        """Whether the results could be small enough, by their shapes as far as these are known."""
+        total = 0
+        for each in part.targets:
+            static, data_type = self.shapes.static(each), self.shapes.data_type(each)
+            if static is not None and data_type:
+                total += int(np.prod(static, dtype=np.float64)) * bits_of(data_type) // 8
+        operands = sum(each.nbytes for each in self._operands(part.targets))
+        limit = self.settings.max_result_bytes
+        return total <= part.freed_bytes and total <= limit and operands <= limit
+
+    def _operands(self, targets: Iterable[Any]) -> set[Constant]:
+        nodes = self._makers(each for each in targets if each not in self.values)
+        return {each for node in nodes for each in node.inputs if isinstance(each, Constant)}
+
+    def _batches(self, parts: Iterable[_Part]) -> list[tuple[int, list[_Part]]]:
+        """The parts by operator set and bounded size, with the operator set of each batch."""
+        batches: dict[tuple[int, int], list[_Part]] = {}
+        size_bytes = 0
+        for part in parts:
+            scope = self.scope_of[self._makers(part.targets)[0]]
+            size_bytes += sum(each.nbytes for each in self._operands(part.targets))
+            batches.setdefault((scope.opset, size_bytes // BATCH_BYTES), []).append(part)
+        return [(opset, batch) for (opset, _), batch in batches.items()]
+
+    def _compute(self, parts: Sequence[_Part], opset: int) -> None:
+        """Fill ``values`` with the targets of the parts, in one session if ONNX Runtime takes them all."""
+        missing = [part for part in parts if not all(each in self.values for each in part.targets)]
+        if not missing:
+            return
+        try:
+            self._evaluate(missing, opset)
+        except (TargetError, VerificationError):
+            self._compute_singly(missing, opset)
+
+    def _compute_singly(self, parts: Sequence[_Part], opset: int) -> None:
+        for part in parts:
+            try:
+                self._evaluate([part], opset)
+            except (TargetError, VerificationError) as error:
+                self.outcome.skip(part.name, f"ONNX Runtime does not compute it: {error}")
+
+    def _evaluate(self, parts: Sequence[_Part], opset: int) -> None:
+        targets = [each for part in parts for each in part.targets if each not in self.values]
+        names: dict[Any, str] = {}
+        results = evaluate(self._model(targets, opset, names).SerializeToString(), {})
+        for each in targets:
+            value = results[names[each]]
+            if isinstance(value, np.ndarray) and value.dtype != object:
+                self.values[each] = value
+
+    def _model(self, targets: Sequence[Any], opset: int, names: dict[Any, str]) -> ModelProto:
+        """A model without inputs that computes the targets, with names of its own."""
+        proto = ModelProto(ir_version=max(4, self.graph.ir_version))
+        proto.opset_import.add(version=opset)
+        proto.graph.name = "fold"
+
+        def name_of(tensor: Any) -> str:
+            if not tensor.name or tensor in names:
+                return names.get(tensor, "")
+            names[tensor] = f"t{len(names)}"
+            if isinstance(tensor, Constant):
+                proto.graph.initializer.append(tensor_proto(self.graph, tensor, names[tensor]))
+            elif tensor in self.values:
+                array = np.ascontiguousarray(self.values[tensor])
+                known = helper.make_tensor(
+                    names[tensor], helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.tobytes(), raw=True
+                )
+                proto.graph.initializer.append(known)
+            return names[tensor]
+
+        for node in reversed(self._makers(targets)):
+            if all(out in self.values for out in node.outputs):
+                continue
+            made = NodeProto()
+            made.CopyFrom(node_proto(self.graph, node))
+            del made.input[:], made.output[:], made.metadata_props[:]
+            made.input.extend(name_of(each) for each in node.inputs)
+            made.output.extend(name_of(each) for each in node.outputs)
+            proto.graph.node.append(made)
+        for each in targets:
+            proto.graph.output.add(name=name_of(each))
+        return proto
+
+    def _put_in_place(self, part: _Part) -> None:
+        for each in part.targets:
+            if not each.outputs:
+                continue
+            maker = producer(each)
+            assert maker is not None
+            scope = self.scope_of[maker]
+            constant = self.graph.constant(scope, each.name, self.values[each])
+            constant.name = each.name  # its maker goes, and leaves the name
+            self.graph.replace_reads(each, constant)
+            self.outcome.change(node_key(scope, maker), f"folded {maker.op}")
+        sweep(self.graph)
