@@ -69,6 +69,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     origin: TensorProto | SparseTensorProto | None = None
     node_origin: NodeProto | None = None
+    node_values: ProtoValues | None = None  # what the Constant node held when it was read
     as_node: bool = False
     was_used: bool = False
     model: Model

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto
 
 from onnxcomp.graph.ir import Constant, Variable
 from onnxcomp.graph.surgery import Graph, Scope
@@ -71,12 +71,29 @@ class Shapes:
         return not open_at or (len(open_at) == 1 and math.prod(a or 0 for a, _ in closed) > 0)
 
 
-def infer_shapes(graph: Graph) -> Shapes:
-    """Types and shapes of the tensors of the main graph and its subgraphs; of functions, nothing is known."""
+def infer_shapes(graph: Graph, *, batch: int | None = None) -> Shapes:
+    """Types and shapes of the tensors of the main graph and its subgraphs; of functions, nothing is known.
+
+    batch: the size to assume for the first dimension of the inputs where the model leaves it open; never for
+    a rewrite, only for describing a model.
+    """
     shapes = Shapes()
     bodies = {id(scope.graph): scope for scope in graph.scopes}
-    _collect(infer(believed(skeleton(graph))).graph, graph.main, bodies, shapes)
+    proto = believed(skeleton(graph))
+    if batch is not None:
+        _assume_batch(proto, batch)
+    _collect(infer(proto).graph, graph.main, bodies, shapes)
     return shapes
+
+
+def _assume_batch(proto: ModelProto, batch: int) -> None:
+    """Fix the first dimension of every input, and every input dimension of the same symbol."""
+    dims = [list(each.type.tensor_type.shape.dim) for each in proto.graph.input if each.type.HasField("tensor_type")]
+    symbols = {own[0].dim_param for own in dims if own and own[0].dim_param}
+    for own in dims:
+        for index, dim in enumerate(own):
+            if is_open(dim) and (dim.dim_param in symbols or (index == 0 and not dim.dim_param)):
+                dim.dim_value = batch
 
 
 def believed(proto: ModelProto) -> ModelProto:
@@ -119,9 +136,12 @@ def tensor_type(info: ValueInfoProto) -> tuple[int, Shape | None]:
     tensor = info.type.tensor_type
     if not tensor.HasField("shape"):
         return tensor.elem_type, None
-    return tensor.elem_type, tuple(
-        dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
-    )
+    return tensor.elem_type, tuple(None if is_open(dim) else dim.dim_value for dim in tensor.shape.dim)
+
+
+def is_open(dim: TensorShapeProto.Dimension) -> bool:
+    """Whether a dimension is not fixed; some exporters write -1 for that."""
+    return not dim.HasField("dim_value") or dim.dim_value < 0
 
 
 def _forget_shapes(infos: list[ValueInfoProto]) -> None:

@@ -347,7 +347,7 @@ def _same_attribute(original: Any, value: Any) -> bool:
 def _untouched(constant: Constant, origin: NodeProto) -> bool:
     held = constant._values
     if isinstance(held, ProtoValues):
-        return held.tensor is constant.origin and origin.attribute[0].name == "value"
+        return held is constant.node_values and origin.attribute[0].name == "value"
     value = helper.get_attribute_value(origin.attribute[0])
     return origin.attribute[0].name != "value" and np.array_equal(np.asarray(value), held, equal_nan=True)
 

@@ -104,6 +104,14 @@ def test_setting_values_leaves_the_old_model_as_it_was() -> None:
     assert not onnx.numpy_helper.to_array(after.proto.graph.initializer[0]).any()
 
 
+def test_composing_reaches_weights_in_constant_nodes() -> None:
+    base = load(parser.parse_model(model_of(f"{{ w = Constant<value = float[4,3] {WIDE}>() y = MatMul(x, w) }}")))
+    graph = open_graph(base)
+    weights(graph)[0].set(np.zeros((4, 3), np.float32))
+    mixed = compose(base, {"w": close_graph(graph)})
+    assert not onnx.numpy_helper.to_array(mixed.proto.graph.node[0].attribute[0].t).any()
+
+
 def test_composing_takes_each_weight_from_its_source() -> None:
     text = model_of(
         f"<float[4,3] w = {WIDE}, float[3,3] v = {{1,2,3,4,5,6,7,8,9}}> {{ a = MatMul(x, w) y = MatMul(a, v) }}"
