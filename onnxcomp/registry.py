@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -45,6 +46,27 @@ def _third_party() -> dict[str, EntryPoint]:
 def pass_names() -> list[str]:
     """The names of all passes, sorted; no pass is imported."""
     return sorted({**_shipped(), **_third_party()})
+
+
+def shipped_names() -> list[str]:
+    """The names of the passes that ship with onnxcomp, sorted."""
+    return sorted(_shipped())
+
+
+def pass_summary(name: str) -> str:
+    """The first line of a shipped pass's docstring, read from its source: listing all imports none.
+
+    "" for a pass of a third party, whose source may be anything.
+    """
+    stem = f"{name.replace('-', '_')}.py"
+    spec = importlib.util.find_spec("onnxcomp.passes")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        source = Path(folder) / stem
+        if source.is_file():
+            text = source.read_text(encoding="utf-8")
+            found = re.search(rf'^class {_class_name(name)}\b.*?"""(.*?)(?:"""|\n)', text, re.DOTALL | re.MULTILINE)
+            return found[1].strip() if found else ""
+    return ""
 
 
 def get_pass(name: str) -> type[Pass]:
