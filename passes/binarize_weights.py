@@ -1,0 +1,74 @@
+"""Every weight becomes minus or plus a scale.
+
+    w -> s * sign(w),  s = mean |w| for each output channel or for the whole
+
+That is the least-squares optimum. Of a pruned weight the zeros stay, and take no part in the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.graph.ir import Array
+from onnxcomp.graph.surgery import Graph
+from onnxcomp.graph.value_edit import NO_CHANNELS, editable_weights, is_pruned
+from onnxcomp.graph.weights import Weight
+from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.layout import along_axis, rows_of
+from onnxcomp.numerics.levels import binary_scales
+from onnxcomp.numerics.weight_error import relative_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinarizeWeights(Pass):
+    """Give every weight two values: minus a scale and plus the scale.
+
+    Deviation from the paper: weights only, activations stay as they are, and no training here. An exact
+    zero of a weight that is not pruned becomes minus the scale.
+    """
+
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1603.05279"
+    makes = frozenset({"levels"})
+    preserves = frozenset({"zeros", "factors", "qdq"})
+
+    granularity: str = parameter(
+        "channel", choices=("channel", "tensor"), help="one scale for each output channel or for the whole weight"
+    )
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+            self._binarize(weight, outcome)
+        return outcome
+
+    def _binarize(self, weight: Weight, outcome: Outcome) -> None:
+        axis = weight.channel_axis if self.granularity == "channel" else None
+        if axis is None and self.granularity == "channel":
+            outcome.skip(weight.name, NO_CHANNELS)
+            return
+        old, pruned = np.asarray(weight.values), is_pruned(weight)
+        scale = binary_scales(rows_of(old, axis), skip_zeros=pruned)
+        encoding = CodebookEncoding(
+            dtype=str(weight.dtype),
+            codebook=np.array([-1, 0, 1] if pruned else [-1, 1], scale.dtype),
+            scale=along_axis(scale, axis, old.ndim),
+            axis=axis,
+        )
+        values = encoding.decode(_codes(old, pruned), old.shape)
+        if encoding.encode(values) is None:
+            outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale")
+            return
+        error = relative_error(old, values)
+        weight.set(values, encoding)
+        what = f"two levels{' and zero' if pruned else ''} per {self.granularity}"
+        outcome.change(weight.name, what, error=error)
+
+
+def _codes(values: Array, pruned: bool) -> Array:
+    """The sign as a code: 0 and 1, or 0, 1 and 2 where zero is a level. By sign, not by distance."""
+    positive = (values > 0).astype(np.uint8)
+    return positive + (values >= 0).astype(np.uint8) if pruned else positive

@@ -1,0 +1,188 @@
+"""Weights move to the nearest of a few levels, which k-means chooses.
+
+    w -> c[q]          one codebook c of at most 2^bits levels for the whole weight
+    w -> s[i] * c[q]   the same with a scale for each output channel i
+    (w1, .., wd) -> C[q]   vectors along the summed axis (product quantization)
+
+The values stay floats, and the graph stays as it is. One codebook is near exactly optimal; the scales and
+their codebook are set to their least-squares optimum in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.errors import ParameterError
+from onnxcomp.graph.ir import Array
+from onnxcomp.graph.surgery import Graph
+from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights, has_levels, is_pruned
+from onnxcomp.graph.weights import Weight
+from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook
+from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
+from onnxcomp.numerics.layout import along_axis, rows_of
+from onnxcomp.numerics.weight_error import channel_error, relative_error
+
+SCALE_BYTES = 4
+SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterWeights(Pass):
+    """Give every weight at most 2^bits different values, chosen by k-means.
+
+    The zeros of a pruned weight stay zero. Deviation from the paper: optimal one-dimensional k-means instead
+    of Lloyd's iterations from linear centroids, and no retraining here.
+    """
+
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1510.00149"
+    makes = frozenset({"levels"})
+    preserves = frozenset({"zeros", "factors", "qdq"})
+
+    bits: int = parameter(
+        5, low=1, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code; the most, with target_error"
+    )
+    target_error: float | None = parameter(
+        None, low=0.0, high=1.0, help="take the fewest bits whose squared error, relative to the weight's, is no more"
+    )
+    granularity: str = parameter(
+        "auto",
+        choices=("auto", "tensor", "channel"),
+        help="one codebook, or the same with a scale for each output channel; auto takes scales where they pay",
+    )
+    keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
+    vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vector_size > 1 and (self.keep_zero or self.granularity == "channel"):
+            raise ParameterError(
+                f"{self.pass_name()}: vector_size must be 1 with keep_zero or granularity = channel, "
+                f"got {self.vector_size}. Leave these out for vectors."
+            )
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+            reason = self._reason(weight)
+            if reason:
+                outcome.skip(weight.name, reason)
+            else:
+                self._cluster(weight, context, outcome)
+        return outcome
+
+    def _reason(self, weight: Weight) -> str | None:
+        """Why the weight is left alone, or None."""
+        if has_levels(weight, 2**self.bits):
+            return f"it already has no more than {2**self.bits} levels"
+        if weight.size <= 2 * self.vector_size:
+            return f"{weight.size} values are too few"
+        if self.granularity == "channel" and weight.channel_axis is None:
+            return NO_CHANNELS
+        if self.vector_size > 1:
+            if is_pruned(weight):
+                return "it is pruned, and vectors would not keep its zeros"
+            if weight.input_axis is None:
+                return "its readers have no summed axis in common"
+            if weight.shape[weight.input_axis] % self.vector_size:
+                return f"vectors of {self.vector_size} do not divide its axis of {weight.shape[weight.input_axis]}"
+        return None
+
+    def _cluster(self, weight: Weight, context: Context, outcome: Outcome) -> None:
+        old = np.asarray(weight.values)
+        best: tuple[Array, Encoding] | None = None
+        error = math.inf
+        for bits in self._bit_widths(weight):
+            best = self._fitted(weight, old, 2**bits, context)
+            error = relative_error(old, best[0])
+            if self.target_error is not None and error <= self.target_error:
+                break
+        if best is None:
+            outcome.skip(weight.name, f"{weight.size} values are too few for {2**self.bits} levels")
+            return
+        if self.target_error is not None and error > self.target_error:
+            outcome.skip(weight.name, f"{self.bits} bits leave a relative error of {error:.2g}")
+            return
+        values, encoding = best
+        weight.set(values, encoding)
+        outcome.change(weight.name, _description(encoding), bits=bits, error=error)
+
+    def _bit_widths(self, weight: Weight) -> Iterator[int]:
+        """The widths to try, fewest first; none for which there are more levels than values."""
+        first = 1 if self.target_error is not None else self.bits
+        for bits in range(first, self.bits + 1):
+            if 2**bits < weight.size // self.vector_size:
+                yield bits
+
+    def _fitted(self, weight: Weight, old: Array, k: int, context: Context) -> tuple[Array, Encoding]:
+        """The best values at most k levels, vectors or scaled levels make of the old ones."""
+        if self.vector_size > 1:
+            return _by_vectors(weight, old, k, self.vector_size, context)
+        keep_zero = self.keep_zero or is_pruned(weight)
+        scaled = None
+        if self.granularity != "tensor" and weight.channel_axis is not None:
+            scaled = _by_scaled_levels(old, k, keep_zero, weight.channel_axis)
+        if scaled is not None and self.granularity == "channel":
+            return scaled
+        plain = _by_levels(old, k, keep_zero)
+        if scaled is not None and _scales_pay(old, plain[0], scaled[0], weight):
+            return scaled
+        return plain
+
+
+def _by_levels(old: Array, k: int, keep_zero: bool) -> tuple[Array, Encoding]:
+    compute = compute_dtype(old.dtype)
+    levels = fit_codebook(old, k, keep_zero=keep_zero).astype(old.dtype).astype(compute)
+    encoding = CodebookEncoding(dtype=str(old.dtype), codebook=np.unique(levels).astype(old.dtype))
+    return encoding.decode(encoding.nearest(old), old.shape), encoding
+
+
+def _by_scaled_levels(old: Array, k: int, keep_zero: bool, axis: int) -> tuple[Array, Encoding] | None:
+    """None where the type is too coarse for the codes to be found again."""
+    scale, levels = fit_scaled_codebook(rows_of(old, axis), k, keep_zero=keep_zero)
+    encoding = CodebookEncoding(
+        dtype=str(old.dtype), codebook=levels, scale=along_axis(scale, axis, old.ndim), axis=axis
+    )
+    values = decoded(encoding, old)
+    return None if values is None else (values, encoding)
+
+
+def _by_vectors(weight: Weight, old: Array, k: int, vector_size: int, context: Context) -> tuple[Array, Encoding]:
+    axis = weight.input_axis
+    assert axis is not None
+    rows = np.moveaxis(old, axis, -1).reshape(-1, vector_size)
+    seed = int(context.rng(weight.name).integers(2**31))
+    book = fit_vector_codebook(rows, k, seed=seed).astype(old.dtype)
+    distinct = np.unique(book.astype(compute_dtype(old.dtype)), axis=0).astype(old.dtype)
+    encoding = VectorEncoding(dtype=str(old.dtype), codebook=distinct, axis=axis)
+    return encoding.decode(encoding.nearest(old), old.shape), encoding
+
+
+def _scales_pay(old: Array, plain: Array, scaled: Array, weight: Weight) -> bool:
+    """Whether the scales gain more than their bytes.
+
+    Half a bit a value is what halving the squared error would else cost. The error is each channel's own,
+    relative to its power: what one codebook does to the weakest channels is what scales repair.
+    """
+    axis = weight.channel_axis
+    assert axis is not None
+    plain_error = channel_error(old, plain, axis=axis)
+    scaled_error = channel_error(old, scaled, axis=axis)
+    if scaled_error >= plain_error:
+        return False
+    if scaled_error == 0:
+        return True
+    gained_bytes = 0.5 * math.log2(plain_error / scaled_error) * weight.size / 8
+    return gained_bytes > SCALE_BYTES * weight.shape[axis] + SCALED_NODE_BYTES
+
+
+def _description(encoding: Encoding) -> str:
+    if isinstance(encoding, VectorEncoding):
+        return f"{encoding.level_count} vectors of {encoding.codebook.shape[1]}"
+    scaled = isinstance(encoding, CodebookEncoding) and encoding.scale is not None
+    return f"{encoding.level_count} levels{' times a scale per channel' if scaled else ''}"

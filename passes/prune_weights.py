@@ -1,0 +1,67 @@
+"""The weights of smallest magnitude become zero.
+
+    w -> w where |w| is among the largest (1 - sparsity) of all, else 0.0
+
+The bytes are gained when the weight is stored compactly: the encoding says that the zeros are meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.graph.surgery import Graph
+from onnxcomp.graph.value_edit import editable_weights
+from onnxcomp.graph.weights import Weight
+from onnxcomp.numerics.encoding import MaskEncoding
+from onnxcomp.numerics.sparsity import pruned_masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneWeights(Pass):
+    """Set the weights of smallest magnitude to zero.
+
+    ``sparsity`` counts zeros that are there already. Deviation from the paper: one shot, no retraining here.
+    """
+
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1506.02626"
+    makes = frozenset({"zeros"})
+    preserves = frozenset({"zeros", "factors", "qdq"})
+
+    sparsity: float = parameter(
+        0.5,
+        low=0.0,
+        high=1.0,
+        strengths=(0.3, 0.5, 0.6, 0.7, 0.8, 0.9),
+        help="share of the values that become zero",
+    )
+    scope: str = parameter(
+        "weight",
+        choices=("weight", "model"),
+        help="whether the share holds for each weight, or for all of them together by one threshold",
+    )
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        found = editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress)
+        if self.scope == "model":
+            self._prune(list(found), outcome)
+        else:
+            for weight in found:
+                self._prune([weight], outcome)
+        return outcome
+
+    def _prune(self, together: list[Weight], outcome: Outcome) -> None:
+        masks = pruned_masks([weight.values for weight in together], sparsity=self.sparsity)
+        for weight, mask in zip(together, masks, strict=True):
+            if not mask.any():
+                outcome.skip(weight.name, "all of its values are among the ones to keep")
+                continue
+            values = np.array(weight.values)
+            values[mask | (values == 0)] = 0
+            weight.set(values, MaskEncoding(dtype=str(weight.dtype)))
+            zeros = 1 - np.count_nonzero(values) / values.size
+            outcome.change(weight.name, f"{zeros:.1%} zeros", sparsity=zeros)
