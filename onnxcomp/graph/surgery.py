@@ -98,6 +98,10 @@ class Graph:
         self._names.add(name)
         return name
 
+    def is_free(self, name: str) -> bool:
+        """Whether nothing in the model has this name yet."""
+        return name not in self._names
+
     def constant(self, scope: Scope, base: str, values: Array) -> Constant:
         """A new constant of the scope under a free name that starts with ``base``."""
         made = Constant(self.unique_name(base), np.asarray(values), self.model)
@@ -328,6 +332,7 @@ class _Reader:
             held = np.array(helper.get_attribute_value(values), kind)
         constant = Constant(proto.output[0], held, self.graph.model)
         constant.node_origin, constant.as_node = proto, True
+        constant.node_values = constant._values
         constant.node_values = held if isinstance(held, ProtoValues) else None
         scope.constants.append(constant)
         names[constant.name] = constant

@@ -97,7 +97,7 @@ def transpose(term: Term, order: Sequence[int]) -> Term:
     if list(order) == sorted(order):
         return term
     shape = tuple(term.shape[axis] for axis in order)
-    return Apply(shape, term.dtype, "Transpose", (term,), {"perm": tuple(order)})
+    return Apply(shape, term.dtype, "Transpose", (term,), {"axes": tuple(order)})
 
 
 def concat(parts: Sequence[Term]) -> Term:
@@ -152,7 +152,7 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Cast": lambda data, to: data.astype(to),
     "Reshape": lambda data, shape: data.reshape(shape),
     "Slice": lambda data, end: data[:end],
-    "Transpose": lambda data, perm: np.transpose(data, perm),
+    "Transpose": np.transpose,
     "Concat": lambda *parts: np.concatenate(parts),
     "CumSum": lambda data: np.cumsum(data, axis=0, dtype=data.dtype),
     "ScatterElements": _scatter,

@@ -3,15 +3,16 @@
     codes in [0, levels)  --g at a time-->  index = sum(code[i] * levels^(g-1-i))  --cut in planes-->  bytes
 
 An index of 8 to 15 bits is cut in one plane of 8 bits and planes of 4, 2 or 1 bits for the rest, one of 16
-stays whole; a byte of a plane of width w holds 8 / w indices' parts, the first in its highest bits. Groups make level counts that
-are no power of two cheap: five ternary codes in a byte (1.6 bits each), three of ten levels in 10 bits.
+stays whole; a byte of a plane of width w holds 8 / w indices' parts, the first in its highest bits. Groups
+make level counts cheap that are no power of two: five ternary codes in a byte (1.6 bits each), three of ten
+levels in 10 bits.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ class Layout:
         return self.indices(count) * self.bits // 8
 
 
-def layouts(levels: int) -> list[Layout]:
+@cache
+def layouts(levels: int) -> tuple[Layout, ...]:
     """The layouts that may be best for a level count: each is denser than all with fewer planes' bits.
 
     levels: 2 to 65536. The first has the fewest bits to an index, the last the fewest bits to a code.
@@ -76,7 +78,7 @@ def layouts(levels: int) -> list[Layout]:
         group = digits_in(levels, bits)
         if group and (not found or bits / group < found[-1].bits_per_code):
             found.append(Layout(levels, group, bits))
-    return found
+    return tuple(found)
 
 
 def digits_in(levels: int, bits: int) -> int:
@@ -138,18 +140,15 @@ def _squeezed(parts: Array, width: int) -> Array:
     if width >= 8:
         return parts.astype(_word(width))
     columns = parts.astype(np.uint8).reshape(-1, 8 // width)
-    result = np.zeros(len(columns), np.uint8)
+    result: Array = np.zeros(len(columns), np.uint8)
     for column in range(columns.shape[1]):
         result = (result << width) | columns[:, column]
     return result
 
 
+@cache
+@cache
 def bits_per_code(levels: int) -> float:
     """The fewest bits that a code of ``levels`` levels takes; 0 for one level."""
     return layouts(levels)[-1].bits_per_code if levels > 1 else 0.0
 
-
-def common_padding(count: int, *parts: Layout) -> int:
-    """The smallest count of at least ``count`` that none of the layouts pads."""
-    step = math.lcm(*(each.group * each.unit for each in parts))
-    return -(-count // step) * step
