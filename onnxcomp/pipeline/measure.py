@@ -28,8 +28,7 @@ def compare_costs(
     options = session_options(target)
     with on_disk({"original": original, "result": result}) as paths:
         took = measure_latency(paths, data.first_sample(), **options)
-        provider = {"provider": options["provider"], "threads": options["threads"]}
-        loads = {name: measure_load(path, **provider) for name, path in paths.items()}
+        loads = {name: measure_load(path, **options) for name, path in paths.items()}
     costs: dict[str, float] = {}
     for name in paths:
         costs[f"latency_ms_{name}"] = took[name].median_ms
@@ -42,12 +41,13 @@ def compare_costs(
 
 
 def session_options(target: Target | None) -> dict[str, Any]:
-    """The provider, its options and the threads to open sessions with."""
+    """What sessions on the target are opened with."""
     chosen = target or Target.of("cpu")
     return {
         "provider": chosen.provider,
         "provider_options": chosen.provider_options,
         "threads": chosen.threads,
+        "custom_ops": chosen.custom_ops,
     }
 
 

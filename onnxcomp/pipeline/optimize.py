@@ -43,10 +43,15 @@ class Result:
     model: Model
     receipt: Receipt
 
+    @staticmethod
+    def account_path(path: Path) -> Path:
+        """Where the receipt of the model at ``path`` goes."""
+        return path.with_name(f"{path.stem}.receipt.json")
+
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
         """Write the model and, beside it, ``<stem>.receipt.json``; gives all files written."""
         target = Path(path)
-        account = target.with_name(f"{target.stem}.receipt.json")
+        account = self.account_path(target)
         refuse_output(account, model=self.model, force=force)
         written = save(self.model, target, force=force)
         self.receipt.result |= {

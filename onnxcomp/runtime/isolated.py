@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def run_isolated(
             "provider_options": dict(provider_options or {}),
             "threads": threads,
         },
-        "custom_ops": [str(path) for path in custom_ops],
+        "custom_ops": [str(path.resolve()) for path in custom_ops],
     }
     (folder / "job.json").write_text(json.dumps(job))
     report = _in_child(folder)
@@ -85,13 +85,27 @@ def run_isolated(
 
 
 def measure_load(
-    model: ModelSource, *, provider: str = "CPUExecutionProvider", threads: int = 1, runs: int = 3
+    model: ModelSource,
+    *,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+    threads: int = 1,
+    custom_ops: Sequence[Path] = (),
+    runs: int = 3,
 ) -> Load:
     """Median seconds to create a session and the peak memory it took, each run in a fresh process."""
     loads = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
-            run = run_isolated(model, [], folder=Path(folder), provider=provider, threads=threads)
+            run = run_isolated(
+                model,
+                [],
+                folder=Path(folder),
+                provider=provider,
+                provider_options=provider_options,
+                threads=threads,
+                custom_ops=custom_ops,
+            )
             loads.append(run.load)
     return Load(
         float(np.median([load.seconds for load in loads])),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +31,7 @@ def measure_latency(
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
     provider_options: Mapping[str, str] | None = None,
+    custom_ops: Sequence[Path] = (),
 ) -> dict[str, Latency]:
     """Latency of each model on the same feeds; the ratio of two medians is what to compare.
 
@@ -37,7 +39,9 @@ def measure_latency(
     Raises TargetError or VerificationError when one does not load or run.
     """
     sessions = {
-        name: Session(model, provider=provider, provider_options=provider_options, threads=threads)
+        name: Session(
+            model, provider=provider, provider_options=provider_options, threads=threads, custom_ops=custom_ops
+        )
         for name, model in models.items()
     }
     for session in sessions.values():
