@@ -1,7 +1,7 @@
 """What a model consists of: its weights, bytes and multiply-accumulates by operator, and what could be gained.
 
-    found = inspect("model.onnx")
-    found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
+found = inspect("model.onnx")
+found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
 """
 
 from __future__ import annotations

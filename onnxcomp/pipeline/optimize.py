@@ -32,7 +32,7 @@ from onnxcomp.verify import Verifier
 PACKAGES = ("onnxcomp", "onnx", "onnxruntime", "numpy", "scikit-learn")
 
 
-def _silent(done: int, total: int, what: str) -> None:
+def silent(done: int, total: int, what: str) -> None:
     """Tell nobody."""
 
 
@@ -74,7 +74,7 @@ def optimize(
     exclude: Sequence[str] = (),
     seed: int = 0,
     measure: bool = True,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Result:
     """Make a model smaller or faster within the accuracy budget, verified on the target.
 
@@ -101,7 +101,7 @@ def replay(
     receipt: Receipt,
     *,
     calibration: str | os.PathLike[str] | CalibrationData | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Result:
     """Make the receipt's result again, byte for byte, with no measuring.
 

@@ -1,0 +1,87 @@
+"""The command line: ``main`` runs one command and turns every error meant for the user into one line.
+
+Exit codes: 0 written and every budget met; 1 an error, nothing written; 2 wrong usage; 3 the accuracy
+holds and the model is written, but a size, latency or time goal was missed; 130 interrupted.
+
+A command is a file of this folder that defines ``command``; it is imported when it is named, and what is
+slow to import (onnx, onnxruntime, numpy) only when it runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from onnxcomp.errors import OnnxcompError, ParameterError
+
+ERROR = 1
+WRONG_USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "passes")
+
+
+class Commands(click.Group):
+    """The top of the command line; commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"onnxcomp.cli.{cmd_name}").command
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error meant for the user is one line on standard error and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except ParameterError as error:
+            _end(str(error), WRONG_USAGE)
+        except OnnxcompError as error:
+            _end(str(error), ERROR)
+        except KeyboardInterrupt:
+            _end("interrupted", INTERRUPTED)
+        except MemoryError:
+            _end("out of memory", ERROR)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads the output has seen enough: click ends quietly
+                raise
+            _end(": ".join(filter(None, [error.filename and str(error.filename), error.strerror or str(error)])), ERROR)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with: onnxcomp optimize model.onnx --calib-data samples.npz",
+)
+@click.version_option(package_name="onnxcomp", message="onnxcomp %(version)s")
+def commands() -> None:
+    """Make an ONNX model smaller or faster within an accuracy budget, for stock ONNX Runtime."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; ends with SystemExit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop a run
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminated)
+    commands.main(args, prog_name="onnxcomp")
+
+
+def _end(message: str, code: int) -> None:
+    click.echo(f"onnxcomp: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Unwind on SIGTERM, so that temporary folders are removed."""
+    sys.exit(TERMINATED)

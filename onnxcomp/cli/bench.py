@@ -1,0 +1,68 @@
+"""``onnxcomp bench MODEL [OTHER]``: latency, load time and memory, as ratios in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxcomp.cli import options
+
+if TYPE_CHECKING:
+    from onnxcomp.pipeline.bench import Bench
+
+
+@click.command()
+@options.model_argument
+@click.argument("other", type=options.PATH, required=False)
+@click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Timed runs of each model.")
+@options.data_options
+@options.target_options
+@options.json_option
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+def command(
+    model: Path,
+    other: Path | None,
+    runs: int,
+    calib_data: str | None,
+    seed: int,
+    ep: str,
+    threads: int,
+    custom_ops: tuple[Path, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure latency, load time and load memory of MODEL, or of MODEL and OTHER in turns."""
+    from onnxcomp.cli import screen
+    from onnxcomp.pipeline.bench import bench
+    from onnxcomp.target import Target
+
+    target = Target.of(ep, threads=threads, custom_ops=custom_ops)
+    with screen.progress(quiet=quiet) as tell:
+        found = bench(model, other, calibration=calib_data, target=target, runs=runs, seed=seed, progress=tell)
+    if as_json:
+        screen.show_json(dataclasses.asdict(found))
+    else:
+        _show(found)
+
+
+def _show(found: Bench) -> None:
+    from onnxcomp.cli import formats, screen
+
+    names = [each.name for each in found.models]
+    headings = ("", *names, *(["ratio"] if found.ratios else []))
+    listed = screen.table(*headings, right=(*names, "ratio"))
+    rows = (
+        ("size", "size_bytes", lambda cost: formats.size(cost.size_bytes)),
+        ("latency, median", "latency_ms", lambda cost: formats.milliseconds(cost.latency_ms)),
+        ("latency, best", "", lambda cost: formats.milliseconds(cost.best_latency_ms)),
+        ("load time", "load_s", lambda cost: formats.milliseconds(1e3 * cost.load_s)),
+        ("load memory", "load_peak_bytes", lambda cost: formats.size(cost.load_peak_bytes)),
+    )
+    for name, key, words in rows:
+        ratio = [f"{found.ratios[key]:.2f}" if key in found.ratios else ""] if found.ratios else []
+        listed.add_row(*screen.cells(name, *(words(each) for each in found.models), *ratio))
+    how = f"{found.runs} runs{' in turns' if found.ratios else ''} on {found.target}"
+    screen.show(listed, "", f"{how}, {formats.count(found.threads, 'thread')}, on one sample of {found.data}")

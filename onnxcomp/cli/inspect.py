@@ -1,0 +1,138 @@
+"""``onnxcomp inspect MODEL``: what the model consists of and what could be gained where."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxcomp.cli import options
+
+if TYPE_CHECKING:
+    from onnxcomp.graph.inspect import Inspection
+
+SHOWN = 15  # rows of a table without --verbose
+
+
+@click.command()
+@options.model_argument
+@options.json_option
+@click.option("-v", "--verbose", is_flag=True, help="List every tensor and operator.")
+def command(model: Path, as_json: bool, verbose: bool) -> None:
+    """Show MODEL's weights, bytes, operators and multiply-accumulates, and what could be gained where."""
+    from onnxcomp.cli import screen
+    from onnxcomp.graph.inspect import inspect
+
+    found = inspect(model)
+    if as_json:
+        derived = {"graph_bytes": found.graph_bytes, "weight_bytes": found.weight_bytes}
+        screen.show_json({**dataclasses.asdict(found), **derived})
+    else:
+        _show(found, verbose=verbose)
+
+
+def _show(found: Inspection, *, verbose: bool) -> None:
+    from onnxcomp.cli import screen
+
+    screen.show(screen.facts(_facts(found)))
+    _show_operators(found, None if verbose else SHOWN)
+    _show_weights(found, None if verbose else SHOWN)
+    _show_gains(found)
+
+
+def _facts(found: Inspection) -> list[tuple[str, str]]:
+    from onnxcomp.cli.formats import count
+
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
+    rows = [
+        ("model", f"{found.name}{f', made by {found.producer}' if found.producer else ''}"),
+        ("version", f"opset {opsets}; IR {found.ir_version}"),
+        *(("input", each) for each in found.inputs),
+        *(("output", each) for each in found.outputs),
+        ("size", _size_words(found)),
+    ]
+    inner = [(found.subgraph_count, "subgraph"), (found.function_count, "local function")]
+    within = ", ".join(count(number, noun) for number, noun in inner if number)
+    rows.append(("nodes", f"{found.node_count:,}{f', {within}' if within else ''}"))
+    rows.append(("MACs", _mac_words(found)))
+    if found.quantized:
+        words = ", ".join(f"{number} {name}" for name, number in found.quantized.items())
+        rows.append(("quantized", f"already: {words}"))
+    if found.encoded_weights:
+        noted = count(found.encoded_weights, "weight")
+        rows.append(("compressed", f"already: {noted} made by onnxcomp, with a note of how"))
+    if found.custom_ops:
+        rows.append(("custom operators", f"{', '.join(found.custom_ops)} (running needs --custom-ops)"))
+    return rows
+
+
+def _size_words(found: Inspection) -> str:
+    constants = found.constant_bytes
+    words = f"{found.size_bytes:,} bytes: {constants:,} in constants, {found.graph_bytes:,} for the graph"
+    return f"{words}; {found.external_bytes:,} in external files" if found.external_bytes else words
+
+
+def _mac_words(found: Inspection) -> str:
+    from onnxcomp.cli.formats import count
+
+    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} for a batch of one"
+    notes = ["dimensions that the model leaves open counted as 1"] if found.macs_partial else []
+    if found.macs_unknown:
+        notes.append(f"not counted: {count(found.macs_unknown, 'node')} of unknown shape")
+    return f"{words} ({'; '.join(notes)})" if notes else words
+
+
+def _show_operators(found: Inspection, limit: int | None) -> None:
+    from onnxcomp.cli import screen
+
+    listed = screen.table("operator", "nodes", "constant bytes", "share", "MACs", right=_NUMBERS)
+    for each in found.operators[:limit]:
+        share = f"{each.weight_bytes / max(found.size_bytes, 1):.1%}"
+        listed.add_row(
+            *screen.cells(each.name, f"{each.count:,}", f"{each.weight_bytes:,}", share, _or_blank(each.macs))
+        )
+    screen.show("", listed, *_more(len(found.operators), limit, "operators"))
+
+
+def _show_weights(found: Inspection, limit: int | None) -> None:
+    from onnxcomp.cli import screen
+    from onnxcomp.graph.inspect import GAIN_BITS
+
+    if not found.tensors:
+        screen.show("", "It has no constants: there is nothing to compress.")
+        return
+    bits = GAIN_BITS if limit is None else (8, 4)
+    headings = ("constant", "shape", "type", "role", "bytes", *(f"{each} bits" for each in bits))
+    listed = screen.table(*headings, right=(*_NUMBERS, *headings[5:]))
+    for each in found.tensors[:limit]:
+        kind = each.kind if each.kind != "constant" else ", ".join(each.operators) or "not read"
+        sizes = [_or_blank(each.bits_bytes.get(width)) for width in bits]
+        encoding = f" ({each.encoding})" if each.encoding else ""
+        shape = "x".join(map(str, each.shape)) or "scalar"
+        listed.add_row(*screen.cells(f"{each.name}{encoding}", shape, each.dtype, kind, f"{each.size_bytes:,}", *sizes))
+    screen.show("", listed, *_more(len(found.tensors), limit, "constants"))
+
+
+def _show_gains(found: Inspection) -> None:
+    from onnxcomp.cli import formats, screen
+
+    if not found.weight_count:
+        return
+    listed = screen.table("all weights in", "model bytes, about", "", right=("model bytes, about",))
+    for gain in found.gains:
+        words = formats.smaller(found.size_bytes, gain.size_bytes)
+        listed.add_row(*screen.cells(f"{gain.bits} bits", f"{gain.size_bytes:,}", words))
+    screen.show("", listed, "", "How few bits the accuracy bears differs by model: onnxcomp optimize finds out.")
+
+
+_NUMBERS = ("nodes", "constant bytes", "share", "MACs", "bytes")
+
+
+def _or_blank(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _more(total: int, limit: int | None, noun: str) -> list[str]:
+    return [f"... and {total - limit} more {noun} (-v lists all)"] if limit is not None and total > limit else []

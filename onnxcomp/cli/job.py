@@ -1,0 +1,133 @@
+"""What ``optimize`` and ``run`` share: refuse early, run the pipeline, write, say what happened."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxcomp.budget import Budget
+from onnxcomp.cli import page, receipts, screen
+from onnxcomp.cli.options import default_output
+from onnxcomp.model import Model, load, refuse_output, write_text
+from onnxcomp.pipeline import Result, optimize, replay
+from onnxcomp.pipeline.plan import plan
+from onnxcomp.receipt import Receipt
+from onnxcomp.recipe import Recipe
+from onnxcomp.target import Target
+
+GOAL_MISSED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of one run, as given."""
+
+    model: Path
+    recipe: str | Recipe
+    output: Path | None
+    force: bool
+    report: Path | None
+    dry_run: bool
+    calib_data: str | None
+    seed: int
+    ep: str
+    threads: int
+    custom_ops: tuple[Path, ...]
+    max_drop: str | None
+    metric: str
+    target_size: str | None
+    target_latency: str | None
+    time_budget: str | None
+    exclude: tuple[str, ...]
+    min_ort: tuple[int, int] | None
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    replay: Path | None = None
+
+    @property
+    def target(self) -> Target:
+        """Where the result must run."""
+        return Target.of(self.ep, threads=self.threads, custom_ops=self.custom_ops, min_ort=self.min_ort)
+
+    @property
+    def budget(self) -> Budget:
+        """What the run may cost and must reach."""
+        return Budget.parse(
+            max_drop=self.max_drop,
+            target_size=self.target_size,
+            target_latency=self.target_latency,
+            time_budget=self.time_budget,
+        )
+
+
+def run(request: Request) -> None:
+    """Do what was asked for; ends with exit code 3 where a goal was missed."""
+    model = load(request.model)
+    output = request.output or default_output(request.model)
+    if not request.dry_run:
+        _refuse_outputs(request, model, output)
+    if request.dry_run:
+        _show_plan(request, model)
+        return
+    with screen.progress(quiet=request.quiet) as tell:
+        result = _result(request, model, tell)
+        written = result.save(output, force=request.force)
+        if request.report is not None:
+            write_text(request.report, page.render(result.receipt, name=request.model.name))
+            written.append(request.report)
+    _show(request, result.receipt, written)
+    if result.receipt.missed:
+        click.get_current_context().exit(GOAL_MISSED)
+
+
+def _refuse_outputs(request: Request, model: Model, output: Path) -> None:
+    """Refuse what cannot be written before anything is computed."""
+    files = [output, Result.account_path(output)]
+    if request.report is not None:
+        files.append(request.report)
+    for path in files:
+        refuse_output(path, model=model, force=request.force)
+
+
+def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
+    if request.replay is not None:
+        return replay(model, Receipt.read(request.replay), calibration=request.calib_data, progress=tell)
+    return optimize(
+        model,
+        recipe=request.recipe,
+        calibration=request.calib_data,
+        target=request.target,
+        budget=request.budget,
+        metric=request.metric,
+        exclude=request.exclude,
+        seed=request.seed,
+        progress=tell,
+    )
+
+
+def _show_plan(request: Request, model: Model) -> None:
+    planned = plan(
+        model,
+        recipe=request.recipe,
+        calibration=request.calib_data,
+        target=request.target,
+        exclude=request.exclude,
+        seed=request.seed,
+    )
+    if request.as_json:
+        screen.show_json(dataclasses.asdict(planned))
+    elif not request.quiet:
+        receipts.show_plan(planned, verbose=request.verbose)
+
+
+def _show(request: Request, receipt: Receipt, written: list[Path]) -> None:
+    if request.as_json:
+        content: dict[str, Any] = {"files": [str(path) for path in written], **dataclasses.asdict(receipt)}
+        screen.show_json(content)
+    elif not request.quiet:
+        receipts.show(receipt, written, verbose=request.verbose)

@@ -1,0 +1,126 @@
+"""Options that several commands share, and the words that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxcomp import budget
+from onnxcomp.errors import ParameterError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+PATH = click.Path(path_type=Path)
+
+
+class Words(click.ParamType):
+    """Text that a function of ``onnxcomp.budget`` understands, kept as text; what it refuses is wrong usage."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            self.parse(value)
+        except ParameterError as error:
+            # click names the option itself
+            self.fail(str(error).partition(": ")[2] or str(error), param, ctx)
+        return str(value)
+
+
+class Version(click.ParamType):
+    """``1.17`` -> (1, 17)."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(".")
+        if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+            self.fail(f"must be a version such as 1.17, got {value!r}", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+def stacked(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Several options as one decorator, shown in the order given."""
+
+    def apply(function: F) -> F:
+        for each in reversed(decorators):
+            function = each(function)
+        return function
+
+    return apply
+
+
+model_argument = click.argument("model", type=PATH)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+noise_options = stacked(
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and what --json asks for)."),
+    click.option("-v", "--verbose", is_flag=True, help="Name every weight and node in the tables."),
+)
+
+target_options = stacked(
+    click.option("--ep", default="cpu", show_default=True, metavar="NAME",
+                 help="Execution provider: cpu, cuda, openvino, ... or ONNX Runtime's own name."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Threads of each ONNX Runtime session."),
+    click.option("--custom-ops", type=PATH, multiple=True, metavar="LIBRARY",
+                 help="Shared library with the model's custom operators. May be repeated."),
+)  # fmt: skip
+
+data_options = stacked(
+    click.option("--calib-data", metavar="SRC",
+                 help="Inputs to calibrate and verify with: .npz (one array per input, `labels` if you have them), "
+                      ".npy, a folder of these or of test_data_set_*, or module:function. "
+                      "Without it inputs are drawn at random, which only shows breakage."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                 help="Seed of every random choice."),
+)  # fmt: skip
+
+metric_option = click.option(
+    "--metric", default="auto", show_default=True, metavar="NAME",
+    help="auto (divergence from the original's outputs, no labels needed), kl, cosine, sqnr, mse, top1, "
+         "or module:function.",
+)  # fmt: skip
+
+budget_options = stacked(
+    click.option("--max-drop", type=Words("drop", budget.parse_drop), metavar="X",
+                 help="How much worse the metric may get: 0.01 (its unit) or 1% (relative). "
+                      "Default: the threshold of --metric auto."),
+    metric_option,
+    click.option("--target-size", type=Words("size", budget.parse_size), metavar="SIZE",
+                 help="Size to get down to: 4x (times smaller), 25% (of the original) or 5MB."),
+    click.option("--target-latency", type=Words("latency", budget.parse_latency), metavar="TIME",
+                 help="Latency to get down to: 0.5x (of the original's) or 5ms."),
+    click.option("--time-budget", type=Words("time", budget.parse_time), metavar="TIME",
+                 help="Longest time that the run may take: 90s, 10m."),
+)  # fmt: skip
+
+output_options = stacked(
+    click.option("-o", "--output", type=PATH, metavar="OUT",
+                 help="File to write. [default: MODEL with .opt.onnx for .onnx]"),
+    click.option("--force", is_flag=True, help="Replace files that exist."),
+    click.option("--report", type=PATH, metavar="FILE.html", help="Write the receipt as a web page too."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
+)  # fmt: skip
+
+limit_options = stacked(
+    click.option("--exclude", multiple=True, metavar="PATTERN",
+                 help="Leave weights and nodes of these names alone: shell pattern, may be repeated."),
+    click.option("--min-ort", type=Version(), metavar="VERSION",
+                 help="The oldest ONNX Runtime that must load the result, such as 1.16."),
+)  # fmt: skip
+
+
+def default_output(model: Path, suffix: str = "opt") -> Path:
+    """``net.onnx`` -> ``net.opt.onnx``, in the same folder."""
+    stem = model.name.removesuffix(".onnx")
+    return model.with_name(f"{stem}.{suffix}.onnx")

@@ -1,0 +1,169 @@
+"""A receipt, and a plan, as tables that a first reader understands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxcomp.cli import formats, screen
+from onnxcomp.cli.verdicts import measured_words
+from onnxcomp.pipeline.plan import Plan
+from onnxcomp.receipt import Entry, Receipt, StepReport
+
+NAMED = 3  # weights named in a line without --verbose
+ESTIMATED_BITS = (8, 5, 4, 3)
+
+
+def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
+    """The steps, then what the whole comes to."""
+    steps = screen.table("step", "result", "bytes after", "divergence", "weights and nodes", right=("bytes after",))
+    for report in receipt.steps:
+        steps.add_row(
+            *screen.cells(
+                report.rewrite, report.decision, f"{report.bytes_after:,}", divergence(report), touched(report)
+            )
+        )
+    screen.show(steps, *_reasons(receipt))
+    if verbose:
+        _show_names(receipt)
+    screen.show("", screen.facts(totals(receipt, written)))
+
+
+def divergence(report: StepReport) -> str:
+    """How far from the original the model is after a step, with the interval that the samples allow."""
+    if report.divergence is None:
+        return ""
+    if report.interval is None:
+        return formats.significant(report.divergence)
+    low, high = report.interval
+    value, low_words, high_words = map(formats.significant, (report.divergence, low, high))
+    return f"{value} ({low_words} to {high_words})"
+
+
+def touched(report: StepReport) -> str:
+    """How many weights and nodes were changed, left alone and taken back."""
+    parts = [
+        f"{len(entries):,} {word}"
+        for entries, word in (
+            (report.changed, "changed"),
+            (report.taken_back, "taken back"),
+            (report.skipped, "skipped"),
+        )
+        if entries
+    ]
+    return ", ".join(parts)
+
+
+def _reasons(receipt: Receipt) -> list[str]:
+    """Why steps were not kept whole, and which weights that concerns."""
+    lines = []
+    for report in receipt.steps:
+        if report.reason:
+            lines.append(f"{report.rewrite}: {report.reason}")
+        if report.taken_back:
+            lines.append(f"  taken back: {_named(report.taken_back)}")
+    return ["", *lines] if lines else []
+
+
+def _named(entries: Sequence[Entry]) -> str:
+    names = [each.name for each in entries[:NAMED]]
+    more = len(entries) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def _show_names(receipt: Receipt) -> None:
+    listed = screen.table("step", "weight or node", "decision", "what or why")
+    for report in receipt.steps:
+        for decision, entries in (
+            ("changed", report.changed),
+            ("taken back", report.taken_back),
+            ("skipped", report.skipped),
+        ):
+            for each in entries:
+                listed.add_row(*screen.cells(report.rewrite, each.name, decision, _detailed(each)))
+    if listed.row_count:
+        screen.show("", listed)
+
+
+def _detailed(entry: Entry) -> str:
+    notes = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in entry.details.items()]
+    return "; ".join([*([entry.what] if entry.what != "taken back" else []), *notes])
+
+
+def _value(value: Any) -> str:
+    return formats.significant(value) if isinstance(value, float) else str(value)
+
+
+def totals(receipt: Receipt, written: Sequence[Path] = ()) -> list[tuple[str, str]]:
+    """What the run comes to, as names and words."""
+    rows = [("size", _size_words(receipt))]
+    rows += costs(receipt.measured, before="original", after="result")
+    rows.append(("verified", verification(receipt)))
+    rows.append(("needs", _needs_words(receipt)))
+    rows += [("note", each) for each in receipt.notes]
+    rows += [("goal missed", each) for each in receipt.missed]
+    rows += [("written", str(path)) for path in written]
+    return rows
+
+
+def _size_words(receipt: Receipt) -> str:
+    before, after = int(receipt.source["bytes"]), int(receipt.result["bytes"])
+    return f"{before:,} -> {after:,} bytes, {formats.smaller(before, after)}"
+
+
+def costs(measured: dict[str, Any], *, before: str, after: str) -> list[tuple[str, str]]:
+    """Load time, load memory and latency of two models, with their ratios; nothing where they were not measured."""
+    rows = []
+    for name, key, words, scale in (
+        ("load time", "load_s", formats.milliseconds, 1e3),
+        ("load memory", "load_peak_bytes", formats.size, 1),
+        ("latency", "latency_ms", formats.milliseconds, 1),
+    ):
+        if f"{key}_ratio" in measured:
+            first, second = (words(scale * measured[f"{key}_{which}"]) for which in (before, after))
+            rows.append((name, f"{first} -> {second}, ratio {measured[f'{key}_ratio']:.2f}"))
+    return rows
+
+
+def verification(receipt: Receipt) -> str:
+    """On what the result was verified, and how it came out."""
+    words = measured_words(receipt.verdict, metric=str(receipt.metric["name"]))
+    if receipt.data["random"]:
+        return f"on random inputs on {receipt.target}, which shows breakage only: {words}"
+    samples = formats.count(receipt.data["verification_samples"], "sample")
+    return f"on {samples} that calibration did not see, on {receipt.target}: {words}"
+
+
+def _needs_words(receipt: Receipt) -> str:
+    oldest = receipt.result.get("needs_onnxruntime")
+    version = f"ONNX Runtime {oldest} or newer" if oldest else "a newer ONNX Runtime than any known"
+    return f"{version} (opset {receipt.result['opset']}, IR {receipt.result['ir_version']})"
+
+
+def show_plan(planned: Plan, *, verbose: bool) -> None:
+    """What a run would do."""
+    steps = screen.table("step", "would", "parameters", "what it does")
+    for each in planned.steps:
+        given = ", ".join(f"{name}={value}" for name, value in each.parameters.items() if value is not None)
+        steps.add_row(*screen.cells(each.rewrite, each.decision, given, each.summary))
+    screen.show(steps, "")
+    eligible = [each for each in planned.weights if not each.excluded]
+    estimates = ", ".join(f"{bits} bits {planned.estimated_bytes(bits):,}" for bits in ESTIMATED_BITS)
+    data = f"{planned.data} ({formats.count(planned.samples, 'batch' if planned.random else 'sample')})"
+    rows = [
+        ("model", f"{planned.model}, {planned.size_bytes:,} bytes"),
+        ("recipe", planned.recipe),
+        ("data", f"{data}: shows breakage only" if planned.random else data),
+        ("target", planned.target),
+        ("weights", f"{len(eligible)} of {len(planned.weights)} may change"),
+        ("estimate", f"bytes of the model with those in codes of {estimates}; the accuracy decides"),
+        ("written", "nothing: this was a dry run"),
+    ]
+    screen.show(screen.facts(rows))
+    if verbose:
+        listed = screen.table("weight", "shape", "bytes", "", right=("bytes",))
+        for each in planned.weights:
+            shape = "x".join(map(str, each.shape))
+            listed.add_row(*screen.cells(each.name, shape, f"{each.size_bytes:,}", "excluded" if each.excluded else ""))
+        screen.show("", listed)

@@ -1,0 +1,135 @@
+"""What is shown where: tables and results on standard output, progress and remarks on standard error.
+
+On a terminal lines are fitted to its width and progress is a bar; elsewhere there is neither colour nor
+cursor movement, and lines are as long as they need to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 10_000  # columns, where nothing has to fit a terminal
+QUIET_S = 1.0  # a run shorter than this shows no progress
+LINE_EVERY_S = 5.0  # progress lines, where there is no terminal
+
+Tell = Callable[[int, int, str], None]
+
+
+def table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """An empty table without a frame; columns named in ``right`` hold numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for heading in headings:
+        is_number = heading in right
+        made.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    return made
+
+
+def show(*parts: Table | str) -> None:
+    """Print tables and lines on standard output."""
+    console = _console()
+    with console.capture() as captured:
+        for part in parts:
+            console.print(Text(part) if isinstance(part, str) else Padding(part, (0, 0, 0, 0), expand=False))
+    click.echo("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> Table:
+    """Rows of a name and what is to be said about it."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, words in rows:
+        made.add_row(name, Text(words))
+    return made
+
+
+def cells(*values: object) -> list[Text]:
+    """Values as table cells; names are never read as markup."""
+    return [Text(str(value)) for value in values]
+
+
+def show_json(content: Any) -> None:
+    """Print JSON on standard output."""
+    click.echo(json.dumps(content, indent=1, default=_plain))
+
+
+def remark(message: str) -> None:
+    """Print a line on standard error."""
+    click.echo(f"onnxcomp: {message}", err=True)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _console() -> Console:
+    if sys.stdout.isatty():
+        return Console(file=sys.stdout, highlight=False)
+    return Console(file=sys.stdout, highlight=False, no_color=True, force_terminal=False, width=WIDE)
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[Tell]:
+    """A function ``(done, total, what)`` that shows how far a run has come, for as long as the context is open."""
+    if quiet:
+        yield _silent
+    elif sys.stderr.isatty():
+        with _Bar().shown() as tell:
+            yield tell
+    else:
+        yield _Lines().tell
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Show nothing."""
+
+
+@dataclass
+class _Lines:
+    """A line now and then, for logs."""
+
+    started: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+    last: str = ""
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if now - self.started < QUIET_S or now - self.said < LINE_EVERY_S or what == self.last:
+            return
+        self.said, self.last = now, what
+        click.echo(f"{now - self.started:5.0f} s  {_words(done, total, what)}", err=True)
+
+
+class _Bar:
+    """One line at the foot of the terminal, gone when the run ends."""
+
+    def __init__(self) -> None:
+        columns = (TimeElapsedColumn(), BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("", total=None)
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[Tell]:
+        with self.bar:
+            yield self.tell
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        known = total if total > 1 else None
+        self.bar.update(self.task, completed=done, total=known, description=Text(what).markup)
+
+
+def _words(done: int, total: int, what: str) -> str:
+    return f"{what} ({done} of {total})" if total > 1 else what

@@ -1,0 +1,42 @@
+"""A verdict in words: passed or not, how far from the original, and what so many samples can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxcomp.cli import formats
+
+
+def verdict_words(verdict: Mapping[str, Any], *, metric: str) -> list[tuple[str, str]]:
+    """Rows of a name and what is to be said about it, from ``Verdict.describe()``."""
+    rows = [("verdict", verdict_line(verdict, metric=metric))]
+    if verdict.get("agreement") is not None:
+        rows.append(("agreement", f"{verdict['agreement']:.1%} of the samples have the same winning class"))
+    rows += [("why", each) for each in verdict["reasons"]]
+    return rows
+
+
+def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
+    """``within the limit on 64 samples: divergence 0.011 (95% interval 0.008 to 0.014), limit 0.03``."""
+    outcome = "within the limit" if verdict["passed"] else "NOT within the limit"
+    samples = formats.count(verdict["samples"], "sample")
+    return f"{outcome} on {samples}: {measured_words(verdict, metric=metric)}"
+
+
+def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
+    """What was measured, with its interval and limit."""
+    value, interval = verdict["divergence"], verdict["interval"]
+    if value is None:
+        return "the model failed"
+    if verdict.get("score") is not None:
+        words = f"{metric} {verdict['original_score']:.4g} -> {verdict['score']:.4g}, a drop of {_number(value)}"
+    else:
+        words = f"{metric} {_number(value)}"
+    if interval[0] is not None and interval[0] != interval[1]:
+        words += f" (95% interval {_number(interval[0])} to {_number(interval[1])})"
+    return f"{words}, limit {_number(verdict['limit'])}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else formats.significant(value)
