@@ -1,0 +1,246 @@
+"""Which nodes can compute with 8-bit integers, and what belongs to each of them.
+
+A unit is a node with what an integer kernel does along with it:
+
+    Conv -> Relu                one kernel: the zero point cuts off what is below zero
+    MatMul -> Add(bias) -> Clip one kernel, or two of which the second is cheap
+    MaxPool, Reshape, ...       move codes about; the grid stays the same
+
+The operators are those that ONNX Runtime 1.31 replaces on CPU when their inputs come from DequantizeLinear and
+their outputs go to QuantizeLinear (found by looking at the optimized models).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.graph.edit import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.ir import Array, Constant, Node
+from onnxcomp.graph.surgery import Graph, Scope
+
+COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Operator -> how many of its inputs are data, None for all.
+ELEMENTWISE: dict[str, int | None] = {
+    "Add": 2,
+    "Mul": 2,
+    "Concat": None,
+    "AveragePool": 1,
+    "GlobalAveragePool": 1,
+    "LeakyRelu": 1,
+    "Sigmoid": 1,
+}
+FORM = frozenset({
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Slice", "Split",
+    "DepthToSpace", "Expand", "Tile", "Resize",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """The constant operand and the bias of a compute node, in float32.
+
+    axis: the weight's output channels, None where one scale must do. bias: (channels,) or None.
+    alpha: what the weight is to be multiplied by, beta: what the bias is, both stated by a Gemm.
+    """
+
+    weight: Constant
+    perm: tuple[int, ...] | None
+    axis: int | None
+    bias: Array | None
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def values(self) -> Array:
+        """The weight as the node reads it."""
+        values = np.asarray(self.weight.values)
+        turned = values if self.perm is None else values.transpose(self.perm)
+        return turned if self.alpha == 1 else turned * np.float32(self.alpha)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A node that can compute with integers.
+
+    data: positions of the inputs that carry activations. tails: the tensors whose grid its results are on:
+    its outputs, or what comes after the nodes folded into it. bias_add: the Add that brings a MatMul's bias.
+    """
+
+    key: str
+    node: Node
+    data: tuple[int, ...]
+    tails: tuple[Any, ...]
+    linear: Linear | None = None
+    bias_add: Node | None = None
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether results are some of the inputs, so that they share a grid."""
+        return self.node.op in FORM
+
+    @property
+    def is_compute(self) -> bool:
+        """Whether it multiplies and accumulates; other units are worth it only beside such ones."""
+        return self.node.op in COMPUTE
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The tensors that it reads as activations, constants among them."""
+        return [self.node.inputs[index] for index in self.data]
+
+
+def compute_unit(graph: Graph, scope: Scope, node: Node) -> Unit | str:
+    """The unit of a Conv, ConvTranspose, Gemm or MatMul, or the reason why there is none."""
+    key = node_key(scope, node)
+    if node.op == "MatMul":
+        return _matmul(graph, scope, node, key)
+    if isinstance(node.inputs[0], Constant):
+        return "its input is a constant"
+    linear = _gemm(node) if node.op == "Gemm" else _convolution(node)
+    if isinstance(linear, str):
+        return linear
+    return Unit(key, node, (0,), (_clipped(graph, scope, node.outputs[0]),), linear)
+
+
+def element_unit(graph: Graph, scope: Scope, node: Node) -> Unit | None:
+    """The unit of a node that stands between others, None where ONNX Runtime has no integer form of it."""
+    if not is_onnx(node):
+        return None
+    if node.op in ELEMENTWISE:
+        count = ELEMENTWISE[node.op]
+        data = tuple(range(len(node.inputs) if count is None else count))
+        tails: tuple[Any, ...] = (_clipped(graph, scope, node.outputs[0]),)
+    elif node.op in FORM and _keeps_codes(node):
+        data, tails = (0,), tuple(node.outputs)
+    else:
+        return None
+    unit = Unit(node_key(scope, node), node, data, tails)
+    constants = [each for each in unit.inputs if isinstance(each, Constant)]
+    if any(each.dtype != np.float32 or not each.size for each in constants) or len(constants) == len(data):
+        return None
+    return None if unit.moves_only and constants else unit
+
+
+def _keeps_codes(node: Node) -> bool:
+    if node.op == "Resize":
+        return bool(node.attrs.get("mode", "nearest") == "nearest")
+    if node.op == "MaxPool":
+        return len([each for each in node.outputs if each.name]) == 1
+    return all(each.name for each in node.outputs)
+
+
+def _matmul(graph: Graph, scope: Scope, node: Node, key: str) -> Unit | str:
+    left, right = node.inputs
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        return "both operands are constants"
+    found = _through(right)
+    if found is None:
+        if isinstance(left, Constant) and left.dtype != np.float32:
+            return f"its weight is {left.dtype}"
+        return Unit(key, node, (0, 1), (_clipped(graph, scope, node.outputs[0]),))
+    weight, perm = found
+    reason = _unfit(weight)
+    if reason or len(weight.shape) < 2:
+        return reason or "its weight is a vector"
+    if len(weight.shape) > 2:
+        linear = Linear(weight, perm, None, None)
+        return Unit(key, node, (0,), (_clipped(graph, scope, node.outputs[0]),), linear)
+    columns = weight.shape[perm[1]] if perm else weight.shape[1]
+    add, bias = _bias_add(graph, scope, node.outputs[0], int(columns))
+    last = node.outputs[0] if add is None else add.outputs[0]
+    linear = Linear(weight, perm, 1, bias)
+    return Unit(key, node, (0,), (_clipped(graph, scope, last),), linear, add)
+
+
+def _gemm(node: Node) -> Linear | str:
+    found = _through(node.inputs[1])
+    if found is None:
+        return "its second operand is not a constant"
+    weight, perm = found
+    axis = 0 if node.attrs.get("transB", 0) else 1
+    channels = weight.shape[perm[axis] if perm else axis]
+    bias = given(node, 2)
+    values = constant_value(bias)
+    if bias is not None and (values is None or values.dtype != np.float32):
+        return "its bias is not a float32 constant"
+    if values is not None:
+        if values.ndim > 2 or (values.ndim == 2 and values.shape[0] != 1):
+            return "its bias differs from row to row"
+        values = np.broadcast_to(values.reshape(-1), (channels,))
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    return _unfit(weight) or Linear(weight, perm, axis, values, alpha, beta)
+
+
+def _convolution(node: Node) -> Linear | str:
+    found = _through(node.inputs[1])
+    if found is None:
+        return "its weight is not a constant"
+    bias = given(node, 2)
+    values = constant_value(bias)
+    if bias is not None and (values is None or values.dtype != np.float32):
+        return "its bias is not a float32 constant"
+    return _unfit(found[0]) or Linear(*found, 0 if node.op == "Conv" else 1, values)
+
+
+def _unfit(weight: Constant) -> str | None:
+    if weight.dtype != np.float32:
+        return f"its weight is {weight.dtype}"
+    if not weight.size:
+        return "its weight is empty"
+    return None if np.isfinite(weight.values).all() else "its weight has values that are not finite"
+
+
+def _through(tensor: Any) -> tuple[Constant, tuple[int, ...] | None] | None:
+    """The constant behind Identity and Transpose nodes and the permutation from it to ``tensor``."""
+    perm: tuple[int, ...] | None = None
+    while not isinstance(tensor, Constant):
+        if not tensor.inputs or not is_onnx(tensor.inputs[0], "Identity", "Transpose"):
+            return None
+        node = tensor.inputs[0]
+        tensor = node.inputs[0]
+        if node.op == "Transpose":
+            rank = len(tensor.shape) if isinstance(tensor, Constant) else 0
+            order = node.attrs.get("perm") or list(range(rank))[::-1]
+            if not order:
+                return None
+            perm = tuple(order) if perm is None else tuple(order[each] for each in perm)
+    return tensor, perm
+
+
+def _only_reader(graph: Graph, scope: Scope, tensor: Any) -> Node | None:
+    """The one node of the scope that reads a tensor which nothing else needs."""
+    if len(tensor.outputs) != 1 or graph.is_output(tensor):
+        return None
+    reader: Node = tensor.outputs[0]
+    return reader if any(each is reader for each in scope.graph.nodes) else None
+
+
+def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[Node | None, Array | None]:
+    """The Add of one number a column that follows a MatMul, and these numbers (columns,)."""
+    reader = _only_reader(graph, scope, tensor)
+    if reader is None or not is_onnx(reader, "Add"):
+        return None, None
+    other = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]
+    values = constant_value(other)
+    if values is None or values.dtype != np.float32 or values.size != columns or not values.ndim:
+        return None, None
+    if values.shape[-1] != columns or values.ndim > 3:
+        return None, None
+    return reader, values.reshape(-1)
+
+
+def _clipped(graph: Graph, scope: Scope, tensor: Any) -> Any:
+    """What comes after a Relu or a Clip from zero up, else the tensor itself."""
+    reader = _only_reader(graph, scope, tensor)
+    if reader is None or not is_onnx(reader) or reader.inputs[0] is not tensor:
+        return tensor
+    if reader.op == "Relu":
+        return reader.outputs[0]
+    if reader.op != "Clip" or given(reader, 1) is None:
+        return tensor
+    low, high = constant_value(given(reader, 1)), constant_value(given(reader, 2))
+    from_zero = low is not None and low.size == 1 and not low.any()
+    to_constant = given(reader, 2) is None or (high is not None and high.size == 1 and bool((high > 0).all()))
+    return reader.outputs[0] if from_zero and to_constant else tensor
