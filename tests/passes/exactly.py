@@ -80,9 +80,7 @@ def rewrite(proto: ModelProto, name: str, *, context: Context | None = None, **f
 
 def check_same(done: Rewrite, feeds: Mapping[str, np.ndarray], *, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Hold the outputs of both models together, unoptimized, to the bit unless a tolerance is given."""
-    expected, got = (
-        Session(each.to_bytes(), optimization="none").run(feeds) for each in (done.before, done.after)
-    )
+    expected, got = (Session(each.to_bytes(), optimization="none").run(feeds) for each in (done.before, done.after))
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         assert got[name].dtype == value.dtype and got[name].shape == value.shape, name
