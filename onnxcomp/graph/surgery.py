@@ -332,7 +332,6 @@ class _Reader:
             held = np.array(helper.get_attribute_value(values), kind)
         constant = Constant(proto.output[0], held, self.graph.model)
         constant.node_origin, constant.as_node = proto, True
-        constant.node_values = constant._values
         constant.node_values = held if isinstance(held, ProtoValues) else None
         scope.constants.append(constant)
         names[constant.name] = constant
