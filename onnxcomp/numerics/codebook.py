@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.numerics.encoding import compute_dtype
 from onnxcomp.numerics.line_kmeans import best_levels, best_levels_with_zero
+from onnxcomp.numerics.nearest_level import nearest_codes
 from onnxcomp.numerics.sorted_line import SortedLine
 
 Array = NDArray[Any]
@@ -120,7 +121,8 @@ def _shared_codebook(unit: Array, k: int, keep_zero: bool) -> Array:
 def _apart(codebook: Array) -> Array:
     """The levels without those that rounding of float32 products could mistake for their neighbour."""
     size = np.maximum(np.abs(codebook[1:]), np.abs(codebook[:-1]))
-    return codebook[np.append(True, np.diff(codebook) > 1e-6 * size)] + codebook.dtype.type(0)
+    distinct: Array = codebook[np.append(True, np.diff(codebook) > 1e-6 * size)] + codebook.dtype.type(0)
+    return distinct
 
 
 def _row_chunks(rows: Array) -> list[slice]:
@@ -130,8 +132,7 @@ def _row_chunks(rows: Array) -> list[slice]:
 
 def _nearest(unit: Array, scale: Array, codebook: Array) -> Array:
     """The code of each value of unit (channels, n)."""
-    middles = ((codebook[:-1] + codebook[1:]) / 2).astype(unit.dtype)
-    return np.searchsorted(middles, unit / scale[:, None].astype(unit.dtype))
+    return nearest_codes(unit / scale[:, None].astype(unit.dtype), codebook.astype(unit.dtype))
 
 
 def _best_scales(unit: Array, codes: Array, scale: Array, codebook: Array) -> Array:
@@ -139,7 +140,8 @@ def _best_scales(unit: Array, codes: Array, scale: Array, codebook: Array) -> Ar
     levels = codebook.astype(unit.dtype)[codes]
     along = np.einsum("ij,ij->i", unit, levels)
     power = np.einsum("ij,ij->i", levels, levels)
-    return np.where(along > 0, along / np.where(power > 0, power, 1), scale)
+    scales: Array = np.where(along > 0, along / np.where(power > 0, power, 1), scale)
+    return scales
 
 
 def _best_codebook(unit: Array, codes: Array, scale: Array, codebook: Array) -> Array:

@@ -17,6 +17,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onnxcomp.numerics.nearest_level import nearest_codes
+
 Array = NDArray[Any]
 
 
@@ -171,9 +173,7 @@ class CodebookEncoding(ScaledEncoding):
         compute = compute_dtype(values.dtype)
         split = self._split(np.asarray(values)).astype(compute)
         position = split if self.scale is None else split / self._safe_scale()
-        book = self.codebook.astype(compute)
-        middles = book[:-1] + (book[1:] - book[:-1]) / 2
-        return np.searchsorted(middles, position.ravel()).astype(np.uint8).reshape(values.shape)
+        return nearest_codes(position, self.codebook.astype(compute)).reshape(values.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
