@@ -18,7 +18,9 @@ import onnx
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Needs, Pass
-from onnxcomp.errors import ModelError, RecipeError
+from onnxcomp.errors import ModelError, RecipeError, TargetError
+from onnxcomp.graph.inspect import custom_operators
+from onnxcomp.graph.surgery import open_graph
 from onnxcomp.model import Model, load, refuse_output, save, write_text
 from onnxcomp.pipeline.measure import compare_costs
 from onnxcomp.pipeline.rewrite import apply_pass, put_back
@@ -139,10 +141,21 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
     """
     if isinstance(source, CalibrationData):
         return source
-    with model.opened_on(target.session) as session:
-        if source is None:
-            return CalibrationData.random(session.inputs, seed=seed, run=session.run)
-        return CalibrationData.open(source, session.inputs, run=session.run)
+    try:
+        with model.opened_on(target.session) as session:
+            if source is None:
+                return CalibrationData.random(session.inputs, seed=seed, run=session.run)
+            return CalibrationData.open(source, session.inputs, run=session.run)
+    except TargetError as error:
+        raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+
+
+def _without_library(model: Model, target: Target) -> str | None:
+    """That a model did not load for lack of its custom operators, or None."""
+    unknown = custom_operators(open_graph(model))
+    if not unknown or target.custom_ops:
+        return None
+    return f"ONNX Runtime does not have {', '.join(unknown)}. Give the library that does with --custom-ops."
 
 
 def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:

@@ -19,11 +19,12 @@ from onnxcomp.target import Target
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step as it would run. decision: "run", or why it would be left out."""
+    """One step as it would run. chosen: the parameters that are not the default. decision: "run", or why not."""
 
     rewrite: str
     summary: str
     parameters: dict[str, Any]
+    chosen: tuple[str, ...]
     exact: bool
     decision: str
 
@@ -93,13 +94,15 @@ def plan(
 
 def _planned(step: Step, *, random: bool) -> PlannedStep:
     rewrite = step.rewrite
-    given = {each.name: getattr(rewrite, each.name) for each in parameters(type(rewrite))}
+    fields = parameters(type(rewrite))
+    given = {each.name: getattr(rewrite, each.name) for each in fields}
     strength = rewrite.strength()
     if step.auto and strength is not None:
         given[strength.name] = AUTO
+    chosen = tuple(each.name for each in fields if given[each.name] != each.default)
     left_out = random and step.when == "calibration"
     decision = "left out: no calibration data" if left_out else "run"
-    return PlannedStep(step.name, rewrite.summary(), given, rewrite.effect.exact, decision)
+    return PlannedStep(step.name, rewrite.summary(), given, chosen, rewrite.effect.exact, decision)
 
 
 def _weight(weight: Weight, context: Context) -> PlannedWeight:
