@@ -106,9 +106,7 @@ class CalibrationData:
             is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
             groups.append(Group(name, functools.partial(dict, values) if is_kept else load, cut))
             if cut.dropped:
-                notes.append(
-                    f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped"
-                )
+                notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
         if any(labelled) and not all(labelled):
             raise CalibrationError(f"calibration data: only some parts of {source} have labels")
         data = cls(
@@ -135,9 +133,18 @@ class CalibrationData:
         CalibrationError when none of them runs.
         """
         feeds = draw(inputs, seed=seed, run=run, batches=batches)
+        shapes = {spec.name: np.shape(feeds[0][spec.name]) for spec in inputs if spec.is_tensor}
+        data = cls._of_feeds(feeds, find_cut(shapes, inputs), inputs, seed)
+        try:
+            run(data.first_sample())
+        except VerificationError:
+            return cls._of_feeds(feeds, WHOLE, inputs, seed)
+        return data
+
+    @classmethod
+    def _of_feeds(cls, feeds: Sequence[Feeds], cut: Cut, inputs: Sequence[ValueSpec], seed: int) -> CalibrationData:
         groups = tuple(
-            Group(f"random batch {i}", functools.partial(dict, values), WHOLE)
-            for i, values in enumerate(feeds)
+            Group(f"random batch {i}", functools.partial(dict, values), cut) for i, values in enumerate(feeds)
         )
         return cls(
             source=f"random inputs, seed {seed}",
@@ -258,8 +265,7 @@ class CalibrationData:
 
 def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     parts = [
-        np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1)
-        for i, group in enumerate(groups)
+        np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1) for i, group in enumerate(groups)
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 2), np.int64)
 
@@ -291,8 +297,7 @@ def _check_type(name: str, value: Value, spec: ValueSpec) -> None:
     is_text = spec.dtype == object and value.dtype.kind in "OUS"
     if value.dtype != spec.dtype and not is_text and (value.dtype.name, spec.dtype.name) not in SAFE_CASTS:
         raise CalibrationError(
-            f"calibration data: {name}: input {spec.name} is {value.dtype.name},"
-            f" the model wants {spec.element}"
+            f"calibration data: {name}: input {spec.name} is {value.dtype.name}, the model wants {spec.element}"
         )
 
 
@@ -311,7 +316,5 @@ def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSp
         return False
     found = len(np.atleast_1d(values[LABELS]))
     if cut.axes and found != cut.count + cut.dropped:
-        raise CalibrationError(
-            f"calibration data: {name} has {found} labels for {cut.count + cut.dropped} samples"
-        )
+        raise CalibrationError(f"calibration data: {name} has {found} labels for {cut.count + cut.dropped} samples")
     return True

@@ -107,17 +107,13 @@ def _key(spec: ValueSpec, axis: int) -> Key:
 def _value(spec: ValueSpec, sizes: Sizes, bound: int, rng: np.random.Generator) -> Value:
     if spec.dtype is None:
         raise CalibrationError(f"input {spec.name} of type {spec.type} cannot be drawn at random; give data")
-    shape = tuple(
-        dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape)
-    )
+    shape = tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
     if spec.is_sequence:
         return [_array(spec.name, spec.dtype, shape, bound, rng) for _ in range(2)]
     return _array(spec.name, spec.dtype, shape, bound, rng)
 
 
-def _array(
-    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int, rng: np.random.Generator
-) -> Value:
+def _array(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int, rng: np.random.Generator) -> Value:
     lowered = name.lower()
     if dtype.kind == "O":
         return rng.choice(np.array(SOME_WORDS, object), size=shape)

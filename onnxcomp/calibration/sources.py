@@ -46,9 +46,7 @@ class Scratch:
         return Path(self._folder.name)
 
 
-def find_loaders(
-    source: str | Path, inputs: Sequence[ValueSpec], scratch: Scratch
-) -> list[tuple[str, Loader]]:
+def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> list[tuple[str, Loader]]:
     """Loaders of ``source`` with a name for each, in a fixed order.
 
     Raises CalibrationError when there is nothing of that name, or nothing in it.
@@ -131,9 +129,7 @@ def _map_stored(path: Path, member: zipfile.ZipInfo) -> Array:
         name_bytes, extra_bytes = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
         file.seek(member.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
         version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError(f"{member.filename} holds Python objects")
@@ -186,9 +182,7 @@ def function_loaders(reference: str, scratch: Scratch) -> list[tuple[str, Loader
     held = 0
     for i, feed in enumerate(itertools.islice(feeds, MAX_FEEDS)):
         if not isinstance(feed, Mapping):
-            raise CalibrationError(
-                f"calibration data: {reference} must give dicts of arrays, got {type(feed)}"
-            )
+            raise CalibrationError(f"calibration data: {reference} must give dicts of arrays, got {type(feed)}")
         values = {str(name): _as_value(value) for name, value in feed.items()}
         held += sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
         if held <= IN_MEMORY_BYTES:

@@ -1,0 +1,130 @@
+"""The original's outputs, computed once and kept, with the samples brought to axis 0.
+
+(T, batch, F) with ``batch`` the inputs' sample symbol -> (batch, T, F); what has no sample axis -> (1, ...).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcomp.calibration import Batch
+from onnxcomp.runtime import Value, ValueSpec
+from onnxcomp.runtime.isolated import read_values, write_values
+
+Array = NDArray[Any]
+IN_MEMORY_BYTES = 256 * 2**20
+MAX_CHANNELS = 4096
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is known of one batch beside its outputs: labels, padding weights, and where samples lie."""
+
+    count: int
+    axes: Mapping[str, int]
+    labels: Array | None
+    mask: Array | None
+
+
+def layout_of(batch: Batch, inputs: Sequence[ValueSpec]) -> Layout:
+    """The batch without its feeds. mask: (samples, positions) of the first input named like a mask."""
+    mask = None
+    for spec in inputs:
+        value = batch.feeds.get(spec.name)
+        named = "mask" in spec.name.lower() and batch.axes.get(spec.name, 0) == 0
+        if named and isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf":
+            mask = (value > 0) if mask is None else mask
+    return Layout(batch.count, batch.axes, batch.labels, mask)
+
+
+def flatten(outputs: Mapping[str, Value]) -> dict[str, Array]:
+    """Arrays only: ``name[i]`` for items of sequences and values of maps, complex numbers as pairs."""
+    flat: dict[str, Array] = {}
+    for name, value in outputs.items():
+        if isinstance(value, np.ndarray):
+            is_complex = value.dtype.kind == "c"
+            flat[name] = np.stack([value.real, value.imag], axis=-1) if is_complex else value
+        elif isinstance(value, list):
+            flat |= flatten({f"{name}[{i}]": item for i, item in enumerate(value)})
+        elif isinstance(value, dict):
+            flat |= flatten({f"{name}[{key!r}]": np.asarray(item) for key, item in value.items()})
+        elif value is not None:
+            flat[name] = np.asarray(value)
+    return flat
+
+
+def sample_axis(array: Array, spec: ValueSpec | None, layout: Layout, inputs: Sequence[ValueSpec]) -> int | None:
+    """The axis of an output that counts the samples; None when no axis does."""
+    symbols = {
+        item.shape[layout.axes[item.name]]
+        for item in inputs
+        if item.name in layout.axes and layout.axes[item.name] < len(item.shape)
+    }
+    if spec is not None and len(spec.shape) == array.ndim:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str) and dim in symbols and array.shape[axis] == layout.count:
+                return axis
+    sized = [axis for axis, size in enumerate(array.shape) if size == layout.count]
+    if not layout.axes or not sized:
+        return None
+    return sized[0] if sized[0] == 0 or len(sized) == 1 else None
+
+
+def samples_first(array: Array, axis: int | None) -> Array:
+    """The array with its samples on axis 0; as one sample where it has no such axis."""
+    return array[None] if axis is None else np.moveaxis(array, axis, 0)
+
+
+def weights_for(array: Array, layout: Layout, axis: int | None) -> Array | None:
+    """The mask as weights (samples, positions) of an output (samples, positions, ...), where it fits."""
+    mask = layout.mask
+    if mask is None or axis is None or array.ndim < 3 or array.shape[:2] != mask.shape:
+        return None
+    return mask
+
+
+def channel_axis(spec: ValueSpec | None, axis: int | None) -> int | None:
+    """Where an output's features lie, counted without its sample axis: a fixed dimension, last or (NCHW) first."""
+    if spec is None or axis is None:
+        return None
+    dims = [dim for place, dim in enumerate(spec.shape) if place != axis]
+    fixed = [place for place, dim in enumerate(dims) if isinstance(dim, int) and dim <= MAX_CHANNELS]
+    if not fixed:
+        return None
+    if len(dims) == 2 and len(fixed) == 2:
+        return min(fixed, key=lambda place: (int(dims[place] or 0), -place))
+    if len(dims) >= 3:
+        return len(dims) - 1 if len(dims) - 1 in fixed and 0 not in fixed else fixed[0]
+    return fixed[-1]
+
+
+@dataclass
+class OutputStore:
+    """Outputs of each batch, in memory up to 256 MiB and in a temporary folder above."""
+
+    _held: list[dict[str, Array] | Path] = field(default_factory=list)
+    _bytes: int = 0
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def extend(self, outputs: Iterable[dict[str, Array]]) -> None:
+        """Keep the outputs of every batch, one at a time."""
+        for values in outputs:
+            self._bytes += sum(array.nbytes for array in values.values())
+            if self._bytes <= IN_MEMORY_BYTES:
+                self._held.append(values)
+                continue
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="onnxcomp-reference-")
+            path = Path(self._folder.name) / str(len(self._held))
+            write_values(path, values)
+            self._held.append(path)
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return (read_values(item) if isinstance(item, Path) else item for item in self._held)

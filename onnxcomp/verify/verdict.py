@@ -1,0 +1,84 @@
+"""What came out of one verification."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OutputDivergence:
+    """One output's divergence with its 95% interval; ``measure`` is the one that counted."""
+
+    name: str
+    kind: str
+    measure: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a model may stand for the original.
+
+    divergence: of the worst output, in the metric's unit; with labels or a score of the user's, the drop.
+    interval: its 95% confidence interval over samples (equal ends where there is one number only).
+    failed: a NaN, a changed input or output, a model that does not load or run: no budget allows it.
+    reasons: why it did not pass; empty when it did. agreement: share of samples with the same winning
+    class, None where no output has classes; it is reported, not budgeted.
+    """
+
+    divergence: float
+    interval: tuple[float, float]
+    limit: float
+    samples: int
+    failed: bool = False
+    reasons: tuple[str, ...] = ()
+    agreement: float | None = None
+    outputs: tuple[OutputDivergence, ...] = ()
+    score: float | None = None
+    original_score: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed and the divergence is within the limit."""
+        return not self.failed and self.divergence <= self.limit
+
+    @property
+    def resolution(self) -> float:
+        """Half the interval: differences smaller than this cannot be told with so many samples."""
+        return (self.interval[1] - self.interval[0]) / 2
+
+    def describe(self) -> dict[str, Any]:
+        """The verdict as plain values for receipts and ``--json``; None for what is not finite."""
+
+        def finite(value: float | None) -> float | None:
+            return value if value is not None and math.isfinite(value) else None
+
+        return {
+            "passed": self.passed,
+            "divergence": finite(self.divergence),
+            "interval": [finite(end) for end in self.interval],
+            "limit": finite(self.limit),
+            "samples": self.samples,
+            "resolution": finite(self.resolution),
+            "agreement": finite(self.agreement),
+            "score": finite(self.score),
+            "original_score": finite(self.original_score),
+            "reasons": list(self.reasons),
+            "outputs": {each.name: {"kind": each.kind, "divergence": finite(each.value)} for each in self.outputs},
+        }
+
+
+def failure(reason: str, *, limit: float, samples: int) -> Verdict:
+    """The verdict on a model that fails whatever the budget."""
+    return Verdict(
+        divergence=math.inf,
+        interval=(math.inf, math.inf),
+        limit=limit,
+        samples=samples,
+        failed=True,
+        reasons=(reason,),
+    )

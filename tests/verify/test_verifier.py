@@ -1,0 +1,244 @@
+"""onnxcomp.verify: what passes, what fails whatever the budget, and what is measured on real shapes of data."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxcomp.verify.reference as reference
+from onnxcomp.budget import Drop
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.errors import ParameterError, VerificationError
+from onnxcomp.model import Model, load
+from onnxcomp.target import Target
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
+
+CPU = Target.of("cpu")
+RNG = np.random.default_rng(3)
+WEIGHT = (RNG.normal(size=(8, 5)) * 2).astype(np.float32)
+X = RNG.normal(size=(120, 8)).astype(np.float32)
+
+
+def parsed(text: str, **values: np.ndarray) -> Model:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    return load(proto)
+
+
+def classifier(weight: np.ndarray = WEIGHT, text: str = "") -> Model:
+    return parsed(text or "g (float[N, 8] x) => (float[N, 5] y) { z = MatMul(x, w) y = Softmax(z) }", w=weight)
+
+
+def opened(model: Model, folder: Path, **arrays: np.ndarray) -> CalibrationData:
+    np.savez(folder / "c.npz", **arrays)
+    with model.opened_on(CPU.session) as session:
+        return CalibrationData.open(folder / "c.npz", session.inputs, run=session.run)
+
+
+def noisy(weight: np.ndarray, share: float) -> np.ndarray:
+    return (weight * (1 + share * np.random.default_rng(1).normal(size=weight.shape))).astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> CalibrationData:
+    return opened(classifier(), tmp_path, x=X)
+
+
+def test_the_original_itself_passes_with_nothing_lost(data: CalibrationData) -> None:
+    verdict = Verifier(classifier(), data, target=CPU).check(classifier())
+    assert verdict.passed and verdict.divergence == 0 and verdict.agreement == 1
+    assert verdict.samples == 120 and verdict.limit == DEFAULT_MAX_DIVERGENCE
+
+
+def test_divergence_grows_with_the_change_until_it_fails(data: CalibrationData) -> None:
+    verifier = Verifier(classifier(), data, target=CPU)
+    verdicts = [verifier.check(classifier(noisy(WEIGHT, share))) for share in (0.001, 0.01, 0.5)]
+    values = [verdict.divergence for verdict in verdicts]
+    assert values == sorted(values)
+    assert [verdict.passed for verdict in verdicts] == [True, True, False]
+    for verdict in verdicts:
+        assert verdict.interval[0] <= verdict.divergence <= verdict.interval[1]
+        assert verdict.resolution > 0
+    assert "output y (distribution): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("g (float[N, 8] v) => (float[N, 5] y) { z = MatMul(v, w) y = Softmax(z) }", "inputs changed from x to v"),
+        ("g (float[N, 8] x) => (float[N, 5] u) { z = MatMul(x, w) u = Softmax(z) }", "outputs changed from y to u"),
+        ("g (float[M, 8] x) => (float[M, 5] y) { z = MatMul(x, w) y = Softmax(z) }", "input x changed its type"),
+        ("g (float[N, 8] x) => (float[N, 5] y) { z = MatMul(x, w) y = Sqrt(z) }", "NaN or infinite"),
+        ("g (float[N, 8] x) => (float[N, 5] y) { z = MatMul(x, w) y = NoSuchOp(z) }", "cannot load"),
+        ("g (float[N, 8] x) => (float[N, 5] y) { z = MatMul(x, w) y = Concat<axis = 0>(z, z) }", "has shape"),
+    ],
+)  # fmt: skip
+def test_fails_whatever_the_budget(data: CalibrationData, text: str, said: str) -> None:
+    verdict = Verifier(classifier(), data, target=CPU, max_drop=Drop(1e9)).check(classifier(text=text))
+    assert verdict.failed and not verdict.passed and verdict.divergence == math.inf
+    assert said in verdict.reasons[0]
+    assert verdict.describe()["divergence"] is None
+
+
+def test_original_that_does_not_run_is_an_error(data: CalibrationData) -> None:
+    text = "g (float[N, 8] x) => (float[7, 5] y) { z = MatMul(x, w) y = Reshape(z, s) }"
+    broken = parsed(text, w=WEIGHT, s=np.array([7, 5]))
+    with pytest.raises(VerificationError, match="does not run"):
+        Verifier(broken, data, target=CPU)
+
+
+def test_labels_make_accuracy_the_metric(tmp_path: Path) -> None:
+    model = classifier()
+    labels = (X @ WEIGHT).argmax(axis=1)
+    labels[:12] = (labels[:12] + 1) % 5
+    data = opened(model, tmp_path, x=X, labels=labels)
+    verifier = Verifier(model, data, target=CPU, max_drop=Drop(0.02))
+    assert verifier.metric == "accuracy"
+    assert verifier.original_score == pytest.approx(0.9)
+    other = noisy(WEIGHT, 0.3)
+    verdict = verifier.check(classifier(other))
+    expected = 0.9 - np.mean((X @ other).argmax(axis=1) == labels)
+    assert verdict.divergence == pytest.approx(expected)
+    assert verdict.score == pytest.approx(0.9 - expected)
+    assert verdict.passed is bool(expected <= 0.02)
+    assert Verifier(model, data, target=CPU, metric="divergence").limit == DEFAULT_MAX_DIVERGENCE
+    relative = Verifier(model, data, target=CPU, max_drop=Drop(0.01, is_relative=True))
+    assert relative.limit == pytest.approx(0.009)
+
+
+def test_labels_that_fit_no_output_are_left_out_and_said(tmp_path: Path) -> None:
+    model = classifier()
+    data = opened(model, tmp_path, x=X, labels=np.linspace(0, 1, 120))
+    verifier = Verifier(model, data, target=CPU)
+    assert verifier.metric == "divergence"
+    assert "labels are not integers" in verifier.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("kl", lambda p, q: np.mean((p * np.log(p / q)).sum(1))),
+        ("cosine", lambda p, q: np.mean(1 - (p * q).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(q, axis=1))),
+        ("sqnr", lambda p, q: np.mean(((p - q) ** 2).sum(1) / (p**2).sum(1))),
+        ("mse", lambda p, q: np.mean((p - q) ** 2)),
+        ("top1", lambda p, q: np.mean(p.argmax(1) != q.argmax(1))),
+    ],
+)
+def test_named_metrics_equal_their_definitions(
+    data: CalibrationData, metric: str, expected: Callable[..., float]
+) -> None:
+    def probabilities(weight: np.ndarray) -> np.ndarray:
+        z = (X @ weight).astype(np.float64)
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    other = noisy(WEIGHT, 0.02)
+    verifier = Verifier(classifier(), data, target=CPU, metric=metric, max_drop=Drop(0.5))
+    got = verifier.check(classifier(other)).divergence
+    assert got == pytest.approx(expected(probabilities(WEIGHT), probabilities(other)), rel=0.05, abs=1e-9)
+
+
+def test_a_score_of_the_users_own(data: CalibrationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_score.py").write_text(
+        "import numpy as np\ndef score(run):\n    return float(run({'x': np.ones((1, 8), np.float32)})['y'].max())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    verifier = Verifier(classifier(), data, target=CPU, metric="my_score:score")
+    assert verifier.original_score is not None
+    assert verifier.limit == pytest.approx(0.01 * verifier.original_score)
+    verdict = verifier.check(classifier(0 * WEIGHT))
+    assert verdict.score == pytest.approx(0.2)
+    assert verdict.divergence == pytest.approx(verifier.original_score - 0.2)
+    assert not verdict.passed and "my_score:score fell" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(("metric", "said"), [("nonsense", "metric: must be auto"), ("mse", "max-drop: must be given")])
+def test_refuses_metrics_that_do_not_fit(data: CalibrationData, metric: str, said: str) -> None:
+    with pytest.raises(ParameterError, match=said):
+        Verifier(classifier(), data, target=CPU, metric=metric)
+
+
+def test_kl_needs_class_scores(tmp_path: Path) -> None:
+    model = parsed("g (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, x) }")
+    with pytest.raises(ParameterError, match="kl needs an output of class scores"):
+        Verifier(model, opened(model, tmp_path, x=X), target=CPU, metric="kl")
+
+
+def test_of_several_outputs_the_worst_counts(tmp_path: Path) -> None:
+    text = (
+        "g (float[N, 8] x) => (float[N, 8] a, float[N, 5] b, int64[N, 1] c)"
+        " { a = Mul(x, s) z = MatMul(x, w) b = Softmax(z) c = ArgMax(z) }"
+    )
+    model = parsed(text, w=WEIGHT, s=np.ones(8, np.float32))
+    verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
+    verdict = verifier.check(parsed(text, w=WEIGHT, s=np.full(8, 1.5, np.float32)))
+    values = {each.name: each.value for each in verdict.outputs}
+    assert values["b"] == values["c"] == 0
+    assert verdict.divergence == values["a"] > DEFAULT_MAX_DIVERGENCE
+    assert "output a" in verdict.reasons[0]
+
+
+def test_samples_are_found_on_any_axis_and_sequences_are_compared(tmp_path: Path) -> None:
+    text = (
+        "g (float[T, batch, 8] x) => (float[T, batch, 5] y, seq(float[T, batch, 8]) s)"
+        " { y = MatMul(x, w) s = SequenceConstruct(x, x) }"
+    )
+    model = parsed(text, w=WEIGHT)
+    verifier = Verifier(model, opened(model, tmp_path, x=X.reshape(4, 30, 8)), target=CPU)
+    assert verifier._axes == {"y": 1, "s[0]": 1, "s[1]": 1}
+    assert verifier.samples == 30
+    assert not verifier.check(parsed(text, w=noisy(WEIGHT, 1.0))).passed
+
+
+def test_padding_named_by_a_mask_input_does_not_count(tmp_path: Path) -> None:
+    text = (
+        "g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 40] y) {"
+        " e = Gather(table, ids) m = Cast<to = 1>(attention_mask) k = Unsqueeze(m, last)"
+        " j = Sub(one, k) f = Mul(j, noise) y = Add(e, f) }"
+    )
+    table = RNG.normal(size=(50, 40)).astype(np.float32)
+
+    def model(noise: float) -> Model:
+        last, one = np.array([2]), np.ones(1, np.float32)
+        return parsed(text, table=table, last=last, one=one, noise=np.full(1, noise, np.float32))
+
+    ids = RNG.integers(0, 50, (20, 6))
+    mask = (np.arange(6)[None] < RNG.integers(1, 7, (20, 1))).astype(np.int64)
+    verifier = Verifier(model(0), opened(model(0), tmp_path, ids=ids, attention_mask=mask), target=CPU)
+    assert verifier.describe()["outputs"] == {"y": "embedding"}
+    assert verifier.check(model(100)).divergence == 0
+
+
+def test_random_inputs_only_look_for_breakage() -> None:
+    model = classifier()
+    with model.opened_on(CPU.session) as session:
+        data = CalibrationData.random(session.inputs, run=session.run)
+    verifier = Verifier(model, data, target=CPU)
+    assert verifier.describe()["random"] is True
+    assert verifier.limit > DEFAULT_MAX_DIVERGENCE
+    assert not verifier.check(classifier(-20 * WEIGHT)).passed
+
+
+def test_same_verdict_isolated_and_with_outputs_on_disk(data: CalibrationData, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = classifier(noisy(WEIGHT, 0.1))
+    expected = Verifier(classifier(), data, target=CPU).check(other)
+    monkeypatch.setattr(reference, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("onnxcomp.verify.verifier.ISOLATE_FROM_BYTES", 1)
+    verifier = Verifier(classifier(), data, target=CPU)
+    assert verifier.check(other) == expected
+    assert "process of its own" in verifier.notes[-1]
+
+
+def test_models_without_inputs_are_compared() -> None:
+    def constant(value: float) -> Model:
+        return parsed("g () => (float[3] y) { y = Identity(c) }", c=np.full(3, value, np.float32))
+
+    data = CalibrationData.random([], run=lambda feeds: None)
+    verifier: Any = Verifier(constant(1.0), data, target=CPU)
+    assert verifier.check(constant(1.0)).passed
+    assert not verifier.check(constant(2.0)).passed
