@@ -78,7 +78,7 @@ def tools(recipe: str, model: Path, calib: Path, work: Path) -> dict[str, tuple[
     """Output file and command line of each tool."""
     ours = work / "onnxcomp.onnx"
     command = [
-        sys.executable, "-m", "onnxcomp.cli", "optimize", str(model), "--recipe", recipe,
+        sys.executable, "-m", "onnxcomp", "optimize", str(model), "--recipe", recipe,
         "--calib-data", str(calib), "-o", str(ours), "-q",
     ]  # fmt: skip
     found = {f"onnxcomp {recipe}": (ours, command)}

@@ -218,6 +218,7 @@ class Pass(ABC):
 
     needs, effect, paper: see the classes above; ``paper`` is the address of the source, "" for plain housekeeping.
     makes: what later passes could destroy ("zeros", "levels", "factors", "qdq", "compact", ...).
+    variants: the fields to set for each choice of "auto", mildest first, where the strengths alone do not say it.
     preserves: which of these it keeps when it comes after. A recipe whose order would destroy is refused.
     """
 
@@ -225,6 +226,7 @@ class Pass(ABC):
     effect: ClassVar[Effect]
     paper: ClassVar[str] = ""
     makes: ClassVar[frozenset[str]] = frozenset()
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     preserves: ClassVar[frozenset[str]] = frozenset({"zeros", "levels", "factors", "qdq", "compact"})
 
     def __post_init__(self) -> None:
@@ -250,6 +252,14 @@ class Pass(ABC):
     def strength(cls) -> Parameter | None:
         """The field that says how hard the pass compresses, or None."""
         return next((each for each in parameters(cls) if each.strengths), None)
+
+    @classmethod
+    def choices(cls) -> tuple[Mapping[str, Any], ...]:
+        """What "auto" chooses from for each weight: fields to set, mildest first; empty where there is no strength."""
+        strength = cls.strength()
+        if cls.variants or strength is None:
+            return cls.variants
+        return tuple({strength.name: value} for value in strength.strengths or ())
 
     @abstractmethod
     def apply(self, graph: Graph, context: Context) -> Outcome:

@@ -44,6 +44,22 @@ class ClusterWeights(Pass):
     makes = frozenset({"levels"})
     preserves = frozenset({"zeros", "factors", "qdq"})
 
+    # From 4 bits a value down, pairs of values in one codebook leave less error than single values do.
+    variants = (
+        {"bits": 8, "vector_size": 1},
+        {"bits": 7, "vector_size": 1},
+        {"bits": 6, "vector_size": 1},
+        {"bits": 5, "vector_size": 1},
+        {"bits": 4, "vector_size": 1},
+        {"bits": 8, "vector_size": 2},
+        {"bits": 7, "vector_size": 2},
+        {"bits": 6, "vector_size": 2},
+        {"bits": 3, "vector_size": 1},
+        {"bits": 5, "vector_size": 2},
+        {"bits": 8, "vector_size": 4},
+        {"bits": 2, "vector_size": 1},
+    )
+
     bits: int = parameter(
         5, low=1, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code; the most, with target_error"
     )

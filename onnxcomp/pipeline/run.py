@@ -230,14 +230,12 @@ class Run:
         """Apply an assignment strength by strength, as a replay will, and keep it when it verifies."""
         before, started = self.current, time.monotonic()
         current, applications = before, []
-        strength = step.rewrite.strength()
-        assert strength is not None and strength.strengths is not None
         report.changed.clear()
-        for value in strength.strengths:
-            names = sorted(name for name, option in assignment.items() if option.strength == value)
+        for index, choice in enumerate(step.rewrite.choices()):
+            names = sorted(name for name, option in assignment.items() if option.choice == index)
             if not names:
                 continue
-            rewrite = dataclasses.replace(step.rewrite, **{strength.name: value})
+            rewrite = dataclasses.replace(step.rewrite, **choice)
             current, outcome = apply_pass(current, rewrite, limited_to(context, names))
             report.changed.extend(_entries(outcome))
             applications.append(_application(rewrite, context, include=names))
@@ -246,7 +244,7 @@ class Run:
         verdict = self.verifier.check(current)
         if not verdict.passed:
             return False
-        report.parameters[strength.name] = "auto"
+        report.parameters |= dict.fromkeys(step.rewrite.choices()[0], "auto")
         self._keep(report, current, verdict, applications)
         report.seconds += time.monotonic() - started
         return True

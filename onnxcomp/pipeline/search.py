@@ -44,19 +44,19 @@ NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
 
 @dataclass(frozen=True)
 class Option:
-    """One weight at one strength; ``strength`` None leaves it as it is."""
+    """One weight by one of the pass's choices; ``choice`` None leaves it as it is."""
 
-    strength: object | None
+    choice: int | None
     size_bytes: int
     error: float
 
 
 @dataclass
 class Table:
-    """What every weight can become: options by weight, the rewritten models by strength."""
+    """What every weight can become: options by weight, the rewritten models by choice."""
 
     options: dict[str, list[Option]]
-    variants: dict[object, Model]
+    variants: list[Model]
     influence: dict[str, float] = field(default_factory=dict)  # divergence per relative squared error
 
     def predicted(self, name: str, option: Option) -> float:
@@ -68,27 +68,28 @@ Assignment = dict[str, Option]
 
 
 def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
-    """Apply the pass at each of its strengths to all weights and note bytes and errors.
+    """Apply each choice of the pass to all weights and note bytes and errors.
 
-    Raises RecipeError where the pass has no strength or is not a value pass.
+    Raises RecipeError where the pass has no choices or is not a value pass.
     """
-    strength = rewrite.strength()
-    if strength is None or strength.strengths is None:
+    choices = rewrite.choices()
+    if not choices:
         raise RecipeError(f'{rewrite.pass_name()}: has no field that can be "auto".')
     by_name = {each.name: each for each in weights(open_graph(model))}
     options: dict[str, list[Option]] = {}
-    variants: dict[object, Model] = {}
-    for index, value in enumerate(strength.strengths):
-        context.progress(index, len(strength.strengths), f"{rewrite.pass_name()} {strength.name}={value}")
-        after, outcome = apply_pass(model, dataclasses.replace(rewrite, **{strength.name: value}), context)
+    variants: list[Model] = []
+    for index, choice in enumerate(choices):
+        words = ", ".join(f"{key}={value}" for key, value in choice.items())
+        context.progress(index, len(choices), f"{rewrite.pass_name()} {words}")
+        after, outcome = apply_pass(model, dataclasses.replace(rewrite, **choice), context)
         names = [each.name for each in outcome.changed]
         if not only_values(model, after, names):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
-        variants[value] = after
+        variants.append(after)
         errors = relative_errors(model, after, names)
         for name in names:
             size = estimate_bytes(by_name[name].shape, by_name[name].dtype, after.encodings.get(name))
-            options.setdefault(name, []).append(Option(value, size, errors[name]))
+            options.setdefault(name, []).append(Option(index, size, errors[name]))
     for name, found in options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
         options[name] = [each for each in found if math.isfinite(each.error)]
@@ -98,9 +99,9 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
     """The model with each weight at its assigned strength."""
     chosen = {
-        name: table.variants[option.strength]
+        name: table.variants[option.choice]
         for name, option in assignment.items()
-        if option.strength is not None
+        if option.choice is not None
     }
     return compose(model, chosen)
 
@@ -124,11 +125,11 @@ def measure_influence(
 
 
 def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: float) -> float:
-    changed = [each for each in table.options[name] if each.strength is not None and each.error > 0]
+    changed = [each for each in table.options[name] if each.choice is not None and each.error > 0]
     if not changed:
         return 0.0
     option = min(changed, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
-    alone = compose(model, {name: table.variants[option.strength]})
+    alone = compose(model, {name: table.variants[option.choice]})
     measured = evaluate(alone) - base
     if not math.isfinite(measured):
         return math.inf
@@ -136,7 +137,7 @@ def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: floa
 
 
 def _mildest(options: Sequence[Option]) -> list[Option]:
-    changed = [each for each in options if each.strength is not None]
+    changed = [each for each in options if each.choice is not None]
     return [min(changed, key=lambda each: each.error)] if changed else list(options)
 
 
