@@ -47,5 +47,6 @@ def smaller(before: float, after: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 weight``, ``2 weights``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """``1 weight``, ``2 weights``, ``3 batches``."""
+    ending = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"

@@ -15,6 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
 PATH = click.Path(path_type=Path)
+LIBRARY = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
 
 
 class Words(click.ParamType):
@@ -72,7 +73,7 @@ target_options = stacked(
                  help="Execution provider: cpu, cuda, openvino, ... or ONNX Runtime's own name."),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Threads of each ONNX Runtime session."),
-    click.option("--custom-ops", type=PATH, multiple=True, metavar="LIBRARY",
+    click.option("--custom-ops", type=LIBRARY, multiple=True, metavar="LIBRARY",
                  help="Shared library with the model's custom operators. May be repeated."),
 )  # fmt: skip
 

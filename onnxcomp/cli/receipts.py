@@ -7,27 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.cli import formats, screen
-from onnxcomp.cli.verdicts import measured_words
+from onnxcomp.cli.verdicts import agreement, measured_words
 from onnxcomp.pipeline.plan import Plan
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
+STORE = "store-compact"
+WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
 NAMED = 3  # weights named in a line without --verbose
 ESTIMATED_BITS = (8, 5, 4, 3)
 
 
 def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
     """The steps, then what the whole comes to."""
-    steps = screen.table("step", "result", "bytes after", "divergence", "weights and nodes", right=("bytes after",))
+    headings = ("step", "result", "bytes after", f"{receipt.metric['name']} (95% interval)", "weights and nodes")
+    steps = screen.table(*headings, right=("bytes after",))
     for report in receipt.steps:
         steps.add_row(
             *screen.cells(
                 report.rewrite, report.decision, f"{report.bytes_after:,}", divergence(report), touched(report)
             )
         )
-    screen.show(steps, *_reasons(receipt))
+    screen.show(steps, *_later(receipt), *_reasons(receipt))
     if verbose:
         _show_names(receipt)
     screen.show("", screen.facts(totals(receipt, written)))
+
+
+def _later(receipt: Receipt) -> list[str]:
+    """Why a kept step saved nothing yet."""
+    names = [
+        each.rewrite
+        for each in receipt.steps
+        if each.decision.startswith("kept") and each.bytes_after == each.bytes_before and each.changed
+    ]
+    if not names:
+        return []
+    known = ", ".join(dict.fromkeys(names))
+    stored = any(each.rewrite == STORE for each in receipt.steps)
+    when = f"{STORE} saves the bytes" if stored else f"`onnxcomp run {STORE}` on the result saves the bytes"
+    return ["", f"Values only were changed by {known}: {when}."]
 
 
 def divergence(report: StepReport) -> str:
@@ -100,11 +118,17 @@ def totals(receipt: Receipt, written: Sequence[Path] = ()) -> list[tuple[str, st
     rows = [("size", _size_words(receipt))]
     rows += costs(receipt.measured, before="original", after="result")
     rows.append(("verified", verification(receipt)))
+    rows += [] if receipt.data["random"] else agreement(receipt.verdict)
     rows.append(("needs", _needs_words(receipt)))
-    rows += [("note", each) for each in receipt.notes]
-    rows += [("goal missed", each) for each in receipt.missed]
-    rows += [("written", str(path)) for path in written]
+    rows += labelled("note", [*receipt.notes, *([WITHOUT_DATA] if receipt.data["random"] else [])])
+    rows += labelled("goal missed", receipt.missed)
+    rows += labelled("written", written)
     return rows
+
+
+def labelled(label: str, lines: Sequence[object]) -> list[tuple[str, str]]:
+    """Several lines of which only the first is labelled."""
+    return [(label if index == 0 else "", str(line)) for index, line in enumerate(lines)]
 
 
 def _size_words(receipt: Receipt) -> str:
@@ -145,7 +169,7 @@ def show_plan(planned: Plan, *, verbose: bool) -> None:
     """What a run would do."""
     steps = screen.table("step", "would", "parameters", "what it does")
     for each in planned.steps:
-        given = ", ".join(f"{name}={value}" for name, value in each.parameters.items() if value is not None)
+        given = ", ".join(f"{name}={each.parameters[name]}" for name in (each.parameters if verbose else each.chosen))
         steps.add_row(*screen.cells(each.rewrite, each.decision, given, each.summary))
     screen.show(steps, "")
     eligible = [each for each in planned.weights if not each.excluded]

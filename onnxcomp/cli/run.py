@@ -44,6 +44,13 @@ class Passes(click.Group):
         name = cmd_name.replace("_", "-")
         return command_of(get_pass(name)) if name in pass_names() else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"no such pass: {args[0]}. Passes: {', '.join(pass_names())}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Passes"):
             formatter.write_dl([(name, pass_summary(name)) for name in pass_names()])

@@ -11,10 +11,15 @@ from onnxcomp.cli import formats
 def verdict_words(verdict: Mapping[str, Any], *, metric: str) -> list[tuple[str, str]]:
     """Rows of a name and what is to be said about it, from ``Verdict.describe()``."""
     rows = [("verdict", verdict_line(verdict, metric=metric))]
-    if verdict.get("agreement") is not None:
-        rows.append(("agreement", f"{verdict['agreement']:.1%} of the samples have the same winning class"))
+    rows += agreement(verdict)
     rows += [("why", each) for each in verdict["reasons"]]
     return rows
+
+
+def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many samples have the same winning class, where an output has classes."""
+    share = verdict.get("agreement")
+    return [] if share is None else [("agreement", f"the winning class is the same on {share:.1%} of the samples")]
 
 
 def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:

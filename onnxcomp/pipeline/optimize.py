@@ -28,7 +28,7 @@ from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.receipt import Application, Receipt, digest, file_digest
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
-from onnxcomp.target import Target, oldest_ort
+from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
 
 PACKAGES = ("onnxcomp", "onnx", "onnxruntime", "numpy", "scikit-learn")
@@ -90,6 +90,7 @@ def optimize(
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
+    _refuse_newer(model, where)
     limits = budget or Budget()
     run = _prepare(model, chosen, calibration, where, limits, metric, tuple(exclude), seed, progress)
     run.deadline = started + (limits.time_budget_s or math.inf)
@@ -148,6 +149,19 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
             return CalibrationData.open(source, session.inputs, run=session.run)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+
+
+def _refuse_newer(model: Model, target: Target) -> None:
+    """Raise ModelError for a model that already needs a newer ONNX Runtime than the oldest that must load it."""
+    if target.min_ort is None:
+        return
+    opset, ir = supported(target.min_ort)
+    if model.opset > opset or model.proto.ir_version > ir:
+        oldest = ".".join(map(str, target.min_ort))
+        raise ModelError(
+            f"{model.name}: ONNX Runtime {oldest} loads opset {opset} and IR version {ir} at most; "
+            f"the model has opset {model.opset} and IR version {model.proto.ir_version}."
+        )
 
 
 def _without_library(model: Model, target: Target) -> str | None:

@@ -111,6 +111,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     text = re.sub(r"/onnxruntime_src/\S+(:\d+)? ?", "", text)
+    text = re.sub(r"^[\w:<>,&* ]*\bonnxruntime::[^()]*\([^()]*(\([^()]*\)[^()]*)*\)( const)? ?", "", text)
     return text[:500] or type(error).__name__
 
 
