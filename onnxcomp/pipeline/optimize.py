@@ -201,7 +201,7 @@ def _prepare(
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     verifier = Verifier(model, checking, **options)
-    tuner = None if tuning is None else Verifier(model, tuning, **options)
+    tuner = None if tuning is None else _tuner(model, tuning, verifier, options)
     context = Context(
         seed=seed,
         target=target,
@@ -221,6 +221,13 @@ def _prepare(
         notes=list(data.notes),
     )
     return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
+
+
+def _tuner(model: Model, tuning: CalibrationData, verifier: Verifier, options: dict[str, Any]) -> Verifier:
+    """The verifier on the calibration part: by a divergence, since labels and scores move in jumps."""
+    if verifier.metric in ("accuracy", "top1") or ":" in verifier.metric:
+        options = options | {"metric": "divergence", "max_drop": None}
+    return Verifier(model, tuning, **options)
 
 
 def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:

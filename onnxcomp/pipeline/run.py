@@ -28,6 +28,17 @@ EXACT_SHARE = 0.02  # of the accuracy limit: what an exact step may differ by, f
 MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
 VERIFY_ATTEMPTS = 4  # a search whose result fails on the verification part is repeated, stricter
 STRICTER = 0.7
+STRONGER = 2.0
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One assignment of strengths, applied and verified."""
+
+    model: Model
+    entries: list[Entry]
+    applications: list[Application]
+    verdict: Verdict
 
 
 @dataclass
@@ -157,7 +168,7 @@ class Run:
         evaluator = self.tuner or self.verifier
         limit = evaluator.limit
         for _ in range(VERIFY_ATTEMPTS):
-            rest = take_back(before, after, outcome, rewrite, context, _divergence(evaluator), limit)
+            rest = take_back(before, after, outcome, rewrite, context, _energy(evaluator), limit)
             verdict = self.verifier.check(rest.model)
             if verdict.passed or not rest.kept:
                 break
@@ -187,67 +198,63 @@ class Run:
         """A step whose strength is chosen weight by weight."""
         context, before = self._context(step), self.current
         table = search.tabulate(before, step.rewrite, context)
-        report = self._report(step.rewrite, Outcome(), before, before, started)
+        outcome = Outcome(skipped=list(table.skipped))
+        report = self._report(step.rewrite, outcome, before, before, started)
+        report.parameters |= dict.fromkeys(step.rewrite.choices()[0], "auto")
         self.receipt.steps.append(report)
         if not table.options:
             return
-        if self.tuner is None:
-            self._adopt(step, context, report, search.assign_by_noise(before, table))
+        trial = self._by_divergence(step, context, table) if self.tuner is not None else None
+        if trial is None:
+            trial = self._tried(step, context, search.assign_by_noise(before, table))
+        if trial.verdict.passed:
+            report.changed = trial.entries
+            self._keep(report, trial.model, trial.verdict, trial.applications)
         else:
-            self._search_with_data(step, context, report, table)
+            self._refuse(report, before, "; ".join(trial.verdict.reasons))
         report.seconds = time.monotonic() - started
 
-    def _search_with_data(
-        self, step: Step, context: Context, report: StepReport, table: search.Table
-    ) -> None:
+    def _by_divergence(self, step: Step, context: Context, table: search.Table) -> _Trial | None:
+        """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
+        (labels, the user's score), stronger ones are tried until one fails."""
         assert self.tuner is not None
-        before, limit = self.current, self.tuner.limit
-        search.measure_influence(before, table, _divergence(self.tuner), context, deadline=self.deadline)
-        goal = self._goal_bytes(before, table)
+        evaluate, limit = _energy(self.tuner), self.tuner.limit
+        search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
+        options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
+        best: _Trial | None = None
         for _ in range(VERIFY_ATTEMPTS):
-            found = search.assign(
-                before,
-                table,
-                _divergence(self.tuner),
-                limit,
-                context,
-                goal_bytes=goal,
-                deadline=self.deadline,
-            )
-            if self._adopt(step, context, report, found):
-                return
-            limit *= STRICTER
-        self._refuse(report, before, "no strength stayed within the budget on the verification data")
+            found = search.assign(self.current, table, evaluate, limit, context, **options)
+            trial = self._tried(step, context, found)
+            if trial.verdict.passed:
+                best = trial
+                if self.tuner.metric == self.verifier.metric:
+                    break
+                limit *= STRONGER
+            elif best is not None:
+                break
+            else:
+                limit *= STRICTER
+        return best
 
-    def _goal_bytes(self, model: Model, table: search.Table) -> int | None:
+    def _goal_bytes(self, table: search.Table) -> int | None:
         """What the weights of the table may take for the whole model to reach its size goal."""
         if self.budget.target_size is None:
             return None
-        rest = model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
+        rest = self.current.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(self.budget.target_size.limit(self.original.size_bytes) - rest)
 
-    def _adopt(self, step: Step, context: Context, report: StepReport, assignment: search.Assignment) -> bool:
-        """Apply an assignment strength by strength, as a replay will, and keep it when it verifies."""
-        before, started = self.current, time.monotonic()
-        current, applications = before, []
-        report.changed.clear()
+    def _tried(self, step: Step, context: Context, assignment: search.Assignment) -> _Trial:
+        """An assignment applied choice by choice, as a replay will, and verified."""
+        current, entries, applications = self.current, [], []
         for index, choice in enumerate(step.rewrite.choices()):
             names = sorted(name for name, option in assignment.items() if option.choice == index)
             if not names:
                 continue
             rewrite = dataclasses.replace(step.rewrite, **choice)
             current, outcome = apply_pass(current, rewrite, limited_to(context, names))
-            report.changed.extend(_entries(outcome))
+            entries.extend(_entries(outcome))
             applications.append(_application(rewrite, context, include=names))
-        if not applications:
-            return True
-        verdict = self.verifier.check(current)
-        if not verdict.passed:
-            return False
-        report.parameters |= dict.fromkeys(step.rewrite.choices()[0], "auto")
-        self._keep(report, current, verdict, applications)
-        report.seconds += time.monotonic() - started
-        return True
+        return _Trial(current, entries, applications, self.verifier.check(current))
 
     # --- keeping and refusing ---
 
@@ -298,14 +305,9 @@ class Run:
         )
 
 
-def _divergence(verifier: Verifier) -> search.Evaluate:
-    """What a search asks: the divergence, infinite for a model that fails otherwise."""
-
-    def evaluate(model: Model) -> float:
-        verdict = verifier.check(model)
-        return math.inf if verdict.failed else verdict.divergence
-
-    return evaluate
+def _energy(verifier: Verifier) -> search.Evaluate:
+    """What a search asks of a model: how far it is from the original, infinite for one that fails."""
+    return lambda model: verifier.check(model).energy
 
 
 def _application(rewrite: Pass, context: Context, include: Sequence[str] | None = None) -> Application:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.contract import Context, Pass
+from onnxcomp.contract import Context, Pass, Skip
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, compose, weights
@@ -57,6 +57,7 @@ class Table:
 
     options: dict[str, list[Option]]
     variants: list[Model]
+    skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[str, float] = field(default_factory=dict)  # divergence per relative squared error
 
     def predicted(self, name: str, option: Option) -> float:
@@ -78,6 +79,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
     by_name = {each.name: each for each in weights(open_graph(model))}
     options: dict[str, list[Option]] = {}
     variants: list[Model] = []
+    skipped: dict[str, Skip] = {}
     for index, choice in enumerate(choices):
         words = ", ".join(f"{key}={value}" for key, value in choice.items())
         context.progress(index, len(choices), f"{rewrite.pass_name()} {words}")
@@ -86,6 +88,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
         if not only_values(model, after, names):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
         variants.append(after)
+        skipped |= {each.name: each for each in outcome.skipped}
         errors = relative_errors(model, after, names)
         for name in names:
             size = estimate_bytes(by_name[name].shape, by_name[name].dtype, after.encodings.get(name))
@@ -93,7 +96,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
     for name, found in options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
         options[name] = [each for each in found if math.isfinite(each.error)]
-    return Table(options, variants)
+    return Table(options, variants, [each for name, each in skipped.items() if name not in options])
 
 
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:

@@ -47,6 +47,17 @@ class Verdict:
         return not self.failed and self.divergence <= self.limit
 
     @property
+    def energy(self) -> float:
+        """The divergence as a quantity that grows with the squared error near the original, at most ``limit``
+        where it passes: a root of a divergence squared again. Searches add it up; infinite for a failure."""
+        if self.failed or not self.limit or not math.isfinite(self.limit):
+            return math.inf if self.failed else self.divergence
+        shares = [
+            (each.value / self.limit) ** (2 if each.measure == "embedding" else 1) for each in self.outputs
+        ]
+        return max(shares, default=self.divergence / self.limit) * self.limit
+
+    @property
     def resolution(self) -> float:
         """Half the interval: differences smaller than this cannot be told with so many samples."""
         return (self.interval[1] - self.interval[0]) / 2
