@@ -1,0 +1,54 @@
+"""Help texts name every command and option, and are quick to make."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from onnxcomp.cli import COMMANDS
+from onnxcomp.registry import pass_names, pass_summary, shipped_names
+
+OPTIMIZE = """-o --output --recipe --calib-data --ep --max-drop --metric --target-size --target-latency --time-budget
+--report --json --seed --dry-run --force --exclude --min-ort --replay --threads --quiet --verbose""".split()
+
+
+def test_help_names_every_command(invoke) -> None:
+    text = invoke("--help").stdout
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_text_with_a_first_sentence(invoke, name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert re.search(r"^  [A-Z][^.]+\.", result.stdout, re.MULTILINE)
+
+
+def test_optimize_has_the_options_of_the_design(invoke) -> None:
+    text = invoke("optimize", "--help").stdout
+    assert [flag for flag in OPTIMIZE if flag not in text] == []
+
+
+def test_run_lists_every_pass_with_its_summary(invoke) -> None:
+    text = " ".join(invoke("run", "--help").stdout.split())
+    for name in pass_names():
+        assert f"{name} {' '.join(pass_summary(name).split())}" in text
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_the_summary_read_from_the_source_is_the_docstrings_first_line(name: str) -> None:
+    from onnxcomp.registry import get_pass
+
+    assert pass_summary(name) == get_pass(name).summary()
+
+
+def test_version_is_the_packages(invoke) -> None:
+    assert re.fullmatch(r"onnxcomp \d+\.\d+\.\d+\S*\n", invoke("--version").stdout)
+
+
+def test_an_unknown_command_is_wrong_usage(invoke) -> None:
+    result = invoke("compress", "x.onnx")
+    assert result.exit_code == 2
+    assert "compress" in result.stderr

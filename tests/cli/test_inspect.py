@@ -1,0 +1,100 @@
+"""onnxcomp inspect: what it says of a model, against counts made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import onnx
+
+from .conftest import Invoke, files_in
+
+
+def test_bytes_and_macs_are_those_of_the_file(invoke: Invoke, model_file: Path) -> None:
+    content = json.loads(invoke("inspect", model_file, "--json").stdout)
+    weights = 4 * (64 * 16 + 64 + 64 * 10)
+    assert content["size_bytes"] == model_file.stat().st_size
+    assert content["constant_bytes"] == weights
+    assert content["graph_bytes"] == model_file.stat().st_size - weights
+    assert content["macs"] == 16 * 64 + 64 * 10
+    assert (content["macs_partial"], content["macs_unknown"]) == (False, 0)
+
+
+def test_every_constant_is_listed_with_its_role(invoke: Invoke, model_file: Path) -> None:
+    content = json.loads(invoke("inspect", model_file, "--json").stdout)
+    found = {each["name"]: (each["shape"], each["dtype"], each["kind"]) for each in content["tensors"]}
+    assert found == {
+        "W1": ([64, 16], "float", "linear"),
+        "W2": ([64, 10], "float", "linear"),
+        "B1": ([64], "float", "constant"),
+    }
+
+
+def test_operators_are_counted_with_their_bytes(invoke: Invoke, model_file: Path) -> None:
+    content = json.loads(invoke("inspect", model_file, "--json").stdout)
+    found = {each["name"]: (each["count"], each["weight_bytes"], each["macs"]) for each in content["operators"]}
+    assert found == {
+        "Gemm": (1, 4 * (64 * 16 + 64), 1024),
+        "MatMul": (1, 4 * 640, 640),
+        "Relu": (1, 0, None),
+    }
+
+
+def test_the_table_names_the_weights_and_estimates_gains(invoke: Invoke, model_file: Path) -> None:
+    text = invoke("inspect", model_file).stdout
+    assert re.search(r"^W1 +64x16 +float +linear +4,096 ", text, re.MULTILINE)
+    assert re.search(r"^8 bits +[\d,]+ +[\d.]+x smaller$", text, re.MULTILINE)
+    assert text.isascii()
+
+
+def test_a_plain_model_is_not_called_quantized_or_compressed(invoke: Invoke, model_file: Path) -> None:
+    text = invoke("inspect", model_file).stdout
+    assert "quantized" not in text
+    assert "compressed" not in text
+
+
+def test_a_quantized_model_is_reported_as_such(invoke: Invoke, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[4] x) => (float[4] y) <float s = {0.1}, uint8 z = {128}> {
+          q = QuantizeLinear (x, s, z)
+          y = DequantizeLinear (q, s, z)
+        }""")
+    path = tmp_path / "q.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert re.search(r"^quantized +already: 1 QuantizeLinear, 1 DequantizeLinear$", invoke("inspect", path).stdout, re.M)
+
+
+def test_custom_operators_are_named(invoke: Invoke, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13, "acme" : 1]>
+        g (float[4] x) => (float[4] y) { y = acme.Twirl (x) }""")
+    path = tmp_path / "c.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "acme:Twirl" in invoke("inspect", path).stdout
+
+
+def test_open_dimensions_are_said_to_be_counted_as_one(invoke: Invoke, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[batch, time, 3] x) => (float[batch, time, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+          y = MatMul (x, w)
+        }""")
+    path = tmp_path / "open.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "at least 6 for a batch of one" in invoke("inspect", path).stdout
+
+
+def test_nothing_is_written(invoke: Invoke, model_file: Path) -> None:
+    invoke("inspect", model_file, "-v")
+    assert files_in(model_file.parent) == {"net.onnx"}
+
+
+def test_a_model_without_constants_is_said_to_have_none(invoke: Invoke, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[4] x) => (float[4] y) { y = Relu (x) }""")
+    path = tmp_path / "relu.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "nothing to compress" in invoke("inspect", path).stdout

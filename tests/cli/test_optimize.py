@@ -1,0 +1,205 @@
+"""onnxcomp optimize: what it writes, prints and returns."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxcomp.receipt import Receipt
+
+from .conftest import Invoke, files_in
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+CLUSTERED = '[[step]]\npass = "cluster-weights"\nbits = {bits}\n[[step]]\npass = "store-compact"\n'
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Six bits for every weight, stored compactly: quick, and within the default budget."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(CLUSTERED.format(bits=6))
+    return path
+
+
+@pytest.fixture
+def args(model_file: Path, recipe: Path, calibration_file: Path, out: Path) -> list[object]:
+    return ["optimize", model_file, "--recipe", recipe, "--calib-data", calibration_file, "-o", out / "small.onnx"]
+
+
+def test_writes_a_smaller_model_and_its_receipt(invoke: Invoke, args: list[object], model_file: Path, out: Path) -> None:
+    before = model_file.read_bytes()
+    result = invoke(*args)
+    assert result.exit_code == 0, result.stderr
+    assert files_in(out) == {"small.onnx", "small.receipt.json"}
+    assert (out / "small.onnx").stat().st_size < len(before)
+    onnx.checker.check_model(str(out / "small.onnx"))
+    assert model_file.read_bytes() == before
+
+
+def test_the_default_output_stands_beside_the_input(invoke: Invoke, args: list[object], model_file: Path) -> None:
+    assert invoke(*args[:-2]).exit_code == 0
+    assert files_in(model_file.parent) == {"net.onnx", "net.opt.onnx", "net.opt.receipt.json"}
+
+
+def test_the_table_says_what_every_step_did_and_what_it_comes_to(invoke: Invoke, args: list[object]) -> None:
+    text = invoke(*args).stdout
+    assert re.search(r"^cluster-weights +kept .* 2 changed", text, re.MULTILINE)
+    assert re.search(r"^store-compact +kept ", text, re.MULTILINE)
+    assert re.search(r"^size +[\d,]+ -> [\d,]+ bytes, [\d.]+x smaller$", text, re.MULTILINE)
+    assert re.search(r"^verified +on 128 samples .* on cpu: divergence .*, limit 0.03$", text, re.MULTILINE)
+    assert re.search(r"^written +\S+small.onnx$", text, re.MULTILINE)
+
+
+def test_output_that_is_no_terminal_has_no_colour_no_frames_and_no_trailing_blanks(
+    invoke: Invoke, args: list[object]
+) -> None:
+    text = invoke(*args, "-v").stdout
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
+def test_verbose_names_every_weight(invoke: Invoke, args: list[object]) -> None:
+    plain = invoke(*args).stdout
+    verbose = invoke(*args, "-v", "--force").stdout
+    for name in ("W1", "W2"):
+        assert not re.search(rf"\b{name}\b", plain)
+        assert re.search(rf"^cluster-weights +{name} +changed +\S", verbose, re.MULTILINE)
+
+
+def test_quiet_prints_nothing(invoke: Invoke, args: list[object], out: Path) -> None:
+    result = invoke(*args, "-q")
+    assert (result.stdout, result.stderr) == ("", "")
+    assert files_in(out) == {"small.onnx", "small.receipt.json"}
+
+
+def test_json_is_the_receipt_with_the_files(invoke: Invoke, args: list[object], out: Path) -> None:
+    content = json.loads(invoke(*args, "--json").stdout)
+    assert content["files"] == [str(out / "small.onnx"), str(out / "small.receipt.json")]
+    on_disk = json.loads((out / "small.receipt.json").read_text())
+    assert {key: content[key] for key in on_disk} == on_disk
+    assert content["result"]["bytes"] == (out / "small.onnx").stat().st_size
+
+
+def test_without_data_every_line_of_verification_says_random_inputs(invoke: Invoke, args: list[object]) -> None:
+    text = invoke(*args[:4], *args[6:]).stdout
+    assert re.search(r"^verified +on random inputs", text, re.MULTILINE)
+    assert "--calib-data" in text
+
+
+def test_a_missed_size_goal_ends_with_3_and_the_model_is_written(
+    invoke: Invoke, args: list[object], out: Path
+) -> None:
+    result = invoke(*args, "--target-size", "100x")
+    assert result.exit_code == 3
+    assert re.search(r"^goal missed +size: ", result.stdout, re.MULTILINE)
+    assert files_in(out) == {"small.onnx", "small.receipt.json"}
+
+
+def test_a_goal_that_is_met_ends_with_0(invoke: Invoke, args: list[object]) -> None:
+    assert invoke(*args, "--target-size", "90%").exit_code == 0
+
+
+def test_weights_that_break_the_budget_are_taken_back_and_named(
+    invoke: Invoke, args: list[object], recipe: Path
+) -> None:
+    recipe.write_text(CLUSTERED.format(bits=1))
+    result = invoke(*args)
+    assert result.exit_code == 0
+    assert re.search(r"^cluster-weights +(taken back|kept in part)", result.stdout, re.MULTILINE)
+    assert re.search(r"^ +taken back: W", result.stdout, re.MULTILINE)
+
+
+def test_excluded_weights_are_not_changed(invoke: Invoke, args: list[object]) -> None:
+    content = json.loads(invoke(*args, "--exclude", "W2", "--json").stdout)
+    [clustered] = [each for each in content["steps"] if each["rewrite"] == "cluster-weights"]
+    assert [each["name"] for each in clustered["changed"]] == ["W1"]
+
+
+def test_the_report_is_one_page_that_names_every_weight(invoke: Invoke, args: list[object], out: Path) -> None:
+    invoke(*args, "--report", out / "page.html")
+    page = (out / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"(src|href)=", page), "the page must need nothing else"
+    for word in ("cluster-weights", "store-compact", "W1", "W2", "divergence"):
+        assert word in page
+
+
+def test_the_report_escapes_names(invoke: Invoke, args: list[object], model_file: Path, out: Path) -> None:
+    model = onnx.load(str(model_file))
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = "<script>W1</script>"
+    model_file.write_bytes(model.SerializeToString())
+    invoke(*args, "--report", out / "page.html")
+    assert "<script>" not in (out / "page.html").read_text()
+
+
+def test_a_dry_run_names_the_steps_and_writes_nothing(
+    invoke: Invoke, args: list[object], model_file: Path, out: Path
+) -> None:
+    result = invoke(*args, "--dry-run")
+    assert result.exit_code == 0
+    assert re.search(r"^cluster-weights +run +bits=6", result.stdout, re.MULTILINE)
+    assert re.search(r"^weights +2 of 2 may change$", result.stdout, re.MULTILINE)
+    assert files_in(out) == set()
+    assert files_in(model_file.parent) == {"net.onnx"}
+
+
+def test_a_dry_run_as_json_has_every_weight(invoke: Invoke, args: list[object]) -> None:
+    content = json.loads(invoke(*args, "--dry-run", "--json", "--exclude", "W1").stdout)
+    assert {each["name"]: each["excluded"] for each in content["weights"]} == {"W1": True, "W2": False}
+
+
+def test_replay_makes_the_same_file(invoke: Invoke, args: list[object], model_file: Path, out: Path) -> None:
+    invoke(*args)
+    result = invoke("optimize", model_file, "--replay", out / "small.receipt.json", "-o", out / "again.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert (out / "again.onnx").read_bytes() == (out / "small.onnx").read_bytes()
+
+
+def test_replay_of_another_models_receipt_is_refused(
+    invoke: Invoke, args: list[object], model_file: Path, out: Path
+) -> None:
+    invoke(*args)
+    model = onnx.load(str(model_file))
+    model.doc_string = "another"
+    model_file.write_bytes(model.SerializeToString())
+    result = invoke("optimize", model_file, "--replay", out / "small.receipt.json", "-o", out / "again.onnx")
+    assert result.exit_code == 1
+    assert "another model" in result.stderr
+    assert not (out / "again.onnx").exists()
+
+
+def test_the_receipt_on_disk_can_be_read_back(invoke: Invoke, args: list[object], out: Path) -> None:
+    invoke(*args, "--seed", "5")
+    assert Receipt.read(out / "small.receipt.json").seed == 5
+
+
+def test_an_interrupt_while_writing_leaves_no_partial_file(
+    invoke: Invoke, args: list[object], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxcomp.model.os.replace", interrupt)
+    result = invoke(*args)
+    assert result.exit_code == 130
+    assert files_in(out) == set()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(
+    invoke: Invoke, args: list[object], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxcomp.model.os.replace", full)
+    result = invoke(*args, "-q")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "No space left on device" in result.stderr
+    assert files_in(out) == set()

@@ -1,0 +1,130 @@
+"""The command as a process: signals, pipes, limits, terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import files_in
+
+COMMAND = [sys.executable, "-m", "onnxcomp"]
+ROOT = Path(__file__).parents[2]
+STALLING = """
+import pathlib, time
+import numpy as np
+
+def feeds():
+    yield {"x": np.zeros((4, 16), np.float32)}
+    pathlib.Path("stalled").touch()
+    time.sleep(60)
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def start_and_stall(model_file: Path, out: Path, scratch: Path) -> subprocess.Popen[str]:
+    """Start an optimization whose calibration data never ends, and wait until it hangs there."""
+    (out.parent / "stalling.py").write_text(STALLING)
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, "optimize", str(model_file), "--recipe", "lossless", "--calib-data", "stalling:feeds",
+         "-o", str(out / "o.onnx"), "--report", str(out / "o.html")],
+        cwd=out.parent, env=environment(TMPDIR=str(scratch)), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    for _ in range(600):
+        if (out.parent / "stalled").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_and_leaves_nothing(
+    model_file: Path, out: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    process = start_and_stall(model_file, out, tmp_path / "scratch")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert files_in(out) == set()
+    assert files_in(tmp_path / "scratch") == set()
+    assert files_in(model_file.parent) == {"net.onnx"}
+
+
+def test_whoever_stops_reading_gets_no_traceback(model_file: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "inspect", "-v", str(model_file)], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(timeout=60)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(model_file: Path, out: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "expand", str(model_file), "-o", str(out / "o.onnx")],
+        env=environment(), text=True, capture_output=True, check=False, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "o.onnx" in done.stderr
+    assert files_in(out) == set()
+
+
+def on_terminal(columns: int, *args: str) -> str:
+    """What a command shows on a terminal so wide."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *args], env=environment(COLUMNS=str(columns), TERM="xterm"), stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    process.wait(timeout=60)
+    os.close(master)
+    assert process.returncode == 0, shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_shows_every_name_whole_or_folded(model_file: Path, columns: int) -> None:
+    import re
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(columns, "inspect", str(model_file)))
+    lines = text.replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "W1" in text
+
+
+def test_a_relative_path_works_from_any_folder(model_file: Path) -> None:
+    np.savez(model_file.parent / "c.npz", x=np.zeros((80, 16), np.float32))
+    done = subprocess.run(
+        [*COMMAND, "compare", "net.onnx", "net.onnx", "--calib-data", "c.npz"],
+        cwd=model_file.parent, env=environment(), text=True, capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
