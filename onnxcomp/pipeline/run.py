@@ -29,6 +29,7 @@ MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this rati
 VERIFY_ATTEMPTS = 4  # a search whose result fails on the verification part is repeated, stricter
 STRICTER = 0.7
 STRONGER = 2.0
+GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ class Run:
         if self.budget.target_size is None:
             return None
         rest = self.current.size_bytes - sum(options[0].size_bytes for options in table.options.values())
-        return int(self.budget.target_size.limit(self.original.size_bytes) - rest)
+        return int(GOAL_SHARE * self.budget.target_size.limit(self.original.size_bytes) - rest)
 
     def _tried(self, step: Step, context: Context, assignment: search.Assignment) -> _Trial:
         """An assignment applied choice by choice, as a replay will, and verified."""
