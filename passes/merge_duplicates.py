@@ -101,7 +101,7 @@ def _equal_pairs(graph: Graph, repeated: set[Hashable]) -> Iterator[tuple[Consta
 
 def _digest(constant: Constant) -> bytes:
     values = np.ascontiguousarray(constant.values)
-    return hashlib.sha256(memoryview(values.reshape(-1).view(np.uint8))).digest()
+    return hashlib.sha256(values.reshape(-1).view(np.uint8).data).digest()
 
 
 # --- nodes ---------------------------------------------------------------------------------------------

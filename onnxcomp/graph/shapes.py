@@ -78,11 +78,10 @@ def infer_shapes(graph: Graph, *, batch: int | None = None) -> Shapes:
     a rewrite, only for describing a model.
     """
     shapes = Shapes()
-    bodies = {id(scope.graph): scope for scope in graph.scopes}
     proto = believed(skeleton(graph))
     if batch is not None:
         _assume_batch(proto, batch)
-    _collect(infer(proto).graph, graph.main, bodies, shapes)
+    _collect(graph, infer(proto).graph, shapes)
     return shapes
 
 
@@ -150,20 +149,27 @@ def _forget_shapes(infos: list[ValueInfoProto]) -> None:
             info.type.tensor_type.ClearField("shape")
 
 
-def _collect(proto: GraphProto, scope: Scope, bodies: dict[int, Scope], shapes: Shapes) -> None:
-    """Note what the inferred proto says of the scope's tensors, by name, and go into its subgraphs."""
-    tensors = {each.name: each for each in scope.graph.inputs}
-    makers = {}
-    for node in scope.graph.nodes:
-        for out in node.outputs:
-            tensors[out.name] = out
-            makers[out.name] = node
-    for info in (*proto.value_info, *proto.input, *proto.output):
-        if isinstance(tensors.get(info.name), Variable):
-            shapes.note(tensors[info.name], *tensor_type(info))
-    for inner in proto.node:
-        node = next((makers[name] for name in inner.output if name in makers), None)
-        for attribute in inner.attribute:
-            value = node.attrs.get(attribute.name) if node is not None else None
-            if isinstance(value, gs.Graph):
-                _collect(attribute.g, bodies[id(value)], bodies, shapes)
+def _collect(graph: Graph, proto: GraphProto, shapes: Shapes) -> None:
+    """Note what the inferred proto says of each scope's tensors, by name."""
+    for body, scope in bodies_of(graph, proto):
+        tensors = {each.name: each for each in scope.graph.inputs}
+        tensors.update((out.name, out) for node in scope.graph.nodes for out in node.outputs)
+        for info in (*body.value_info, *body.input, *body.output):
+            if isinstance(tensors.get(info.name), Variable):
+                shapes.note(tensors[info.name], *tensor_type(info))
+
+
+def bodies_of(graph: Graph, proto: GraphProto) -> Iterator[tuple[GraphProto, Scope]]:
+    """The main graph's proto, as ``skeleton`` wrote it, and those of its subgraphs, each with its scope."""
+    scopes = {id(scope.graph): scope for scope in graph.scopes}
+    waiting = [(proto, graph.main)]
+    while waiting:
+        body, scope = waiting.pop()
+        yield body, scope
+        makers = {out.name: node for node in scope.graph.nodes for out in node.outputs if out.name}
+        for inner in body.node:
+            node = next((makers[name] for name in inner.output if name in makers), None)
+            for attribute in inner.attribute:
+                value = node.attrs.get(attribute.name) if node is not None else None
+                if isinstance(value, gs.Graph):
+                    waiting.append((attribute.g, scopes[id(value)]))

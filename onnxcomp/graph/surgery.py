@@ -14,7 +14,7 @@ nothing read from the start stays.
 from __future__ import annotations
 
 from collections import ChainMap, OrderedDict
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,13 @@ class Graph:
             name = f"{base}_{count}"
         self._names.add(name)
         return name
+
+    def rename(self, names: Mapping[Any, str]) -> None:
+        """Give tensors other names, all at once; they must differ from each other and from those that stay."""
+        self._names.difference_update(tensor.name for tensor in names)
+        for tensor, name in names.items():
+            tensor.name = name
+        self._names.update(names.values())
 
     def is_free(self, name: str) -> bool:
         """Whether nothing in the model has this name yet."""
