@@ -29,18 +29,21 @@ class DropUnused(Pass):
         _drop_functions(graph, context, outcome)
         _drop_nodes(graph, context, outcome)
         _drop_functions(graph, context, outcome)
-        _drop_imports(graph, outcome)
+        _drop_imports(graph, context, outcome)
         return outcome
 
 
 def _drop_nodes(graph: Graph, context: Context, outcome: Outcome) -> None:
-    """Let the sweep take also what was unread from the start, and note all that is gone after it."""
+    """Let the sweep take also what was unread from the start, and note all that is gone after it.
+
+    What is not selected it leaves, even where its only reader goes.
+    """
     nodes = {node: node_key(scope, node) for scope, node in graph.nodes()}
     constants = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     for node, key in nodes.items():
-        node.was_dead = node.was_dead and not context.selects(key)
+        node.was_dead = not context.selects(key)
     for constant, key in constants.items():
-        constant.was_used = constant.was_used or context.selects(key)
+        constant.was_used = context.selects(key)
     sweep(graph)
     left = {node for _, node in graph.nodes()} | {each for scope in graph.scopes for each in scope.constants}
     for node, key in nodes.items():
@@ -87,11 +90,11 @@ def _calls(graph: Graph, scope: Scope) -> set[FunctionId]:
     return found
 
 
-def _drop_imports(graph: Graph, outcome: Outcome) -> None:
+def _drop_imports(graph: Graph, context: Context, outcome: Outcome) -> None:
     """Drop imports of domains that no node names; the default domain stays."""
     used = {"", "ai.onnx"}
     used |= {node.domain or "" for _, node in graph.nodes()}
     used |= {_identity(scope)[0] for scope in graph.scopes if scope.kind == "function"}
-    for domain in [each for each in graph.opset_imports if each not in used]:
+    for domain in [each for each in graph.opset_imports if each not in used and context.selects(each)]:
         del graph.opset_imports[domain]
         outcome.change(domain, "dropped unused opset import")

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.runtime import Session
+from tests.graphs.running import EXACT
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 Feeds = dict[str, Any]
@@ -112,7 +113,7 @@ def _tried(models: list[tuple[str, onnx.ModelProto, Feeds]]) -> Collected:
 
 def run(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
     """Run in a fresh session; TargetError or VerificationError where ONNX Runtime refuses."""
-    return dict(Session(model.SerializeToString()).run(feeds))
+    return dict(Session(model.SerializeToString(), config=EXACT).run(feeds))
 
 
 def differences(expected: Feeds, got: Feeds, *, rtol: float = 0.0) -> list[str]:

@@ -105,9 +105,7 @@ class Builder:
         """Add a node with `count` outputs and return their names."""
         outputs = [self.name(op.lower()) for _ in range(count)]
         node_name = self.name(f"node_{op}") if self.chance(80) else ""
-        self.nodes.append(
-            helper.make_node(op, list(inputs), outputs, name=node_name, domain=domain, **attributes)
-        )
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=node_name, domain=domain, **attributes))
         if domain:
             self.state.domains.add(domain)
         return outputs
@@ -171,9 +169,7 @@ class Builder:
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         """Permute the axes of `value`."""
-        return Value(
-            self.node("Transpose", [value.name], perm=list(perm)), tuple(value.shape[axis] for axis in perm)
-        )
+        return Value(self.node("Transpose", [value.name], perm=list(perm)), tuple(value.shape[axis] for axis in perm))
 
     def graph(self, name: str, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
         """Return this scope as a GraphProto."""

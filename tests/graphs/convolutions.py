@@ -103,9 +103,7 @@ def conv_transpose(b: Builder, x: Value) -> Value:
         dilations = attributes["dilations"] = [b.choice([2, 1]) for _ in axes]
     if kind == "output_padding":
         output_padding = attributes["output_padding"] = [stride - 1 for stride in strides]
-    full = [
-        strides[a] * (extents[a] - 1) + output_padding[a] + (kernel[a] - 1) * dilations[a] + 1 for a in axes
-    ]
+    full = [strides[a] * (extents[a] - 1) + output_padding[a] + (kernel[a] - 1) * dilations[a] + 1 for a in axes]
     if kind == "pads":
         begin = [b.integer(0, min(1, (full[a] - 1) // 2)) for a in axes]
         attributes["pads"] = [*begin, *begin]

@@ -28,9 +28,7 @@ START_SHAPES: list[tuple[int, ...]] = [
 ]
 
 
-def build_model(
-    chooser: Chooser, *, first_block: str | None = None, blocks: int | None = None
-) -> onnx.ModelProto:
+def build_model(chooser: Chooser, *, first_block: str | None = None, blocks: int | None = None) -> onnx.ModelProto:
     """Build the model that `chooser`'s answers describe; `first_block` names the block it starts with."""
     opset = chooser.integer(_first_opset(first_block), LAST_OPSET)
     state = ModelState(

@@ -98,7 +98,11 @@ def left_matmul(b: Builder, x: Value) -> Value:
 
 @block(ranks=(2, 3, 4))
 def vector_matmul(b: Builder, x: Value) -> Value:
-    """A one-dimensional weight drops the last axis, which is put back."""
+    """A one-dimensional weight drops the last axis, which is put back.
+
+    Tanh keeps a Transpose away: ONNX Runtime 1.31 fuses that with a MatMul by a vector into wrong results.
+    """
+    x = Value(b.node("Tanh", [x.name]), x.shape)
     vector = random_weight(b, (x.shape[-1],), fan_in=x.shape[-1])
     y = Value(b.node("MatMul", [x.name, vector]), x.shape[:-1])
     return b.reshape(y, [*y.shape[1:], 1])

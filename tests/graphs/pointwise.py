@@ -30,9 +30,7 @@ ACTIVATIONS: dict[str, tuple[int, dict[str, Any]]] = {
 def channel_shape(b: Builder, x: Value) -> tuple[int, ...]:
     """Return a shape that broadcasts to `x`: a scalar, per channel, per last axis or the whole sample."""
     trailing = (1,) * (x.rank - 2)
-    return b.choice(
-        [(x.shape[1], *trailing), (1, x.shape[1], *trailing), (), (1,), (x.shape[-1],), x.shape[1:]]
-    )
+    return b.choice([(x.shape[1], *trailing), (1, x.shape[1], *trailing), (), (1,), (x.shape[-1],), x.shape[1:]])
 
 
 @block()
@@ -51,9 +49,7 @@ def parametric_relu(b: Builder, x: Value) -> Value:
 def clip(b: Builder, x: Value) -> Value:
     if b.opset < 11:
         return Value(b.node("Clip", [x.name], min=0.0, max=6.0), x.shape)
-    bounds = b.choice(
-        [[b.constant(0, np.float32), b.constant(6, np.float32)], ["", b.constant(6, np.float32)]]
-    )
+    bounds = b.choice([[b.constant(0, np.float32), b.constant(6, np.float32)], ["", b.constant(6, np.float32)]])
     return Value(b.node("Clip", [x.name, *bounds]), x.shape)
 
 
@@ -88,9 +84,7 @@ def gate(b: Builder, x: Value) -> Value:
 def instance_normalization(b: Builder, x: Value) -> Value:
     channels = x.shape[1]
     scale = random_weight(b, (channels,), fan_in=16, offset=1.0)
-    return Value(
-        b.node("InstanceNormalization", [x.name, scale, random_weight(b, (channels,), fan_in=4)]), x.shape
-    )
+    return Value(b.node("InstanceNormalization", [x.name, scale, random_weight(b, (channels,), fan_in=4)]), x.shape)
 
 
 @block(ranks=(2, 3, 4), opset=17)

@@ -29,11 +29,7 @@ def reshape(b: Builder, x: Value) -> Value:
 def computed_reshape(b: Builder, x: Value) -> Value:
     """Reshape to a shape made by Shape, Gather, Unsqueeze and Concat: PyTorch's view(x.size(0), ...)."""
     batch = b.node("Gather", [b.node("Shape", [x.name]), b.constant(0)], axis=0)
-    batch = (
-        b.node("Unsqueeze", [batch, b.constant([0])])
-        if b.opset >= 13
-        else b.node("Unsqueeze", [batch], axes=[0])
-    )
+    batch = b.node("Unsqueeze", [batch, b.constant([0])]) if b.opset >= 13 else b.node("Unsqueeze", [batch], axes=[0])
     target = b.node("Concat", [batch, b.constant([1, x.sample_size])], axis=0)
     return Value(b.node("Reshape", [x.name, target]), (x.shape[0], 1, x.sample_size))
 
@@ -144,9 +140,7 @@ def resize(b: Builder, x: Value) -> Value:
     if b.opset < 11:
         return Value(b.node("Resize", [x.name, scales], mode="nearest"), shape)
     region = "" if b.opset >= 13 else b.constant([], np.float32)
-    y = b.node(
-        "Resize", [x.name, region, scales], mode="nearest", coordinate_transformation_mode="asymmetric"
-    )
+    y = b.node("Resize", [x.name, region, scales], mode="nearest", coordinate_transformation_mode="asymmetric")
     return Value(y, shape)
 
 
@@ -154,13 +148,9 @@ def resize(b: Builder, x: Value) -> Value:
 def depth_to_space(b: Builder, x: Value) -> Value:
     batch, channels, height, width = x.shape
     if channels % 4 == 0:
-        return Value(
-            b.node("DepthToSpace", [x.name], blocksize=2), (batch, channels // 4, 2 * height, 2 * width)
-        )
+        return Value(b.node("DepthToSpace", [x.name], blocksize=2), (batch, channels // 4, 2 * height, 2 * width))
     if height % 2 == 0 and width % 2 == 0 and channels <= 8:
-        return Value(
-            b.node("SpaceToDepth", [x.name], blocksize=2), (batch, 4 * channels, height // 2, width // 2)
-        )
+        return Value(b.node("SpaceToDepth", [x.name], blocksize=2), (batch, 4 * channels, height // 2, width // 2))
     return Value(b.node("Abs", [x.name]), x.shape)
 
 
@@ -261,9 +251,7 @@ def _single_operand(b: Builder, x: Value) -> Value:
 def _whole_slice(b: Builder, x: Value) -> Value:
     if b.opset < 10:
         return Value(b.node("Slice", [x.name], axes=[1], starts=[0], ends=[2**31 - 1]), x.shape)
-    return Value(
-        b.node("Slice", [x.name, b.constant([0]), b.constant([2**31 - 1]), b.constant([1])]), x.shape
-    )
+    return Value(b.node("Slice", [x.name, b.constant([0]), b.constant([2**31 - 1]), b.constant([1])]), x.shape)
 
 
 def _squeeze_pair(b: Builder, x: Value) -> Value:

@@ -24,9 +24,7 @@ def weight(b: Builder, values: np.ndarray) -> str:
     return name
 
 
-def random_weight(
-    b: Builder, shape: tuple[int, ...], *, fan_in: int | None = None, offset: float = 0.0
-) -> str:
+def random_weight(b: Builder, shape: tuple[int, ...], *, fan_in: int | None = None, offset: float = 0.0) -> str:
     """Store random values, scaled so that activations keep their size."""
     count = fan_in if fan_in is not None else max(1, int(np.prod(shape[1:], initial=1)))
     return weight(b, random_values(b, shape, fan_in=count, offset=offset))

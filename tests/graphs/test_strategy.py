@@ -65,6 +65,16 @@ def test_strategy_draws_models_that_pass_the_checker_and_run(model: onnx.ModelPr
     assert_valid_and_runs(model, seed=1)
 
 
+def test_onnx_runtime_agrees_with_itself_on_drawn_models() -> None:
+    """Its optimizations change rounding only; else a pass could not be told from a fault of ONNX Runtime."""
+    for index, model in enumerate(draw_models(DRAWN // SHARDS, seed=20)):
+        feeds = feeds_for(model, index)
+        plain = run(model, feeds, optimized=False)
+        for name, array in run(model, feeds).items():
+            scale = max(float(np.abs(plain[name]).max(initial=0)), 1e-6)
+            np.testing.assert_allclose(array, plain[name], rtol=0, atol=2e-5 * scale, err_msg=f"{index}: {name}")
+
+
 def test_every_named_feature_occurs() -> None:
     counts = Counter(name for shard in range(SHARDS) for name in _features(shard))
     missing = sorted(name for name in NAMED if not counts[name])
