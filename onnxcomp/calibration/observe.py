@@ -81,7 +81,7 @@ def observe(
         for batch in data.labelled_batches(limit):
             progress(done, total, "calibrating")
             done += batch.count
-            for name in inputs & seen.keys():
+            for name in inputs & seen.keys() & batch.feeds.keys():
                 seen[name].see(batch.feeds[name])
             for group in groups:
                 for name, value in session.run(batch.feeds, group).items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -44,8 +43,17 @@ def draw(
             failure = failure or error
             continue
         rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in inputs} for _ in range(batches - 1)]
-        return [feeds, *rest]
+        return [feeds, *(other for other in rest if _runs(run, other))]
     raise CalibrationError(f"no random inputs were found that the model runs with; give data ({failure})")
+
+
+def _runs(run: Callable[[Feeds], object], feeds: Feeds) -> bool:
+    """Whether the values too, not only the sizes, are ones that the model takes."""
+    try:
+        run(feeds)
+    except VerificationError:
+        return False
+    return True
 
 
 def _choices(inputs: Sequence[ValueSpec]) -> Iterator[tuple[Sizes, int]]:
@@ -109,12 +117,15 @@ def _value(spec: ValueSpec, sizes: Sizes, bound: int, rng: np.random.Generator) 
         raise CalibrationError(f"input {spec.name} of type {spec.type} cannot be drawn at random; give data")
     shape = tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
     if spec.is_sequence:
-        return [_array(spec.name, spec.dtype, shape, bound, rng) for _ in range(2)]
-    return _array(spec.name, spec.dtype, shape, bound, rng)
+        return [_array(spec, shape, bound, rng) for _ in range(2)]
+    return _array(spec, shape, bound, rng)
 
 
-def _array(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int, rng: np.random.Generator) -> Value:
-    lowered = name.lower()
+def _array(spec: ValueSpec, shape: tuple[int, ...], bound: int, rng: np.random.Generator) -> Value:
+    dtype = spec.dtype
+    assert dtype is not None
+    is_fixed = all(isinstance(dim, int) for dim in spec.shape)
+    lowered = spec.name.lower()
     if dtype.kind == "O":
         return rng.choice(np.array(SOME_WORDS, object), size=shape)
     if "mask" in lowered and dtype.kind in "biuf":
@@ -126,6 +137,9 @@ def _array(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int, 
             return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
         if re.search("token_type|segment", lowered):
             return np.zeros(shape, dtype)
+        if len(shape) <= 1 and is_fixed:
+            # Likely a shape, a count or an axis: large ones make outputs that no memory holds.
+            return rng.integers(1, 4, shape).astype(dtype) if bound > 1 else np.zeros(shape, dtype)
         top = 256 if dtype == np.uint8 else min(bound, 127)
         return rng.integers(0, top, shape).astype(dtype)
     if dtype.kind == "c":

@@ -51,7 +51,7 @@ def find_cut(shapes: Mapping[str, Shape], specs: Sequence[ValueSpec]) -> Cut:
     leads = list(_leads(shapes, dims, forced))
     cuts = [cut for lead in leads if (cut := _cut_by(lead, shapes, dims, forced)) is not None]
     if not cuts:
-        if leads and not any(size for size, _ in leads):
+        if leads and not any(size for size, _ in leads) and any(exact is None for _, exact in leads):
             raise CalibrationError(f"calibration data: {', '.join(shapes)} holds no samples")
         if forced:
             name = next(iter(forced))

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.class_scores import kl_and_entropy, log_softmax, per_element, rows_of
+
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 SUM_TOLERANCE = 1e-2  # float16 softmax over a thousand classes
-SKEW = 0.01
 MIN_ENTROPY = 1e-3
 PEAKED_ENTROPY_SHARE = 0.6  # of log C; logits measured: 0.003 to 0.26, mean-pooled sentence embeddings 0.99
 MAX_WINNER_SHARE = 0.95
@@ -79,22 +80,30 @@ Batches = Callable[[], Iterable[tuple[Array, Array | None]]]
 def describe(batches: Batches, *, channel_axis: int | None = None) -> Output:
     """What an output looks like, from all of the original's values.
 
-    channel_axis: where the features of an output that is not class scores lie, without the sample axis.
+    channel_axis: where the features of an output that is not class scores lie, without the sample axis. It
+    is not used where their number changes from batch to batch.
     """
     first = next(iter(batches()), (np.zeros((0, 1)), None))[0]
     if first.dtype.kind in "biOSU" or (first.dtype.kind == "u" and first.dtype.itemsize > 1):  # uint8: images
         return Output("labels", None)
-    for axis in _class_axes(first.ndim):
-        looks = [_class_kind(block, axis) for block, _ in batches()]
-        kinds = {kind for kind, _ in looks}
-        if kinds == {"probability"} or kinds == {"log"}:
-            return _with_entropy(Output("distribution", axis, is_log="log" in kinds), batches)
-        is_usual = first.ndim != 3 or axis == 1  # features are often first, (samples, F, positions)
-        if kinds == {"logits"} and is_usual and _winner_varies([winners for _, winners in looks]):
+    shapes = [block.shape for block, _ in batches()]
+    if len({len(shape) for shape in shapes}) != 1 or not first.size:
+        return _with_variance(Output("values", None), batches)
+
+    def is_steady(axis: int) -> bool:
+        return len({shape[1 + axis] for shape in shapes}) == 1
+
+    for axis in filter(is_steady, _class_axes(first.ndim)):
+        kind = _kind_of_classes(batches, axis, is_usual=first.ndim != 3 or axis == 1)
+        if kind == "logits":
             return _with_entropy(_with_variance(Output("logits", axis), batches), batches)
+        if kind is not None:
+            return _with_entropy(Output("distribution", axis, is_log=kind == "log"), batches)
+    if channel_axis is not None and not is_steady(channel_axis):
+        channel_axis = None
     if all(_is_unit_interval(block) for block, _ in batches()):
         return _with_entropy(_with_variance(Output("probabilities", channel_axis), batches), batches)
-    if first.ndim in (2, 3) and first.shape[-1] >= MIN_EMBEDDING_SIZE:
+    if first.ndim in (2, 3) and is_steady(first.ndim - 2) and first.shape[-1] >= MIN_EMBEDDING_SIZE:
         found = _embedding(batches, first.ndim - 2)
         if found is not None:
             return found
@@ -104,14 +113,16 @@ def describe(batches: Batches, *, channel_axis: int | None = None) -> Output:
 def divergences(output: Output, reference: Array, candidate: Array, weights: Array | None) -> dict[str, Floats]:
     """Per-sample values of each measure that applies, (samples,); their means go to ``combine``."""
     if output.kind == "labels":
-        differs = _per_element(np.asarray(reference != candidate))
+        differs = per_element(np.asarray(reference != candidate))
         return {"labels": differs.mean(axis=1, dtype=np.float64) if differs.size else np.zeros(len(reference))}
+    if not reference.size:
+        return {output.kind: np.zeros(len(reference))}
     reference, candidate = shared_finite(reference, candidate)
     if output.kind == "embedding":
         return {"embedding": _cosine_shift(output, reference, candidate, weights)}
     found: dict[str, Floats] = {}
     if output.has_classes or output.kind == "probabilities":
-        per_position, _ = _kl_and_entropy(output, reference, candidate)
+        per_position, _ = _classes(output, reference, candidate)
         found["classes"] = _over_positions(per_position, weights) * (1 + 1 / max(output.entropy, MIN_ENTROPY))
     if output.variance is not None:
         # Beside classes it only guards against mistaking a regression for logits, so the 2 is left out.
@@ -127,7 +138,7 @@ def combine(measure: str, mean: float) -> float:
 
 def kl(output: Output, reference: Array, candidate: Array, weights: Array | None) -> Floats:
     """Plain KL(p||q) in nats per sample of an output that has classes or probabilities."""
-    per_position, _ = _kl_and_entropy(output, *shared_finite(reference, candidate))
+    per_position, _ = _classes(output, *shared_finite(reference, candidate))
     return _over_positions(per_position, weights)
 
 
@@ -135,7 +146,7 @@ def agreement(output: Output, reference: Array, candidate: Array, weights: Array
     """Share of positions whose winning class is the same, per sample."""
     axis = 1 + (output.axis or 0)
     same = reference.argmax(axis=axis) == candidate.argmax(axis=axis)
-    return _over_positions(_per_element(same).astype(np.float64), weights)
+    return _over_positions(per_element(same).astype(np.float64), weights)
 
 
 def cosine_distance(reference: Array, candidate: Array, weights: Array | None) -> Floats:
@@ -213,6 +224,18 @@ def _class_axes(rank: int) -> Sequence[int]:
     return {2: (0,), 3: (1, 0)}.get(rank, (0, rank - 2))
 
 
+def _kind_of_classes(batches: Batches, axis: int, *, is_usual: bool) -> str | None:
+    """ "probability", "log" or "logits" where all batches look so along ``axis``, else None.
+
+    is_usual: whether logits may lie there; features are often first in (samples, F, positions).
+    """
+    looks = [_class_kind(block, axis) for block, _ in batches()]
+    kinds = {kind for kind, _ in looks}
+    if kinds == {"logits"}:
+        return "logits" if is_usual and _winner_varies([winners for _, winners in looks]) else None
+    return kinds.pop() if kinds in ({"probability"}, {"log"}) else None
+
+
 def _class_kind(block: Array, axis: int) -> tuple[str, Array]:
     """("probability" | "log" | "logits" | "other", winners) of one batch, from at most 4,096 rows."""
     rows = _rows(block, axis)
@@ -224,7 +247,7 @@ def _class_kind(block: Array, axis: int) -> tuple[str, Array]:
         return "probability", winners
     if rows.max(initial=-1) <= 1e-6 and np.abs(np.exp(rows).sum(axis=1) - 1).max(initial=0) < SUM_TOLERANCE:
         return "log", winners
-    logs = _log_softmax(rows)
+    logs = log_softmax(rows)
     entropy = -(np.exp(logs) * logs).sum(axis=1).mean()
     # Coordinates in pixels have a peaked softmax too; what trained models give as logits spans less.
     spread = np.median(rows.max(axis=1) - rows.min(axis=1)) if rows.size else np.inf
@@ -233,7 +256,7 @@ def _class_kind(block: Array, axis: int) -> tuple[str, Array]:
 
 
 def _winner_varies(winners: Sequence[Array]) -> bool:
-    counts = np.unique_counts(np.concatenate(list(winners))).counts
+    counts = np.unique(np.concatenate(list(winners)), return_counts=True)[1]
     return bool(counts.max(initial=1) <= MAX_WINNER_SHARE * counts.sum())
 
 
@@ -242,7 +265,7 @@ def _is_unit_interval(block: Array) -> bool:
 
 
 def _with_entropy(output: Output, batches: Batches) -> Output:
-    sums = [_kl_and_entropy(output, *shared_finite(block, block))[1] for block, _ in batches()]
+    sums = [_classes(output, *shared_finite(block, block))[1] for block, _ in batches()]
     weights = [weight for _, weight in batches()]
     means = [_over_positions(own, weight) for own, weight in zip(sums, weights, strict=True)]
     entropy = float(np.concatenate(means).mean())
@@ -254,7 +277,7 @@ def _with_variance(output: Output, batches: Batches) -> Output:
     blocks = [_channels(shared_finite(block, block)[0], output.axis) for block, _ in batches()]
     if sum(len(block) * block.shape[1] for block in blocks) < MIN_VECTORS:
         output = Output(output.kind, output.axis if output.has_classes else None, output.is_log, output.entropy)
-        blocks = [_per_element(block)[..., None] for block in blocks]
+        blocks = [per_element(block)[..., None] for block in blocks]
     count = max(sum(len(block) * block.shape[1] for block in blocks), 1)
     mean = sum(block.sum(axis=(0, 1)) for block in blocks) / count
     square = sum(np.square(block).sum(axis=(0, 1)) for block in blocks) / count
@@ -288,40 +311,8 @@ def _embedding(batches: Batches, axis: int) -> Output | None:
 # --- measures ---
 
 
-def _kl_and_entropy(output: Output, reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
-    """KL(p||q) and entropy of p in nats, (samples, positions) each.
-
-    q is mixed with a hundredth of p (skew divergence, https://aclanthology.org/P99-1004): a probability
-    rounded to zero then costs at most log(100) times its weight, and small differences are not affected
-    (after the division by 0.99^2, the mixture's effect to second order).
-    """
-    if output.kind == "probabilities":
-        divergence, entropy = _bernoulli(reference, candidate)
-        return _per_element(divergence), _per_element(entropy)
-    left, right = _rows_of(reference, output.axis), _rows_of(candidate, output.axis)
-    if output.kind == "logits":
-        p, q = np.exp(_log_softmax(left)), np.exp(_log_softmax(right))
-    elif output.is_log:
-        p, q = np.exp(left), np.exp(np.minimum(right, 0))
-    else:
-        p, q = np.maximum(left, 0), np.maximum(right, 0)
-    return _skewed(p, q).sum(axis=-1), _plogp(p).sum(axis=-1)
-
-
-def _bernoulli(reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
-    p, q = np.clip(reference, 0, 1), np.clip(candidate, 0, 1)
-    return _skewed(p, q) + _skewed(1 - p, 1 - q), _plogp(p) + _plogp(1 - p)
-
-
-def _skewed(p: Floats, q: Floats) -> Floats:
-    mixed = np.where(p == q, p, (1 - SKEW) * q + SKEW * p)
-    ratio = np.divide(p, mixed, out=np.ones_like(p), where=p > 0)
-    # p log(p/q) - p + q is the same when both sum to one, and never negative when rounding makes them not.
-    return np.asarray((p * np.log(ratio) - p + mixed) / (1 - SKEW) ** 2)
-
-
-def _plogp(p: Floats) -> Floats:
-    return np.asarray(-p * np.log(np.where(p > 0, p, 1)))
+def _classes(output: Output, reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
+    return kl_and_entropy(output.kind, output.axis, reference, candidate, is_log=output.is_log)
 
 
 def _relative_error(output: Output, reference: Floats, candidate: Floats, weights: Array | None) -> Floats:
@@ -344,7 +335,7 @@ def _cosine_shift(output: Output, reference: Floats, candidate: Floats, weights:
     error = (candidate - reference).reshape(-1, size)
     shift = np.square(error @ output.basis.T).mean(axis=1)
     squared = np.divide(shift, lengths**2, out=np.zeros_like(shift), where=lengths > 0)
-    return _over_positions(_per_element(squared.reshape(reference.shape[:-1])), weights)
+    return _over_positions(per_element(squared.reshape(reference.shape[:-1])), weights)
 
 
 def _over_positions(values: Floats, weights: Array | None) -> Floats:
@@ -360,18 +351,8 @@ def _over_positions(values: Floats, weights: Array | None) -> Floats:
 def _channels(block: Floats, axis: int | None) -> Floats:
     """(samples, positions, channels); one channel where every element stands alone."""
     if axis is None or block.ndim < 2:
-        return _per_element(block)[..., None]
-    return _rows_of(block, axis)
-
-
-def _per_element(block: Array) -> Array:
-    """(samples, elements); not by -1, which numpy cannot tell for arrays without elements."""
-    return block.reshape(len(block), int(np.prod(block.shape[1:])))
-
-
-def _rows_of(block: Floats, axis: int | None) -> Floats:
-    moved = np.moveaxis(block, 1 + (axis or 0), -1)
-    return moved.reshape(len(block), int(np.prod(moved.shape[1:-1])), moved.shape[-1])
+        return per_element(block)[..., None]
+    return rows_of(block, axis)
 
 
 def _rows(block: Array, axis: int) -> Array:
@@ -379,14 +360,9 @@ def _rows(block: Array, axis: int) -> Array:
     return moved.reshape(int(np.prod(moved.shape[:-1])), moved.shape[-1])
 
 
-def _log_softmax(rows: Floats) -> Floats:
-    shifted = rows - rows.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
 def _flat(reference: Array, candidate: Array, weights: Array | None) -> tuple[Floats, Floats]:
     """(samples, elements) each, zero in the padding."""
-    left, right = (_per_element(block) for block in shared_finite(reference, candidate))
+    left, right = (per_element(block) for block in shared_finite(reference, candidate))
     if weights is not None and left.shape[1] % max(weights.shape[1], 1) == 0:
         spread = np.repeat(weights, left.shape[1] // weights.shape[1], axis=1)
         left, right = left * spread, right * spread

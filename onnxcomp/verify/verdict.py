@@ -52,9 +52,7 @@ class Verdict:
         where it passes: a root of a divergence squared again. Searches add it up; infinite for a failure."""
         if self.failed or not self.limit or not math.isfinite(self.limit):
             return math.inf if self.failed else self.divergence
-        shares = [
-            (each.value / self.limit) ** (2 if each.measure == "embedding" else 1) for each in self.outputs
-        ]
+        shares = [(each.value / self.limit) ** (2 if each.measure == "embedding" else 1) for each in self.outputs]
         return max(shares, default=self.divergence / self.limit) * self.limit
 
     @property
