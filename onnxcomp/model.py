@@ -60,6 +60,7 @@ class Model:
 
     proto: never edited in place by passes; a rewrite makes a new Model that shares the scratch folder.
     encodings: weight key -> Encoding, as far as a pass said how the values are made.
+    memo: what was measured of this very model, so that a pass tried on parts of it need not measure again.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Model:
         self.path = path
         self.encodings = dict(encodings or {})
         self.scratch = scratch or Scratch()
+        self.memo: dict[Any, Any] = {}
 
     @property
     def name(self) -> str:

@@ -66,26 +66,27 @@ class QuantizeStatic(Pass):
     )
     coverage: float = parameter(0.9999, low=0.5, high=1.0, help="share of the values that percentile covers")
     samples: int = parameter(512, low=1, help="calibration samples used, at most")
-    products: bool = parameter(True, help="quantize MatMul of two activations too")
+    # Measured on MiniLM at 32 to 256 tokens: 0.37 to 0.44 of float32 without them, 0.39 to 0.45 with.
+    products: bool = parameter(False, help="quantize MatMul of two activations, too")
     all_nodes: bool = parameter(False, help="quantize nodes that the target has no integer kernel for, too")
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         style = _style(graph, context)
-        needed = PER_CHANNEL_OPSET if style.per_channel else PER_TENSOR_OPSET
-        reason = raise_opset(graph, needed)
-        if reason:
-            outcome.skip(graph.model.name, reason)
-            return outcome
         units = self._units(graph, context, outcome)
         plan = make_plan(units)
         if not any(each.is_compute for each in plan.units):
             return outcome
         seen = self._observe(graph, plan, context)
         plan = _usable_plan(units, seen, outcome)
-        if any(each.is_compute for each in plan.units):
-            grids = {tensor: self._grid(seen[root.name], style) for tensor, root in plan.grids.items()}
-            _Rewrite(graph, plan, grids, seen, style).run(outcome)
+        if not any(each.is_compute for each in plan.units):
+            return outcome
+        reason = raise_opset(graph, PER_CHANNEL_OPSET if style.per_channel else PER_TENSOR_OPSET)
+        if reason:
+            outcome.skip(graph.model.name, reason)
+            return outcome
+        grids = {tensor: self._grid(seen[root.name], style) for tensor, root in plan.grids.items()}
+        _Rewrite(graph, plan, grids, seen, style).run(outcome)
         return outcome
 
     def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[Unit]:

@@ -133,9 +133,9 @@ def _keeps_codes(node: Node) -> bool:
 
 def _matmul(graph: Graph, scope: Scope, node: Node, key: str) -> Unit | str:
     left, right = node.inputs
-    if isinstance(left, Constant) and isinstance(right, Constant):
-        return "both operands are constants"
     found = _through(right)
+    if isinstance(left, Constant) and found is not None:
+        return "both operands are constants"
     if found is None:
         if isinstance(left, Constant) and left.dtype != np.float32:
             return f"its weight is {left.dtype}"
@@ -238,9 +238,17 @@ def _clipped(graph: Graph, scope: Scope, tensor: Any) -> Any:
         return tensor
     if reader.op == "Relu":
         return reader.outputs[0]
-    if reader.op != "Clip" or given(reader, 1) is None:
-        return tensor
-    low, high = constant_value(given(reader, 1)), constant_value(given(reader, 2))
-    from_zero = low is not None and low.size == 1 and not low.any()
-    to_constant = given(reader, 2) is None or (high is not None and high.size == 1 and bool((high > 0).all()))
-    return reader.outputs[0] if from_zero and to_constant else tensor
+    return reader.outputs[0] if reader.op == "Clip" and _starts_at_zero(reader) else tensor
+
+
+def _starts_at_zero(clip: Node) -> bool:
+    """Whether a Clip, of any opset, cuts off all below zero and perhaps what is above a positive constant."""
+    bounds: list[Any] = []
+    for index, name in (1, "min"), (2, "max"):
+        stated = given(clip, index)
+        value = clip.attrs.get(name) if stated is None else constant_value(stated)
+        if stated is not None and (value is None or value.size != 1):
+            return False
+        bounds.append(None if value is None else float(np.asarray(value).reshape(-1)[0]))
+    low, high = bounds
+    return low == 0 and (high is None or high > 0)

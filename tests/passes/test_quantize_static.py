@@ -1,0 +1,288 @@
+"""quantize-static: what ONNX Runtime makes of the result, and its numbers against integer arithmetic by hand."""
+
+import collections
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from onnxcomp.calibration import CalibrationData, Group
+from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.contract import Context, Outcome
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.model import Model, load
+from onnxcomp.registry import get_pass
+from onnxcomp.runtime import Session
+
+Array = NDArray[Any]
+QuantizeStatic = get_pass("quantize-static")
+
+
+def drawn(*shape: int, seed: int = 7) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def model_of(text: str, opset: int = 17, **constants: Array) -> Model:
+    """``text`` is the graph, ``constants`` are its initializers."""
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}')
+    for name, values in constants.items():
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+    return load(proto)
+
+
+def calibration(model: Model, *feeds: dict[str, Array]) -> CalibrationData:
+    groups = tuple(Group(f"{i}", functools.partial(dict, each), WHOLE) for i, each in enumerate(feeds))
+    order = np.array([[i, 0] for i in range(len(feeds))], np.int64)
+    return CalibrationData(source="test", inputs=Session(model.to_bytes()).inputs, groups=groups, order=order)
+
+
+def quantized(
+    model: Model, *feeds: dict[str, Array], context: dict[str, Any] | None = None, **fields: Any
+) -> tuple[Model, Outcome]:
+    graph = open_graph(model)
+    data = calibration(model, *feeds)
+    outcome = QuantizeStatic(**fields).apply(graph, Context(calibration=data, **(context or {})))
+    result = close_graph(graph)
+    onnx.checker.check_model(result.proto, full_check=True)
+    return result, outcome
+
+
+def kernels(model: Model, tmp_path: Path) -> dict[str, int]:
+    """The operators that ONNX Runtime runs in the end."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
+    return dict(collections.Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node))
+
+
+def assert_close(model: Model, result: Model, feeds: dict[str, Array], share: float = 0.03) -> None:
+    """8 bits keep a few layers within some hundredths of the outputs' range."""
+    before, after = (Session(each.to_bytes()).run(feeds) for each in (model, result))
+    assert list(before) == list(after)
+    for name, value in before.items():
+        assert after[name].dtype == value.dtype and after[name].shape == value.shape
+        assert np.abs(after[name] - value).max() <= share * np.ptp(value)
+
+
+def test_gemm_computes_what_integers_give_by_hand() -> None:
+    weight = np.array([[1.27, -2.54], [0.5, 1.0]], np.float32)  # scales 0.01 and 0.02 a column
+    bias = np.array([0.3, -0.7], np.float32)
+    text = "g (float[N,2] x) => (float[N,2] y) { y = Gemm(x, W, b) }"
+    x = np.array([[-1.0, 1.55], [0.333, 0.777]], np.float32)  # -1 to 1.55: scale 0.01, zero point 100
+    result, _ = quantized(model_of(text, W=weight, b=bias), {"x": x})
+    codes = np.rint(x / 0.01)
+    weight_codes = np.rint(weight / [0.01, 0.02])
+    bias_codes = np.rint(bias / [0.0001, 0.0002])
+    expected = (codes @ weight_codes + bias_codes) * [0.0001, 0.0002]
+    np.testing.assert_allclose(Session(result.to_bytes()).run({"x": x})["y"], expected, rtol=1e-4)
+
+
+def test_a_convolutional_net_runs_on_integers_alone(tmp_path: Path) -> None:
+    model = model_of(
+        """g (float[N,3,8,8] x) => (float[N,5] y) {
+            c = Conv<kernel_shape=[3,3]>(x, W, b) r = Relu(c) p = MaxPool<kernel_shape=[2,2]>(r)
+            d = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(p, V) s = Add(d, p) t = Relu(s)
+            a = GlobalAveragePool(t) f = Flatten(a) y = Gemm<transB=1>(f, U, u) }""",
+        W=drawn(4, 3, 3, 3), b=drawn(4), V=drawn(4, 4, 3, 3), U=drawn(5, 4), u=drawn(5),
+    )  # fmt: skip
+    feeds = {"x": drawn(6, 3, 8, 8)}
+    result, outcome = quantized(model, feeds)
+    assert not outcome.skipped and len(outcome.changed) == 7
+    found = kernels(result, tmp_path)
+    assert found["QuantizeLinear"] == 1 and "DequantizeLinear" not in found
+    assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (2, 1, 1)
+    assert not {"Conv", "Relu", "Add", "Gemm", "GlobalAveragePool"} & found.keys()
+    assert_close(model, result, feeds)
+
+
+@pytest.mark.parametrize(
+    ("body", "kernel"),
+    [
+        ("y = Gemm(x, W, b)", "QGemm"),
+        ("y = Gemm<transB=1>(x, W, b)", "QGemm"),
+        ("y = Gemm<alpha=0.5, beta=2.0>(x, W, b)", "QGemm"),
+        ("y = Gemm<alpha=0.5>(x, W)", "QGemm"),
+        ("y = MatMul(x, W)", "MatMulIntegerToFloat"),
+        ("h = MatMul(x, W) y = Add(b, h)", "QGemm"),
+        ("h = MatMul(x, W) k = Add(h, b) r = Relu(k) y = MatMul(r, V)", "QGemm"),
+        ("t = Transpose<perm=[1,0]>(W) y = MatMul(x, t)", "MatMulIntegerToFloat"),
+        ("c = Constant<value=float[1]{2.5}>() h = MatMul(x, W) y = Mul(h, c)", "MatMulIntegerToFloat"),
+    ],
+)
+def test_every_form_of_a_matrix_product_gets_an_integer_kernel(body: str, kernel: str, tmp_path: Path) -> None:
+    constants = {"W": drawn(16, 16), "V": drawn(16, 16, seed=8), "b": drawn(16)}
+    used = {name: each for name, each in constants.items() if f"{name})" in body or f"{name}," in body}
+    model = model_of(f"g (float[N,16] x) => (float[N,16] y) {{ {body} }}", **used)
+    feeds = {"x": drawn(20, 16)}
+    result, outcome = quantized(model, feeds)
+    assert not outcome.skipped
+    assert kernel in kernels(result, tmp_path)
+    assert_close(model, result, feeds)
+
+
+@pytest.mark.parametrize("shape", ["2,4,16", "N,L,16"])
+def test_a_product_of_three_dimensions_stays_an_integer_kernel_beside_its_bias(shape: str, tmp_path: Path) -> None:
+    text = f"g (float[{shape}] x) => (float[{shape}] y) {{ h = MatMul(x, W) k = Add(h, b) y = Relu(k) }}"
+    model = model_of(text, W=drawn(16, 16), b=drawn(16))
+    feeds = {"x": drawn(2, 4, 16)}
+    result, _ = quantized(model, feeds)
+    found = kernels(result, tmp_path)
+    assert found["MatMulIntegerToFloat"] == 1 and "Gemm" not in found
+    assert_close(model, result, feeds)
+
+
+def test_a_shared_activation_is_quantized_once_and_float_readers_keep_theirs() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, W) b = MatMul(x, V) c = Add(a, b) y = Add(c, x) }"
+    model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
+    result, _ = quantized(model, {"x": drawn(20, 8)})
+    nodes = result.proto.graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 1
+    assert "x" in next(node for node in nodes if "y" in node.output).input
+
+
+def test_a_shared_weight_is_stored_once() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, W) r = Relu(a) y = MatMul(r, W) }"
+    result, _ = quantized(model_of(text, W=drawn(8, 8)), {"x": drawn(20, 8)})
+    assert [each.name for each in result.proto.graph.initializer if each.dims == [8, 8]] == ["W_int8"]
+
+
+def test_nodes_read_by_float_nodes_alone_are_left_in_float() -> None:
+    text = "g (float[N,3,8,8] x) => (float[N,4,4,4] y) { c = Conv(x, W) p = MaxPool<kernel_shape=[3,3]>(c) y = Exp(p) }"
+    _, outcome = quantized(model_of(text, W=drawn(4, 3, 3, 3)), {"x": drawn(2, 3, 8, 8)})
+    assert [each.details.get("weight") for each in outcome.changed] == ["W"]
+
+
+def test_outputs_and_inner_names_stay_float() -> None:
+    text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y, float[N,4,6,6] c) { c = Conv(x, W) y = Relu(c) }"
+    model = model_of(text, W=drawn(4, 3, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, _ = quantized(model, feeds)
+    assert_close(model, result, feeds)
+
+
+def test_weights_are_eight_bit_and_biases_exact_to_the_accumulator() -> None:
+    model = model_of("g (float[N,64] x) => (float[N,64] y) { y = Gemm(x, W, b) }", W=drawn(64, 64), b=drawn(64))
+    result, _ = quantized(model, {"x": drawn(20, 64)})
+    kinds = {each.name: each.data_type for each in result.proto.graph.initializer if each.dims == [64, 64]}
+    assert kinds == {"W_int8": onnx.TensorProto.INT8}
+    assert result.size_bytes < model.size_bytes / 2.5
+
+
+def test_older_opsets_are_raised() -> None:
+    text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { c = Conv(x, W) y = Clip<min=0.0, max=6.0>(c) }"
+    model = model_of(text, opset=9, W=drawn(4, 3, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, _ = quantized(model, feeds)
+    assert result.opset == 13
+    assert_close(model, result, feeds)
+
+
+def test_a_bounded_opset_gets_one_scale_a_tensor() -> None:
+    model = model_of("g (float[N,8] x) => (float[N,8] y) { y = Gemm(x, W, b) }", 9, W=drawn(8, 8), b=drawn(8))
+    feeds = {"x": drawn(20, 8)}
+    result, outcome = quantized(model, feeds, context={"max_opset": 11})
+    assert result.opset == 10 and outcome.changed[0].details["scales"] == 1
+    assert_close(model, result, feeds, 0.05)
+
+
+def test_subgraphs_are_left_with_a_reason() -> None:
+    model = model_of(
+        """g (bool c, float[N,8] x) => (float[N,8] y) { h = MatMul(x, W) y = If(c) <
+            then_branch = t () => (float[N,8] a) { [inner] a = MatMul(h, W) },
+            else_branch = e () => (float[N,8] b) { b = Relu(h) }> }""",
+        W=drawn(8, 8),
+    )
+    feeds = {"x": drawn(20, 8), "c": np.array(True)}
+    result, outcome = quantized(model, feeds)
+    assert len(outcome.changed) == 1
+    assert ["subgraph" in each.reason for each in outcome.skipped] == [True]
+    assert_close(model, result, feeds)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("l = Log(x) y = MatMul(l, W)", "not finite"),
+        ("e = Constant<value=float[1]{0.}>() z = Div(x, e) y = MatMul(z, W)", "not finite"),
+        ("t = MatMul(x, x) y = MatMul(t, W)", "two activations"),
+        ("h = Cast<to=11>(x) w = Cast<to=11>(W) k = MatMul(h, w) y = Cast<to=1>(k)", "two activations"),
+        ("s = Sigmoid(W) y = Gemm(x, s)", "not a constant"),
+        ("y = Gemm(x, W, x)", "not a float32 constant"),
+        ("y = Gemm(x, W, W)", "row to row"),
+        ("y = Gemm(W, x)", "constant"),
+    ],
+)
+def test_says_why_it_leaves_a_node(body: str, reason: str) -> None:
+    model = model_of(f"g (float[8,8] x) => (float[8,8] y) {{ {body} }}", W=drawn(8, 8))
+    _, outcome = quantized(model, {"x": drawn(8, 8)})
+    assert any(reason in each.reason for each in outcome.skipped), outcome.skipped
+
+
+def test_a_tensor_that_never_comes_leaves_its_node_in_float() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { y = MatMul(x, W) }"
+    model = model_of(text, W=drawn(8, 8))
+    result, outcome = quantized(model, {"x": np.zeros((0, 8), np.float32)})
+    assert "no values" in outcome.skipped[0].reason and not outcome.changed
+    assert result.proto.SerializeToString() == model.proto.SerializeToString()
+
+
+def test_products_of_activations_are_quantized_on_request(tmp_path: Path) -> None:
+    model = model_of("g (float[N,8] x, float[8,N] z) => (float[N,N] y) { y = MatMul(x, z) }")
+    feeds = {"x": drawn(20, 8), "z": drawn(8, 20)}
+    result, _ = quantized(model, feeds, products=True)
+    assert "MatMulIntegerToFloat" in kernels(result, tmp_path)
+    assert_close(model, result, feeds)
+
+
+def test_a_transposed_convolution_stays_in_float_on_cpu_unless_asked_for() -> None:
+    text = "g (float[N,4,5,5] x) => (float[N,6,7,7] y) { y = ConvTranspose<group=2>(x, W, b) }"
+    model = model_of(text, W=drawn(4, 3, 3, 3), b=drawn(6))
+    feeds = {"x": drawn(2, 4, 5, 5)}
+    _, outcome = quantized(model, feeds)
+    assert not outcome.changed and "ConvTranspose" in outcome.skipped[0].reason
+    result, _ = quantized(model, feeds, all_nodes=True)
+    assert_close(model, result, feeds)
+
+
+def test_percentile_leaves_out_rare_values() -> None:
+    values = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(-1, 8)
+    values[3, 3] = 1000
+    model = model_of("g (float[N,8] x) => (float[N,8] y) { y = MatMul(x, W) }", W=drawn(8, 8))
+    for fields, top in ({"calibrator": "minmax"}, 1000.0), ({"calibrator": "percentile", "coverage": 0.99}, 1.0):
+        result, _ = quantized(model, {"x": values}, **fields)
+        node = next(each for each in result.proto.graph.node if each.op_type == "QuantizeLinear")
+        scale = next(each for each in result.proto.graph.initializer if each.name == node.input[1])
+        assert float(numpy_helper.to_array(scale)) * 255 == pytest.approx(top, rel=0.5)
+
+
+def test_leaves_excluded_nodes_and_weights() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
+    model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
+    for context in {"exclude": ("first",)}, {"exclude": ("W",)}, {"include": frozenset({"second"})}:
+        _, outcome = quantized(model, {"x": drawn(20, 8)}, context=context)
+        assert [each.name for each in outcome.changed] == ["second"]
+
+
+def test_needs_calibration_data() -> None:
+    model = model_of("g (float[N,8] x) => (float[N,8] y) { y = MatMul(x, W) }", W=drawn(8, 8))
+    with pytest.raises(CalibrationError, match="calib-data"):
+        QuantizeStatic().apply(open_graph(model), Context())
+
+
+def test_factors_and_levels_quantize_too(tmp_path: Path) -> None:
+    model = model_of("g (float[N,64] x) => (float[N,64] y) { y = MatMul(x, W) }", W=drawn(64, 4) @ drawn(4, 64))
+    graph = open_graph(model)
+    get_pass("factorize-linear")(rank=4).apply(graph, Context())
+    factored = close_graph(graph)
+    feeds = {"x": drawn(20, 64)}
+    result, outcome = quantized(factored, feeds)
+    assert len(outcome.changed) == 2
+    assert_close(model, result, feeds)

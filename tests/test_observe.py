@@ -1,0 +1,73 @@
+"""observe against numpy: what inner tensors hold, in room that does not grow with the samples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import observe as module
+from onnxcomp.calibration.observe import observe
+from onnxcomp.model import Model, load
+from onnxcomp.runtime import Feeds, Session, Value
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,4] x) => (float[N,4] y) {
+      a = Neg(x) b = Log(x) c = Cast<to=11>(x) s = Shape(x) d = Exp(a) y = Relu(d) }"""
+
+
+@pytest.fixture
+def model() -> Model:
+    return load(parser.parse_model(TEXT))
+
+
+@pytest.fixture
+def data(model: Model, tmp_path: Path) -> CalibrationData:
+    np.savez(tmp_path / "calib.npz", x=np.arange(-40, 360, dtype=np.float32).reshape(100, 4))
+    return CalibrationData.open(tmp_path / "calib.npz", Session(model.to_bytes()).inputs)
+
+
+def test_ranges_types_and_ranks_of_inner_tensors_and_inputs(model: Model, data: CalibrationData) -> None:
+    seen = observe(model, ["x", "a", "y"], data)
+    assert seen["x"].histogram.covering(1.0) == (-40, 359)
+    assert seen["a"].histogram.covering(1.0) == (-359, 40)
+    assert seen["a"].histogram.count == 400
+    assert [each.fault for each in seen.values()] == [None, None, None]
+    assert seen["y"].rank == 2
+
+
+def test_tensors_that_have_no_range_say_why(model: Model, data: CalibrationData) -> None:
+    seen = observe(model, ["b", "c", "s"], data)
+    assert "not finite" in (seen["b"].fault or "")
+    assert "float64" in (seen["c"].fault or "")
+    assert "int64" in (seen["s"].fault or "")
+
+
+def test_only_the_first_samples_are_used(model: Model, data: CalibrationData) -> None:
+    assert observe(model, ["x"], data, limit=10)["x"].histogram.covering(1.0) == (-40, -1)
+
+
+def test_tensors_that_need_much_room_are_fetched_in_turns(
+    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[list[str]] = []
+
+    class Watched(Session):
+        def run(self, feeds: Feeds, names: list[str] | None = None) -> dict[str, Value]:  # type: ignore[override]
+            fetched.append(list(names or []))
+            return super().run(feeds, names)
+
+    monkeypatch.setattr(module, "ROOM_BYTES", 600)  # one tensor of 32 x 4 float32 is 512 bytes
+    seen = observe(model, ["a", "d"], data, open_session=Watched)
+    assert fetched[:3] == [["a", "d"], ["a"], ["d"]]
+    assert seen["d"].histogram.count == 400
+
+
+def test_what_was_seen_of_a_model_is_not_measured_again(model: Model, data: CalibrationData) -> None:
+    observe(model, ["a", "d"], data)
+
+    def refuse(source: object) -> Session:
+        raise AssertionError("opened again")
+
+    assert observe(model, ["d"], data, open_session=refuse)["d"].histogram.count == 400
