@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto
 
 from onnxcomp.graph.ir import Constant, Variable
+from onnxcomp.graph.skeleton import skeleton
 from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import skeleton
 
 Shape = tuple[int | None, ...]
 

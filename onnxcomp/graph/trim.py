@@ -18,8 +18,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnxcomp.graph.edit import ONNX_DOMAINS
 from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.shapes import bodies_of, infer, inner_graphs, tensor_type
+from onnxcomp.graph.skeleton import skeleton
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
-from onnxcomp.graph.writer import skeleton
+from onnxcomp.graph.writer import copy_fields
 
 Keep = Callable[[str], bool]
 """Says of a metadata key whether it stays."""
@@ -266,15 +267,7 @@ def _rename_statements(scope: Scope, maps: dict[int, dict[str, str]]) -> None:
 def _without(message: Any, *fields: str) -> Any:
     """A copy of a message that lacks some of its fields, which are not copied first."""
     made = type(message)()
-    for descriptor, value in message.ListFields():
-        if descriptor.name in fields:
-            continue
-        if descriptor.is_repeated:
-            getattr(made, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(made, descriptor.name).CopyFrom(value)
-        else:
-            setattr(made, descriptor.name, value)
+    copy_fields(message, made, fields)
     return made
 
 

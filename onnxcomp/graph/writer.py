@@ -27,7 +27,6 @@ from onnxcomp.model import Model, is_external, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
-SKELETON_BYTES = 4096  # of the tensors whose values shape inference may want
 
 
 def write(graph: Graph) -> Model:
@@ -35,49 +34,34 @@ def write(graph: Graph) -> Model:
     sweep(graph)
     source = graph.model.proto
     proto = ModelProto()
-    _copy_fields(source, proto, {"graph", "functions", "opset_import", "ir_version"})
+    copy_fields(source, proto, {"graph", "functions", "opset_import", "ir_version"})
     proto.ir_version = graph.ir_version
-    _write_opsets(graph, proto)
-    _Writer(graph).write_graph(graph.main, proto.graph)
+    write_opsets(graph, proto)
+    Writer(graph).write_graph(graph.main, proto.graph)
     if source.ir_version < 4 and (proto.ir_version >= 4 or _needs_ir4(proto.graph)):
         _lift_ir4(proto)
     for scope in graph.scopes:
         if scope.kind == "function":
-            _Writer(graph).write_function(scope, proto.functions.add())
+            Writer(graph).write_function(scope, proto.functions.add())
     names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     encodings = {name: each for name, each in graph.encodings.items() if name in names}
     return graph.model.with_proto(proto, encodings)
 
 
-def skeleton(graph: Graph) -> ModelProto:
-    """The graph as a model for shape inference: large tensors are named with type and shape, without data."""
-    source = graph.model.proto
-    proto = ModelProto()
-    left = {"graph", "functions", "opset_import", "ir_version", "metadata_props", "training_info"}
-    _copy_fields(source, proto, left)
-    proto.ir_version = graph.ir_version
-    _write_opsets(graph, proto)
-    _SkeletonWriter(graph).write_graph(graph.main, proto.graph)
-    for scope in graph.scopes:
-        if scope.kind == "function":
-            _SkeletonWriter(graph).write_function(scope, proto.functions.add())
-    return proto
-
-
 def node_proto(graph: Graph, node: Node) -> NodeProto:
     """A node as it would be written now."""
-    return _Writer(graph)._node(node)
+    return Writer(graph)._node(node)
 
 
 def tensor_proto(graph: Graph, constant: Constant, name: str) -> TensorProto:
     """A constant as one message under another name, its data included wherever it lies."""
     held = constant._values
     if isinstance(held, ProtoValues) and isinstance(held.tensor, TensorProto) and not is_external(held.tensor):
-        return _Writer(graph)._tensor(constant, name)
+        return Writer(graph)._tensor(constant, name)
     return make_tensor(name, constant.values)
 
 
-def _write_opsets(graph: Graph, proto: ModelProto) -> None:
+def write_opsets(graph: Graph, proto: ModelProto) -> None:
     imports = dict(graph.opset_imports)
     for entry in graph.model.proto.opset_import:
         if entry.domain in imports:
@@ -124,7 +108,9 @@ def _lift_ir4(proto: ModelProto) -> None:
     proto.graph.input.extend(kept)
 
 
-class _Writer:
+class Writer:
+    """Writes one scope of a graph, with the subgraphs of its nodes."""
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.scopes = {id(scope.graph): scope for scope in graph.scopes}
@@ -132,7 +118,7 @@ class _Writer:
     def write_graph(self, scope: Scope, proto: GraphProto) -> None:
         origin = scope.origin
         assert isinstance(origin, GraphProto)
-        _copy_fields(origin, proto, REBUILT_GRAPH_FIELDS)
+        copy_fields(origin, proto, REBUILT_GRAPH_FIELDS)
         proto.node.extend(self._nodes(scope))
         for tensor in self._initializers(scope, origin):
             if isinstance(tensor, SparseTensorProto):
@@ -147,7 +133,7 @@ class _Writer:
         held: dict[str, TensorProto | SparseTensorProto] = {}
         for constant in scope.constants:
             if isinstance(constant.origin, SparseTensorProto) and not constant.as_node:
-                held[constant.name] = constant.origin
+                held[constant.name] = _named(constant.origin, constant.name)
             elif not constant.as_node:
                 held[constant.name] = self._tensor(constant, constant.name)
         for tensor in scope.overridable:
@@ -158,7 +144,7 @@ class _Writer:
         return [*kept, *held.values()]
 
     def write_function(self, scope: Scope, proto: FunctionProto) -> None:
-        _copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
+        copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
         proto.node.extend(self._nodes(scope))
 
     def _write_interface(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
@@ -208,7 +194,7 @@ class _Writer:
             return origin
         proto = NodeProto(op_type="Constant", output=[constant.name])
         if origin is not None:
-            _copy_fields(origin, proto, {"attribute", "output", "op_type"})
+            copy_fields(origin, proto, {"attribute", "output", "op_type"})
         attribute = proto.attribute.add(name="value", type=AttributeProto.TENSOR)
         attribute.t.CopyFrom(self._tensor(constant, _inner_name(constant)))
         return proto
@@ -232,7 +218,7 @@ class _Writer:
         proto = NodeProto()
         origin = getattr(node, "origin", None)
         if origin is not None:
-            _copy_fields(origin, proto, {"input", "output", "attribute"})
+            copy_fields(origin, proto, {"input", "output", "attribute"})
             kept = {each.name: each for each in origin.attribute}
         else:
             kept = {}
@@ -251,31 +237,12 @@ class _Writer:
             proto.CopyFrom(_attribute(name, value, kept))
             return
         if kept is not None:
-            _copy_fields(kept, proto, {"g", "graphs"})
+            copy_fields(kept, proto, {"g", "graphs"})
         proto.name = name
         single = isinstance(value, gs.Graph)
         proto.type = AttributeProto.GRAPH if single else AttributeProto.GRAPHS
         for body in bodies:
             self.write_graph(self.scopes[id(body)], proto.g if single else proto.graphs.add())
-
-
-class _SkeletonWriter(_Writer):
-    """Writes large tensors as references to nowhere: shape inference asks for their type and shape only."""
-
-    def _constant_node(self, constant: Constant) -> NodeProto:
-        if constant.nbytes <= SKELETON_BYTES:
-            return super()._constant_node(constant)
-        proto = NodeProto(op_type="Constant", output=[constant.name])
-        proto.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(self._tensor(constant, ""))
-        return proto
-
-    def _tensor(self, constant: Constant, name: str) -> TensorProto:
-        if constant.nbytes <= SKELETON_BYTES:
-            return super()._tensor(constant, name)
-        tensor = TensorProto(name=name, dims=constant.shape, data_type=constant.data_type)
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="nowhere")
-        return tensor
 
 
 def ordered(nodes: Iterable[Node]) -> list[Node]:
@@ -352,6 +319,15 @@ def _untouched(constant: Constant, origin: NodeProto) -> bool:
     return origin.attribute[0].name != "value" and np.array_equal(np.asarray(value), held, equal_nan=True)
 
 
+def _named(sparse: SparseTensorProto, name: str) -> SparseTensorProto:
+    if sparse.values.name == name:
+        return sparse
+    renamed = SparseTensorProto()
+    renamed.CopyFrom(sparse)
+    renamed.values.name = name
+    return renamed
+
+
 def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
     name = str(held.filename)
     return name.startswith(str(model.scratch.folder)) and held.offset == 0
@@ -383,7 +359,7 @@ def _require_info(tensor: Any) -> ValueInfoProto:
     return info if info is not None else ValueInfoProto(name=tensor.name)
 
 
-def _copy_fields(source: Any, target: Any, leave: Iterable[str]) -> None:
+def copy_fields(source: Any, target: Any, leave: Iterable[str]) -> None:
     """Copy all fields that are set, but those in ``leave``."""
     left = set(leave)
     for descriptor, value in source.ListFields():

@@ -162,3 +162,13 @@ def test_keeps_the_order_of_initializers() -> None:
         { h = Add(x, two) i = Mul(h, two) y = Mul(i, one) }"""
     done = rewrite(model(body), "strip-metadata", shorten_names=True)
     assert [onnx.numpy_helper.to_array(each)[0] for each in done.graph.initializer] == [1, 4]
+
+
+def test_renames_sparse_initializers() -> None:
+    proto = model("g (float[4] x) => (float[4] y) { y = Add(x, weight) }")
+    values = helper.make_tensor("weight", TensorProto.FLOAT, [2], [5.0, 6.0])
+    indices = helper.make_tensor("at", TensorProto.INT64, [2], [1, 3])
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    done = rewrite(proto, "strip-metadata", shorten_names=True)
+    assert done.graph.sparse_initializer[0].values.name == "a"
+    check_same(done, {"x": floats(4)})
