@@ -9,12 +9,12 @@ not depend on the weight, and small constants that are equal, are written once i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node
@@ -30,11 +30,12 @@ from onnxcomp.numerics.formula import (
     first,
     literal,
     reshape,
+    summed_by_products,
 )
 
 INTERNED_BYTES = 64  # literals up to this size are written once for all that are equal
 MIN_OPSET = 7  # broadcasting
-RANGE_OPSET, MOD_OPSET, SLICE_INPUTS_OPSET = 11, 10, 10
+RANGE_OPSET, SUM_OPSET, SCATTER_OPSET, MOD_OPSET, SLICE_INPUTS_OPSET = 11, 11, 11, 10, 10
 NAME_BYTES = 3  # of the names that new tensors get, as long as they are few
 CONSTANT_NODE_BYTES = 30  # around the tensor of a Constant node
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -74,6 +75,8 @@ def operation(term: Apply, opset: int) -> Operation:
         case "Range":
             limits = (np.array(0, np.int32), np.array(attrs["limit"], np.int32), np.array(1, np.int32))
             return Operation("Range", (), limits)
+        case "ScatterElements" if opset < SCATTER_OPSET:
+            return Operation("Scatter", term.inputs)
     return Operation(term.op, term.inputs)
 
 
@@ -90,6 +93,8 @@ def lowered(term: Term, opset: int) -> Term:
             return cast(literal(np.arange(rows, dtype=np.uint8)), np.int32)
         high = binary("Mul", reshape(first(counting(256), rows // 256), (rows // 256, 1)), literal(256, np.int32))
         return reshape(binary("Add", high, counting(256)), (rows,))
+    if term.op == "CumSum" and opset < SUM_OPSET:
+        return summed_by_products(term.inputs[0])
     return term
 
 
@@ -107,7 +112,8 @@ class Writer:
         self.graph = graph
         self.root = root  # where shared tables go
         self._shared: dict[Hashable, Any] = {}
-        self._made: dict[int, tuple[Term, Any]] = {}  # the terms too, so that no id is used twice
+        self._made: dict[int, Any] = {}
+        self._keys = Keys()
         self._nodes: dict[int, tuple[Scope, list[Node]]] = {}
         self._count = 0
 
@@ -117,6 +123,7 @@ class Writer:
             raise PassError(f"{constant.name}: a decoder of {term.dtype} {term.shape} cannot stand for {constant}.")
         self._node(term, scope, self.graph.to_variable(constant))
         self._made.clear()
+        self._keys = Keys()
 
     def finish(self) -> None:
         """Put the new nodes before all others of their scopes."""
@@ -125,19 +132,19 @@ class Writer:
         self._nodes.clear()
 
     def _tensor(self, term: Term, scope: Scope) -> Any:
-        key = term.key if isinstance(term, Apply) else None
+        key = self._keys.of(term)
         if key is not None and key in self._shared:
             return self._shared[key]
         if id(term) in self._made:
-            return self._made[id(term)][1]
-        simple = lowered(term, self.root.opset)
+            return self._made[id(term)]
+        simple = self._keys.lowered(term, self.root.opset)
         if isinstance(simple, Apply):
             tensor = self.graph.variable(self._name(), term.dtype, list(term.shape))
             self._node(simple, self.root if key is not None else scope, tensor)
         else:
             assert isinstance(simple, Literal)
             tensor = self._literal(simple.make(), scope)
-        self._made[id(term)] = (term, tensor)
+        self._made[id(term)] = tensor
         if key is not None:
             self._shared[key] = tensor
         return tensor
@@ -153,7 +160,7 @@ class Writer:
     def _literal(self, values: Array, scope: Scope) -> Any:
         if values.nbytes > INTERNED_BYTES:
             return self.graph.constant(scope, self._name(), values)
-        key = _content_key(values)
+        key = content_key(values)
         if key not in self._shared:
             self._shared[key] = self.graph.constant(self.root, self._name(), values)
         return self._shared[key]
@@ -170,7 +177,39 @@ class Writer:
                 return "_" + name
 
 
-def _content_key(values: Array) -> Hashable:
+class Keys:
+    """What equal terms share, for terms that live as long as this object does."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, Hashable | None] = {}
+        self._kept: list[Term] = []
+
+    def of(self, term: Term) -> Hashable | None:
+        """The key of the term; None where it rests on data of one weight alone."""
+        if id(term) not in self._keys:
+            self._kept.append(term)  # so that no other term gets its id
+            self._keys[id(term)] = self._make(term)
+        return self._keys[id(term)]
+
+    def lowered(self, term: Term, opset: int) -> Term:
+        """``lowered``, whose result is kept alive too."""
+        result = lowered(term, opset)
+        self._kept.append(result)
+        return result
+
+    def _make(self, term: Term) -> Hashable | None:
+        if isinstance(term, Literal):
+            return content_key(term.make()) if term.nbytes <= INTERNED_BYTES else None
+        assert isinstance(term, Apply)
+        inputs = tuple(self.of(each) for each in term.inputs)
+        if None in inputs:
+            return None
+        attrs = tuple(content_key(each) if isinstance(each, np.ndarray) else each for each in term.attrs.values())
+        return (term.op, inputs, attrs, term.shape)
+
+
+def content_key(values: Array) -> Hashable:
+    """What equal arrays share."""
     return ("literal", str(values.dtype), values.shape, values.tobytes())
 
 
@@ -183,60 +222,65 @@ class Cost:
 
     own: int = 0
     shared: dict[Hashable, int] = field(default_factory=dict)
-    peak_output: int = 0  # the largest tensor that is computed on the way
+    computed: int = 0  # bytes of all tensors that are computed for this weight alone
+    largest: int = 0  # bytes of the largest tensor that is computed
 
-    def total(self, present: Container[Hashable]) -> int:
-        """The bytes that the decoder adds to a model that has these shared parts already."""
-        return self.own + sum(size for key, size in self.shared.items() if key not in present)
+    def size(self, uses: Mapping[Hashable, int]) -> int:
+        """Bytes in a model in which other decoders use shared parts this many times."""
+        return self.own + sum(size for key, size in self.shared.items() if not uses.get(key))
 
 
 def cost_of(term: Term, root: Scope) -> Cost:
     """What writing the term takes, counted as protobuf does, without making its data."""
-    cost = Cost()
-    _add_cost(term, root, cost, None, set())
-    return cost
+    costing = _Costing(root)
+    costing.add(term, None, top=True)
+    return costing.cost
 
 
-def _add_cost(term: Term, root: Scope, cost: Cost, owner: Hashable | None, seen: set[int]) -> None:
-    key = term.key if isinstance(term, Apply) else None
-    if id(term) in seen or (key is not None and key in cost.shared):
-        return
-    seen.add(id(term))
-    if key is not None:
-        owner = key
-        cost.shared[key] = 0
-    simple = lowered(term, root.opset)
-    if isinstance(simple, Literal):
-        if simple.nbytes <= INTERNED_BYTES:
-            cost.shared.setdefault(_content_key(simple.make()), tensor_bytes(simple.shape, simple.nbytes, root))
+class _Costing:
+    def __init__(self, root: Scope) -> None:
+        self.root = root
+        self.cost = Cost()
+        self._seen: set[int] = set()
+        self._keys = Keys()
+
+    def add(self, term: Term, owner: Hashable | None, *, top: bool = False) -> None:
+        key = None if top else self._keys.of(term)  # the weight itself is computed under its own name
+        if id(term) in self._seen or (key is not None and key in self.cost.shared):
+            return
+        self._seen.add(id(term))
+        if key is not None:
+            owner = key
+            self.cost.shared[key] = 0
+        simple = self._keys.lowered(term, self.root.opset)
+        if isinstance(simple, Literal):
+            self._charge(owner, tensor_bytes(simple.shape, simple.nbytes, self.root))
+            return
+        assert isinstance(simple, Apply)
+        self.cost.largest = max(self.cost.largest, simple.nbytes)
+        self.cost.computed += simple.nbytes if owner is None else 0
+        step = operation(simple, self.root.opset)
+        self._charge(owner, _node_bytes(step))
+        for values in step.constants:
+            size = tensor_bytes(values.shape, values.nbytes, self.root)
+            self.cost.shared.setdefault(content_key(values), size)
+        for each in step.inputs:
+            self.add(each, owner)
+
+    def _charge(self, owner: Hashable | None, size: int) -> None:
+        if owner is None:
+            self.cost.own += size
         else:
-            _charge(cost, owner, tensor_bytes(simple.shape, simple.nbytes, root))
-        return
-    assert isinstance(simple, Apply)
-    cost.peak_output = max(cost.peak_output, simple.nbytes)
-    step = operation(simple, root.opset)
-    _charge(cost, owner, _node_bytes(step))
-    for values in step.constants:
-        cost.shared.setdefault(_content_key(values), tensor_bytes(values.shape, values.nbytes, root))
-    for each in step.inputs:
-        _add_cost(each, root, cost, owner, seen)
-
-
-def _charge(cost: Cost, owner: Hashable | None, size: int) -> None:
-    if owner is None:
-        cost.own += size
-    else:
-        cost.shared[owner] += size
+            self.cost.shared[owner] += size
 
 
 def _node_bytes(step: Operation) -> int:
-    name = "x" * NAME_BYTES
-    proto = NodeProto(op_type=step.op, input=[name] * (len(step.inputs) + len(step.constants)), output=[name])
-    for key, value in step.attrs.items():
+    size = 2 + len(step.op) + (len(step.inputs) + len(step.constants) + 1) * (2 + NAME_BYTES)
+    for name, value in step.attrs.items():
         if isinstance(value, np.ndarray):
             value = numpy_helper.from_array(value)
-        proto.attribute.append(helper.make_attribute(key, value))
-    return _framed(proto.ByteSize())
+        size += _framed(helper.make_attribute(name, value).ByteSize())
+    return _framed(size)
 
 
 def tensor_bytes(shape: Sequence[int], nbytes: int, root: Scope) -> int:

@@ -104,12 +104,12 @@ def _step(node: gs.Node) -> Callable[..., Array] | None:
     """What the node does to its inputs' values, or None where no decoder has such a node."""
     if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1 or not node.outputs[0].name:
         return None
-    count = {"Slice": 3, "Reshape": 2, "CumSum": 2, "Range": 3, "ConstantOfShape": 1, "ScatterElements": 3}
+    count = {"Slice": 3, "Reshape": 2, "CumSum": 2, "Range": 3, "ScatterElements": 3, "Scatter": 3}
     attrs = dict(node.attrs)
     if any(isinstance(value, gs.Node.AttributeRef) for value in attrs.values()):
         return None
     match node.op:
-        case "Add" | "Sub" | "Mul" | "Mod" | "Div" if not attrs and len(node.inputs) == 2:
+        case "Add" | "Sub" | "Mul" | "Mod" | "Div" | "MatMul" if not attrs and len(node.inputs) == 2:
             return OPERATORS[node.op]
         case "Cast" if set(attrs) == {"to"}:
             kind = helper.tensor_dtype_to_np_dtype(attrs["to"])
@@ -125,7 +125,7 @@ def _step(node: gs.Node) -> Callable[..., Array] | None:
         case "ConstantOfShape" if isinstance(attrs.get("value"), AttributeProto):
             value = numpy_helper.to_array(attrs["value"].t)
             return lambda shape: np.full(shape, value[0], value.dtype)
-        case "Slice" | "Reshape" | "CumSum" | "Range" | "ScatterElements" if not attrs:
+        case "Slice" | "Reshape" | "CumSum" | "Range" | "ScatterElements" | "Scatter" if not attrs:
             return _WITH_INPUTS[node.op] if len(node.inputs) == count[node.op] else None
     return None
 
@@ -157,4 +157,5 @@ _WITH_INPUTS: dict[str, Callable[..., Array]] = {
     "CumSum": _summed,
     "Range": _counted,
     "ScatterElements": _scattered,
+    "Scatter": _scattered,
 }

@@ -8,7 +8,7 @@ Operators carry ONNX's names; what is an input of small integers in ONNX (a shap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,12 +44,11 @@ class Literal(Term):
 
 @dataclass(frozen=True, eq=False)
 class Apply(Term):
-    """An operator over terms. ``key``: equal keys mean equal values, so that one may stand for all."""
+    """An operator over terms."""
 
     op: str
     inputs: tuple[Term, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    key: Hashable | None = None
 
 
 def literal(values: Array | float | int, dtype: DTypeLike | None = None) -> Literal:
@@ -111,6 +110,11 @@ def cumsum(term: Term) -> Term:
     return Apply(term.shape, term.dtype, "CumSum", (term,))
 
 
+def matmul(left: Term, right: Term) -> Term:
+    """The product of two matrices."""
+    return Apply((left.shape[0], right.shape[1]), left.dtype, "MatMul", (left, right))
+
+
 def scatter(data: Term, index: Term, updates: Term) -> Term:
     """(n,) data with ``updates`` put at ``index``."""
     return Apply(data.shape, data.dtype, "ScatterElements", (data, index, updates))
@@ -123,13 +127,7 @@ def filled(shape: Sequence[int], value: Array) -> Term:
 
 def counting(rows: int) -> Term:
     """(rows,) int32: 0, 1, 2, ..."""
-    return Apply((rows,), np.dtype(np.int32), "Range", (), {"limit": rows}, key=("range", rows))
-
-
-def shared(term: Term, key: Hashable) -> Term:
-    """The same term under a key, so that a model holds it once."""
-    assert isinstance(term, Apply)
-    return Apply(term.shape, term.dtype, term.op, term.inputs, term.attrs, key)
+    return Apply((rows,), np.dtype(np.int32), "Range", (), {"limit": rows})
 
 
 def _take(data: Array, index: Array) -> Array:
@@ -148,6 +146,7 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Mul": lambda left, right: left * right,
     "Div": lambda left, right: left // right,
     "Mod": lambda left, right: left % right,
+    "MatMul": lambda left, right: left @ right,
     "Gather": _take,
     "Cast": lambda data, to: data.astype(to),
     "Reshape": lambda data, shape: data.reshape(shape),
@@ -159,6 +158,35 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "ConstantOfShape": lambda shape, value: np.full(shape, value, value.dtype),
     "Range": lambda limit: np.arange(limit, dtype=np.int32),
 }
+
+
+SUM_BLOCK = 256
+
+
+def summed_by_products(term: Term) -> Term:
+    """``cumsum`` of (n,) int32 without CumSum: sums inside blocks by a triangular matrix, then those of the blocks.
+
+    Computed in float64, which is exact below 2^53.
+    """
+    count = term.size
+    rows = -(-count // SUM_BLOCK)
+    padded = term
+    if count % SUM_BLOCK:
+        padded = concat([term, filled((rows * SUM_BLOCK - count,), np.zeros((), term.dtype))])
+    blocks = cast(reshape(padded, (rows, SUM_BLOCK)), np.float64)
+    sums = cast(matmul(blocks, cast(_upper_triangle(), np.float64)), term.dtype)
+    if rows > 1:
+        totals = cast(matmul(blocks, filled((SUM_BLOCK, 1), np.ones((), np.float64))), term.dtype)
+        before = binary("Sub", summed_by_products(flatten(totals)), flatten(totals))
+        sums = binary("Add", sums, reshape(before, (rows, 1)))
+    return first(flatten(sums), count)
+
+
+def _upper_triangle() -> Term:
+    """(256, 256) int32: 1 where the column is no less than the row, as (256 + column - row) div 256."""
+    column = counting(SUM_BLOCK)
+    distance = binary("Sub", column, reshape(column, (SUM_BLOCK, 1)))
+    return binary("Div", binary("Add", distance, literal(SUM_BLOCK, np.int32)), literal(SUM_BLOCK, np.int32))
 
 
 def evaluate(term: Term) -> Array:

@@ -25,7 +25,6 @@ from onnxcomp.numerics.formula import (
     gather,
     literal,
     reshape,
-    shared,
 )  # fmt: skip
 from onnxcomp.numerics.packing import Layout
 
@@ -77,9 +76,9 @@ def looked_up(
 def digits(levels: int, group: int, rows: int) -> Term:
     """(rows, group) int32: the digits of 0, 1, ... in base ``levels``, the highest first."""
     powers = np.array([levels**place for place in range(group - 1, -1, -1)], INDEX)
-    column = shared(reshape(counting(rows), (rows, 1)), ("column", rows))
+    column = reshape(counting(rows), (rows, 1))
     quotients = column if group == 1 else binary("Div", column, literal(powers))
-    return shared(binary("Mod", quotients, literal(levels, INDEX)), ("digits", levels, group, rows))
+    return binary("Mod", quotients, literal(levels, INDEX))
 
 
 def indices(
@@ -107,5 +106,4 @@ def _plane(planes: Callable[[], Sequence[Array]], position: int, shape: Shape, w
 
 def _plane_table(width: int, multiplier: int) -> Term:
     """(256, 8 / width) int32: the parts that a byte holds, times their weight in the index."""
-    parts = digits(2**width, 8 // width, 256)
-    return shared(binary("Mul", parts, literal(multiplier, INDEX)), ("plane", width, multiplier))
+    return binary("Mul", digits(2**width, 8 // width, 256), literal(multiplier, INDEX))

@@ -69,14 +69,14 @@ class Layout:
 
 @cache
 def layouts(levels: int) -> tuple[Layout, ...]:
-    """The layouts that may be best for a level count: each is denser than all with fewer planes' bits.
+    """The layouts that may be best for a level count: none is less dense than one with fewer bits.
 
     levels: 2 to 65536. The first has the fewest bits to an index, the last the fewest bits to a code.
     """
     found: list[Layout] = []
     for bits in range(8, MAX_BITS + 1):
         group = digits_in(levels, bits)
-        if group and (not found or bits / group < found[-1].bits_per_code):
+        if group and (not found or bits / group <= found[-1].bits_per_code):
             found.append(Layout(levels, group, bits))
     return tuple(found)
 

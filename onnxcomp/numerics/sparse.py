@@ -4,7 +4,7 @@
     exceptions  codes of the most frequent symbols for all, the others put over them at stored distances
                 (with one frequent symbol: the index gaps of Deep Compression, https://arxiv.org/abs/1510.00149)
 
-Decoding takes CumSum and ScatterElements, opset 11.
+Decoding takes ConstantOfShape, opset 9; CumSum and ScatterElements, opset 11, are made of older operators before.
 """
 
 from __future__ import annotations
@@ -152,17 +152,14 @@ def best_width(share: float, value_bits: float) -> tuple[int, float]:
     return width, bits
 
 
-def excepted(symbols: Symbols, memo: Memo, *, simple: bool) -> Iterator[tuple[str, Term]]:
-    """(name, (count,) symbols or more) for the best splits that are smaller than plain codes.
-
-    simple: only the split into one frequent symbol and the rest.
-    """
+def excepted(symbols: Symbols, memo: Memo) -> Iterator[tuple[str, Term]]:
+    """(name, (count,) symbols or more) for the best splits that are smaller than plain codes."""
     order = np.argsort(-symbols.counts, kind="stable")
     dense = bits_per_code(symbols.levels)
     found = [each for each in _splits(symbols, order, dense) if each.bits < dense]
     single = [each for each in found if each.frequent == 1]
     others = sorted((each for each in found if each.frequent > 1), key=lambda each: each.bits)
-    for split in single if simple else [*single, *others[:SPLITS_TRIED]]:
+    for split in (*single, *others[:SPLITS_TRIED]):
         yield from _with_exceptions(symbols, order, split, memo)
 
 

@@ -39,8 +39,7 @@ NARROWER: dict[np.dtype[Any], tuple[DTypeLike, ...]] = {
     np.dtype(np.int32): (np.uint8, np.int8, np.uint16, np.int16),
 }
 NUMBERS_FROM = 65  # levels from which a grid's codes may as well be stored as 8-bit numbers
-SUMS_OPSET = 11  # CumSum and ScatterElements
-FILL_OPSET = 9  # ConstantOfShape
+FILL_OPSET = 9  # ConstantOfShape, and Scatter for what is sparse
 BFLOAT16_OPSET = 13
 CHUNK = 2**20
 DECODER_BYTES = 120  # of nodes and small constants in front of a weight, for estimates
@@ -56,11 +55,10 @@ class Storage:
 
 
 def storages(
-    read: Callable[[], Array], encoding: Encoding | None, *, opset: int, simple: bool, memo: Memo
+    read: Callable[[], Array], encoding: Encoding | None, *, opset: int, memo: Memo
 ) -> Iterator[Storage]:
     """The ways to store the array that ``read`` gives; plain is not among them.
 
-    simple: only what is decoded by one lookup or cast (load time counts).
     memo: drop it after weighing and after writing; the formulas' data is made again when it is asked for.
     """
     values = read()
@@ -72,12 +70,12 @@ def storages(
     yield from _narrow(read, opset)
     symbols = encoded_symbols(read, encoding, memo) if encoding is not None else None
     if symbols is not None:
-        yield from _of_symbols(symbols, opset, simple, memo)
+        yield from _of_symbols(symbols, opset, memo)
     if symbols is None or not symbols.is_plain:
         found = distinct_symbols(read, memo)
         if found is not None:
-            yield from _of_symbols(found, opset, simple, memo)
-    if symbols is None and opset >= SUMS_OPSET:
+            yield from _of_symbols(found, opset, memo)
+    if symbols is None and opset >= FILL_OPSET:
         for name, term in sparse_values(read, memo):
             yield Storage(name, cut(term, values.shape))
 
@@ -140,23 +138,19 @@ def _survives(values: Array, kind: np.dtype[Any]) -> bool:
     return True
 
 
-def _of_symbols(symbols: Symbols, opset: int, simple: bool, memo: Memo) -> Iterator[Storage]:
+def _of_symbols(symbols: Symbols, opset: int, memo: Memo) -> Iterator[Storage]:
     if symbols.levels < 2:
         if opset >= FILL_OPSET and symbols.is_scalar:
             yield Storage(symbols.name, symbols.finish(filled((symbols.count,), symbols.book_values()[0])))
         return
     if symbols.numbers is not None and symbols.levels >= NUMBERS_FROM:
         yield _as_numbers(symbols)
-    fitting = fitting_layouts(symbols.levels, symbols.count)
-    for layout in fitting[:1] if simple else fitting:
+    for layout in fitting_layouts(symbols.levels, symbols.count):
         planes = memo(partial(_packed, symbols.codes, layout))
         rows = looked_up(symbols.book, planes, symbols.count, layout, symbols.shape)
         yield Storage(f"{symbols.name}, {layout.bits_per_code:.3g} bits", symbols.finish(rows))
-    if opset >= SUMS_OPSET and symbols.is_scalar:
-        if not simple:
-            for name, term in masked(symbols, memo):
-                yield Storage(f"{symbols.name}, {name}", symbols.finish(term))
-        for name, term in excepted(symbols, memo, simple=simple):
+    if opset >= FILL_OPSET and symbols.is_scalar:
+        for name, term in (*masked(symbols, memo), *excepted(symbols, memo)):
             yield Storage(f"{symbols.name}, {name}", symbols.finish(term))
 
 

@@ -35,7 +35,6 @@ from onnxcomp.numerics.formula import (
     flatten,
     literal,
     reshape,
-    shared,
     transpose,
 )  # fmt: skip
 from onnxcomp.numerics.lookup import Memo
@@ -147,9 +146,9 @@ def _grid_book(levels: Array, compute: np.dtype[Any], offset: int, scale: Array 
     """The book of a grid: stored where it is short, else computed from 0, 1, ... 255."""
     if levels.nbytes <= COMPUTED_BOOK_BYTES:
         return literal(levels)
-    book = shared(cast(counting(256), compute), ("numbers", str(compute)))
+    book = cast(counting(256), compute)
     if offset:
-        book = shared(binary("Sub", book, literal(offset, compute)), ("numbers", str(compute), offset))
+        book = binary("Sub", book, literal(offset, compute))
     if scale is not None:
         book = binary("Mul", book, literal(scale))
     return cast(book, levels.dtype)
