@@ -206,7 +206,7 @@ class Run:
         if not table.options:
             return
         trial = self._by_divergence(step, context, table) if self.tuner is not None else None
-        if trial is None:
+        if trial is None or not trial.applications:  # nothing held, or the time was up before anything was tried
             trial = self._tried(step, context, search.assign_by_noise(before, table))
         if trial.verdict.passed:
             report.changed = trial.entries
@@ -289,7 +289,11 @@ class Run:
             self._refuse(report, before, f"no faster on {self.receipt.target}: latency ratio {ratio:.2f}")
 
     def _context(self, step: Step) -> Context:
-        return dataclasses.replace(self.context, exclude=(*self.context.exclude, *step.exclude))
+        def progress(done: int, total: int, what: str) -> None:
+            self.progress(done, total, what if what.startswith(step.name) else f"{step.name}: {what}")
+
+        exclude = (*self.context.exclude, *step.exclude)
+        return dataclasses.replace(self.context, exclude=exclude, progress=progress)
 
     def _report(
         self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float

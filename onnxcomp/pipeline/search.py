@@ -140,8 +140,10 @@ def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: floa
 
 
 def _mildest(options: Sequence[Option]) -> list[Option]:
+    """The options of leaving the weight and of its smallest error."""
     changed = [each for each in options if each.choice is not None]
-    return [min(changed, key=lambda each: each.error)] if changed else list(options)
+    left = [each for each in options if each.choice is None]
+    return [*left, min(changed, key=lambda each: each.error)] if changed else left
 
 
 def allot(table: Table, limit: float) -> Assignment:

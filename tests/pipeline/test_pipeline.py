@@ -271,3 +271,23 @@ def test_the_receipt_counts_the_bytes_on_disk(calib: Path, tmp_path: Path) -> No
     result = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
     model, receipt = result.save(tmp_path / "out.onnx")
     assert Receipt.read(receipt).result["bytes"] == model.stat().st_size
+
+
+def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Path) -> None:
+    recipe = Recipe("late", (Step(get_pass("cluster-weights")(), auto=True),))
+    rng = np.random.default_rng(0)
+    model = made(
+        [helper.make_node("MatMul", ["x", "wide"], ["h"]), helper.make_node("MatMul", ["h", "busy"], ["y"])],
+        {
+            "wide": rng.normal(size=(FEATURES, 256)).astype(np.float32),
+            "busy": rng.normal(size=(256, CLASSES)).astype(np.float32),
+        },
+    )
+    seconds = iter(range(0, 10**9, 10))  # each look at the clock finds ten seconds gone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: float(next(seconds)))
+        result = optimize(model, recipe=recipe, calibration=calib, measure=False, budget=Budget(time_budget_s=60))
+    [step] = result.receipt.steps
+    assert step.decision == "kept"
+    assert {each.name for each in step.changed} == {"wide", "busy"}
+    assert [each for each in result.receipt.missed if each.startswith("time")]
