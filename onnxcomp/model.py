@@ -11,11 +11,9 @@ import base64
 import binascii
 import contextlib
 import json
-import math
 import os
 import shutil
 import tempfile
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,10 +23,23 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from onnxcomp.errors import ModelError
 from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
+from onnxcomp.tensors import (
+    Scratch,
+    clear_reference,
+    data_length,
+    data_offset,
+    external_bytes,
+    external_path,
+    is_external,
+    read_tensor,
+    reference_of,
+    set_location,
+    tensors_of,
+)
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -36,23 +47,8 @@ T = TypeVar("T")
 ENCODINGS_KEY = "onnxcomp.encodings"
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the headers grow by
 INLINE_LIMIT_BYTES = 256 * 2**20  # a model that came with external data is inlined below this size
-SPILL_BYTES = 2**20  # new tensors above this size go to the scratch folder
 EXTERNAL_FROM_BYTES = 1024  # smaller tensors stay in the model file beside external data
 ALIGNMENT_BYTES = 4096  # of tensors in an external data file, so that runtimes can map them
-
-
-class Scratch:
-    """A temporary folder that disappears with the last model that refers to it."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
-        self._count = 0
-        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
-
-    def new_path(self, suffix: str) -> Path:
-        """A path in the folder that nothing has used yet."""
-        self._count += 1
-        return self.folder / f"{self._count}{suffix}"
 
 
 class Model:
@@ -92,7 +88,7 @@ class Model:
     @property
     def size_bytes(self) -> int:
         """Bytes of the model file and its external data, without the metadata that ``save`` may add."""
-        return self.proto.ByteSize() + sum(_data_length(t) for t in tensors_of(self.proto) if is_external(t))
+        return self.proto.ByteSize() + sum(data_length(t) for t in tensors_of(self.proto) if is_external(t))
 
     def with_proto(self, proto: ModelProto, encodings: dict[str, Encoding] | None = None) -> Model:
         """The same model with another proto, sharing folder and scratch."""
@@ -122,7 +118,7 @@ class Model:
                 source = external_path(tensor, self.folder)
                 if source not in linked:
                     linked[source] = _link(source, folder, f"data{len(linked)}")
-                _set_reference(tensor, linked[source])
+                set_location(tensor, linked[source])
         path = folder / "model.onnx"
         path.write_bytes(_serialize(proto, self.name))
         return path
@@ -143,7 +139,7 @@ class Model:
         proto.CopyFrom(self.proto)
         for tensor in tensors_of(proto):
             if is_external(tensor):
-                raw = _external_bytes(tensor, self.folder)
+                raw = external_bytes(tensor, self.folder)
                 clear_reference(tensor)
                 tensor.raw_data = raw.tobytes()
         return proto
@@ -225,99 +221,6 @@ def refuse_output(target: Path, *, model: Model, force: bool) -> None:
             )
 
 
-# --- tensors -------------------------------------------------------------------------------------------
-
-
-def is_external(tensor: TensorProto) -> bool:
-    """Whether the tensor's data lies in another file."""
-    return bool(tensor.data_location == TensorProto.EXTERNAL)
-
-
-def external_path(tensor: TensorProto, folder: Path | None) -> Path:
-    """The file that holds an external tensor's data."""
-    location = Path(_reference(tensor)["location"])
-    return location if location.is_absolute() else ((folder or Path()) / location).resolve()
-
-
-def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
-    """The values of a tensor of any type; mapped from disk (read-only) where the data is external."""
-    shape = tuple(tensor.dims)
-    if is_external(tensor):
-        return _from_bytes(_external_bytes(tensor, folder), tensor.data_type, shape)
-    if tensor.HasField("raw_data"):
-        return _from_bytes(np.frombuffer(tensor.raw_data, np.uint8), tensor.data_type, shape)
-    try:
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{tensor.name}: the tensor cannot be read: {error}.") from error
-
-
-def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> TensorProto:
-    """A TensorProto of the values; above 1 MB its data goes to the scratch folder, when one is given."""
-    if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
-        return onnx.numpy_helper.from_array(np.asarray(values), name)
-    mapped = spill(values, scratch)
-    return reference_to(name, mapped)
-
-
-def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
-    """Write the values to the scratch folder and give them back mapped, read-only."""
-    path = scratch.new_path(".bin")
-    contiguous = np.ascontiguousarray(values)
-    with path.open("wb") as file:
-        contiguous.tofile(file)
-    return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
-
-
-def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:
-    """A TensorProto that refers to a spilled array."""
-    tensor = TensorProto(name=name, dims=mapped.shape)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(mapped.dtype)
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", str(mapped.filename)), ("offset", "0"), ("length", str(mapped.nbytes))):
-        tensor.external_data.add(key=key, value=value)
-    return tensor
-
-
-def clear_reference(tensor: TensorProto) -> None:
-    """Make an external tensor an inline one without data."""
-    del tensor.external_data[:]
-    tensor.ClearField("data_location")
-
-
-def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model: initializers, sparse ones, attributes, subgraphs, functions, training."""
-    yield from _graph_tensors(proto.graph)
-    for function in proto.functions:
-        for node in function.node:
-            yield from _node_tensors(node)
-    for training in proto.training_info:
-        yield from _graph_tensors(training.initialization)
-        yield from _graph_tensors(training.algorithm)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    for node in graph.node:
-        yield from _node_tensors(node)
-
-
-def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-                       *attribute.sparse_tensors):  # fmt: skip
-            yield sparse.values
-            yield sparse.indices
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _graph_tensors(graph)
-
-
 # --- inside --------------------------------------------------------------------------------------------
 
 
@@ -345,7 +248,7 @@ def _checked(model: Model) -> Model:
 
 
 def _check_reference(tensor: TensorProto, model: Model) -> None:
-    reference = _reference(tensor)
+    reference = reference_of(tensor)
     location = reference.get("location", "")
     where = f"{model.name}: external data of {tensor.name or 'a tensor'}"
     if model.folder is None:
@@ -355,7 +258,7 @@ def _check_reference(tensor: TensorProto, model: Model) -> None:
         raise ModelError(f"{where} points outside the model's folder: {location or 'nowhere'}.")
     if not path.is_file():
         raise ModelError(f"{where} is missing: {location}.")
-    offset, length = _data_offset(tensor, where), _data_length(tensor)
+    offset, length = data_offset(tensor, where), data_length(tensor)
     if offset < 0 or length < 0 or offset + length > path.stat().st_size:
         raise ModelError(f"{where} is cut short: {location} ends before byte {offset + length}.")
 
@@ -397,59 +300,8 @@ def _serialize(proto: ModelProto, name: str) -> bytes:
         raise ModelError(f"{name}: the model cannot be serialized: {error}.") from error
 
 
-def _reference(tensor: TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _data_offset(tensor: TensorProto, where: str = "") -> int:
-    try:
-        return int(_reference(tensor).get("offset", 0) or 0)
-    except ValueError as error:
-        raise ModelError(f"{where} has a broken offset: {error}.") from error
-
-
-def _data_length(tensor: TensorProto) -> int:
-    """Bytes of the tensor's data, from its type and shape."""
-    count = math.prod(tensor.dims)
-    return (count * bits_of(tensor.data_type) + 7) // 8
-
-
-def bits_of(data_type: int) -> int:
-    """Bits of one element of an ONNX tensor type."""
-    name = TensorProto.DataType.Name(data_type)
-    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
-        return 4
-    if name in ("INT2", "UINT2"):
-        return 2
-    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
-
-
-def _external_bytes(tensor: TensorProto, folder: Path | None) -> Array:
-    length = _data_length(tensor)
-    if length == 0:
-        return np.empty(0, np.uint8)
-    return np.memmap(external_path(tensor, folder), np.uint8, "r", _data_offset(tensor), (length,))
-
-
-def _from_bytes(data: Array, data_type: int, shape: tuple[int, ...]) -> Array:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
-    if bits_of(data_type) < 8:
-        tensor = TensorProto(dims=shape, data_type=data_type, raw_data=data.tobytes())
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
-    if data.size != math.prod(shape) * dtype.itemsize:
-        raise ModelError(f"a tensor of shape {shape} has {data.size} bytes of data, which do not fit.")
-    return data.view(dtype).reshape(shape)
-
-
 def _in_scratch(tensor: TensorProto, model: Model) -> bool:
     return external_path(tensor, model.folder).is_relative_to(model.scratch.folder)
-
-
-def _set_reference(tensor: TensorProto, location: str) -> None:
-    entries = {**_reference(tensor), "location": location}
-    del tensor.external_data[:]
-    for key, value in entries.items():
-        tensor.external_data.add(key=key, value=value)
 
 
 def _link(source: Path, folder: Path, name: str) -> str:
@@ -469,7 +321,7 @@ def _move_out(proto: ModelProto, folder: Path | None, location: str) -> Iterator
         if not is_external(tensor) and not tensor.HasField("raw_data"):
             continue
         data = (
-            _external_bytes(tensor, folder)
+            external_bytes(tensor, folder)
             if is_external(tensor)
             else np.frombuffer(tensor.raw_data, np.uint8)
         )

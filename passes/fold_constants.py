@@ -24,8 +24,8 @@ from onnxcomp.graph.known import known_integers
 from onnxcomp.graph.shapes import Shapes, infer_shapes
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
 from onnxcomp.graph.writer import node_proto, ordered, sweep, tensor_proto
-from onnxcomp.model import bits_of
 from onnxcomp.runtime import evaluate
+from onnxcomp.tensors import bits_of
 
 # Folding these away would undo a quantization; the rest makes no tensor, or is a constant already.
 LEFT_ALONE = frozenset({

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp import model as model_module
 from onnxcomp.errors import ModelError
-from onnxcomp.model import Model, load, make_tensor, read_tensor, save, tensors_of
+from onnxcomp.model import Model, load, save
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.runtime import Session
+from onnxcomp.tensors import make_tensor, read_tensor, tensors_of
 
 
 def linear_model(weight: np.ndarray) -> onnx.ModelProto:

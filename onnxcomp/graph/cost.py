@@ -10,7 +10,7 @@ from onnxcomp.graph.edit import producer
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.surgery import Graph, subgraphs_of
 from onnxcomp.graph.writer import node_proto
-from onnxcomp.model import bits_of
+from onnxcomp.tensors import bits_of
 
 AS_NODE_BYTES = 34  # of a Constant node around its tensor: operator, attribute, their lengths
 TENSOR_BYTES = 8  # of a tensor beside name, dimensions and data: type, field tags, lengths

@@ -19,9 +19,10 @@ from onnxcomp.graph.macs import Macs, count_macs
 from onnxcomp.graph.shapes import is_open
 from onnxcomp.graph.surgery import Graph, open_graph
 from onnxcomp.graph.weights import Weight, weights
-from onnxcomp.model import Model, bits_of, external_path, is_external, load, tensors_of
+from onnxcomp.model import Model, load
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.tensors import bits_of, external_path, is_external, tensors_of
 
 KNOWN_DOMAINS = frozenset(
     {

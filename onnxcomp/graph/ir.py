@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxcomp.model import SPILL_BYTES, Model, read_tensor, spill
+from onnxcomp.model import Model
+from onnxcomp.tensors import SPILL_BYTES, read_tensor, spill
 
 Array = NDArray[Any]
 

@@ -23,7 +23,8 @@ from onnx import (
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node, ProtoValues
 from onnxcomp.graph.surgery import Graph, Scope, attribute_value, subgraphs_of
-from onnxcomp.model import Model, is_external, make_tensor, reference_to
+from onnxcomp.model import Model
+from onnxcomp.tensors import is_external, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})

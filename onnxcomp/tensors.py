@@ -1,0 +1,177 @@
+"""Tensors as protos whose data may lie in another file: the model's external data, or the scratch folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxcomp.errors import ModelError
+
+Array = NDArray[Any]
+
+SPILL_BYTES = 2**20  # new tensors above this size go to the scratch folder
+
+
+class Scratch:
+    """A temporary folder that disappears with the last model that refers to it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
+        self._count = 0
+        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
+
+    def new_path(self, suffix: str) -> Path:
+        """A path in the folder that nothing has used yet."""
+        self._count += 1
+        return self.folder / f"{self._count}{suffix}"
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data lies in another file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def external_path(tensor: TensorProto, folder: Path | None) -> Path:
+    """The file that holds an external tensor's data."""
+    location = Path(reference_of(tensor)["location"])
+    return location if location.is_absolute() else ((folder or Path()) / location).resolve()
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
+    """The values of a tensor of any type; mapped from disk (read-only) where the data is external."""
+    shape = tuple(tensor.dims)
+    if is_external(tensor):
+        return _from_bytes(external_bytes(tensor, folder), tensor.data_type, shape)
+    if tensor.HasField("raw_data"):
+        return _from_bytes(np.frombuffer(tensor.raw_data, np.uint8), tensor.data_type, shape)
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{tensor.name}: the tensor cannot be read: {error}.") from error
+
+
+def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> TensorProto:
+    """A TensorProto of the values; above 1 MB its data goes to the scratch folder, when one is given."""
+    if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
+        return onnx.numpy_helper.from_array(np.asarray(values), name)
+    mapped = spill(values, scratch)
+    return reference_to(name, mapped)
+
+
+def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
+    """Write the values to the scratch folder and give them back mapped, read-only."""
+    path = scratch.new_path(".bin")
+    contiguous = np.ascontiguousarray(values)
+    with path.open("wb") as file:
+        contiguous.tofile(file)
+    return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
+
+
+def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:
+    """A TensorProto that refers to a spilled array."""
+    tensor = TensorProto(name=name, dims=mapped.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(mapped.dtype)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", str(mapped.filename)), ("offset", "0"), ("length", str(mapped.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def clear_reference(tensor: TensorProto) -> None:
+    """Make an external tensor an inline one without data."""
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of the model: initializers, sparse ones, attributes, subgraphs, functions, training."""
+    yield from _graph_tensors(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _node_tensors(node)
+    for training in proto.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                       *attribute.sparse_tensors):  # fmt: skip
+            yield sparse.values
+            yield sparse.indices
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _graph_tensors(graph)
+
+
+def reference_of(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def data_offset(tensor: TensorProto, where: str = "") -> int:
+    try:
+        return int(reference_of(tensor).get("offset", 0) or 0)
+    except ValueError as error:
+        raise ModelError(f"{where} has a broken offset: {error}.") from error
+
+
+def data_length(tensor: TensorProto) -> int:
+    """Bytes of the tensor's data, from its type and shape."""
+    count = math.prod(tensor.dims)
+    return (count * bits_of(tensor.data_type) + 7) // 8
+
+
+def bits_of(data_type: int) -> int:
+    """Bits of one element of an ONNX tensor type."""
+    name = TensorProto.DataType.Name(data_type)
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
+
+
+def external_bytes(tensor: TensorProto, folder: Path | None) -> Array:
+    length = data_length(tensor)
+    if length == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(external_path(tensor, folder), np.uint8, "r", data_offset(tensor), (length,))
+
+
+def _from_bytes(data: Array, data_type: int, shape: tuple[int, ...]) -> Array:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
+    if bits_of(data_type) < 8:
+        tensor = TensorProto(dims=shape, data_type=data_type, raw_data=data.tobytes())
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    if data.size != math.prod(shape) * dtype.itemsize:
+        raise ModelError(f"a tensor of shape {shape} has {data.size} bytes of data, which do not fit.")
+    return data.view(dtype).reshape(shape)
+
+
+def set_location(tensor: TensorProto, location: str) -> None:
+    entries = {**reference_of(tensor), "location": location}
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
