@@ -3,7 +3,7 @@
     verifier = Verifier(original, data, target=Target.of("cpu"))
     verdict = verifier.check(rewritten)
 
-The default metric, its threshold and how they were chosen: docs/decisions/0002-default-metric.md.
+The default metric, its threshold and how they were chosen: docs/decisions/0003-default-metric.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ValueInfoProto
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
@@ -36,11 +35,12 @@ from onnxcomp.verify.reference import (
     samples_first,
     weights_for,
 )
+from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
 
 Array = NDArray[Any]
 
-# The one default threshold for all models (docs/decisions/0002-default-metric.md).
+# The one default threshold for all models (docs/decisions/0003-default-metric.md).
 DEFAULT_MAX_DIVERGENCE = 0.03
 # On random inputs, which license nothing, only breakage is looked for. int8 weights per channel reach 0.25 on
 # noise (efficientnet_lite0), 3-bit ones 0.2 (LeNet-5, which noise cannot tell) to 31.
@@ -123,7 +123,7 @@ class Verifier:
 
     def check(self, model: Model) -> Verdict:
         """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed."""
-        changed = _changed_signature(self.original, model)
+        changed = changed_signature(self.original, model)
         if changed:
             return failure(changed, limit=self.limit, samples=self.samples)
         try:
@@ -362,40 +362,3 @@ def _incomparable(reference: dict[str, Array], candidate: dict[str, Array]) -> s
         if broken:
             return f"output {name} has {broken} NaN or infinite values that the original does not have"
     return None
-
-
-def _changed_signature(original: Model, model: Model) -> str | None:
-    """What differs between the declared inputs and outputs of two models, or None."""
-    for side in ("input", "output"):
-        left = _declared(original, side)
-        right = _declared(model, side)
-        if list(left) != list(right):
-            return f"{side}s changed from {', '.join(left)} to {', '.join(right)}"
-        for name, info in left.items():
-            if not _same_type(info, right[name]):
-                return f"{side} {name} changed its type or shape"
-    return None
-
-
-def _declared(model: Model, side: str) -> dict[str, ValueInfoProto]:
-    graph = model.proto.graph
-    constant = {tensor.name for tensor in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
-    items = graph.input if side == "input" else graph.output
-    return {item.name: item for item in items if side == "output" or item.name not in constant}
-
-
-def _same_type(left: ValueInfoProto, right: ValueInfoProto) -> bool:
-    """Equal types; a dimension that the original leaves open may have become known."""
-    if left.type.WhichOneof("value") != "tensor_type" or right.type.WhichOneof("value") != "tensor_type":
-        return bool(left.type == right.type)
-    old, new = left.type.tensor_type, right.type.tensor_type
-    if old.elem_type != new.elem_type:
-        return False
-    if not old.HasField("shape"):
-        return True
-    if not new.HasField("shape") or len(old.shape.dim) != len(new.shape.dim):
-        return False
-    return all(
-        before == after or before.WhichOneof("value") is None
-        for before, after in zip(old.shape.dim, new.shape.dim, strict=True)
-    )

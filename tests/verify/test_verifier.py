@@ -17,6 +17,7 @@ from onnxcomp.errors import ParameterError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
+from onnxcomp.verify.signature import changed_signature
 
 CPU = Target.of("cpu")
 RNG = np.random.default_rng(3)
@@ -83,6 +84,18 @@ def test_fails_whatever_the_budget(data: CalibrationData, text: str, said: str) 
     assert verdict.failed and not verdict.passed and verdict.divergence == math.inf
     assert said in verdict.reasons[0]
     assert verdict.describe()["divergence"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"), [(-1, 7, True), (-1, "N", True), ("N", "N", True), ("N", 7, False)]
+)
+def test_an_open_dimension_may_become_known(before: int | str, after: int | str, same: bool) -> None:
+    def model(dim: int | str) -> Model:
+        sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [dim, 2]) for name in "xy"]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", sides[:1], sides[1:])
+        return load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
+
+    assert (changed_signature(model(before), model(after)) is None) is same
 
 
 def test_original_that_does_not_run_is_an_error(data: CalibrationData) -> None:
