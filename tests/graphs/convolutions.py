@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tests.graphs.building import Builder, Value, block
-from tests.graphs.storage import positive_weight, random_weight
+from tests.graphs.storage import plain_weight, positive_weight, random_values, random_weight, weight
 
 CHANNELS = [1, 2, 3, 4, 6, 8, 16, 24]
 
@@ -123,13 +123,9 @@ def conv_transpose(b: Builder, x: Value) -> Value:
 def batch_normalization(b: Builder, x: Value) -> Value:
     """Append a BatchNormalization in inference form."""
     channels = x.shape[1]
-    inputs = [
-        x.name,
-        random_weight(b, (channels,), fan_in=16, offset=1.0),
-        random_weight(b, (channels,), fan_in=4),
-        random_weight(b, (channels,), fan_in=4),
-        positive_weight(b, channels),
-    ]
+    store = plain_weight if b.chance(60) else weight
+    drawn = [random_values(b, (channels,), fan_in=16, offset=offset) for offset in (1.0, 0.0, 0.0)]
+    inputs = [x.name, *(store(b, values) for values in drawn), positive_weight(b, channels)]
     attributes: dict[str, Any] = {"epsilon": b.choice([1e-5, 1e-3])} if b.chance(50) else {}
     return Value(b.node("BatchNormalization", inputs, **attributes), x.shape)
 

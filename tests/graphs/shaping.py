@@ -118,10 +118,8 @@ def pad_convolution(b: Builder, x: Value) -> Value:
     """Zeros around the input as a node of its own in front of Conv."""
     axes = x.rank - 2
     amounts = [0, 0, *[1] * axes] * 2
-    if b.opset < 11:
-        y = b.node("Pad", [x.name], pads=amounts)
-    else:
-        y = b.node("Pad", [x.name, b.constant(amounts)])
+    attributes, inputs = ({"pads": amounts}, []) if b.opset < 11 else ({}, [b.constant(amounts)])
+    y = b.node("Pad", [x.name, *inputs], **attributes)
     kernel = random_weight(b, (4, x.shape[1], *[min(3, extent) for extent in x.shape[2:]]))
     extents = [extent + 2 - min(3, extent) + 1 for extent in x.shape[2:]]
     return Value(b.node("Conv", [y, kernel]), (x.shape[0], 4, *extents))

@@ -11,12 +11,12 @@ Form = Callable[[Builder, np.ndarray], str]
 
 
 def weight(b: Builder, values: np.ndarray) -> str:
-    """Store a float32 weight in one of the forms and return the name of the tensor to read.
+    """Store a float32 weight, half of the time plainly, and return the name of the tensor to read.
 
     The values may be rounded to what the form can hold (float16, int8, the values of an earlier weight).
     """
     usable = [form for form in FORMS if _possible(b, form, values)]
-    form = b.choice(usable)
+    form = b.choice(usable) if b.chance(50) else plain_weight
     name = form(b, values)
     # ONNX Runtime takes a sparse initializer into few operators only, not into Identity, so it is read once
     if form is not _sparse and name not in b.weights.setdefault(values.shape, []):
