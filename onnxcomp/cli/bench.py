@@ -54,15 +54,15 @@ def _show(found: Bench) -> None:
     names = [each.name for each in found.models]
     headings = ("", *names, *(["ratio"] if found.ratios else []))
     listed = screen.table(*headings, right=(*names, "ratio"))
-    rows = (
-        ("size", "size_bytes", lambda cost: formats.size(cost.size_bytes)),
-        ("latency, median", "latency_ms", lambda cost: formats.milliseconds(cost.latency_ms)),
-        ("latency, best", "", lambda cost: formats.milliseconds(cost.best_latency_ms)),
-        ("load time", "load_s", lambda cost: formats.milliseconds(1e3 * cost.load_s)),
-        ("load memory", "load_peak_bytes", lambda cost: formats.size(cost.load_peak_bytes)),
-    )
+    rows = [
+        ("size", "size_bytes", [formats.size(each.size_bytes) for each in found.models]),
+        ("latency, median", "latency_ms", [formats.milliseconds(each.latency_ms) for each in found.models]),
+        ("latency, best", "", [formats.milliseconds(each.best_latency_ms) for each in found.models]),
+        ("load time", "load_s", [formats.milliseconds(1e3 * each.load_s) for each in found.models]),
+        ("load memory", "load_peak_bytes", [formats.size(each.load_peak_bytes) for each in found.models]),
+    ]
     for name, key, words in rows:
         ratio = [f"{found.ratios[key]:.2f}" if key in found.ratios else ""] if found.ratios else []
-        listed.add_row(*screen.cells(name, *(words(each) for each in found.models), *ratio))
+        listed.add_row(*screen.cells(name, *words, *ratio))
     how = f"{found.runs} runs{' in turns' if found.ratios else ''} on {found.target}"
     screen.show(listed, "", f"{how}, {formats.count(found.threads, 'thread')}, on one sample of {found.data}")

@@ -50,3 +50,11 @@ def count(number: int, noun: str) -> str:
     """``1 weight``, ``2 weights``, ``3 batches``."""
     ending = "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def shortened(name: str, length: int = 48) -> str:
+    """A long name without its middle; exporters write names of hundreds of letters."""
+    if len(name) <= length:
+        return name
+    half = (length - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"

@@ -13,6 +13,7 @@ from onnxcomp.cli import options
 if TYPE_CHECKING:
     from onnxcomp.graph.inspect import Inspection
 
+WORTH_SAYING = 0.05  # of the file; what gains less is not shown
 SHOWN = 15  # rows of a table without --verbose
 
 
@@ -63,6 +64,10 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     if found.encoded_weights:
         noted = count(found.encoded_weights, "weight")
         rows.append(("compressed", f"already: {noted} made by onnxcomp, with a note of how"))
+    if found.compact_tensors:
+        stored = count(found.compact_tensors, "tensor")
+        are = "is" if found.compact_tensors == 1 else "are"
+        rows.append(("compact", f"{stored} {are} computed from fewer bytes (`onnxcomp expand` makes them plain)"))
     if found.custom_ops:
         rows.append(("custom operators", f"{', '.join(found.custom_ops)} (running needs --custom-ops)"))
     return rows
@@ -97,7 +102,7 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 
 
 def _show_weights(found: Inspection, limit: int | None) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli import formats, screen
     from onnxcomp.graph.inspect import GAIN_BITS
 
     if not found.tensors:
@@ -111,14 +116,15 @@ def _show_weights(found: Inspection, limit: int | None) -> None:
         sizes = [_or_blank(each.bits_bytes.get(width)) for width in bits]
         encoding = f" ({each.encoding})" if each.encoding else ""
         shape = "x".join(map(str, each.shape)) or "scalar"
-        listed.add_row(*screen.cells(f"{each.name}{encoding}", shape, each.dtype, kind, f"{each.size_bytes:,}", *sizes))
+        name = each.name if limit is None else formats.shortened(each.name)
+        listed.add_row(*screen.cells(f"{name}{encoding}", shape, each.dtype, kind, f"{each.size_bytes:,}", *sizes))
     screen.show("", listed, *_more(len(found.tensors), limit, "constants"))
 
 
 def _show_gains(found: Inspection) -> None:
     from onnxcomp.cli import formats, screen
 
-    if not found.weight_count:
+    if not found.gains or found.gains[-1].size_bytes > (1 - WORTH_SAYING) * found.size_bytes:
         return
     listed = screen.table("all weights in", "model bytes, about", "", right=("model bytes, about",))
     for gain in found.gains:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnxcomp import budget
 from onnxcomp.errors import ParameterError
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]  # generic for type checkers only, in the older versions of click
+else:
+    ParamType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -18,7 +23,7 @@ PATH = click.Path(path_type=Path)
 LIBRARY = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
 
 
-class Words(click.ParamType):
+class Words(ParamType):
     """Text that a function of ``onnxcomp.budget`` understands, kept as text; what it refuses is wrong usage."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -34,7 +39,7 @@ class Words(click.ParamType):
         return str(value)
 
 
-class Version(click.ParamType):
+class Version(ParamType):
     """``1.17`` -> (1, 17)."""
 
     name = "version"

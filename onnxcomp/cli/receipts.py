@@ -85,7 +85,7 @@ def _reasons(receipt: Receipt) -> list[str]:
 
 
 def _named(entries: Sequence[Entry]) -> str:
-    names = [each.name for each in entries[:NAMED]]
+    names = [formats.shortened(each.name) for each in entries[:NAMED]]
     more = len(entries) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
@@ -187,7 +187,7 @@ def show_plan(planned: Plan, *, verbose: bool) -> None:
     screen.show(screen.facts(rows))
     if verbose:
         listed = screen.table("weight", "shape", "bytes", "", right=("bytes",))
-        for each in planned.weights:
-            shape = "x".join(map(str, each.shape))
-            listed.add_row(*screen.cells(each.name, shape, f"{each.size_bytes:,}", "excluded" if each.excluded else ""))
+        for weight in planned.weights:
+            shape, note = "x".join(map(str, weight.shape)), "excluded" if weight.excluded else ""
+            listed.add_row(*screen.cells(weight.name, shape, f"{weight.size_bytes:,}", note))
         screen.show("", listed)

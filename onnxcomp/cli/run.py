@@ -15,7 +15,7 @@ from onnxcomp.recipe import AUTO
 from onnxcomp.registry import get_pass, pass_names, pass_summary
 
 
-class Field(click.ParamType):
+class Field(options.ParamType):
     """A pass's field: its type, range and choices; a strength may also be "auto"."""
 
     def __init__(self, field: Parameter) -> None:

@@ -6,19 +6,21 @@ found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
+from onnxcomp.graph.expand import Decoders
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.macs import Macs, count_macs
-from onnxcomp.graph.shapes import is_open
+from onnxcomp.graph.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.weights import Weight, weights
+from onnxcomp.graph.weights import Weight, roles_of, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.numerics.storage import estimate_bytes
@@ -34,6 +36,7 @@ QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits",
      "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized"}
 )  # fmt: skip
+COMPACT = "(compact storage)"
 GAIN_BITS = (8, 6, 5, 4, 3, 2)
 
 
@@ -42,7 +45,8 @@ class TensorInfo:
     """One constant tensor.
 
     kind: what a weight is to its readers ("conv", "linear", "embedding", ...), "constant" for the others.
-    operators: the operators that read it. encoding: how its values are made, as far as a pass noted it.
+    operators: the operators that read it. size_bytes: on disk. encoding: how its values are made, as far as a
+    pass noted it; "compact" for a tensor that is stored compactly and decoded when a session is created.
     bits_bytes: for a weight about how many bytes codes of so many bits would take; empty for the others.
     """
 
@@ -104,6 +108,7 @@ class Inspection:
     quantized: dict[str, int]
     custom_ops: tuple[str, ...]
     encoded_weights: int
+    compact_tensors: int
     tensors: tuple[TensorInfo, ...]
     operators: tuple[OperatorInfo, ...]
     gains: tuple[Gain, ...]
@@ -129,9 +134,11 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
     model = load(source)
     graph = open_graph(model)
     proto = model.proto
-    counted = count_macs(graph)
+    shapes = infer_shapes(graph, batch=1)
+    counted = count_macs(graph, shapes)
     known = [each for each in counted.values() if each is not None]
-    tensors = _tensors(graph)
+    compact = _compact(graph, shapes)
+    tensors = _tensors(graph, compact)
     size = model.path.stat().st_size + _external_bytes(model) if model.path else model.size_bytes
     return Inspection(
         name=model.name,
@@ -152,8 +159,9 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         quantized=_quantized(graph),
         custom_ops=custom_operators(graph),
         encoded_weights=len(model.encodings),
+        compact_tensors=len(compact),
         tensors=tensors,
-        operators=_operators(graph, counted),
+        operators=_operators(graph, counted, compact),
         gains=_gains(size, tensors),
     )
 
@@ -169,12 +177,67 @@ def custom_operators(graph: Graph) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _tensors(graph: Graph) -> tuple[TensorInfo, ...]:
-    """Every constant of the model, the largest first."""
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """A tensor that nodes compute from fewer bytes, and what only it needs: shared tables go to the first."""
+
+    info: TensorInfo
+    nodes: frozenset[Node]
+    constants: frozenset[Constant]
+
+
+def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
+    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have."""
+    found: list[Compact] = []
+    claimed: set[Constant] = set()
+    for scope, node in Decoders(graph).outputs():
+        output = node.outputs[0]
+        shape, data_type = shapes.static(output), shapes.data_type(output)
+        nodes, constants = _above(node)
+        own = constants - claimed
+        size = sum(map(stored_bytes, own))
+        if shape is None or not data_type or (math.prod(shape) * bits_of(data_type) + 7) // 8 <= size:
+            continue
+        claimed |= own
+        roles = {role.kind for role in roles_of(graph, output, len(shape))} - {"bias"}
+        info = TensorInfo(
+            scope.key(output.name),
+            shape,
+            onnx.TensorProto.DataType.Name(data_type).lower(),
+            "/".join(sorted(roles)) if roles and len(shape) > 1 else "constant",
+            tuple(sorted({_operator(each) for each in output.outputs})),
+            size,
+            "compact",
+        )
+        found.append(Compact(info, nodes, frozenset(own)))
+    return found
+
+
+def _above(node: Node) -> tuple[frozenset[Node], set[Constant]]:
+    """The nodes and constants that a decoder's last node is computed from, itself included."""
+    nodes: set[Node] = set()
+    constants: set[Constant] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        nodes.add(current)
+        for tensor in current.inputs:
+            if isinstance(tensor, Constant):
+                constants.add(tensor)
+            else:
+                waiting.extend(each for each in tensor.inputs if each not in nodes)
+    return frozenset(nodes), constants
+
+
+def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]:
+    """Every constant of the model, the largest first; a compact one as what it decodes to."""
     by_constant = {weight.tensor: weight for weight in weights(graph)}
-    found = []
+    found = [each.info for each in compact]
+    decoded = {constant for each in compact for constant in each.constants}
     for scope in graph.scopes:
         for constant in scope.constants:
+            if constant in decoded:
+                continue
             weight = by_constant.get(constant)
             kind = "constant" if weight is None else "/".join(sorted(weight.kinds))
             name = scope.key(constant.name)
@@ -211,14 +274,15 @@ def coded_bytes(weight: Weight, bits: int) -> int:
     return min(weight.size_bytes, estimate_bytes(weight.shape, weight.dtype, encoding))
 
 
-def _operators(graph: Graph, counted: dict[Node, Macs | None]) -> tuple[OperatorInfo, ...]:
-    """One entry an operator, most bytes first."""
+def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence[Compact]) -> tuple[OperatorInfo, ...]:
+    """One entry an operator, most bytes first; the nodes of compact storage together."""
+    decoders = {node for each in compact for node in each.nodes}
     count: Counter[str] = Counter()
     size: Counter[str] = Counter()
     macs: Counter[str] = Counter()
     seen: set[Constant] = set()
     for _, node in graph.nodes():
-        name = _operator(node)
+        name = COMPACT if node in decoders else _operator(node)
         count[name] += 1
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor not in seen:

@@ -38,9 +38,13 @@ class Macs:
     is_partial: bool
 
 
-def count_macs(graph: Graph) -> dict[Node, Macs | None]:
-    """The nodes that multiply and accumulate, for a batch of one; None where the shapes are not known."""
-    shapes = infer_shapes(graph, batch=1)
+def count_macs(graph: Graph, shapes: Shapes | None = None) -> dict[Node, Macs | None]:
+    """The nodes that multiply and accumulate, for a batch of one; None where the shapes are not known.
+
+    shapes: those of ``infer_shapes(graph, batch=1)``, where they are known already.
+    """
+    if shapes is None:
+        shapes = infer_shapes(graph, batch=1)
     return {node: _count(node, shapes) for _, node in graph.nodes() if _multiplies(node)}
 
 
@@ -107,7 +111,7 @@ def _shape(inputs: Any, index: int, shapes: Shapes) -> Shape | None:
 
 
 def _product(*parts: Shape | None) -> Macs | None:
-    dims = []
+    dims: list[int | None] = []
     for each in parts:
         if each is None:
             return None

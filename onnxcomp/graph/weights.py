@@ -137,6 +137,11 @@ def weights(graph: Graph, *, min_size: int = 2) -> list[Weight]:
     return found
 
 
+def roles_of(graph: Graph, tensor: Any, rank: int) -> list[Role]:
+    """The roles of any tensor at the nodes that read it, axes in its own order."""
+    return list(_roles(graph, tensor, tuple(range(rank)), True))
+
+
 def compose(base: Model, sources: Mapping[str, Model]) -> Model:
     """``base`` with the named weights' values and encodings taken from other models of the same structure.
 

@@ -15,7 +15,8 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.optimize import Progress, open_data, silent
+from onnxcomp.pipeline.optimize import open_data, silent
+from onnxcomp.pipeline.run import Progress
 from onnxcomp.target import Target
 from onnxcomp.verify import Verdict, Verifier
 from onnxcomp.verify.reference import Array, OutputStore, flatten

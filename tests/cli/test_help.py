@@ -9,8 +9,29 @@ import pytest
 from onnxcomp.cli import COMMANDS
 from onnxcomp.registry import pass_names, pass_summary, shipped_names
 
-OPTIMIZE = """-o --output --recipe --calib-data --ep --max-drop --metric --target-size --target-latency --time-budget
---report --json --seed --dry-run --force --exclude --min-ort --replay --threads --quiet --verbose""".split()
+OPTIMIZE = [
+    "-o",
+    "--output",
+    "--recipe",
+    "--calib-data",
+    "--ep",
+    "--max-drop",
+    "--metric",
+    "--target-size",
+    "--target-latency",
+    "--time-budget",
+    "--report",
+    "--json",
+    "--seed",
+    "--dry-run",
+    "--force",
+    "--exclude",
+    "--min-ort",
+    "--replay",
+    "--threads",
+    "--quiet",
+    "--verbose",
+]
 
 
 def test_help_names_every_command(invoke) -> None:

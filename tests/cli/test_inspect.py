@@ -63,7 +63,9 @@ def test_a_quantized_model_is_reported_as_such(invoke: Invoke, tmp_path: Path) -
         }""")
     path = tmp_path / "q.onnx"
     path.write_bytes(model.SerializeToString())
-    assert re.search(r"^quantized +already: 1 QuantizeLinear, 1 DequantizeLinear$", invoke("inspect", path).stdout, re.M)
+    assert re.search(
+        r"^quantized +already: 1 QuantizeLinear, 1 DequantizeLinear$", invoke("inspect", path).stdout, re.M
+    )
 
 
 def test_custom_operators_are_named(invoke: Invoke, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def args(model_file: Path, recipe: Path, calibration_file: Path, out: Path) -> l
     return ["optimize", model_file, "--recipe", recipe, "--calib-data", calibration_file, "-o", out / "small.onnx"]
 
 
-def test_writes_a_smaller_model_and_its_receipt(invoke: Invoke, args: list[object], model_file: Path, out: Path) -> None:
+def test_writes_a_smaller_model_and_its_receipt(
+    invoke: Invoke, args: list[object], model_file: Path, out: Path
+) -> None:
     before = model_file.read_bytes()
     result = invoke(*args)
     assert result.exit_code == 0, result.stderr
@@ -92,9 +94,7 @@ def test_without_data_every_line_of_verification_says_random_inputs(invoke: Invo
     assert "--calib-data" in text
 
 
-def test_a_missed_size_goal_ends_with_3_and_the_model_is_written(
-    invoke: Invoke, args: list[object], out: Path
-) -> None:
+def test_a_missed_size_goal_ends_with_3_and_the_model_is_written(invoke: Invoke, args: list[object], out: Path) -> None:
     result = invoke(*args, "--target-size", "100x")
     assert result.exit_code == 3
     assert re.search(r"^goal missed +size: ", result.stdout, re.MULTILINE)
