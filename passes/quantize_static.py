@@ -85,7 +85,7 @@ class QuantizeStatic(Pass):
         if reason:
             outcome.skip(graph.model.name, reason)
             return outcome
-        grids = {tensor: self._grid(seen[root.name], style) for tensor, root in plan.grids.items()}
+        grids = {each: self._grid(seen[root.name], factor, style) for each, (root, factor) in plan.grids.items()}
         _Rewrite(graph, plan, grids, seen, style).run(outcome)
         return outcome
 
@@ -132,10 +132,11 @@ class QuantizeStatic(Pass):
             progress=context.progress,
         )
 
-    def _grid(self, observation: Observation, style: QuantizationStyle) -> Grid:
+    def _grid(self, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
         share = 1.0 if self.calibrator == "minmax" else self.coverage
         low, high = observation.histogram.covering(share)
-        return activation_grid(low, high, dtype=style.activation, symmetric=style.activation_symmetric)
+        grid = activation_grid(low, high, dtype=style.activation, symmetric=style.activation_symmetric)
+        return grid if factor == 1 else Grid(grid.scale * np.float32(factor), grid.zero_point)
 
 
 def _style(graph: Graph, context: Context) -> QuantizationStyle:
@@ -186,13 +187,19 @@ class _Rewrite:
         ]
         made = set(fenced)
         for unit in self._plan.units:
-            inputs = unit.inputs
             details = self._put_linear(unit) if unit.linear else {}
-            for index, tensor in zip(unit.data, inputs, strict=True):
-                unit.node.inputs[index] = self._operand(tensor, tensor in made)
+            for index, tensor in zip(unit.data, unit.inputs, strict=True):
+                if unit.factor is None:
+                    unit.node.inputs[index] = self._operand(tensor, tensor in made)
             outcome.change(unit.key, f"{unit.node.op} in {self._style.activation}", **details)
         for tensor in fenced:
-            self._writer.fence(tensor)
+            maker = self._plan.makers[tensor]
+            if maker.factor is None:
+                self._writer.fence(tensor)
+            else:
+                source = maker.inputs[0]
+                self._graph.remove_node(self._graph.main, maker.node)
+                self._writer.rescale(source, tensor)
 
     def _operand(self, tensor: Any, fenced: bool) -> Any:
         if isinstance(tensor, Constant):

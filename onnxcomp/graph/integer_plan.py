@@ -20,13 +20,14 @@ FLOAT_RESULT = frozenset({"Gemm", "MatMul"})
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """units: what computes with integers, in topological order. grids: tensor -> the tensor whose grid it has.
+    """units: what computes with integers, in topological order.
 
+    grids: tensor -> the tensor whose range gives its grid, and the factor that its scale is to be multiplied by.
     makers: tensor on a grid -> the unit that makes it in integers; others are made by float nodes.
     """
 
     units: list[Unit]
-    grids: dict[Any, Any]
+    grids: dict[Any, tuple[Any, float]]
     makers: dict[Any, Unit]
 
 
@@ -54,13 +55,13 @@ def make_plan(units: Sequence[Unit], *, unusable: Set[Any] = frozenset()) -> Pla
 
 
 def _with_grids(units: list[Unit], read: Set[Any]) -> Plan:
-    grids: dict[Any, Any] = {tensor: tensor for tensor in read}
+    grids: dict[Any, tuple[Any, float]] = {tensor: (tensor, 1.0) for tensor in read}
     makers: dict[Any, Unit] = {}
     for unit in units:
         for tail in unit.tails:
             if tail in read or unit.node.op not in FLOAT_RESULT:
-                source = unit.inputs[0] if unit.moves_only else tail
-                grids[tail] = grids[source] if unit.moves_only else tail
+                root, factor = grids[unit.inputs[0]] if unit.moves_only else (tail, 1.0)
+                grids[tail] = root, factor * (unit.factor or 1.0)
                 makers[tail] = unit
     return Plan(units, grids, makers)
 

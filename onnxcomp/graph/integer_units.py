@@ -5,6 +5,7 @@ A unit is a node with what an integer kernel does along with it:
     Conv -> Relu                one kernel: the zero point cuts off what is below zero
     MatMul -> Add(bias) -> Clip one kernel, or two of which the second is cheap
     MaxPool, Reshape, ...       move codes about; the grid stays the same
+    Mul and Div by 6            nothing to run: the same codes on a grid of another scale
 
 The operators are those that ONNX Runtime 1.31 replaces on CPU when their inputs come from DequantizeLinear and
 their outputs go to QuantizeLinear (found by looking at the optimized models).
@@ -66,6 +67,7 @@ class Unit:
 
     data: positions of the inputs that carry activations. tails: the tensors whose grid its results are on:
     its outputs, or what comes after the nodes folded into it. bias_add: the Add that brings a MatMul's bias.
+    factor: what the one input's codes stand for times this is the result; the node itself need not run.
     """
 
     key: str
@@ -74,11 +76,12 @@ class Unit:
     tails: tuple[Any, ...]
     linear: Linear | None = None
     bias_add: Node | None = None
+    factor: float | None = None
 
     @property
     def moves_only(self) -> bool:
-        """Whether results are some of the inputs, so that they share a grid."""
-        return self.node.op in FORM
+        """Whether the codes of results are some of the input's codes."""
+        return self.node.op in FORM or self.factor is not None
 
     @property
     def is_compute(self) -> bool:
@@ -108,6 +111,11 @@ def element_unit(graph: Graph, scope: Scope, node: Node) -> Unit | None:
     """The unit of a node that stands between others, None where ONNX Runtime has no integer form of it."""
     if not is_onnx(node):
         return None
+    key = node_key(scope, node)
+    factor = _positive_factor(node)
+    if factor is not None:
+        index, number = factor
+        return Unit(key, node, (index,), (node.outputs[0],), factor=number)
     if node.op in ELEMENTWISE:
         count = ELEMENTWISE[node.op]
         data = tuple(range(len(node.inputs) if count is None else count))
@@ -116,11 +124,26 @@ def element_unit(graph: Graph, scope: Scope, node: Node) -> Unit | None:
         data, tails = (0,), tuple(node.outputs)
     else:
         return None
-    unit = Unit(node_key(scope, node), node, data, tails)
+    unit = Unit(key, node, data, tails)
     constants = [each for each in unit.inputs if isinstance(each, Constant)]
     if any(each.dtype != np.float32 or not each.size for each in constants) or len(constants) == len(data):
         return None
     return None if unit.moves_only and constants else unit
+
+
+def _positive_factor(node: Node) -> tuple[int, float] | None:
+    """Where a Mul or Div by a positive number has its other operand, and the number that it multiplies by."""
+    if node.op not in ("Mul", "Div"):
+        return None
+    for index in (1, 0) if node.op == "Mul" else (1,):
+        values = constant_value(node.inputs[index])
+        if values is None or values.size != 1 or values.ndim > 1 or values.dtype != np.float32:
+            continue
+        number = float(values.reshape(-1)[0])
+        if isinstance(node.inputs[1 - index], Constant) or not 1e-6 < number < 1e6:
+            return None
+        return 1 - index, number if node.op == "Mul" else 1 / number
+    return None
 
 
 def _keeps_codes(node: Node) -> bool:

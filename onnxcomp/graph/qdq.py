@@ -2,6 +2,7 @@
 
     x -> reader                      ->   x -> Q -> DQ -> reader            (pair: x stays for other readers)
     node -> y -> readers             ->   node -> y' -> Q -> DQ -> y        (fence: y keeps its name and readers)
+    Q -> DQ -> x -> Div by 6 -> y    ->   Q -> DQ with a sixth of the scale (rescale)
     W                                ->   W_int8 -> DQ                      (codes)
 
 Names are short: each stands several times in the file.
@@ -29,6 +30,7 @@ class QdqWriter:
         self._count = 0
         self._stored: dict[Any, Constant] = {}
         self._paired: dict[Any, Variable] = {}
+        self._codes: dict[Any, Variable] = {}
 
     def pair(self, tensor: Any) -> Variable:
         """The tensor after quantizing and dequantizing, made once however many ask for it."""
@@ -45,6 +47,15 @@ class QdqWriter:
         raw.dtype, raw.shape = tensor.dtype, tensor.shape
         maker.outputs[position] = raw
         self._quantize(raw, tensor, tensor)
+
+    def rescale(self, source: Any, tensor: Any) -> None:
+        """Let ``tensor``, which nothing makes any more, be what the codes of ``source`` stand for on its own grid."""
+        if source not in self._codes:
+            self.pair(source)
+        grid = self._grids[tensor]
+        self._codes[tensor] = self._codes[source]
+        inputs = [self._codes[source], self._store(grid.scale), self._store(grid.zero_point)]
+        self._graph.node(self._scope, "DequantizeLinear", inputs, [tensor])
 
     def constant(self, values: Array, grid: Grid) -> Variable:
         """A constant operand as codes of a grid of its own."""
@@ -64,7 +75,7 @@ class QdqWriter:
     def _quantize(self, source: Any, tensor: Any, result: Any) -> None:
         grid = self._grids[tensor]
         constants = [self._store(grid.scale), self._store(grid.zero_point)]
-        codes = self._variable("q")
+        codes = self._codes[tensor] = self._variable("q")
         self._graph.node(self._scope, "QuantizeLinear", [source, *constants], [codes])
         self._graph.node(self._scope, "DequantizeLinear", [codes, *constants], [result])
 

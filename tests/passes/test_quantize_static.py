@@ -286,3 +286,29 @@ def test_factors_and_levels_quantize_too(tmp_path: Path) -> None:
     result, outcome = quantized(factored, feeds)
     assert len(outcome.changed) == 2
     assert_close(model, result, feeds)
+
+
+def test_a_hard_swish_in_pieces_runs_on_integers(tmp_path: Path) -> None:
+    model = model_of(
+        """g (float[N,3,8,8] x) => (float[N,4,4,4] y) {
+            three = Constant<value_float=3.0>() six = Constant<value_float=6.0>() zero = Constant<value_float=0.0>()
+            c = Conv(x, W) a = Add(c, three) k = Clip(a, zero, six) m = Mul(c, k) d = Div(m, six) y = Conv(d, V) }""",
+        W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3),
+    )  # fmt: skip
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, outcome = quantized(model, feeds)
+    assert len(outcome.changed) == 5
+    found = kernels(result, tmp_path)
+    assert not {"Add", "Clip", "Mul", "Div"} & found.keys()
+    assert (found["QLinearAdd"], found["QLinearMul"], found["QuantizeLinear"]) == (1, 1, 1)
+    assert_close(model, result, feeds)
+
+
+def test_a_scaled_tensor_keeps_its_other_readers_and_outputs() -> None:
+    text = """g (float[N,3,8,8] x) => (float[N,4,6,6] h, float[N,4,4,4] y, float[N,4,6,6] z) {
+        half = Constant<value_float=0.5>() c = Conv(x, W) h = Mul(half, c) y = Conv(h, V) z = Exp(c) }"""
+    model = model_of(text, W=drawn(4, 3, 3, 3) / 9, V=drawn(4, 4, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, _ = quantized(model, feeds)
+    assert not any(node.op_type == "Mul" for node in result.proto.graph.node)
+    assert_close(model, result, feeds, 0.05)
