@@ -22,10 +22,10 @@ from onnxcomp.graph.ir import Array
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights, has_levels, is_pruned
 from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook
+from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
 from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.layout import along_axis, rows_of
-from onnxcomp.numerics.weight_error import channel_error, relative_error
+from onnxcomp.numerics.weight_error import relative_error
 
 SCALE_BYTES = 4
 SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file
@@ -140,15 +140,22 @@ class ClusterWeights(Pass):
         if self.vector_size > 1:
             return _by_vectors(weight, old, k, self.vector_size, context)
         keep_zero = self.keep_zero or is_pruned(weight)
-        scaled = None
-        if self.granularity != "tensor" and weight.channel_axis is not None:
-            scaled = _by_scaled_levels(old, k, keep_zero, weight.channel_axis)
-        if scaled is not None and self.granularity == "channel":
-            return scaled
-        plain = _by_levels(old, k, keep_zero)
-        if scaled is not None and _scales_pay(old, plain[0], scaled[0], weight):
-            return scaled
-        return plain
+        if self._takes_scales(weight, old, k, keep_zero):
+            axis = weight.channel_axis
+            assert axis is not None
+            scaled = _by_scaled_levels(old, k, keep_zero, axis)
+            if scaled is not None:
+                return scaled
+        return _by_levels(old, k, keep_zero)
+
+    def _takes_scales(self, weight: Weight, old: Array, k: int, keep_zero: bool) -> bool:
+        """Whether to take a scale for each channel: as asked, or where they gain more than their bytes."""
+        axis = weight.channel_axis
+        if self.granularity != "auto" or axis is None:
+            return self.granularity == "channel"
+        cost_bytes = SCALE_BYTES * weight.shape[axis] + SCALED_NODE_BYTES
+        gain_bytes = scale_gain(rows_of(old, axis), k, keep_zero=keep_zero) * weight.size / 8
+        return gain_bytes > cost_bytes
 
 
 def _by_levels(old: Array, k: int, keep_zero: bool) -> tuple[Array, Encoding]:
@@ -177,24 +184,6 @@ def _by_vectors(weight: Weight, old: Array, k: int, vector_size: int, context: C
     distinct = np.unique(book.astype(compute_dtype(old.dtype)), axis=0).astype(old.dtype)
     encoding = VectorEncoding(dtype=str(old.dtype), codebook=distinct, axis=axis)
     return encoding.decode(encoding.nearest(old), old.shape), encoding
-
-
-def _scales_pay(old: Array, plain: Array, scaled: Array, weight: Weight) -> bool:
-    """Whether the scales gain more than their bytes.
-
-    Half a bit a value is what halving the squared error would else cost. The error is each channel's own,
-    relative to its power: what one codebook does to the weakest channels is what scales repair.
-    """
-    axis = weight.channel_axis
-    assert axis is not None
-    plain_error = channel_error(old, plain, axis=axis)
-    scaled_error = channel_error(old, scaled, axis=axis)
-    if scaled_error >= plain_error:
-        return False
-    if scaled_error == 0:
-        return True
-    gained_bytes = 0.5 * math.log2(plain_error / scaled_error) * weight.size / 8
-    return gained_bytes > SCALE_BYTES * weight.shape[axis] + SCALED_NODE_BYTES
 
 
 def _description(encoding: Encoding) -> str:

@@ -3,11 +3,10 @@
 On a line the best clusters are runs of neighbours, so a clustering is k - 1 cuts of the sorted values.
 Three steps find them:
 
-1. the exact optimum over the cuts between about 2048 cells, by dynamic programming over the number of runs.
-   Where the last run of the first j cells begins grows with j (the costs are concave Monge, Wu 1991), so
-   that a row takes O(cells log cells);
-2. every cut may move to one of 17 places up to its neighbours; a dynamic program of k * 17 * 17 steps finds
-   the best of all combinations, then again with a narrower reach;
+1. the exact optimum over the cuts between about 2048 cells (``cut_program``); for more than 64 levels of at
+   most 65,536 values, runs of equal share of the best levels (``sorted_line``), which is near the optimum;
+2. every cut may move to one of 17 or 33 places, up to 16 runs away; a dynamic program of k * 33 * 33 steps
+   finds the best of all combinations, then again with ever narrower reach;
 3. Lloyd's iterations on the values themselves.
 
 Where zero must stay a level, step 1 runs over the negative and over the positive values, and the run around
@@ -21,150 +20,131 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.sorted_line import SortedLine, Sums, run_costs
+from onnxcomp.numerics.cut_program import CutProgram, mirrored, share_runs
+from onnxcomp.numerics.sorted_line import MOST_SINGLE_SUMS, SortedLine, Sums, equal_shares, run_costs
 
 Array = NDArray[Any]
 
+MOST_EXACT_LEVELS = 64
 PLACES = 17
-REACHES = (0.5, 0.5, 0.25, 0.25, 0.12, 0.06)
+PLACES_OF_FEW = 33  # where single values matter; sums are cheap there
+FAR_REACHES = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0)
+NEAR_REACHES = (1.0, 0.5, 0.5, 0.25, 0.12, 0.06)
+MOST_CELL_MOVES = 12
 
 
 def best_levels(line: SortedLine, k: int) -> Array:
     """At most k levels, float64 ascending: the means of the runs that cut the line best."""
     cells = line.cells()
-    program = _CutProgram(line.sums(cells), k)
-    cuts = cells[program.cuts(program.most_runs, cells.size - 1)]
-    return _settled(line, _moved_together(line, cuts, None), None)
+    if _starts_near(line, k):
+        return _settled(line, _Moves(line, cells, None).far(_spread(line, cells, k)), None)[0]
+    program = CutProgram(line.sums(cells), k)
+    cuts = program.cuts(program.most_runs, cells.size - 1)
+    return _settled(line, _Moves(line, cells, None).near(cuts), None)[0]
 
 
 def best_levels_with_zero(line: SortedLine, k: int) -> Array:
     """As ``best_levels`` with 0.0 as one of the levels; the line's shift must be 0."""
-    cells = line.cells()
     zero_starts = int(np.searchsorted(line.values, 0, side="left"))
     zero_ends = int(np.searchsorted(line.values, 0, side="right"))
-    negative = np.append(cells[cells < zero_starts], zero_starts)
-    positive = np.append(zero_ends, cells[cells > zero_ends])
-    left = _CutProgram(line.sums(negative), k - 1)
-    right = _CutProgram(_mirrored(line.sums(positive)), k - 1)
-    runs, left_end, right_end = _share_runs(left, right, k - 1)
-    left_cuts = negative[left.cuts(runs[0], left_end)]
-    right_cuts = positive[::-1][right.cuts(runs[1], right_end)][::-1]
-    cuts = np.concatenate([left_cuts, right_cuts])
-    return _settled(line, _moved_together(line, cuts, runs[0]), runs[0])
+    cells = np.union1d(line.cells(), [zero_starts, zero_ends])
+    below = int(np.searchsorted(cells, zero_starts))
+    if _starts_near(line, k):
+        return _with_one_held(line, cells, k)
+    above = int(np.searchsorted(cells, zero_ends))
+    left = CutProgram(line.sums(cells[: below + 1]), k - 1)
+    right = CutProgram(mirrored(line.sums(cells[above:])), k - 1)
+    runs, left_end, right_end = share_runs(left, right, k - 1)
+    right_cuts = cells.size - 1 - right.cuts(runs[1], right_end)[::-1]
+    cuts = np.concatenate([left.cuts(runs[0], left_end), right_cuts])
+    return _settled(line, _Moves(line, cells, runs[0]).near(cuts), runs[0])[0]
 
 
-class _CutProgram:
-    """The least error of the first j cells in t runs, for every j and every t up to ``most_runs``.
+def _starts_near(line: SortedLine, k: int) -> bool:
+    """Whether equal shares will do for a start: cheap, and as good for small weights, of which there are many."""
+    return k > MOST_EXACT_LEVELS and line.size <= MOST_SINGLE_SUMS
 
-    sums: count, sum and sum of squares before each of the m + 1 bounds of the cells.
+
+def _with_one_held(line: SortedLine, cells: Array, k: int) -> Array:
+    """The best levels with one held at 0: of the free ones, either neighbour of zero is tried."""
+    free = _Moves(line, cells, None).far(_spread(line, cells, k))
+    above = int(np.searchsorted(_settled(line, free, None)[0], 0))
+    found = []
+    for zero in {max(above - 1, 0), min(above, free.size - 2)}:
+        cuts = _Moves(line, cells, zero).far(np.searchsorted(cells, free))
+        found.append(_settled(line, cuts, zero))
+    return min(found, key=lambda each: each[1])[0]
+
+
+def _spread(line: SortedLine, cells: Array, k: int) -> Array:
+    """Indices of k + 1 cells, or of all, between which the best levels have equal shares."""
+    return np.searchsorted(cells, equal_shares(line.shares(cells), cells, k))
+
+
+class _Moves:
+    """Cuts moved together to where their error is least. They are never worse afterwards.
+
+    cells: the places where a cut may stand, where they are all there are; else any value may be one.
+    zero: the index of the run whose level is held at 0, or None.
     """
 
-    def __init__(self, sums: Sums, most_runs: int) -> None:
-        self._sums = sums
-        cells = sums[0].size - 1
-        self.most_runs = min(most_runs, cells)
-        self.errors = [np.where(np.arange(cells + 1) == 0, 0.0, np.inf)]
-        self._begins = [np.zeros(cells + 1, np.int64)]
-        if self.most_runs:
-            first = (sums[0][0], sums[1][0], sums[2][0])
-            self.errors.append(np.append(np.inf, run_costs(first, sums)[1:]))
-            self._begins.append(np.zeros(cells + 1, np.int64))
-        for runs in range(1, self.most_runs):
-            errors, begins = self._row(self.errors[-1], runs)
-            self.errors.append(errors)
-            self._begins.append(begins)
+    def __init__(self, line: SortedLine, cells: Array, zero: int | None) -> None:
+        self._line = line
+        self._cells = cells
+        self._zero = zero
+        self._cell_sums = line.sums(cells) if line.few_values else None
+        self._places = PLACES_OF_FEW if line.size <= MOST_SINGLE_SUMS else PLACES
 
-    def cuts(self, runs: int, end: int) -> Array:
-        """The runs + 1 bounds (indices of cells) of the best way to cut the first ``end`` cells."""
-        found = [end]
-        for begins in self._begins[runs:0:-1]:
-            found.append(int(begins[found[-1]]))
-        return np.array(found[::-1])
+    def far(self, cuts: Array) -> Array:
+        """The cuts (into the line) after moves across many runs, and then as ``near``; from indices of cells."""
+        return self._moved(cuts, FAR_REACHES + NEAR_REACHES)
 
-    def best_to_zero(self) -> tuple[Array, Array]:
-        """For each number of runs: where the rest, at level 0, best begins, and the error of all."""
-        squares = self._sums[2]
-        errors = np.stack(self.errors) + (squares[-1] - squares)
-        return errors.argmin(axis=1), errors.min(axis=1)
+    def near(self, cuts: Array) -> Array:
+        """The cuts (into the line) after moves up to their neighbours; from indices of cells."""
+        return self._moved(cuts, NEAR_REACHES)
 
-    def _row(self, before: Array, runs: int) -> tuple[Array, Array]:
-        """Errors and begins of the last run for ``runs`` + 1 runs, from the errors for ``runs``.
-
-        Ends are taken at halving distance; the begin of each lies between those of its neighbours.
-        """
-        last = before.size - 1
-        size = 1 << last.bit_length()
-        begins = np.full(size + 1, last - 1)
-        begins[0] = runs
-        errors = np.full(last + 1, np.inf)
-        step = size // 2
-        while step:
-            ends = np.arange(step, last + 1, 2 * step)
-            begins[ends[ends <= runs]] = runs
-            ends = ends[ends > runs]
-            if ends.size:
-                low = np.maximum(begins[ends - step], runs)
-                high = np.maximum(np.minimum(begins[ends + step], ends - 1), low)
-                errors[ends], begins[ends] = self._least(before, ends, low, high)
-            step //= 2
-        return errors, begins[: last + 1]
-
-    def _least(self, before: Array, ends: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        """For each end the least error over begins from low to high, and the first begin that has it."""
-        count, total, squares = self._sums
-        length = high - low + 1
-        start = np.cumsum(length) - length
-        begin = np.arange(int(length.sum())) + np.repeat(low - start, length)
-        end = np.repeat(ends, length)
-        difference = total[end] - total[begin]
-        error = before[begin] + (squares[end] - squares[begin] - difference**2 / (count[end] - count[begin]))
-        least = np.minimum.reduceat(error, start)
-        hits = np.flatnonzero(error == np.repeat(least, length))
-        chosen = np.empty(ends.size, np.int64)
-        owner = np.searchsorted(start, hits, side="right") - 1
-        chosen[owner[::-1]] = begin[hits[::-1]]
-        return least, chosen
-
-
-def _mirrored(sums: Sums) -> Sums:
-    """The sums of the cells in reverse order; runs depend on differences alone."""
-    return -sums[0][::-1], sums[1][::-1], -sums[2][::-1]
-
-
-def _share_runs(left: _CutProgram, right: _CutProgram, runs: int) -> tuple[tuple[int, int], int, int]:
-    """How many runs each side gets, and the cell at which each side's part of the zero run begins."""
-    left_ends, left_errors = left.best_to_zero()
-    right_ends, right_errors = right.best_to_zero()
-    left_runs = np.arange(left.most_runs + 1)
-    right_runs = np.minimum(runs - left_runs, right.most_runs)
-    best = int(np.argmin(left_errors + right_errors[right_runs]))
-    return (best, int(right_runs[best])), int(left_ends[best]), int(right_ends[right_runs[best]])
-
-
-def _moved_together(line: SortedLine, cuts: Array, zero: int | None) -> Array:
-    """The cuts after moving all of them together within ever narrower reach; never worse than before."""
-    for reach in REACHES:
+    def _moved(self, cuts: Array, reaches: tuple[float, ...]) -> Array:
+        cuts = cuts if self._cell_sums is not None else self._cells[cuts]
         if cuts.size > 2:
-            cuts = _moved_once(line, cuts, zero, reach)
-    return cuts
+            for reach in reaches:
+                cuts = self._best(cuts, self._around(cuts, reach))
+        if self._cell_sums is None:
+            return cuts
+        cuts = self._moved_by_cells(cuts) if cuts.size > 2 else cuts
+        return self._cells[cuts]
 
+    def _around(self, cuts: Array, reach: float) -> Array:
+        """(k - 1, places) places for the inner cuts, evenly from ``reach`` runs below to as many above."""
+        rank = np.arange(cuts.size)
+        return np.rint(np.interp(rank[1:-1, None] + np.linspace(-reach, reach, self._places), rank, cuts))
 
-def _moved_once(line: SortedLine, cuts: Array, zero: int | None, reach: float) -> Array:
-    """One dynamic program over 17 places a cut: (k + 1,) cuts, of which the first and last stay."""
-    widths = np.diff(cuts)
-    offset = np.linspace(-reach, reach, PLACES)
-    room = np.where(offset < 0, widths[:-1, None], widths[1:, None])
-    places = np.rint(cuts[1:-1, None] + offset * room).astype(np.int64)
-    ends = np.broadcast_to(cuts[[0, -1], None], (2, PLACES))
-    places = np.concatenate([ends[:1], places, ends[1:]])
-    sums = line.sums(places)
-    left = (sums[0][:-1, :, None], sums[1][:-1, :, None], sums[2][:-1, :, None])
-    right = (sums[0][1:, None, :], sums[1][1:, None, :], sums[2][1:, None, :])
-    costs = run_costs(left, right)
-    if zero is not None:
-        costs[zero] = right[2][zero] - left[2][zero]
-    costs[left[0] > right[0]] = np.inf
-    return places[np.arange(cuts.size), _cheapest_path(costs)]
+    def _moved_by_cells(self, cuts: Array) -> Array:
+        """The cuts after moves of up to 24 single cells, until none gains."""
+        for _ in range(MOST_CELL_MOVES):
+            places = np.clip(cuts[1:-1, None] + np.arange(-24, 25), cuts[0], cuts[-1])
+            moved = self._best(cuts, places)
+            if np.array_equal(moved, cuts):
+                break
+            cuts = moved
+        return cuts
+
+    def _best(self, cuts: Array, places: Array) -> Array:
+        """The best of all combinations of one place for each inner cut."""
+        ends = np.broadcast_to(cuts[[0, -1], None], (2, places.shape[1]))
+        places = np.concatenate([ends[:1], places.astype(np.int64), ends[1:]])
+        sums = self._sums(places)
+        left = (sums[0][:-1, :, None], sums[1][:-1, :, None], sums[2][:-1, :, None])
+        right = (sums[0][1:, None, :], sums[1][1:, None, :], sums[2][1:, None, :])
+        costs = run_costs(left, right)
+        if self._zero is not None:
+            costs[self._zero] = right[2][self._zero] - left[2][self._zero]
+        costs[left[0] > right[0]] = np.inf
+        return places[np.arange(cuts.size), _cheapest_path(costs)]
+
+    def _sums(self, places: Array) -> Sums:
+        if self._cell_sums is None:
+            return self._line.sums(places)
+        return self._cell_sums[0][places], self._cell_sums[1][places], self._cell_sums[2][places]
 
 
 def _cheapest_path(costs: Array) -> Array:
@@ -181,8 +161,11 @@ def _cheapest_path(costs: Array) -> Array:
     return np.array(path[::-1])
 
 
-def _settled(line: SortedLine, cuts: Array, zero: int | None) -> Array:
-    """The levels of the runs after Lloyd's iterations, float64 ascending; 0.0 stays one where it was."""
+def _settled(line: SortedLine, cuts: Array, zero: int | None) -> tuple[Array, float]:
+    """The levels of the runs after Lloyd's iterations, float64 ascending, and their error.
+
+    0.0 stays one where it was.
+    """
     levels, error = _levels(line, cuts, zero)
     for _ in range(30):
         middles = (levels[1:] + levels[:-1]) / 2
@@ -195,7 +178,7 @@ def _settled(line: SortedLine, cuts: Array, zero: int | None) -> Array:
         levels, error = new_levels, new_error
         if gained < 1e-6 * error:
             break
-    return levels
+    return levels, error
 
 
 def _levels(line: SortedLine, cuts: Array, zero: int | None) -> tuple[Array, float]:

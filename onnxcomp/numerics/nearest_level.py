@@ -52,7 +52,8 @@ def _bucket(values: Array, low: Any, per_unit: Any, count: int) -> Array:
         position = (values - low) * per_unit
     np.clip(position, 0, count - 1, out=position)
     with np.errstate(invalid="ignore"):
-        return np.maximum(position.astype(np.int32), 0)  # NaN becomes any integer
+        bucket: Array = np.maximum(position.astype(np.int32), 0)  # NaN becomes any integer
+    return bucket
 
 
 def _buckets(bounds: Array) -> tuple[Any, Any, Array, Array] | None:
@@ -63,7 +64,7 @@ def _buckets(bounds: Array) -> tuple[Any, Any, Array, Array] | None:
     low, span = bounds[0], float(bounds[-1]) - float(bounds[0])
     least = float(np.diff(bounds.astype(np.float64)).min())
     largest = float(np.finfo(bounds.dtype).max)
-    if not (least > 0 and span * 1.01 < least * MOST_BUCKETS and 2 * MOST_BUCKETS < largest * min(span, 1)):
+    if not (least > 0 and span * 1.01 < least * MOST_BUCKETS and largest * min(span, 1) > 2 * MOST_BUCKETS):
         return None
     count = int(span * 1.01 / least) + 2
     per_unit = bounds.dtype.type(count / 1.005 / span)

@@ -32,14 +32,13 @@ class SortedLine:
         self.values = values
         self.size = int(values.size)
         self.shift = shift
+        self.few_values = int(np.count_nonzero(values[1:] != values[:-1])) < MOST_EXACT_VALUES
         self._block = BLOCK if self.size > MOST_SINGLE_SUMS else 1
         blocks = self.size // self._block
         sums = np.empty((2, blocks))
         for start in range(0, blocks, 2**13):
             stop = min(blocks, start + 2**13)
-            part = values[start * self._block : stop * self._block].reshape(-1, self._block) - np.float64(
-                shift
-            )
+            part = values[start * self._block : stop * self._block].reshape(-1, self._block) - np.float64(shift)
             sums[0, start:stop] = part.sum(axis=1)
             sums[1, start:stop] = np.einsum("ij,ij->i", part, part)
         self._anchor = min(blocks, int(np.searchsorted(values, values.dtype.type(shift))) // self._block)
@@ -76,16 +75,13 @@ class SortedLine:
         The best levels lie with density (count / width)^(1/3) (Panter and Dite 1951), so a cell's share is
         count^(1/3) * width^(2/3).
         """
-        distinct = int(np.count_nonzero(self.values[1:] != self.values[:-1])) + 1
-        if distinct <= MOST_EXACT_VALUES:
+        if self.few_values:
             return np.concatenate([[0], np.flatnonzero(self.values[1:] != self.values[:-1]) + 1, [self.size]])
         cuts = self._fine_cuts()
-        share = _capped(self._shares(cuts))
-        position = np.concatenate([[0.0], np.cumsum(share)])
-        wanted = np.linspace(0, position[-1], CELLS + 1)[1:-1]
-        return np.unique(np.concatenate([[0], cuts[np.searchsorted(position, wanted)], [self.size]]))
+        return equal_shares(self.shares(cuts), cuts, CELLS)
 
-    def _shares(self, cuts: Array) -> Array:
+    def shares(self, cuts: Array) -> Array:
+        """The share of each run between the cuts, up to a factor."""
         bounds = np.append(self.values[cuts[:-1]], self.values[-1]).astype(np.float64)
         shares: Array = np.diff(cuts) ** (1 / 3) * np.diff(bounds) ** (2 / 3)
         return shares
@@ -96,8 +92,8 @@ class SortedLine:
         low, high = float(self.values[0]), float(self.values[-1])
         cuts = self.run_starts(np.concatenate([by_count, self._places(np.linspace(low, high, 2 * CELLS))]))
         for _ in range(24):
-            share = self._shares(cuts)
-            heavy = np.flatnonzero((share > 0.5 * _capped(share).sum() / CELLS) & (np.diff(cuts) > 1))
+            share = self.shares(cuts)
+            heavy = np.flatnonzero((share > 0.5 * _capped(share, CELLS).sum() / CELLS) & (np.diff(cuts) > 1))
             left, right = cuts[heavy], cuts[heavy + 1]
             middle = (self.values[left].astype(np.float64) + self.values[right - 1]) / 2
             finer = self.run_starts(np.concatenate([cuts, (left + right) // 2, self._places(middle)]))
@@ -115,10 +111,23 @@ def _sums_outwards(blocks: Array, anchor: int) -> Array:
     return np.concatenate([before, [0.0], np.cumsum(blocks[anchor:])])
 
 
-def _capped(shares: Array) -> Array:
-    """The shares, none above a cell's: a lone outlier is one cell, whatever the gap beside it."""
+def equal_shares(shares: Array, cuts: Array, count: int) -> Array:
+    """Those of the cuts (m + 1,) that part the shares (m,) in about ``count`` equal ones; all if they are few."""
+    if shares.size <= count:
+        return cuts
+    position = np.concatenate([[0.0], np.cumsum(_capped(shares, count))])
+    wanted = np.searchsorted(position, np.linspace(0, position[-1], count + 1)[1:-1])
+    # Where one run has several shares, the wanted cuts fall together; the next free ones take their place.
+    wanted = np.maximum.accumulate(wanted - np.arange(count - 1)) + np.arange(count - 1)
+    free = np.minimum(wanted, shares.size - count + 1 + np.arange(count - 1))
+    parted: Array = cuts[np.concatenate([[0], free, [shares.size]])]
+    return parted
+
+
+def _capped(shares: Array, count: int) -> Array:
+    """The shares, none above the mean of ``count``: a lone outlier is one cell, whatever the gap beside it."""
     for _ in range(8):
-        shares = np.minimum(shares, shares.sum() / CELLS)
+        shares = np.minimum(shares, shares.sum() / count)
     return shares
 
 
