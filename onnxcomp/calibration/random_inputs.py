@@ -19,10 +19,11 @@ from onnxcomp.runtime import Feeds, Value, ValueSpec
 BATCHES = (2, 1)
 CHANNELS = (3, 1)
 IMAGE_SIZES = (224, 64, 32, 28, 320, 640)
-LENGTHS = (16, 32, 64, 8, 128, 512, 1, 16_000)
+LENGTHS = (16, 32, 64, 8, 128, 512, 576, 1, 16_000)
 PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
 MAX_TRIES = 120
+SAMPLE_RATE = 16_000
 SOME_WORDS = ("a", "bc", "onnx", "")
 
 Key = str | tuple[str, int]
@@ -97,7 +98,7 @@ def _roles(spec: ValueSpec) -> Iterator[tuple[Key, str]]:
             yield key, "total" if "+" in symbol or "total" in symbol else "past"
         elif "total" in symbol:
             yield key, "total"
-        elif axis == 0 or BATCH_SYMBOL.fullmatch(symbol):
+        elif axis == 0 or BATCH_SYMBOL.fullmatch(symbol) or _is_state_batch(spec, axis):
             yield key, "batch"
         elif rank == 4 and axis == (3 if is_channels_last else 1):
             yield key, "channels"
@@ -105,6 +106,11 @@ def _roles(spec: ValueSpec) -> Iterator[tuple[Key, str]]:
             yield key, "image"
         else:
             yield key, "length"
+
+
+def _is_state_batch(spec: ValueSpec, axis: int) -> bool:
+    """Whether this is the middle of (layers, batch, hidden), as recurrent states have it."""
+    return len(spec.shape) == 3 and axis == 1 and all(isinstance(spec.shape[i], int) for i in (0, 2))
 
 
 def _key(spec: ValueSpec, axis: int) -> Key:
@@ -137,6 +143,8 @@ def _array(spec: ValueSpec, shape: tuple[int, ...], bound: int, rng: np.random.G
             return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
         if re.search("token_type|segment", lowered):
             return np.zeros(shape, dtype)
+        if re.fullmatch(r"sr|.*sampl\w*_?rate", lowered):
+            return np.full(shape, SAMPLE_RATE, dtype)
         if len(shape) <= 1 and is_fixed:
             # Likely a shape, a count or an axis: large ones make outputs that no memory holds.
             return rng.integers(1, 4, shape).astype(dtype) if bound > 1 else np.zeros(shape, dtype)

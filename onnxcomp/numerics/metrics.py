@@ -37,6 +37,7 @@ MIN_EMBEDDING_SIZE = 32
 BASIS_VECTORS = 1024
 MIN_VECTORS = 8
 RELATIVE_FLOOR = 1e-3
+PROBABILITY_SPREAD = 0.05
 SAMPLED_ROWS = 4096
 MAX_BOOTSTRAP_SAMPLES = 4096
 
@@ -77,18 +78,19 @@ Batches = Callable[[], Iterable[tuple[Array, Array | None]]]
 """The original's output in batches: (samples, ...) and the weights (samples, positions) or None."""
 
 
-def describe(batches: Batches, *, channel_axis: int | None = None) -> Output:
+def describe(batches: Batches, *, channel_axis: int | None = None, floor: float = RELATIVE_FLOOR) -> Output:
     """What an output looks like, from all of the original's values.
 
     channel_axis: where the features of an output that is not class scores lie, without the sample axis. It
-    is not used where their number changes from batch to batch.
+    is not used where their number changes from batch to batch. floor: the least spread, as a share of a
+    channel's size, that errors are held against.
     """
     first = next(iter(batches()), (np.zeros((0, 1)), None))[0]
     if first.dtype.kind in "biOSU" or (first.dtype.kind == "u" and first.dtype.itemsize > 1):  # uint8: images
         return Output("labels", None)
     shapes = [block.shape for block, _ in batches()]
     if len({len(shape) for shape in shapes}) != 1 or not first.size:
-        return _with_variance(Output("values", None), batches)
+        return _with_variance(Output("values", None), batches, floor)
 
     def is_steady(axis: int) -> bool:
         return len({shape[1 + axis] for shape in shapes}) == 1
@@ -96,18 +98,18 @@ def describe(batches: Batches, *, channel_axis: int | None = None) -> Output:
     for axis in filter(is_steady, _class_axes(first.ndim)):
         kind = _kind_of_classes(batches, axis, is_usual=first.ndim != 3 or axis == 1)
         if kind == "logits":
-            return _with_entropy(_with_variance(Output("logits", axis), batches), batches)
+            return _with_entropy(_with_variance(Output("logits", axis), batches, floor), batches)
         if kind is not None:
             return _with_entropy(Output("distribution", axis, is_log=kind == "log"), batches)
     if channel_axis is not None and not is_steady(channel_axis):
         channel_axis = None
     if all(_is_unit_interval(block) for block, _ in batches()):
-        return _with_entropy(_with_variance(Output("probabilities", channel_axis), batches), batches)
+        return _with_entropy(_with_variance(Output("probabilities", channel_axis), batches, floor), batches)
     if first.ndim in (2, 3) and is_steady(first.ndim - 2) and first.shape[-1] >= MIN_EMBEDDING_SIZE:
         found = _embedding(batches, first.ndim - 2)
         if found is not None:
             return found
-    return _with_variance(Output("values", channel_axis), batches)
+    return _with_variance(Output("values", channel_axis), batches, floor)
 
 
 def divergences(output: Output, reference: Array, candidate: Array, weights: Array | None) -> dict[str, Floats]:
@@ -272,7 +274,7 @@ def _with_entropy(output: Output, batches: Batches) -> Output:
     return Output(output.kind, output.axis, output.is_log, entropy, output.variance)
 
 
-def _with_variance(output: Output, batches: Batches) -> Output:
+def _with_variance(output: Output, batches: Batches, floor: float) -> Output:
     """With the variance of each channel over samples and positions; pooled where there is too little of it."""
     blocks = [_channels(shared_finite(block, block)[0], output.axis) for block, _ in batches()]
     if sum(len(block) * block.shape[1] for block in blocks) < MIN_VECTORS:
@@ -282,10 +284,12 @@ def _with_variance(output: Output, batches: Batches) -> Output:
     mean = sum(block.sum(axis=(0, 1)) for block in blocks) / count
     square = sum(np.square(block).sum(axis=(0, 1)) for block in blocks) / count
     spread = sum(np.square(block - mean).sum(axis=(0, 1)) for block in blocks) / count
-    # A channel that never changes (priors, padding) is held to a thousandth of its size, and one that is
-    # zero throughout to that of its fellows.
-    floor = np.maximum(RELATIVE_FLOOR**2 * square, RELATIVE_FLOOR**4 * np.mean(square))
-    variance = np.maximum(np.maximum(spread, floor), np.finfo(np.float32).tiny)
+    # A channel that never changes (priors, padding) is held to a share of its size, and one that is zero
+    # throughout to a share of its fellows'. Probabilities have a scale of their own.
+    least = np.maximum(floor**2 * square, RELATIVE_FLOOR**4 * np.mean(square))
+    if output.kind == "probabilities":
+        least = np.maximum(least, PROBABILITY_SPREAD**2)
+    variance = np.maximum(np.maximum(spread, least), np.finfo(np.float32).tiny)
     return Output(output.kind, output.axis, output.is_log, output.entropy, np.atleast_1d(np.asarray(variance)))
 
 

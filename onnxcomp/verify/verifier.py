@@ -45,6 +45,8 @@ DEFAULT_MAX_DIVERGENCE = 0.03
 # On random inputs, which license nothing, only breakage is looked for. int8 weights per channel reach 0.25 on
 # noise (efficientnet_lite0), 3-bit ones 0.2 (LeNet-5, which noise cannot tell) to 31.
 BREAKAGE_DIVERGENCE = 20 * DEFAULT_MAX_DIVERGENCE
+# Outputs hardly vary from noise to noise, so errors are held against a tenth of their size instead.
+NOISE_FLOOR = 0.1
 DEFAULT_LIMITS = {
     "auto": Drop(DEFAULT_MAX_DIVERGENCE),
     "divergence": Drop(DEFAULT_MAX_DIVERGENCE),
@@ -189,7 +191,11 @@ class Verifier:
     def _describe(self, name: str) -> Output:
         channels = channel_axis(self._specs.get(name), self._axes[name])
         ranks = {array.ndim for array, _ in self._reference(name)}
-        return metrics.describe(lambda: self._reference(name), channel_axis=channels if len(ranks) == 1 else None)
+        return metrics.describe(
+            lambda: self._reference(name),
+            channel_axis=channels if len(ranks) == 1 else None,
+            floor=NOISE_FLOOR if self.data.is_random else metrics.RELATIVE_FLOOR,
+        )
 
     def _output_for_labels(self) -> str | None:
         """The output that integer labels are about: (samples, classes) scores or (samples,) integers."""
