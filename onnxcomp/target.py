@@ -41,7 +41,7 @@ SYMMETRIC = QuantizationStyle(activation="int8", activation_symmetric=True)
 
 # Short name -> ONNX Runtime's name and its style. The CPU row was measured (uint8 asymmetric activations and
 # int8 weights per channel run ResNet-18 in 0.285 of float32's time, int8 x int8 in 0.76 to 0.80); the others
-# follow each provider's page at https://onnxruntime.ai/docs/execution-providers/ and were not measured here.
+# say what each provider is known for; they were neither measured nor checked against its documentation.
 PROVIDERS: Mapping[str, tuple[str, QuantizationStyle]] = {
     "cpu": ("CPUExecutionProvider", ASYMMETRIC),
     "cuda": ("CUDAExecutionProvider", replace(SYMMETRIC, fast_integer=False)),

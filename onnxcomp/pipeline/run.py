@@ -20,11 +20,11 @@ from onnxcomp.pipeline.rewrite import apply_pass, limited_to
 from onnxcomp.pipeline.takeback import take_back
 from onnxcomp.receipt import Application, Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
-from onnxcomp.verify import Verdict, Verifier
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 
 Progress = Callable[[int, int, str], None]
 
-EXACT_SHARE = 0.02  # of the accuracy limit: what an exact step may differ by, from float rounding
+EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
 MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
 VERIFY_ATTEMPTS = 4  # a search whose result fails on the verification part is repeated, stricter
 STRICTER = 0.7
@@ -117,7 +117,7 @@ class Run:
         if self.current is before:
             return None
         verdict = self.verifier.check(self.current)
-        allowed = self.divergence + EXACT_SHARE * self.verifier.limit
+        allowed = self.divergence + EXACT_DIVERGENCE
         if verdict.failed:
             return "; ".join(verdict.reasons)
         if not verdict.divergence <= allowed:
