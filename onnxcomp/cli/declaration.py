@@ -61,7 +61,7 @@ def shrinks(kind: type[Pass]) -> str:
 
 def show_list(kinds: Sequence[type[Pass]]) -> None:
     """A line for each pass."""
-    listed = screen.table("pass", "exact", "shrinks", "what it does")
+    listed = screen.table("pass", "exact", "shrinks", "what it does", whole=("pass",))
     for kind in kinds:
         exact = "yes" if kind.effect.exact else "no"
         listed.add_row(*screen.cells(kind.pass_name(), exact, ", ".join(kind.effect.shrinks), _summary(kind)))
@@ -86,7 +86,7 @@ def show(kind: type[Pass]) -> None:
     if not fields:
         screen.show("", "It has no parameters.")
         return
-    listed = screen.table("parameter", "default", "allowed", "meaning")
+    listed = screen.table("parameter", "default", "allowed", "meaning", whole=("parameter",))
     for each in fields:
         listed.add_row(*screen.cells(each.name, default_words(each), allowed_words(each), each.help))
     screen.show("", listed)

@@ -41,7 +41,7 @@ def significant(value: float) -> str:
 
 def smaller(before: float, after: float) -> str:
     """How much smaller ``after`` is: ``3.86x smaller``, ``1.2x larger``, ``same size``."""
-    if not after or not before or abs(after - before) < 0.0005 * before:
+    if not after or not before or abs(after - before) < 0.005 * before:
         return "same size"
     return f"{before / after:.3g}x smaller" if after < before else f"{after / before:.3g}x larger"
 

@@ -67,6 +67,8 @@ class Request:
 
 def run(request: Request) -> None:
     """Do what was asked for; ends with exit code 3 where a goal was missed."""
+    if request.dry_run and request.replay is not None:
+        raise click.UsageError("--dry-run says what a recipe would do; a receipt says what was done")
     model = load(request.model)
     output = request.output or default_output(request.model)
     if not request.dry_run:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from onnxcomp.cli import formats
-from onnxcomp.cli.receipts import divergence, totals
+from onnxcomp.cli.receipts import divergence, measure_name, totals
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
 STYLE = """
@@ -26,7 +26,7 @@ def render(receipt: Receipt, *, name: str) -> str:
         f"<h1>{_text(name)}</h1>",
         _facts(totals(receipt)),
         "<h2>Steps</h2>",
-        _steps(receipt.steps),
+        _steps(receipt.steps, measure_name(receipt)),
         "<h2>Weights by bytes saved</h2>",
         _weights(receipt.steps),
         *(_details(each) for each in receipt.steps),
@@ -45,7 +45,7 @@ def render(receipt: Receipt, *, name: str) -> str:
     return "\n".join([opening, *parts, "</body></html>\n"])
 
 
-def _steps(steps: Sequence[StepReport]) -> str:
+def _steps(steps: Sequence[StepReport], measure: str) -> str:
     rows = [
         (
             each.rewrite,
@@ -58,7 +58,7 @@ def _steps(steps: Sequence[StepReport]) -> str:
         )
         for each in steps
     ]
-    headings = ("step", "parameters", "result", "bytes before", "bytes after", "divergence", "seconds")
+    headings = ("step", "parameters", "result", "bytes before", "bytes after", measure, "seconds")
     return _table(headings, rows, numbers={3, 4, 6})
 
 

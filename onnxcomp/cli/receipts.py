@@ -19,8 +19,8 @@ ESTIMATED_BITS = (8, 5, 4, 3)
 
 def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
     """The steps, then what the whole comes to."""
-    headings = ("step", "result", "bytes after", f"{receipt.metric['name']} (95% interval)", "weights and nodes")
-    steps = screen.table(*headings, right=("bytes after",))
+    headings = ("step", "result", "bytes after", f"{measure_name(receipt)} (95% interval)", "weights and nodes")
+    steps = screen.table(*headings, right=("bytes after",), whole=("step",))
     for report in receipt.steps:
         steps.add_row(
             *screen.cells(
@@ -33,12 +33,21 @@ def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
     screen.show("", screen.facts(totals(receipt, written)))
 
 
+def measure_name(receipt: Receipt) -> str:
+    """What the steps' numbers are: a divergence, or the drop of a score."""
+    name = str(receipt.metric["name"])
+    return f"{name} drop" if receipt.metric.get("original_score") is not None else name
+
+
 def _later(receipt: Receipt) -> list[str]:
     """Why a kept step saved nothing yet."""
     names = [
         each.rewrite
         for each in receipt.steps
-        if each.decision.startswith("kept") and each.bytes_after == each.bytes_before and each.changed
+        if each.decision.startswith("kept")
+        and each.divergence is not None
+        and each.bytes_after >= each.bytes_before
+        and each.changed
     ]
     if not names:
         return []
@@ -91,7 +100,7 @@ def _named(entries: Sequence[Entry]) -> str:
 
 
 def _show_names(receipt: Receipt) -> None:
-    listed = screen.table("step", "weight or node", "decision", "what or why")
+    listed = screen.table("step", "weight or node", "decision", "what or why", whole=("step",))
     for report in receipt.steps:
         for decision, entries in (
             ("changed", report.changed),
@@ -120,10 +129,21 @@ def totals(receipt: Receipt, written: Sequence[Path] = ()) -> list[tuple[str, st
     rows.append(("verified", verification(receipt)))
     rows += [] if receipt.data["random"] else agreement(receipt.verdict)
     rows.append(("needs", _needs_words(receipt)))
-    rows += labelled("note", [*receipt.notes, *([WITHOUT_DATA] if receipt.data["random"] else [])])
+    if "seconds" in receipt.measured:
+        rows.append(("took", formats.seconds(receipt.measured["seconds"])))
+    rows += labelled("note", _notes(receipt))
     rows += labelled("goal missed", receipt.missed)
     rows += labelled("written", written)
     return rows
+
+
+def _notes(receipt: Receipt) -> list[str]:
+    notes = list(receipt.notes)
+    if not receipt.applied:
+        notes.append("nothing was gained: the output is the original")
+    if receipt.data["random"]:
+        notes.append(WITHOUT_DATA)
+    return notes
 
 
 def labelled(label: str, lines: Sequence[object]) -> list[tuple[str, str]]:
@@ -167,7 +187,7 @@ def _needs_words(receipt: Receipt) -> str:
 
 def show_plan(planned: Plan, *, verbose: bool) -> None:
     """What a run would do."""
-    steps = screen.table("step", "would", "parameters", "what it does")
+    steps = screen.table("step", "would", "parameters", "what it does", whole=("step",))
     for each in planned.steps:
         given = ", ".join(f"{name}={each.parameters[name]}" for name in (each.parameters if verbose else each.chosen))
         steps.add_row(*screen.cells(each.rewrite, each.decision, given, each.summary))

@@ -1,4 +1,4 @@
-"""What is shown where: tables and results on standard output, progress and remarks on standard error.
+"""What is shown where: tables and results on standard output, progress on standard error.
 
 On a terminal lines are fitted to its width and progress is a bar; elsewhere there is neither colour nor
 cursor movement, and lines are as long as they need to be.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,12 +28,12 @@ LINE_EVERY_S = 5.0  # progress lines, where there is no terminal
 Tell = Callable[[int, int, str], None]
 
 
-def table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """An empty table without a frame; columns named in ``right`` hold numbers."""
-    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """An empty table without a frame; columns in ``right`` hold numbers, those in ``whole`` are never folded."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        is_number = heading in right
-        made.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+        justify: JustifyMethod = "right" if heading in right else "left"
+        made.add_column(heading, justify=justify, no_wrap=heading in (*right, *whole), overflow="fold")
     return made
 
 
@@ -64,11 +64,6 @@ def cells(*values: object) -> list[Text]:
 def show_json(content: Any) -> None:
     """Print JSON on standard output."""
     click.echo(json.dumps(content, indent=1, default=_plain))
-
-
-def remark(message: str) -> None:
-    """Print a line on standard error."""
-    click.echo(f"onnxcomp: {message}", err=True)
 
 
 def _plain(value: Any) -> Any:
@@ -127,8 +122,9 @@ class _Bar:
             yield self.tell
 
     def tell(self, done: int, total: int, what: str) -> None:
-        known = total if total > 1 else None
-        self.bar.update(self.task, completed=done, total=known, description=Text(what).markup)
+        task = self.bar.tasks[0]
+        task.total = total if total > 1 else None  # `update` takes None for no change
+        self.bar.update(self.task, completed=done, description=Text(what).markup)
 
 
 def _words(done: int, total: int, what: str) -> str:

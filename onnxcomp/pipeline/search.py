@@ -132,6 +132,7 @@ def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: floa
     if not changed:
         return 0.0
     option = min(changed, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
+    assert option.choice is not None
     alone = compose(model, {name: table.variants[option.choice]})
     measured = evaluate(alone) - base
     if not math.isfinite(measured):

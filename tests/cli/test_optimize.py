@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from onnxcomp.receipt import Receipt
@@ -203,3 +205,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_partial_file(
     assert result.stderr.count("\n") == 1
     assert "No space left on device" in result.stderr
     assert files_in(out) == set()
+
+
+def test_with_labels_the_table_speaks_of_accuracy(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path
+) -> None:
+    inputs = np.load(calibration_file)["x"]
+    [scores] = onnxruntime.InferenceSession(str(model_file)).run(None, {"x": inputs})
+    np.savez(calibration_file, x=inputs, labels=scores.argmax(axis=1))
+    text = invoke(*args).stdout
+    assert "accuracy drop (95% interval)" in text
+    assert re.search(r"^verified .*: accuracy 1 -> [\d.]+, a drop of [\d.]+", text, re.MULTILINE)
+
+
+def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], recipe: Path) -> None:
+    recipe.write_text('[[step]]\npass = "fuse-batch-norm"\n')
+    result = invoke(*args)
+    assert result.exit_code == 0
+    assert "nothing was gained: the output is the original" in result.stdout
