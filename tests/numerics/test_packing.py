@@ -71,7 +71,8 @@ def test_a_plane_is_packed_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("levels", "bits"), [(2, 1), (3, 1.6), (4, 2), (5, 7 / 3), (6, 2.6), (8, 3), (9, 3.2), (10, 10 / 3), (16, 4), (64, 6)]
+    ("levels", "bits"),
+    [(2, 1), (3, 1.6), (4, 2), (5, 7 / 3), (6, 2.6), (8, 3), (9, 3.2), (10, 10 / 3), (16, 4), (64, 6)],
 )
 def test_level_counts_between_powers_of_two_cost_little_more_than_their_logarithm(levels: int, bits: float) -> None:
     assert bits_per_code(levels) == pytest.approx(bits)
