@@ -62,7 +62,7 @@ class QuantizeStatic(Pass):
     preserves = frozenset({"factors", "qdq"})
 
     calibrator: str = parameter(
-        "minmax", choices=("minmax", "percentile"), help="how ranges are taken from what was seen"
+        "error", choices=("error", "minmax", "percentile"), help="how ranges are taken from what was seen"
     )
     coverage: float = parameter(0.9999, low=0.5, high=1.0, help="share of the values that percentile covers")
     samples: int = parameter(512, low=1, help="calibration samples used, at most")
@@ -133,8 +133,11 @@ class QuantizeStatic(Pass):
         )
 
     def _grid(self, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
-        share = 1.0 if self.calibrator == "minmax" else self.coverage
-        low, high = observation.histogram.covering(share)
+        histogram = observation.histogram
+        if self.calibrator == "error":
+            low, high = histogram.of_least_error()
+        else:
+            low, high = histogram.covering(1.0 if self.calibrator == "minmax" else self.coverage)
         grid = activation_grid(low, high, dtype=style.activation, symmetric=style.activation_symmetric)
         return grid if factor == 1 else Grid(grid.scale * np.float32(factor), grid.zero_point)
 

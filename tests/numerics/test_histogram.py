@@ -58,3 +58,23 @@ def test_zeros_and_halves_are_values_too() -> None:
     assert histogram.covering(1.0) == (0, 2)
     assert histogram.quantile(0.2) == pytest.approx(0, abs=4 / HALF)
     assert histogram.quantile(0.5) == pytest.approx(2, abs=4 / HALF)
+
+
+def test_range_of_least_error_is_near_the_best_that_a_search_over_the_values_finds() -> None:
+    values = np.random.default_rng(3).standard_t(3, 20_000)
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / 255
+        zero = np.rint(-low / step)
+        codes = np.clip(np.rint(values / step) + zero, 0, 255)
+        return float(np.sum(np.abs((codes - zero) * step - values) ** 2.4))
+
+    best = min(error(low, high) for low in np.linspace(-62, -2, 61) for high in np.linspace(2, 30, 29))
+    found = error(*filled(values).of_least_error())
+    assert found < 1.1 * best
+    assert found < 0.9 * error(values.min(), values.max())
+
+
+def test_range_of_least_error_covers_what_comes_often() -> None:
+    low, high = filled(np.repeat(np.array([0, 1, 6], np.float32), 1000)).of_least_error()
+    assert low == 0 and high == pytest.approx(6, rel=0.02)
