@@ -148,7 +148,7 @@ class StoreCompact(Pass):
         help="bytes: the smallest file; load: faster session creation with less memory, where that costs little",
     )
     min_saving: float = parameter(
-        0.0, low=0.0, high=0.99, help="leave a constant plain unless this share of its bytes is saved"
+        0.05, low=0.0, high=0.99, help="leave a constant plain unless this share of its bytes is saved"
     )
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
