@@ -24,7 +24,10 @@ def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
     """``within the limit on 64 samples: divergence 0.011 (95% interval 0.008 to 0.014), limit 0.03``."""
-    outcome = "within the limit" if verdict["passed"] else "NOT within the limit"
+    outcome = "within the limit" if verdict["passed"] else "OVER the limit"
+    low = verdict["interval"][0]
+    if not verdict["passed"] and verdict["divergence"] is not None and low is not None and low <= verdict["limit"]:
+        outcome = "over the limit, by less than so few samples can tell,"
     samples = formats.count(verdict["samples"], "sample")
     return f"{outcome} on {samples}: {measured_words(verdict, metric=metric)}"
 

@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from onnxcomp.cli.verdicts import verdict_line
+
 from .conftest import Invoke, files_in, small_model
 
 
@@ -55,8 +57,27 @@ def test_a_model_over_the_limit_ends_with_1_and_says_why(
 ) -> None:
     result = invoke("compare", model_file, near_file, "--calib-data", calibration_file, "--max-drop", "1e-9")
     assert result.exit_code == 1
-    assert re.search(r"^verdict +NOT within the limit", result.stdout, re.MULTILINE)
+    assert re.search(r"^verdict +OVER the limit on 256 samples", result.stdout, re.MULTILINE)
     assert re.search(r"^why +output y", result.stdout, re.MULTILINE)
+
+
+def test_without_a_given_limit_it_only_reports(
+    invoke: Invoke, model_file: Path, tmp_path: Path, calibration_file: Path
+) -> None:
+    model = small_model()
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.zeros((64, 10), np.float32), "W2"))
+    path = tmp_path / "zero.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = invoke("compare", model_file, path, "--calib-data", calibration_file)
+    assert result.exit_code == 0
+    assert "OVER the limit" in result.stdout
+
+
+def test_a_difference_below_the_resolution_is_said_to_be_one() -> None:
+    verdict = {
+        "passed": False, "divergence": 0.032, "interval": [0.02, 0.05], "limit": 0.03, "samples": 200, "reasons": [],
+    }  # fmt: skip
+    assert "by less than so few samples can tell" in verdict_line(verdict, metric="divergence")
 
 
 def test_models_with_other_inputs_are_said_to_differ(invoke: Invoke, model_file: Path, tmp_path: Path) -> None:

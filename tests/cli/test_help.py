@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,17 @@ def test_an_unknown_command_is_wrong_usage(invoke) -> None:
     result = invoke("compress", "x.onnx")
     assert result.exit_code == 2
     assert "compress" in result.stderr
+
+
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["optimize", "--help"], ["--version"]])
+def test_help_imports_no_pass_and_nothing_heavy(args: list[str]) -> None:
+    code = (
+        "import sys\nfrom onnxcomp.cli import main\n"
+        f"try:\n    main({args})\nexcept SystemExit:\n    pass\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stderr.split())
+    heavy = {"numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "sklearn", "rich", "psutil"}
+    assert not loaded & heavy
+    assert [name for name in loaded if name.startswith("onnxcomp.passes.")] == []
