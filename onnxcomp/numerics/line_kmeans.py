@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.numerics.cut_program import CutProgram, mirrored, share_runs
-from onnxcomp.numerics.sorted_line import MOST_SINGLE_SUMS, SortedLine, Sums, equal_shares, run_costs
+from onnxcomp.numerics.sorted_line import CELLS, MOST_SINGLE_SUMS, SortedLine, Sums, run_costs
 
 Array = NDArray[Any]
 
@@ -30,34 +30,37 @@ PLACES = 17
 PLACES_OF_FEW = 33  # where single values matter; sums are cheap there
 FAR_REACHES = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0)
 NEAR_REACHES = (1.0, 0.5, 0.5, 0.25, 0.12, 0.06)
-MOST_CELL_MOVES = 12
+MOST_VALUE_MOVES = 12
 
 
 def best_levels(line: SortedLine, k: int) -> Array:
     """At most k levels, float64 ascending: the means of the runs that cut the line best."""
-    cells = line.cells()
+    moves = _Moves(line, None)
     if _starts_near(line, k):
-        return _settled(line, _Moves(line, cells, None).far(_spread(line, cells, k)), None)[0]
+        return _settled(line, moves.far(line.cells(k)), None)[0]
+    cells = line.cells(_cell_count(k))
     program = CutProgram(line.sums(cells), k)
-    cuts = program.cuts(program.most_runs, cells.size - 1)
-    return _settled(line, _Moves(line, cells, None).near(cuts), None)[0]
+    cuts = cells[program.cuts(program.most_runs, cells.size - 1)]
+    return _settled(line, moves.near(cuts), None)[0]
 
 
 def best_levels_with_zero(line: SortedLine, k: int) -> Array:
     """As ``best_levels`` with 0.0 as one of the levels; the line's shift must be 0."""
-    zero_starts = int(np.searchsorted(line.values, 0, side="left"))
-    zero_ends = int(np.searchsorted(line.values, 0, side="right"))
-    cells = np.union1d(line.cells(), [zero_starts, zero_ends])
-    below = int(np.searchsorted(cells, zero_starts))
     if _starts_near(line, k):
-        return _with_one_held(line, cells, k)
-    above = int(np.searchsorted(cells, zero_ends))
-    left = CutProgram(line.sums(cells[: below + 1]), k - 1)
-    right = CutProgram(mirrored(line.sums(cells[above:])), k - 1)
+        return _with_one_held(line, k)
+    zeros = [int(np.searchsorted(line.values, 0, side=side)) for side in ("left", "right")]
+    cells = line.cells(_cell_count(k))
+    negative, positive = np.append(cells[cells < zeros[0]], zeros[0]), np.append(zeros[1], cells[cells > zeros[1]])
+    left = CutProgram(line.sums(negative), k - 1)
+    right = CutProgram(mirrored(line.sums(positive)), k - 1)
     runs, left_end, right_end = share_runs(left, right, k - 1)
-    right_cuts = cells.size - 1 - right.cuts(runs[1], right_end)[::-1]
-    cuts = np.concatenate([left.cuts(runs[0], left_end), right_cuts])
-    return _settled(line, _Moves(line, cells, runs[0]).near(cuts), runs[0])[0]
+    right_cuts = positive[::-1][right.cuts(runs[1], right_end)][::-1]
+    cuts = np.concatenate([negative[left.cuts(runs[0], left_end)], right_cuts])
+    return _settled(line, _Moves(line, runs[0]).near(cuts), runs[0])[0]
+
+
+def _cell_count(k: int) -> int:
+    return CELLS // 2 if k <= MOST_EXACT_LEVELS else CELLS
 
 
 def _starts_near(line: SortedLine, k: int) -> bool:
@@ -65,62 +68,55 @@ def _starts_near(line: SortedLine, k: int) -> bool:
     return k > MOST_EXACT_LEVELS and line.size <= MOST_SINGLE_SUMS
 
 
-def _with_one_held(line: SortedLine, cells: Array, k: int) -> Array:
+def _with_one_held(line: SortedLine, k: int) -> Array:
     """The best levels with one held at 0: of the free ones, either neighbour of zero is tried."""
-    free = _Moves(line, cells, None).far(_spread(line, cells, k))
+    free = _Moves(line, None).far(line.cells(k))
     above = int(np.searchsorted(_settled(line, free, None)[0], 0))
     found = []
     for zero in {max(above - 1, 0), min(above, free.size - 2)}:
-        cuts = _Moves(line, cells, zero).far(np.searchsorted(cells, free))
-        found.append(_settled(line, cuts, zero))
+        found.append(_settled(line, _Moves(line, zero).far(free), zero))
     return min(found, key=lambda each: each[1])[0]
-
-
-def _spread(line: SortedLine, cells: Array, k: int) -> Array:
-    """Indices of k + 1 cells, or of all, between which the best levels have equal shares."""
-    return np.searchsorted(cells, equal_shares(line.shares(cells), cells, k))
 
 
 class _Moves:
     """Cuts moved together to where their error is least. They are never worse afterwards.
 
-    cells: the places where a cut may stand, where they are all there are; else any value may be one.
+    Where there are few distinct values, cuts count them and stand between them; else they count all values.
     zero: the index of the run whose level is held at 0, or None.
     """
 
-    def __init__(self, line: SortedLine, cells: Array, zero: int | None) -> None:
+    def __init__(self, line: SortedLine, zero: int | None) -> None:
         self._line = line
-        self._cells = cells
         self._zero = zero
-        self._cell_sums = line.sums(cells) if line.few_values else None
+        self._starts = line.value_starts
+        self._start_sums = None if self._starts is None else line.sums(self._starts)
         self._places = PLACES_OF_FEW if line.size <= MOST_SINGLE_SUMS else PLACES
 
     def far(self, cuts: Array) -> Array:
-        """The cuts (into the line) after moves across many runs, and then as ``near``; from indices of cells."""
+        """The cuts after moves across many runs, and then as ``near``."""
         return self._moved(cuts, FAR_REACHES + NEAR_REACHES)
 
     def near(self, cuts: Array) -> Array:
-        """The cuts (into the line) after moves up to their neighbours; from indices of cells."""
+        """The cuts after moves up to their neighbours."""
         return self._moved(cuts, NEAR_REACHES)
 
     def _moved(self, cuts: Array, reaches: tuple[float, ...]) -> Array:
-        cuts = cuts if self._cell_sums is not None else self._cells[cuts]
-        if cuts.size > 2:
-            for reach in reaches:
-                cuts = self._best(cuts, self._around(cuts, reach))
-        if self._cell_sums is None:
+        if cuts.size <= 2:
             return cuts
-        cuts = self._moved_by_cells(cuts) if cuts.size > 2 else cuts
-        return self._cells[cuts]
+        if self._starts is not None:
+            cuts = np.searchsorted(self._starts, cuts)
+        for reach in reaches:
+            cuts = self._best(cuts, self._around(cuts, reach))
+        return cuts if self._starts is None else self._starts[self._moved_by_values(cuts)]
 
     def _around(self, cuts: Array, reach: float) -> Array:
         """(k - 1, places) places for the inner cuts, evenly from ``reach`` runs below to as many above."""
         rank = np.arange(cuts.size)
         return np.rint(np.interp(rank[1:-1, None] + np.linspace(-reach, reach, self._places), rank, cuts))
 
-    def _moved_by_cells(self, cuts: Array) -> Array:
-        """The cuts after moves of up to 24 single cells, until none gains."""
-        for _ in range(MOST_CELL_MOVES):
+    def _moved_by_values(self, cuts: Array) -> Array:
+        """The cuts after moves across up to 24 values, until none gains."""
+        for _ in range(MOST_VALUE_MOVES):
             places = np.clip(cuts[1:-1, None] + np.arange(-24, 25), cuts[0], cuts[-1])
             moved = self._best(cuts, places)
             if np.array_equal(moved, cuts):
@@ -142,9 +138,10 @@ class _Moves:
         return places[np.arange(cuts.size), _cheapest_path(costs)]
 
     def _sums(self, places: Array) -> Sums:
-        if self._cell_sums is None:
+        if self._start_sums is None:
             return self._line.sums(places)
-        return self._cell_sums[0][places], self._cell_sums[1][places], self._cell_sums[2][places]
+        count, total, squares = self._start_sums
+        return count[places], total[places], squares[places]
 
 
 def _cheapest_path(costs: Array) -> Array:

@@ -23,6 +23,7 @@ MOST_EXACT_VALUES = 4096
 class SortedLine:
     """Sorted finite values with the count, sum and sum of squares of any run of them.
 
+    value_starts: where each distinct value begins, and n; None where there are more than 4096.
     values: (n,) ascending, float32 or float64, n > 0. Sums are of (x - shift) in float64. Of many values they
     are kept for every 64th only, so they take a sixteenth of the memory of float32 values. They count
     outwards from the value nearest to ``shift``: far outliers then do not drown the sums of what lies within.
@@ -32,7 +33,9 @@ class SortedLine:
         self.values = values
         self.size = int(values.size)
         self.shift = shift
-        self.few_values = int(np.count_nonzero(values[1:] != values[:-1])) < MOST_EXACT_VALUES
+        differs = values[1:] != values[:-1]
+        few = int(np.count_nonzero(differs)) < MOST_EXACT_VALUES
+        self.value_starts = _with_ends(np.flatnonzero(differs) + 1, self.size) if few else None
         self._block = BLOCK if self.size > MOST_SINGLE_SUMS else 1
         blocks = self.size // self._block
         sums = np.empty((2, blocks))
@@ -67,18 +70,17 @@ class SortedLine:
         """The cuts moved to where their run of equal values begins, unique, with 0 and n."""
         inner = cuts[(cuts > 0) & (cuts < self.size)]
         starts = np.searchsorted(self.values, self.values[inner])
-        return np.unique(np.concatenate([[0], starts, [self.size]]))
+        starts.sort()
+        return _with_ends(starts[np.append(starts[:-1] != starts[1:], True) & (starts > 0)], self.size)
 
-    def cells(self) -> Array:
-        """Cuts between which lie about 2048 cells of equal share of the best levels, or all distinct values.
+    def cells(self, count: int) -> Array:
+        """Cuts between which lie about ``count`` cells of equal share of the best levels.
 
         The best levels lie with density (count / width)^(1/3) (Panter and Dite 1951), so a cell's share is
         count^(1/3) * width^(2/3).
         """
-        if self.few_values:
-            return np.concatenate([[0], np.flatnonzero(self.values[1:] != self.values[:-1]) + 1, [self.size]])
-        cuts = self._fine_cuts()
-        return equal_shares(self.shares(cuts), cuts, CELLS)
+        cuts = self._fine_cuts() if self.value_starts is None else self.value_starts
+        return equal_shares(self.shares(cuts), cuts, count)
 
     def shares(self, cuts: Array) -> Array:
         """The share of each run between the cuts, up to a factor."""
@@ -104,6 +106,10 @@ class SortedLine:
 
     def _places(self, bounds: Array) -> Array:
         return np.searchsorted(self.values, bounds.astype(self.values.dtype))
+
+
+def _with_ends(inner: Array, size: int) -> Array:
+    return np.concatenate([[0], inner, [size]])
 
 
 def _sums_outwards(blocks: Array, anchor: int) -> Array:
