@@ -103,3 +103,28 @@ def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
     maker.outputs[position] = output
     graph.replace_reads(source, output)
     return True
+
+
+def key_holders(graph: Graph) -> dict[str, Constant]:
+    """Which constant each key names now; for ``renew_keys`` after an edit that renames or moves."""
+    return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
+
+
+def renew_keys(graph: Graph, holders: dict[str, Constant]) -> None:
+    """Make the paths of subgraphs and the keys of encodings what they will be when the model is opened again.
+
+    The path of a subgraph is made of the names of the nodes around it, or of their first outputs.
+    """
+    scopes = {id(scope.graph): scope for scope in graph.scopes}
+    for scope in graph.scopes:  # outer ones first
+        for node in scope.graph.nodes:
+            label = node.name or next((out.name for out in node.outputs[:1]), "")
+            for name, value in node.attrs.items():
+                bodies = value if isinstance(value, list) else [value]
+                for index, body in enumerate(bodies):
+                    if label and id(body) in scopes:
+                        suffix = str(index) if isinstance(value, list) else ""
+                        scopes[id(body)].path = scope.key(f"{label}/{name}{suffix}")
+    keys = {constant: key for key, constant in key_holders(graph).items()}
+    held = {holders[key]: each for key, each in graph.encodings.items() if key in holders}
+    graph.encodings = {keys[constant]: each for constant, each in held.items() if constant in keys}

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnxcomp.graph.edit import ONNX_DOMAINS
+from onnxcomp.graph.edit import ONNX_DOMAINS, key_holders, renew_keys
 from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.shapes import bodies_of, infer, inner_graphs, tensor_type
 from onnxcomp.graph.skeleton import skeleton
@@ -154,18 +154,14 @@ class Trimmer:
         maps = {id(scope): self._names_of(scope, names) for scope in self.graph.scopes}
         for scope in self.graph.scopes:
             _rename_statements(scope, maps)
-        keys = {
-            scope.key(each.name): (scope, each) for scope in self.graph.scopes for each in scope.constants
-        }  # of the encodings, before anything is renamed
+        holders = key_holders(self.graph)
         self.removed["long names"] += len(names)
         self.graph.rename(names)
         for variable in self.variables:
             if variable.origin is not None:
                 variable.origin.name = variable.name
         self._drop_node_names()
-        self._renew_paths()
-        held = {key: each for key, each in self.graph.encodings.items() if key in keys}
-        self.graph.encodings = {keys[key][0].key(keys[key][1].name): each for key, each in held.items()}
+        renew_keys(self.graph, holders)
 
     def _short_names(self) -> dict[Any, str]:
         """Tensor -> new name, for those that get a shorter one."""
@@ -212,19 +208,6 @@ class Trimmer:
         constant.node_origin.ClearField("name")
         constant.node_origin.output[0] = constant.name
         self.removed["node names"] += 1
-
-    def _renew_paths(self) -> None:
-        """The path of a subgraph is made of the names of nodes, or of their first outputs."""
-        scopes = {id(scope.graph): scope for scope in self.graph.scopes}
-        for scope in self.graph.scopes:  # outer ones first
-            for node in scope.graph.nodes:
-                label = node.name or next((out.name for out in node.outputs[:1]), "")
-                for name, value in node.attrs.items():
-                    bodies = value if isinstance(value, list) else [value]
-                    for index, body in enumerate(bodies):
-                        if label and id(body) in scopes:
-                            suffix = str(index) if isinstance(value, list) else ""
-                            scopes[id(body)].path = scope.key(f"{label}/{name}{suffix}")
 
 
 def _names_by_length() -> Iterator[str]:
