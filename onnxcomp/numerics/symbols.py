@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxcomp.numerics.distinct import bits_of_values, codes_of, counts_of, distinct
 from onnxcomp.numerics.encoding import (
     CodebookEncoding,
     Encoding,
@@ -40,8 +41,6 @@ from onnxcomp.numerics.formula import (
 from onnxcomp.numerics.lookup import Memo
 
 MAX_DISTINCT = 2**16
-SAMPLE = 2**14
-CHUNK = 2**20
 COMPUTED_BOOK_BYTES = 100  # what it takes to compute a grid's book instead of storing it
 
 
@@ -134,7 +133,7 @@ def _grid_symbols(
     if same_point and (encoding.scale is None or encoding.scale.size == 1):
         scale = np.ones((), compute) if encoding.scale is None else encoding.scale.reshape(()).astype(compute)
         levels = (numbers * scale).astype(float_dtype(encoding.dtype))
-    counts = np.bincount(shifted(), minlength=high - low + 1)
+    counts = counts_of(shifted(), high - low + 1)
     split = split_shape(shape, encoding.axis, encoding.block_size)
     return Symbols(
         "grid", shifted, counts, split, _grid_book(levels, compute, offset, scale), lambda: levels,
@@ -170,7 +169,7 @@ def _book_symbols(
 
 def _renumbered(codes: Callable[[], Array], memo: Memo) -> tuple[Array, Callable[[], Array], Array]:
     """The levels in use, the codes counted among these only, and how often each occurs."""
-    counts = np.bincount(codes())
+    counts = counts_of(codes(), int(codes().max()) + 1)
     used = np.flatnonzero(counts)
     if used.size == counts.size:
         return used, codes, counts
@@ -242,40 +241,12 @@ def _vector_symbols(
 def distinct_symbols(read: Callable[[], Array], memo: Memo) -> Symbols | None:
     """The distinct values as a codebook, or None where there are too many for that to gain."""
     values = read()
-    flat = _bits(values)
-    limit = min(MAX_DISTINCT, max(2, values.size // 4))
-    book = _distinct(flat, limit)
+    book = distinct(bits_of_values(values), min(MAX_DISTINCT, max(2, values.size // 4)))
     if book is None:
         return None
-    kind = np.uint8 if book.size <= 256 else np.uint16
-    codes = memo(lambda: np.concatenate([np.searchsorted(book, part).astype(kind) for part in _chunks(_bits(read()))]))
+    codes = memo(lambda: codes_of(bits_of_values(read()), book))
     levels = book.view(values.dtype)
-    counts = np.bincount(codes(), minlength=book.size)
+    counts = counts_of(codes(), book.size)
     return Symbols(
         "distinct values", codes, counts, values.shape, literal(levels), lambda: levels, _reshaping(values.shape)
     )
-
-
-def _bits(values: Array) -> Array:
-    """The values' bits as unsigned integers, so that -0.0 and every NaN are values of their own."""
-    return np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
-
-
-def _chunks(flat: Array) -> list[Array]:
-    return [flat[start : start + CHUNK] for start in range(0, flat.size, CHUNK)]
-
-
-def _distinct(flat: Array, limit: int) -> Array | None:
-    """The sorted distinct elements, None where there are more than ``limit``."""
-    sample = flat[:: max(1, flat.size // SAMPLE)]
-    book = np.unique(sample)
-    if book.size > limit or book.size > max(300, sample.size // 2):  # a sample of mostly new values tells
-        return None
-    for part in _chunks(flat):
-        places = np.minimum(np.searchsorted(book, part), book.size - 1)
-        missing = part[book[places] != part]
-        if missing.size:
-            book = np.union1d(book, missing)
-            if book.size > limit:
-                return None
-    return book
