@@ -25,6 +25,7 @@ from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
 from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.layout import along_axis, rows_of
+from onnxcomp.numerics.sparsity import pruned_masks
 from onnxcomp.numerics.weight_error import relative_error
 
 SCALE_BYTES = 4
@@ -44,21 +45,15 @@ class ClusterWeights(Pass):
     makes = frozenset({"levels"})
     preserves = frozenset({"zeros", "factors", "qdq"})
 
-    # From 4 bits a value down, pairs of values in one codebook leave less error than single values do.
-    variants = (
-        {"bits": 8, "vector_size": 1},
-        {"bits": 7, "vector_size": 1},
-        {"bits": 6, "vector_size": 1},
-        {"bits": 5, "vector_size": 1},
-        {"bits": 4, "vector_size": 1},
-        {"bits": 8, "vector_size": 2},
-        {"bits": 7, "vector_size": 2},
-        {"bits": 6, "vector_size": 2},
-        {"bits": 3, "vector_size": 1},
-        {"bits": 5, "vector_size": 2},
-        {"bits": 8, "vector_size": 4},
-        {"bits": 2, "vector_size": 1},
-    )
+    # From 4 bits a value down, pairs of values in one codebook leave less error than single values do, and so
+    # does a mask of zeros beside the codes of the others where most values are small.
+    variants = tuple(
+        {"bits": bits, "vector_size": vector_size, "sparsity": sparsity}
+        for bits, vector_size, sparsity in (
+            (8, 1, 0.0), (7, 1, 0.0), (6, 1, 0.0), (5, 1, 0.0), (4, 1, 0.0), (5, 1, 0.4), (8, 2, 0.0), (7, 2, 0.0),
+            (4, 1, 0.5), (6, 2, 0.0), (3, 1, 0.0), (4, 1, 0.6), (5, 2, 0.0), (4, 1, 0.7), (8, 4, 0.0), (2, 1, 0.0),
+        )
+    )  # fmt: skip
 
     bits: int = parameter(
         5, low=1, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code; the most, with target_error"
@@ -73,12 +68,15 @@ class ClusterWeights(Pass):
     )
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
+    sparsity: float = parameter(
+        0.0, low=0.0, high=0.95, help="share of the smallest magnitudes set to zero first; zero is then a level more"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vector_size > 1 and (self.keep_zero or self.granularity == "channel"):
+        if self.vector_size > 1 and (self.keep_zero or self.sparsity or self.granularity == "channel"):
             raise ParameterError(
-                f"{self.pass_name()}: vector_size must be 1 with keep_zero or granularity = channel, "
+                f"{self.pass_name()}: vector_size must be 1 with keep_zero, sparsity or granularity = channel, "
                 f"got {self.vector_size}. Leave these out for vectors."
             )
 
@@ -111,10 +109,11 @@ class ClusterWeights(Pass):
 
     def _cluster(self, weight: Weight, context: Context, outcome: Outcome) -> None:
         old = np.asarray(weight.values)
+        kept = self._without_smallest(old)
         best: tuple[Array, Encoding] | None = None
         error = math.inf
         for bits in self._bit_widths(weight):
-            best = self._fitted(weight, old, 2**bits, context)
+            best = self._fitted(weight, kept, 2**bits + (self.sparsity > 0), context)
             error = relative_error(old, best[0])
             if self.target_error is not None and error <= self.target_error:
                 break
@@ -128,6 +127,13 @@ class ClusterWeights(Pass):
         weight.set(values, encoding)
         outcome.change(weight.name, _description(encoding), bits=bits, error=error)
 
+    def _without_smallest(self, old: Array) -> Array:
+        """The values with the asked share of smallest magnitudes at zero (Deep Compression's first step)."""
+        if not self.sparsity:
+            return old
+        (mask,) = pruned_masks([old], sparsity=self.sparsity)
+        return np.where(mask, old.dtype.type(0), old)
+
     def _bit_widths(self, weight: Weight) -> Iterator[int]:
         """The widths to try, fewest first; none for which there are more levels than values."""
         first = 1 if self.target_error is not None else self.bits
@@ -139,7 +145,7 @@ class ClusterWeights(Pass):
         """The best values at most k levels, vectors or scaled levels make of the old ones."""
         if self.vector_size > 1:
             return _by_vectors(weight, old, k, self.vector_size, context)
-        keep_zero = self.keep_zero or is_pruned(weight)
+        keep_zero = self.keep_zero or self.sparsity > 0 or is_pruned(weight)
         if self._takes_scales(weight, old, k, keep_zero):
             axis = weight.channel_axis
             assert axis is not None

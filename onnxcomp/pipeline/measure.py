@@ -21,9 +21,7 @@ def latency_ratio(before: Model, after: Model, data: CalibrationData, target: Ta
     return took["after"].median_ms / took["before"].median_ms
 
 
-def compare_costs(
-    original: Model, result: Model, data: CalibrationData, target: Target | None
-) -> dict[str, float]:
+def compare_costs(original: Model, result: Model, data: CalibrationData, target: Target | None) -> dict[str, float]:
     """Latency, session creation time and its peak memory of both models, and their ratios."""
     options = session_options(target)
     with on_disk({"original": original, "result": result}) as paths:

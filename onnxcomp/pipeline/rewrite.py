@@ -33,9 +33,7 @@ def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
     """Whether a rewrite changed these weights' values and left the graph as it was."""
     old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
     return old.keys() == new.keys() and all(
-        name in new
-        and tuple(new[name].shape) == tuple(old[name].shape)
-        and new[name].data_type == old[name].data_type
+        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
         for name in names
     )
 
@@ -49,6 +47,12 @@ def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[s
     """For each weight the squared error of its values over their squared magnitude."""
     old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
     return {name: _relative_error(old[name].values, new[name].values) for name in names}
+
+
+def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
+    """For each weight the share of its values that are zero."""
+    constants = constants_by_key(open_graph(model))
+    return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}
 
 
 def _relative_error(old: Array, new: Array) -> float:

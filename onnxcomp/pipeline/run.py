@@ -176,13 +176,9 @@ class Run:
             limit *= STRICTER
         else:
             rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
-        report.taken_back = [
-            Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken
-        ]
+        report.taken_back = [Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken]
         if not rest.kept:
-            self._refuse(
-                report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}"
-            )
+            self._refuse(report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}")
             return
         application = _application(rewrite, context)
         if rest.by_value:
@@ -234,8 +230,14 @@ class Run:
             elif best is not None:
                 break
             else:
-                limit *= STRICTER
+                limit *= self._tightening(trial.verdict)
         return best
+
+    def _tightening(self, verdict: Verdict) -> float:
+        """By how much the search's limit must shrink after a result that did not verify."""
+        if not math.isfinite(verdict.energy):
+            return STRICTER
+        return min(0.95, max(0.5, 0.97 * self.verifier.limit / verdict.energy))
 
     def _goal_bytes(self, table: search.Table) -> int | None:
         """What the weights of the table may take for the whole model to reach its size goal."""
@@ -295,9 +297,7 @@ class Run:
         exclude = (*self.context.exclude, *step.exclude)
         return dataclasses.replace(self.context, exclude=exclude, progress=progress)
 
-    def _report(
-        self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float
-    ) -> StepReport:
+    def _report(self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float) -> StepReport:
         return StepReport(
             rewrite=rewrite.pass_name(),
             decision="kept" if outcome.changed else "nothing to do",

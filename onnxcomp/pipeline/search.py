@@ -31,13 +31,18 @@ from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, compose, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
-from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors
+from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
 
 Array = NDArray[Any]
 Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
 
 PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
 PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is measured: 4 to 5 bits
+MOST_EVALUATIONS = 192  # single changes measured, at most
+EVALUATED_VALUES = 2 * 10**9  # weight values that all measured models may have together
+MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
+DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
+LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
 
@@ -59,10 +64,14 @@ class Table:
     variants: list[Model]
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[str, float] = field(default_factory=dict)  # divergence per relative squared error
+    measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
 
     def predicted(self, name: str, option: Option) -> float:
-        """The divergence that this option alone is expected to cause."""
-        return self.influence[name] * option.error
+        """The divergence that this option alone causes, measured or by the weight's influence."""
+        if option.choice is None or not option.error:
+            return 0.0
+        known = self.measured.get((name, option.choice))
+        return self.influence[name] * option.error if known is None else known
 
 
 Assignment = dict[str, Option]
@@ -89,9 +98,11 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
         variants.append(after)
         skipped |= {each.name: each for each in outcome.skipped}
-        errors = relative_errors(model, after, names)
+        errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
         for name in names:
-            size = estimate_bytes(by_name[name].shape, by_name[name].dtype, after.encodings.get(name))
+            size = estimate_bytes(
+                by_name[name].shape, by_name[name].dtype, after.encodings.get(name), zeros=zeros[name]
+            )
             options.setdefault(name, []).append(Option(index, size, errors[name]))
     for name, found in options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
@@ -101,11 +112,7 @@ def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
 
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
     """The model with each weight at its assigned strength."""
-    chosen = {
-        name: table.variants[option.choice]
-        for name, option in assignment.items()
-        if option.choice is not None
-    }
+    chosen = {name: table.variants[option.choice] for name, option in assignment.items() if option.choice is not None}
     return compose(model, chosen)
 
 
@@ -115,29 +122,66 @@ def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model
 def measure_influence(
     model: Model, table: Table, evaluate: Evaluate, context: Context, *, deadline: float = math.inf
 ) -> None:
-    """Change each weight alone, measure, and fill ``table.influence``; what is not measured stays mild."""
+    """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
+
+    Each weight is measured once, and the largest ones option by option as far as ``_evaluations`` allows.
+    What is not measured, the smallest weights and all that comes after the deadline, stays mild.
+    """
     base = evaluate(model)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
     for index, name in enumerate(ranked):
         context.progress(index, len(ranked), f"measuring {name}")
+        table.options[name] = _undominated(table.options[name])
         if index >= PROBED_WEIGHTS or time.monotonic() > deadline:
             table.options[name] = _mildest(table.options[name])
             table.influence[name] = 0.0
             continue
-        table.influence[name] = _probe(model, table, name, evaluate, base)
+        _probe(model, table, name, evaluate, base)
+    left = _evaluations(table) - len(table.measured)
+    rest = [(name, option) for name in ranked for option in table.options[name] if _worth_measuring(option)]
+    rest = [each for each in rest if (each[0], each[1].choice) not in table.measured][: max(0, left)]
+    for index, (name, option) in enumerate(rest):
+        context.progress(index, len(rest), f"measuring {name}")
+        if time.monotonic() > deadline:
+            return
+        _measure(model, table, name, option, evaluate, base)
 
 
-def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: float) -> float:
+def _evaluations(table: Table) -> int:
+    """How many single changes to measure: fewer, the larger and so the slower the model."""
+    values = sum(options[0].size_bytes for options in table.options.values()) // 4
+    return int(min(MOST_EVALUATIONS, EVALUATED_VALUES // max(1, values)))
+
+
+def _worth_measuring(option: Option) -> bool:
+    return option.choice is not None and MEASURED_ERRORS[0] <= option.error <= MEASURED_ERRORS[1]
+
+
+def _undominated(options: Sequence[Option]) -> list[Option]:
+    """The options without those that take more bytes than another one and leave much more error."""
+
+    def beaten(option: Option) -> bool:
+        return any(each.size_bytes <= option.size_bytes and each.error * DOMINATING < option.error for each in options)
+
+    return [each for each in options if each.choice is None or not beaten(each)]
+
+
+def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: float) -> None:
+    """Measure the weight's option nearest to ``PROBE_ERROR`` and take its influence from that."""
     changed = [each for each in table.options[name] if each.choice is not None and each.error > 0]
     if not changed:
-        return 0.0
+        table.influence[name] = 0.0
+        return
     option = min(changed, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
+    table.influence[name] = _measure(model, table, name, option, evaluate, base) / option.error
+
+
+def _measure(model: Model, table: Table, name: str, option: Option, evaluate: Evaluate, base: float) -> float:
     assert option.choice is not None
-    alone = compose(model, {name: table.variants[option.choice]})
-    measured = evaluate(alone) - base
-    if not math.isfinite(measured):
-        return math.inf
-    return max(measured, 1e-9) / option.error
+    divergence = evaluate(compose(model, {name: table.variants[option.choice]})) - base
+    found = max(divergence, LEAST_DIVERGENCE) if math.isfinite(divergence) else math.inf
+    table.measured[name, option.choice] = found
+    return found
 
 
 def _mildest(options: Sequence[Option]) -> list[Option]:
@@ -158,13 +202,31 @@ def allot(table: Table, limit: float) -> Assignment:
             best, high = found, price
         else:
             low = price
-    return best
+    return _filled(table, best, limit)
+
+
+def _filled(table: Table, assignment: Assignment, limit: float) -> Assignment:
+    """What the price leaves of the limit, spent on the single changes that save most."""
+    found = dict(assignment)
+    slack = limit - sum(table.predicted(name, option) for name, option in found.items())
+    while True:
+        moves = [
+            (found[name].size_bytes - option.size_bytes, name, option)
+            for name, options in table.options.items()
+            for option in options
+            if option.size_bytes < found[name].size_bytes
+            and table.predicted(name, option) - table.predicted(name, found[name]) <= slack
+        ]
+        if not moves:
+            return found
+        _, name, option = max(moves, key=lambda move: move[0])
+        slack -= table.predicted(name, option) - table.predicted(name, found[name])
+        found[name] = option
 
 
 def _cheapest(table: Table, price: float) -> Assignment:
     def cost(name: str, option: Option) -> float:
-        predicted = table.predicted(name, option) if option.error else 0.0
-        return option.size_bytes + price * predicted
+        return option.size_bytes + price * table.predicted(name, option)
 
     return {name: min(options, key=lambda each: cost(name, each)) for name, options in table.options.items()}
 
@@ -196,11 +258,7 @@ def assign(
             best, best_bytes = found, total_bytes(found)
         if 0.93 * limit <= measured <= limit:
             break
-        ratio = (
-            limit * 0.97 / measured
-            if measured > 0 and math.isfinite(measured)
-            else (4.0 if measured <= 0 else 0.2)
-        )
+        ratio = limit * 0.97 / measured if measured > 0 and math.isfinite(measured) else (4.0 if measured <= 0 else 0.2)
         predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
     if goal_bytes is not None and best_bytes < goal_bytes:
         best = _just_enough(table, best, goal_bytes)

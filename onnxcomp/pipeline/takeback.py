@@ -68,9 +68,7 @@ def take_back(
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
     if by_value or not kept:
-        return Remainder(
-            put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value
-        )
+        return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
     model, rerun = apply_pass(before, rewrite, limited_to(context, kept))
     return Remainder(model, rerun, kept, taken, own, by_value)
 
