@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.graph.cost import array_bytes, freed_by
-from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key, producer, takes_constant
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.known import known_integers
 from onnxcomp.graph.shapes import Shapes, infer_shapes
@@ -170,6 +170,8 @@ class _Folding:
                     continue  # not a numeric tensor, or ONNX Runtime cannot compute it, and that is noted
                 if not any(producer(each) and self.graph.is_read(each) for each in part.targets):
                     continue  # folded with another part
+                if not all(takes_constant(each, self.values[each].ndim) for each in part.targets):
+                    continue
                 gained = sum(array_bytes(each.name, self.values[each]) for each in part.targets if each.outputs)
                 if gained <= part.freed_bytes:
                     self._put_in_place(part)

@@ -72,7 +72,7 @@ def _simplify(graph: Graph, scope: Scope, node: Node, shapes: Shapes, outcome: O
         elif bypass(graph, scope, node, source):
             outcome.change(key, f"removed {node.op}")
         else:
-            outcome.skip(key, "it gives a graph output its name")
+            outcome.skip(key, "what it makes has to be made by a node")
         return
     merged = MERGES.get(node.op)
     if merged is not None:

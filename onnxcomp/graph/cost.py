@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from onnx import TensorProto
+
 from onnxcomp.graph.edit import producer
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.surgery import Graph, subgraphs_of
 from onnxcomp.graph.writer import node_proto
-from onnxcomp.tensors import bits_of
+from onnxcomp.tensors import bits_of, is_external
 
 AS_NODE_BYTES = 34  # of a Constant node around its tensor: operator, attribute, their lengths
 TENSOR_BYTES = 8  # of a tensor beside name, dimensions and data: type, field tags, lengths
@@ -28,6 +30,9 @@ def node_bytes(graph: Graph, node: Node) -> int:
 
 def constant_bytes(constant: Constant) -> int:
     """What the file and its external data lose with the constant."""
+    origin = constant.origin
+    if origin is not None and not (isinstance(origin, TensorProto) and is_external(origin)):
+        return message_bytes(origin.ByteSize() + (AS_NODE_BYTES if constant.as_node else 0))
     data = (constant.size * bits_of(constant.data_type) + 7) // 8
     return _with_header(constant.name, len(constant.shape), data, constant.as_node)
 

@@ -84,13 +84,24 @@ def inner_reads(node: Node) -> Iterator[Any]:
             yield from inner_reads(inner)
 
 
+def takes_constant(tensor: Any, rank: int) -> bool:
+    """Whether the tensor's readers bear a constant of this rank in its place.
+
+    Range is specified for scalars; a vector of one element passes while it is computed, but not as a constant.
+    """
+    return rank == 0 or not any(is_onnx(reader, "Range") for reader in tensor.outputs)
+
+
 def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
     """Remove a node whose first output equals ``source``; False, and nothing done, if a name would be lost.
 
     A graph output keeps its name: the node that makes ``source`` then makes the output instead. That needs
-    a node of the same scope, and ``source`` not to be an output itself.
+    a node of the same scope, and ``source`` not to be an output itself. False too where a reader takes no
+    constant of that rank.
     """
     output = node.outputs[0]
+    if isinstance(source, Constant) and not takes_constant(output, len(source.shape)):
+        return False
     if not graph.is_output(output):
         graph.remove_node(scope, node)
         graph.replace_reads(output, source)

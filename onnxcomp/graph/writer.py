@@ -95,9 +95,12 @@ def sweep(graph: Graph) -> None:
 
 
 def _needs_ir4(graph: GraphProto) -> bool:
-    """Before IR version 4 every initializer had to be an input too."""
+    """Before IR version 4 every initializer had to be an input too, in subgraphs as well."""
     inputs = {each.name for each in graph.input}
-    return any(each.name not in inputs for each in graph.initializer)
+    if any(each.name not in inputs for each in graph.initializer):
+        return True
+    attributes = [each for node in graph.node for each in node.attribute]
+    return any(_needs_ir4(body) for each in attributes for body in (each.g, *each.graphs))
 
 
 def _lift_ir4(proto: ModelProto) -> None:

@@ -83,3 +83,15 @@ def test_lifts_in_models_from_before_ir_4() -> None:
 def test_leaves_excluded_constants() -> None:
     body = "g (float[2, 3] x) => (float[2, 3] y) { w = Constant <value_float = 2.5> () y = Add(x, w) }"
     assert not rewrite(model(body), "lift-constants", context=Context(exclude=("w",))).outcome.changed
+
+
+def test_raises_the_ir_version_for_a_subgraph_alone() -> None:
+    body = """g (float[3] x, float[3] w) => (float[3] y) <float[3] w = {1, 2, 3}> { s = ReduceMax(x)
+        c = Cast <to = 9> (s) h = Add(x, w) y = If (c) <
+        then_branch = t () => (float[3] a) { v = Constant <value = float[3] {1, 2, 3}> () a = Add(h, v) },
+        else_branch = e () => (float[3] b) { b = Neg(h) }> }"""
+    body = body.replace("ReduceMax(x)", "ReduceMax <keepdims = 0> (x)")
+    done = rewrite(model(body, opset=9, ir=3), "lift-constants")
+    assert done.after.proto.ir_version == 4
+    check_same(done, {"x": np.zeros(3, np.float32)})
+    check_same(done, {"x": np.ones(3, np.float32)})
