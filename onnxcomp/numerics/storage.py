@@ -28,6 +28,7 @@ from onnxcomp.numerics.encoding import (
 from onnxcomp.numerics.formula import Array, Literal, Term, binary, cast, filled, literal
 from onnxcomp.numerics.lookup import Memo, looked_up
 from onnxcomp.numerics.packing import Layout, bits_per_code, pack
+from onnxcomp.numerics.repeats import repeated_slices
 from onnxcomp.numerics.sparse import best_width, excepted, fitting_layouts, masked, sparse_values
 from onnxcomp.numerics.symbols import Symbols, cut, distinct_symbols, encoded_symbols
 
@@ -68,6 +69,8 @@ def storages(
         yield Storage("one value", filled(values.shape, values.reshape(-1)[0]))
         return
     yield from _narrow(read, opset)
+    for name, term in repeated_slices(read, memo):
+        yield Storage(name, term)
     symbols = encoded_symbols(read, encoding, memo) if encoding is not None else None
     if symbols is not None:
         yield from _of_symbols(symbols, opset, memo)

@@ -160,6 +160,19 @@ def test_float16_is_not_used_where_one_value_overflows_or_underflows() -> None:
         assert "float16" not in ways(values)
 
 
+@pytest.mark.parametrize("axis", [0, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+def test_repeated_slices(axis: int, dtype: type) -> None:
+    shape = [24, 7, 2, 30]
+    shape[axis] = 4
+    slices = (RNG.normal(size=shape) * 1000).astype(dtype)
+    values = np.take(slices, RNG.permutation(np.repeat(np.arange(4), 6)), axis)
+    assert f"4 of 24 slices of axis {axis}" in ways(values)
+    changed = values.copy()
+    changed[(5, 5, 1, 5)] += 1
+    assert f"5 of 24 slices of axis {axis}" in ways(changed)
+
+
 def test_nothing_is_proposed_for_what_has_no_structure() -> None:
     assert ways(RNG.normal(size=SHAPE).astype(np.float32)) == {}
     assert ways(np.zeros((0, 3), np.float32)) == {}
