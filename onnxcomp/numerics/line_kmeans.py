@@ -30,6 +30,7 @@ PLACES = 17
 PLACES_OF_FEW = 33  # where single values matter; sums are cheap there
 FAR_REACHES = (16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0)
 NEAR_REACHES = (1.0, 0.5, 0.5, 0.25, 0.12, 0.06)
+NEAR_VALUES = 24
 MOST_VALUE_MOVES = 12
 
 
@@ -107,7 +108,11 @@ class _Moves:
             cuts = np.searchsorted(self._starts, cuts)
         for reach in reaches:
             cuts = self._best(cuts, self._around(cuts, reach))
-        return cuts if self._starts is None else self._starts[self._moved_by_values(cuts)]
+        if self._starts is None:
+            return cuts
+        if self._starts.size < NEAR_VALUES * cuts.size:
+            cuts = self._moved_by_values(cuts)
+        return self._starts[cuts]
 
     def _around(self, cuts: Array, reach: float) -> Array:
         """(k - 1, places) places for the inner cuts, evenly from ``reach`` runs below to as many above."""
@@ -117,7 +122,7 @@ class _Moves:
     def _moved_by_values(self, cuts: Array) -> Array:
         """The cuts after moves across up to 24 values, until none gains."""
         for _ in range(MOST_VALUE_MOVES):
-            places = np.clip(cuts[1:-1, None] + np.arange(-24, 25), cuts[0], cuts[-1])
+            places = np.clip(cuts[1:-1, None] + np.arange(-NEAR_VALUES, NEAR_VALUES + 1), cuts[0], cuts[-1])
             moved = self._best(cuts, places)
             if np.array_equal(moved, cuts):
                 break

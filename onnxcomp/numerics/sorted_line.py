@@ -23,7 +23,7 @@ MOST_EXACT_VALUES = 4096
 class SortedLine:
     """Sorted finite values with the count, sum and sum of squares of any run of them.
 
-    value_starts: where each distinct value begins, and n; None where there are more than 4096.
+    value_starts: where each distinct value begins, and n; None where there are more than 4096 of many values.
     values: (n,) ascending, float32 or float64, n > 0. Sums are of (x - shift) in float64. Of many values they
     are kept for every 64th only, so they take a sixteenth of the memory of float32 values. They count
     outwards from the value nearest to ``shift``: far outliers then do not drown the sums of what lies within.
@@ -34,7 +34,7 @@ class SortedLine:
         self.size = int(values.size)
         self.shift = shift
         differs = values[1:] != values[:-1]
-        few = int(np.count_nonzero(differs)) < MOST_EXACT_VALUES
+        few = self.size <= MOST_SINGLE_SUMS or int(np.count_nonzero(differs)) < MOST_EXACT_VALUES
         self.value_starts = _with_ends(np.flatnonzero(differs) + 1, self.size) if few else None
         self._block = BLOCK if self.size > MOST_SINGLE_SUMS else 1
         blocks = self.size // self._block
