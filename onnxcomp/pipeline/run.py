@@ -26,7 +26,7 @@ Progress = Callable[[int, int, str], None]
 
 EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
 MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
-VERIFY_ATTEMPTS = 4  # a search whose result fails on the verification part is repeated, stricter
+VERIFY_ATTEMPTS = 8  # a search whose result fails on the verification part is repeated, stricter
 STRICTER = 0.7
 STRONGER = 2.0
 GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
@@ -229,7 +229,7 @@ class Run:
                 limit *= STRONGER
             elif best is not None:
                 break
-            else:
+            elif not search.retreat(table, found):
                 limit *= self._tightening(trial.verdict)
         return best
 

@@ -42,6 +42,7 @@ MOST_EVALUATIONS = 192  # single changes measured, at most
 EVALUATED_VALUES = 2 * 10**9  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
+CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
@@ -263,6 +264,18 @@ def assign(
     if goal_bytes is not None and best_bytes < goal_bytes:
         best = _just_enough(table, best, goal_bytes)
     return best
+
+
+def retreat(table: Table, assignment: Assignment) -> bool:
+    """After a result that did not verify: where one weight carries most of the predicted divergence, forbid its
+    option and all that leave more error, since its measurement was too kind. False where no weight stands out."""
+    shares = {name: table.predicted(name, option) for name, option in assignment.items()}
+    name = max(shares, key=lambda each: shares[each], default=None)
+    if name is None or shares[name] < CARRYING_SHARE * sum(shares.values()):
+        return False
+    refused = assignment[name].error
+    table.options[name] = [each for each in table.options[name] if each.error < refused]
+    return True
 
 
 def _just_enough(table: Table, strongest: Assignment, goal_bytes: int) -> Assignment:
