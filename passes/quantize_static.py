@@ -90,17 +90,22 @@ class QuantizeStatic(Pass):
         return outcome
 
     def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[Unit]:
-        """What can compute with integers in the main graph, in topological order."""
+        """What can compute with integers in the main graph, in topological order.
+
+        Taking back names the compute nodes; what stands between them follows as it fits.
+        """
+        between = dataclasses.replace(context, include=None)
         units = []
         for scope in graph.scopes:
             for node in ordered(scope.graph.nodes):
                 key = node_key(scope, node)
                 names = (key, *(scope.key(each.name) for each in node.inputs if isinstance(each, Constant)))
-                if not context.selects(*names):
-                    continue
                 if not is_onnx(node, *COMPUTE):
-                    unit = element_unit(graph, scope, node) if scope is graph.main else None
+                    wanted = scope is graph.main and between.selects(*names)
+                    unit = element_unit(graph, scope, node) if wanted else None
                     units.extend([unit] if unit else [])
+                    continue
+                if not context.selects(*names):
                     continue
                 found = self._compute_unit(graph, scope, node, context)
                 if isinstance(found, str):
@@ -189,12 +194,15 @@ class _Rewrite:
             tensor for tensor, maker in self._plan.makers.items() if maker.bias_add is None or self._is_flat(maker)
         ]
         made = set(fenced)
+        followers = self._followers()
         for unit in self._plan.units:
             details = self._put_linear(unit) if unit.linear else {}
             for index, tensor in zip(unit.data, unit.inputs, strict=True):
                 if unit.factor is None:
                     unit.node.inputs[index] = self._operand(tensor, tensor in made)
-            outcome.change(unit.key, f"{unit.node.op} in {self._style.activation}", **details)
+            if unit.is_compute:
+                details |= {"between": followers[unit.key]} if followers[unit.key] else {}
+                outcome.change(unit.key, f"{unit.node.op} in {self._style.activation}", **details)
         for tensor in fenced:
             maker = self._plan.makers[tensor]
             if maker.factor is None:
@@ -203,6 +211,19 @@ class _Rewrite:
                 source = maker.inputs[0]
                 self._graph.remove_node(self._graph.main, maker.node)
                 self._writer.rescale(source, tensor)
+
+    def _followers(self) -> dict[str, list[str]]:
+        """For each compute node, which nodes after it run on integers because it does."""
+        found: dict[str, list[str]] = {unit.key: [] for unit in self._plan.units if unit.is_compute}
+        owner: dict[Any, str] = {}
+        for unit in self._plan.units:
+            key = unit.key if unit.is_compute else next((owner[each] for each in unit.inputs if each in owner), None)
+            if key is None:
+                continue
+            owner.update((tail, key) for tail in unit.tails)
+            if not unit.is_compute:
+                found[key].append(unit.key)
+        return found
 
     def _operand(self, tensor: Any, fenced: bool) -> Any:
         if isinstance(tensor, Constant):

@@ -95,7 +95,8 @@ def test_a_convolutional_net_runs_on_integers_alone(tmp_path: Path) -> None:
     )  # fmt: skip
     feeds = {"x": drawn(6, 3, 8, 8)}
     result, outcome = quantized(model, feeds)
-    assert not outcome.skipped and len(outcome.changed) == 7
+    assert not outcome.skipped and len(outcome.changed) == 3
+    assert [len(each.details.get("between", [])) for each in outcome.changed] == [1, 3, 0]
     found = kernels(result, tmp_path)
     assert found["QuantizeLinear"] == 1 and "DequantizeLinear" not in found
     assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (2, 1, 1)
@@ -271,6 +272,22 @@ def test_leaves_excluded_nodes_and_weights() -> None:
         assert [each.name for each in outcome.changed] == ["second"]
 
 
+def test_nodes_between_stay_in_float_when_excluded_or_when_their_neighbours_are_taken_back() -> None:
+    text = """g (float[N,3,8,8] x) => (float[N,4,4,4] y) {
+        [first] c = Conv(x, W) [pool] p = MaxPool<kernel_shape=[1,1]>(c) [second] y = Conv(p, V) }"""
+    model = model_of(text, W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    for context, between in (
+        ({}, ["pool"]),
+        ({"exclude": ("pool",)}, None),
+        ({"include": frozenset({"first"})}, None),
+        ({"include": frozenset({"first", "second"})}, ["pool"]),
+    ):
+        result, outcome = quantized(model, feeds, context=context)
+        assert outcome.changed[0].details.get("between") == between
+        assert_close(model, result, feeds, 0.05)
+
+
 def test_needs_calibration_data() -> None:
     model = model_of("g (float[N,8] x) => (float[N,8] y) { y = MatMul(x, W) }", W=drawn(8, 8))
     with pytest.raises(CalibrationError, match="calib-data"):
@@ -297,7 +314,7 @@ def test_a_hard_swish_in_pieces_runs_on_integers(tmp_path: Path) -> None:
     )  # fmt: skip
     feeds = {"x": drawn(2, 3, 8, 8)}
     result, outcome = quantized(model, feeds)
-    assert len(outcome.changed) == 5
+    assert len(outcome.changed) == 2
     found = kernels(result, tmp_path)
     assert not {"Add", "Clip", "Mul", "Div"} & found.keys()
     assert (found["QLinearAdd"], found["QLinearMul"], found["QuantizeLinear"]) == (1, 1, 1)
