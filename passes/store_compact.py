@@ -22,8 +22,9 @@ from onnxcomp.graph.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, t
 from onnxcomp.graph.ir import Constant
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.encoding import same_bits
-from onnxcomp.numerics.formula import evaluate
-from onnxcomp.numerics.lookup import Memo
+from onnxcomp.numerics.formula import Given, evaluate
+from onnxcomp.numerics.lookup import INDEX, Memo
+from onnxcomp.numerics.row_lookup import row_storages, rows_at
 from onnxcomp.numerics.storage import Storage, storages
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -43,7 +44,13 @@ FIRST_SHARES = (1.0, 0.3, 0.1, 0.02)
 COMPUTED_PRICE = {"bytes": 1 / 2048, "load": 1 / 16}
 
 
-Way = tuple[Storage, Cost]
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to store a constant; ``rows_first``: its rows are looked up as codes, and decoded after."""
+
+    storage: Storage
+    cost: Cost
+    rows_first: bool = False
 
 
 @dataclass(eq=False)
@@ -65,7 +72,7 @@ class Choice:
     @property
     def shared(self) -> Iterable[Hashable]:
         """The parts of the chosen way that other decoders may use too."""
-        return self.chosen[1].shared if self.chosen is not None else ()
+        return self.chosen.cost.shared if self.chosen is not None else ()
 
 
 @dataclass(eq=False)
@@ -109,7 +116,7 @@ class Root:
             before, each.chosen = each.chosen, None
             least = each.plain_bytes * (1 - min_saving)
             for way in each.ways:
-                cost = way[1]
+                cost = way.cost
                 price = cost.own + share * (cost.size(uses) - cost.own) + cost.computed * price_of_computed
                 if price < least:
                     each.chosen, least = way, price
@@ -123,8 +130,8 @@ class Root:
         gain = 0
         for each in self.choices:
             if each.chosen is not None:
-                tables.update(each.chosen[1].shared)
-                gain += each.plain_bytes - each.chosen[1].own
+                tables.update(each.chosen.cost.shared)
+                gain += each.plain_bytes - each.chosen.cost.own
         return gain - sum(tables.values())
 
 
@@ -135,7 +142,8 @@ class StoreCompact(Pass):
     ONNX Runtime computes the decoders once, when the session is created: inference is as fast as before, and
     creating the session takes more time and memory. `onnxcomp expand` undoes it for runtimes that do not.
     A constant stays plain where nothing is smaller, where it is an output of its graph, below opset 7, and
-    where its decoder would compute a tensor over 1 GiB, which ONNX Runtime does not compute beforehand.
+    where its decoder would compute a tensor over 1 GiB, which ONNX Runtime does not compute beforehand; but of
+    such a table from which only rows are looked up, the codes are looked up, and decoded after.
     """
 
     effect = Effect(shrinks=("bytes",), exact=True)
@@ -188,9 +196,23 @@ def _weighed(graph: Graph, root: Scope, scope: Scope, constant: Constant) -> Cho
         cost = cost_of(storage.term, root)
         choice.too_large |= cost.largest > FOLDED_BYTES
         if cost.own < choice.plain_bytes and cost.largest <= FOLDED_BYTES:
-            choice.ways.append((storage, cost))
+            choice.ways.append(Way(storage, cost))
+    if choice.too_large and _is_looked_up(constant):
+        for name, term in row_storages(lambda: constant.values, encoding, memo=choice.memo):
+            rows = rows_at(term, constant.shape[0], Given((1,), INDEX, None))
+            if rows is not None and (cost := cost_of(rows, root)).largest <= FOLDED_BYTES:
+                choice.ways.append(Way(Storage(name, term), cost, rows_first=True))
     choice.memo.drop()
     return choice
+
+
+def _is_looked_up(constant: Constant) -> bool:
+    """Whether all that is done with the constant is to look up its rows."""
+    return all(
+        node.op == "Gather" and not node.domain and not node.attrs.get("axis", 0)
+        and node.inputs[0] is constant and node.inputs[1] is not constant
+        for node in constant.outputs
+    )  # fmt: skip
 
 
 def _write(graph: Graph, root: Root, outcome: Outcome) -> None:
@@ -200,9 +222,10 @@ def _write(graph: Graph, root: Root, outcome: Outcome) -> None:
         if choice.chosen is None:
             outcome.skip(choice.key, TOO_LARGE if choice.too_large else NO_GAIN)
             continue
-        storage, cost = choice.chosen
+        storage, cost = choice.chosen.storage, choice.chosen.cost
         _check(choice.key, choice.constant, storage)
-        writer.replace(choice.scope, choice.constant, storage.term)
+        put = writer.look_up if choice.chosen.rows_first else writer.replace
+        put(choice.scope, choice.constant, storage.term)
         choice.memo.drop()
         graph.encodings.pop(choice.key, None)
         size = cost.size({key: count - 1 for key, count in uses.items()})

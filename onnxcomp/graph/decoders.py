@@ -22,6 +22,7 @@ from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.formula import (
     Apply,
     Array,
+    Given,
     Literal,
     Term,
     binary,
@@ -32,6 +33,8 @@ from onnxcomp.numerics.formula import (
     reshape,
     summed_by_products,
 )
+from onnxcomp.numerics.lookup import INDEX
+from onnxcomp.numerics.row_lookup import rows_at
 
 INTERNED_BYTES = 64  # literals up to this size are written once for all that are equal
 MIN_OPSET = 7  # broadcasting
@@ -125,6 +128,34 @@ class Writer:
         self._made.clear()
         self._keys = Keys()
 
+    def look_up(self, scope: Scope, constant: Constant, term: Term) -> None:
+        """Let every Gather that reads the constant's rows read those of its codes, and decode what it found."""
+        graph = self.graph
+        for reader in list(constant.outputs):
+            place = next(each for each in graph.scopes if any(node is reader for node in each.graph.nodes))
+            ids = Given((1,), INDEX, reader.inputs[1])
+            found = rows_at(term, constant.shape[0], ids)
+            if not isinstance(found, Apply):
+                raise PassError(f"{constant.name}: {reader.name or 'a Gather'} cannot look rows up before decoding.")
+            output = reader.outputs[0]
+            graph.remove_node(place, reader)
+            self._fixed_parts(found, scope)
+            self._node(found, place, output)
+        graph.forget(scope, constant)
+        self._made.clear()
+        self._keys = Keys()
+
+    def _fixed_parts(self, term: Term, scope: Scope) -> bool:
+        """Write the parts that do not depend on run-time tensors into the constant's scope; whether all do not."""
+        if not isinstance(term, Apply):
+            return not isinstance(term, Given)
+        fixed = [self._fixed_parts(each, scope) for each in term.inputs]
+        if not all(fixed):
+            for each, is_fixed in zip(term.inputs, fixed, strict=True):
+                if is_fixed:
+                    self._tensor(each, scope)
+        return all(fixed)
+
     def finish(self) -> None:
         """Put the new nodes before all others of their scopes."""
         for scope, nodes in self._nodes.values():
@@ -132,6 +163,8 @@ class Writer:
         self._nodes.clear()
 
     def _tensor(self, term: Term, scope: Scope) -> Any:
+        if isinstance(term, Given):
+            return term.tensor
         key = self._keys.of(term)
         if key is not None and key in self._shared:
             return self._shared[key]
@@ -139,7 +172,7 @@ class Writer:
             return self._made[id(term)]
         simple = self._keys.lowered(term, self.root.opset)
         if isinstance(simple, Apply):
-            tensor = self.graph.variable(self._name(), term.dtype, list(term.shape))
+            tensor = self.graph.variable(self._name())
             self._node(simple, self.root if key is not None else scope, tensor)
         else:
             assert isinstance(simple, Literal)
@@ -198,6 +231,8 @@ class Keys:
         return result
 
     def _make(self, term: Term) -> Hashable | None:
+        if isinstance(term, Given):
+            return None
         if isinstance(term, Literal):
             return content_key(term.make()) if term.nbytes <= INTERNED_BYTES else None
         assert isinstance(term, Apply)
@@ -253,6 +288,8 @@ class _Costing:
             owner = key
             self.cost.shared[key] = 0
         simple = self._keys.lowered(term, self.root.opset)
+        if isinstance(simple, Given):
+            return
         if isinstance(simple, Literal):
             self._charge(owner, tensor_bytes(simple.shape, simple.nbytes, self.root))
             return

@@ -43,6 +43,13 @@ class Literal(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Given(Term):
+    """A tensor that is known at run time only; its shape here stands for any."""
+
+    tensor: Any
+
+
+@dataclass(frozen=True, eq=False)
 class Apply(Term):
     """An operator over terms."""
 
@@ -208,6 +215,8 @@ def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array]) -> Array
         return held[id(term)]
     if isinstance(term, Literal):
         result = term.make()
+    elif isinstance(term, Given):
+        result = np.asarray(term.tensor)
     else:
         assert isinstance(term, Apply)
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant

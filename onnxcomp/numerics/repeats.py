@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def _places(slices: Array) -> tuple[Array, Array] | None:
     count = len(slices)
     inner = slices.shape[1:]
     seen = np.linspace(0, math.prod(inner) - 1, SAMPLED).astype(np.int64)
-    sample = slices[(slice(None), *np.unravel_index(seen, inner))]
+    index: tuple[Any, ...] = (slice(None), *np.unravel_index(seen, inner))
+    sample = slices[index]
     if len(np.unique(_keys(sample))) > WORTH * count:
         return None
     _, first, which = np.unique(_keys(slices.reshape(count, -1)), return_index=True, return_inverse=True)

@@ -218,3 +218,41 @@ def test_prune_cluster_store_compose() -> None:
     after, outcome = stored(model)
     assert outcome.changed[0].what == "codebook, mask and 4 bits"
     assert after.size_bytes < 0.06 * values.nbytes and differing_constants(model, after) == []
+
+
+@pytest.mark.parametrize("kind", ["16 levels", "64 levels", "200 levels", "scales", "grid"])
+@pytest.mark.parametrize("ids_shape", [(), (4,), (2, 3)])
+def test_a_table_too_large_to_decode_is_looked_up_first(
+    kind: str, ids_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.passes.store_compact.FOLDED_BYTES", 30000 if kind == "64 levels" else 60000)
+    rng = np.random.default_rng(0)
+    encoding: Any = None
+    values = matrix(kind if "levels" in kind else "half", (200, 120))
+    if kind == "scales":
+        scale = rng.uniform(1, 2, (200, 1)).astype(np.float32)
+        book = np.arange(-3, 4).astype(np.float32)
+        encoding = CodebookEncoding(dtype="float32", codebook=book, scale=scale, axis=0)
+        values = encoding.decode(rng.integers(0, 7, values.shape).astype(np.uint8), values.shape)
+    if kind == "grid":
+        scale = rng.uniform(1, 2, (1, 120)).astype(np.float32)
+        points = rng.integers(0, 255, (1, 120))
+        encoding = GridEncoding(dtype="float32", levels=256, zero_point=points, scale=scale, axis=1)
+        values = encoding.decode(rng.integers(0, 256, values.shape).astype(np.uint8), values.shape)
+    rank = len(ids_shape)
+    nodes = [helper.make_node("Gather", ["T", "i"], ["a"]), helper.make_node("Gather", ["T", "j"], ["b"])]
+    inputs = [helper.make_tensor_value_info(name, 7, [None] * rank) for name in ("i", "j")]
+    outputs = [helper.make_tensor_value_info(name, 1, [*[None] * rank, 120]) for name in ("a", "b")]
+    table = numpy_helper.from_array(values, "T")
+    imports = [helper.make_opsetid("", 17)]
+    model = load(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, [table]), opset_imports=imports,
+                                   ir_version=8))  # fmt: skip
+    if encoding is not None:
+        model.encodings["T"] = encoding
+    after, outcome = stored(model)
+    assert outcome.changed[0].what.endswith("rows looked up before")
+    assert after.size_bytes < (0.2 if kind in ("16 levels", "scales") else 0.35) * values.nbytes
+    feeds = {name: rng.integers(0, 200, ids_shape) for name in ("i", "j")}
+    result = Session(after.to_bytes()).run(feeds)
+    assert all(np.array_equal(result[out], values[feeds[name]]) for out, name in (("a", "i"), ("b", "j")))
+    assert not stored(load(after.to_bytes()))[1].changed
