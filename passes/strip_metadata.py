@@ -31,7 +31,7 @@ class StripMetadata(Pass):
     keep: str | None = parameter(None, help="pattern of metadata keys that stay")
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        trimmer = Trimmer(graph)
+        trimmer = Trimmer(graph, context.selects)
         trimmer.strip_texts(self._stays, self._stays_in_model)
         trimmer.strip_value_info()
         if self.shorten_names:

@@ -27,10 +27,14 @@ Keep = Callable[[str], bool]
 
 
 class Trimmer:
-    """Takes things out of a graph, each kind by its own method; what was taken is counted in ``removed``."""
+    """Takes things out of a graph, each kind by its own method; what was taken is counted in ``removed``.
 
-    def __init__(self, graph: Graph) -> None:
+    selects: whether a kind may be taken, by the name under which it is counted.
+    """
+
+    def __init__(self, graph: Graph, selects: Callable[[str], bool]) -> None:
         self.graph = graph
+        self.selects = selects
         self.removed: Counter[str] = Counter()
         proto = ModelProto()
         proto.CopyFrom(_without(graph.model.proto, "graph", "functions"))
@@ -71,10 +75,10 @@ class Trimmer:
                     yield from node.origin.attribute
 
     def _strip(self, message: Any, keep: Keep) -> None:
-        if message.HasField("doc_string"):
+        if message.HasField("doc_string") and self.selects("doc strings"):
             self.removed["doc strings"] += bool(message.doc_string)
             message.ClearField("doc_string")
-        if "metadata_props" in message.DESCRIPTOR.fields_by_name:
+        if "metadata_props" in message.DESCRIPTOR.fields_by_name and self.selects("metadata entries"):
             kept = [each for each in message.metadata_props if keep(each.key)]
             if len(kept) < len(message.metadata_props):
                 self.removed["metadata entries"] += len(message.metadata_props) - len(kept)
@@ -86,7 +90,7 @@ class Trimmer:
     def _strip_empty(self, node: NodeProto) -> None:
         """An empty text that is written out costs two bytes and says what its absence says."""
         for name in ("name", "domain", "overload"):
-            if node.HasField(name) and not getattr(node, name):
+            if node.HasField(name) and not getattr(node, name) and self.selects("empty texts"):
                 node.ClearField(name)
                 self.removed["empty texts"] += 1
 
@@ -123,7 +127,7 @@ class Trimmer:
         What an unknown operator makes stays stated, and so does what is more exact than inference can tell.
         """
         stated = sum(len(scope.origin.value_info) for scope in self.graph.scopes)
-        if not stated:
+        if not stated or not self.selects("value infos"):
             return
         proto = skeleton(self.graph)
         for body in (proto.graph, *inner_graphs(proto.graph)):
@@ -150,7 +154,7 @@ class Trimmer:
 
         The names of the main graph's inputs and outputs stay, and those of functions' parameters.
         """
-        names = self._short_names()
+        names = self._short_names() if self.selects("long names") else {}
         maps = {id(scope): self._names_of(scope, names) for scope in self.graph.scopes}
         for scope in self.graph.scopes:
             _rename_statements(scope, maps)
@@ -160,7 +164,8 @@ class Trimmer:
         for variable in self.variables:
             if variable.origin is not None:
                 variable.origin.name = variable.name
-        self._drop_node_names()
+        if self.selects("node names"):
+            self._drop_node_names()
         renew_keys(self.graph, holders)
 
     def _short_names(self) -> dict[Any, str]:
