@@ -6,12 +6,16 @@
     bits = "auto"               # the strongest that the budget bears, weight by weight
     when = "calibration"        # leave the step out when there is no calibration data
     exclude = ["*embedding*"]
+    [[step]]
+    choose = ["quantize-weights", "cluster-weights"]    # for each weight the pass and strength that serve best
 
 Everything is checked before any work starts: names, keys, ranges, needs, and an order that would undo itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,15 +29,16 @@ from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
 AUTO = "auto"
-STEP_KEYS = frozenset({"pass", "when", "exclude"})
+STEP_KEYS = frozenset({"pass", "choose", "when", "exclude"})
 RECIPE_KEYS = frozenset({"description", "step"})
 
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a recipe.
+    """One pass of a recipe, or a choice among several.
 
     auto: the pass's strength field was given as "auto": it is chosen for each weight.
+    alternatives: more passes to choose from, each at all its strengths.
     when: "always", or "calibration": only where calibration data is given.
     """
 
@@ -41,11 +46,22 @@ class Step:
     auto: bool = False
     when: str = "always"
     exclude: tuple[str, ...] = ()
+    alternatives: tuple[Pass, ...] = ()
+
+    @property
+    def rewrites(self) -> tuple[Pass, ...]:
+        """The pass and its alternatives."""
+        return (self.rewrite, *self.alternatives)
 
     @property
     def name(self) -> str:
-        """The pass's name."""
-        return self.rewrite.pass_name()
+        """The pass's name, or the names to choose from."""
+        return " | ".join(each.pass_name() for each in self.rewrites)
+
+    @property
+    def candidates(self) -> tuple[Pass, ...]:
+        """Every pass and strength that "auto" chooses from."""
+        return tuple(dataclasses.replace(each, **fields) for each in self.rewrites for fields in each.choices())
 
 
 @dataclass(frozen=True)
@@ -89,17 +105,17 @@ class Recipe:
         """Refuse an order in which a later pass destroys what an earlier one made, naming the better one."""
         for position, later in enumerate(self.steps):
             for earlier in self.steps[:position]:
-                lost = earlier.rewrite.makes - later.rewrite.preserves
-                if lost:
-                    raise RecipeError(f"{self.name}: {_order_advice(earlier, later, lost)}")
+                for first, second in itertools.product(earlier.rewrites, later.rewrites):
+                    lost = first.makes - second.preserves
+                    if lost:
+                        raise RecipeError(f"{self.name}: {_order_advice(first, second, lost)}")
 
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in self.steps:
-            if step.rewrite.needs is Needs.CALIBRATION and not calibration and step.when == "always":
-                raise RecipeError(
-                    f"{self.name}: {step.name} needs calibration data. Give it with --calib-data."
-                )
+            needy = any(each.needs is Needs.CALIBRATION for each in step.rewrites)
+            if needy and not calibration and step.when == "always":
+                raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
 
     def without(self, when: str) -> Recipe:
         """The recipe without the steps that wait for a condition that does not hold."""
@@ -118,9 +134,7 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
         return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(), name
     path = Path(name)
     if not path.is_file():
-        raise RecipeError(
-            f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file."
-        )
+        raise RecipeError(f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file.")
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:
@@ -128,12 +142,11 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _step(where: str, entry: Any) -> Step:
+    if isinstance(entry, dict) and "choose" in entry:
+        return _choice(where, entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("pass"), str):
-        raise RecipeError(f"{where}: must be a table with the key pass.")
-    try:
-        kind = get_pass(entry["pass"])
-    except PassError as error:
-        raise RecipeError(f"{where}: {error}") from error
+        raise RecipeError(f"{where}: must be a table with the key pass or choose.")
+    kind = _pass(where, entry["pass"])
     fields = {each.name: each for each in parameters(kind)}
     values = {key.replace("-", "_"): value for key, value in entry.items() if key not in STEP_KEYS}
     _refuse_unknown(f"{where} ({kind.pass_name()})", values, fields)
@@ -144,6 +157,27 @@ def _step(where: str, entry: Any) -> Step:
     try:
         return Step(kind(**values), auto, _when(where, entry), _patterns(where, entry))
     except ParameterError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _choice(where: str, entry: Mapping[str, Any]) -> Step:
+    """A step that names several passes, each to be taken at its best strength."""
+    names = entry["choose"]
+    _refuse_unknown(where, entry, STEP_KEYS - {"pass"})
+    if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+        raise RecipeError(f"{where}: choose must be a list of passes, got {names!r}.")
+    kinds = [_pass(where, name) for name in names]
+    for kind in kinds:
+        if not kind.choices():
+            raise RecipeError(f"{where}: {kind.pass_name()} has no strength to choose.")
+    first, *others = [kind() for kind in kinds]
+    return Step(first, True, _when(where, entry), _patterns(where, entry), tuple(others))
+
+
+def _pass(where: str, name: str) -> type[Pass]:
+    try:
+        return get_pass(name)
+    except PassError as error:
         raise RecipeError(f"{where}: {error}") from error
 
 
@@ -164,17 +198,15 @@ def _patterns(where: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 def _refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise RecipeError(
-            f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}."
-        )
+        raise RecipeError(f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}.")
 
 
-def _order_advice(earlier: Step, later: Step, lost: frozenset[str]) -> str:
+def _order_advice(earlier: Pass, later: Pass, lost: frozenset[str]) -> str:
     what = " and ".join(sorted(lost))
-    words = f"{later.name} after {earlier.name} would destroy its {what}."
-    if later.rewrite.makes - earlier.rewrite.preserves:
+    words = f"{later.pass_name()} after {earlier.pass_name()} would destroy its {what}."
+    if later.makes - earlier.preserves:
         return f"{words} The two cannot be combined."
-    return f"{words} Put {later.name} before {earlier.name}."
+    return f"{words} Put {later.pass_name()} before {earlier.pass_name()}."
 
 
 def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:

@@ -18,7 +18,7 @@ import onnx
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Needs, Pass
-from onnxcomp.errors import ModelError, RecipeError, TargetError
+from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
 from onnxcomp.graph.inspect import custom_operators
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.model import Model, load, refuse_output, save, write_text
@@ -195,7 +195,7 @@ def _prepare(
 ) -> Run:
     """Read the data, run the original, start the receipt."""
     progress(0, 1, "running the original")
-    data = open_data(model, calibration, target, seed)
+    recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
     if data.is_random:
         recipe = recipe.without("calibration")
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
@@ -221,6 +221,23 @@ def _prepare(
         notes=list(data.notes),
     )
     return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
+
+
+def _recipe_and_data(
+    model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int
+) -> tuple[Recipe, CalibrationData]:
+    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit.
+
+    Such a model takes arguments (axes, shapes, scales) as inputs. It is checked and loaded at every step, but
+    its outputs are compared on nothing, so nothing may be lost.
+    """
+    try:
+        return recipe, open_data(model, calibration, target, seed)
+    except CalibrationError as error:
+        exact = tuple(step for step in recipe.steps if step.rewrite.effect.exact)
+        if calibration is not None or not exact:
+            raise
+        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"exact passes only: {error}")
 
 
 def _tuner(model: Model, tuning: CalibrationData, verifier: Verifier, options: dict[str, Any]) -> Verifier:
@@ -253,7 +270,7 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
     }
-    if measure:
+    if measure and run.data.sample_count:
         run.progress(0, 1, "measuring load time and latency")
         receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
     _compare_with_goals(run, time.monotonic() - started)

@@ -194,10 +194,10 @@ class Run:
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""
         context, before = self._context(step), self.current
-        table = search.tabulate(before, step.rewrite, context)
+        table = search.tabulate(before, step.candidates, context)
         outcome = Outcome(skipped=list(table.skipped))
         report = self._report(step.rewrite, outcome, before, before, started)
-        report.parameters |= dict.fromkeys(step.rewrite.choices()[0], "auto")
+        report.rewrite, report.parameters = step.name, _auto_parameters(step)
         self.receipt.steps.append(report)
         if not table.options:
             return
@@ -249,11 +249,10 @@ class Run:
     def _tried(self, step: Step, context: Context, assignment: search.Assignment) -> _Trial:
         """An assignment applied choice by choice, as a replay will, and verified."""
         current, entries, applications = self.current, [], []
-        for index, choice in enumerate(step.rewrite.choices()):
+        for index, rewrite in enumerate(step.candidates):
             names = sorted(name for name, option in assignment.items() if option.choice == index)
             if not names:
                 continue
-            rewrite = dataclasses.replace(step.rewrite, **choice)
             current, outcome = apply_pass(current, rewrite, limited_to(context, names))
             entries.extend(_entries(outcome))
             applications.append(_application(rewrite, context, include=names))
@@ -322,6 +321,12 @@ def _application(rewrite: Pass, context: Context, include: Sequence[str] | None 
         include=None if include is None else list(include),
         exclude=list(context.exclude),
     )
+
+
+def _auto_parameters(step: Step) -> dict[str, Any]:
+    """The step's parameters with "auto" for what is chosen; of several passes no others are in common."""
+    chosen = dict.fromkeys(step.rewrite.choices()[0], "auto")
+    return chosen if step.alternatives else _parameters(step.rewrite) | chosen
 
 
 def _parameters(rewrite: Pass) -> dict[str, Any]:

@@ -15,7 +15,6 @@ signal-to-noise ratio is about that of symmetric 8-bit rounding per channel.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +49,7 @@ NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
 
 @dataclass(frozen=True)
 class Option:
-    """One weight by one of the pass's choices; ``choice`` None leaves it as it is."""
+    """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is."""
 
     choice: int | None
     size_bytes: int
@@ -78,22 +77,20 @@ class Table:
 Assignment = dict[str, Option]
 
 
-def tabulate(model: Model, rewrite: Pass, context: Context) -> Table:
-    """Apply each choice of the pass to all weights and note bytes and errors.
+def tabulate(model: Model, candidates: Sequence[Pass], context: Context) -> Table:
+    """Apply each candidate to all weights and note bytes and errors.
 
-    Raises RecipeError where the pass has no choices or is not a value pass.
+    Raises RecipeError where there is none, or one that is not a value pass.
     """
-    choices = rewrite.choices()
-    if not choices:
-        raise RecipeError(f'{rewrite.pass_name()}: has no field that can be "auto".')
+    if not candidates:
+        raise RecipeError('"auto" is for passes that have a strength.')
     by_name = {each.name: each for each in weights(open_graph(model))}
     options: dict[str, list[Option]] = {}
     variants: list[Model] = []
     skipped: dict[str, Skip] = {}
-    for index, choice in enumerate(choices):
-        words = ", ".join(f"{key}={value}" for key, value in choice.items())
-        context.progress(index, len(choices), f"{rewrite.pass_name()} {words}")
-        after, outcome = apply_pass(model, dataclasses.replace(rewrite, **choice), context)
+    for index, rewrite in enumerate(candidates):
+        context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
+        after, outcome = apply_pass(model, rewrite, context)
         names = [each.name for each in outcome.changed]
         if not only_values(model, after, names):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
