@@ -154,6 +154,12 @@ class CalibrationData:
             is_random=True,
         )
 
+    @classmethod
+    def nothing(cls, why: str) -> CalibrationData:
+        """No samples at all, for a model that no inputs are known for; ``why`` goes to the notes."""
+        none = np.zeros((0, 2), np.int64)
+        return cls(source="no inputs", inputs=(), groups=(), order=none, is_random=True, notes=(why,))
+
     @property
     def sample_count(self) -> int:
         """How many samples there are (of random or uncut data: how many batches)."""
@@ -196,6 +202,8 @@ class CalibrationData:
 
     def labelled_batches(self, limit: int | None = None) -> Iterator[Batch]:
         """As ``batches``, with the labels and where the samples lie."""
+        if not self.groups:
+            return
         longest = max(group.cut.exact or 1 for group in self.groups)
         order = self.order if limit is None else self.order[: max(limit, longest)]
         # Samples of one group are brought together, so that batches can be filled.
