@@ -51,22 +51,16 @@ def compare(values: Array, k: int, distribution: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=10_000_000, help="how many values")
     parser.add_argument("--k", type=int, nargs="+", default=[16, 256], help="how many levels")
     parser.add_argument("--distribution", nargs="+", default=["normal"], choices=["normal", "laplace"])
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    print(
-        f"{'values':10s} {'n':>10} {'k':>4} {'onnxcomp s':>10} {'sklearn s':>12} {'faster':>9} {'inertia':>9}"
-    )
+    print(f"{'values':10s} {'n':>10} {'k':>4} {'onnxcomp s':>10} {'sklearn s':>12} {'faster':>9} {'inertia':>9}")
     fit_codebook(np.arange(1000, dtype=np.float32), 4)
     for distribution in chosen.distribution:
-        draw = getattr(
-            np.random.default_rng(chosen.seed), "laplace" if distribution == "laplace" else "normal"
-        )
+        draw = getattr(np.random.default_rng(chosen.seed), "laplace" if distribution == "laplace" else "normal")
         values = draw(0, 0.05, chosen.size).astype(np.float32)
         for k in chosen.k:
             print(compare(values, k, distribution), flush=True)

@@ -59,9 +59,7 @@ def test_values_move_by_half_a_step_at_most(
 ) -> None:
     values = np.random.default_rng(0).standard_normal((3, 12, 5)).astype(np.float32)
     values[0, 0, 0] = 0
-    result = quantized(
-        values, bits=bits, symmetric=symmetric, search=search, axis=axis, block_size=block_size
-    )
+    result = quantized(values, bits=bits, symmetric=symmetric, search=search, axis=axis, block_size=block_size)
     assert result[0, 0, 0] == 0
     scale, _ = fit_grid(values, bits=bits, symmetric=symmetric, axis=axis, block_size=block_size)
     if not search:
