@@ -20,6 +20,7 @@ from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
+from onnxcomp.target import QuantizationStyle, Target
 
 Array = NDArray[Any]
 QuantizeStatic = get_pass("quantize-static")
@@ -328,4 +329,30 @@ def test_a_scaled_tensor_keeps_its_other_readers_and_outputs() -> None:
     feeds = {"x": drawn(2, 3, 8, 8)}
     result, _ = quantized(model, feeds)
     assert not any(node.op_type == "Mul" for node in result.proto.graph.node)
+    assert_close(model, result, feeds, 0.05)
+
+
+def styled(**style: Any) -> Target:
+    return Target(name="other", provider="CPUExecutionProvider", style=QuantizationStyle(**style))
+
+
+def test_weights_keep_to_seven_bits_where_the_target_asks() -> None:
+    model = model_of("g (float[N,64] x) => (float[N,64] y) { y = MatMul(x, W) }", W=drawn(64, 64))
+    feeds = {"x": drawn(20, 64)}
+    result, _ = quantized(model, feeds, context={"target": styled(reduce_range=True)})
+    codes = next(numpy_helper.to_array(each) for each in result.proto.graph.initializer if each.name == "W_int8")
+    assert np.abs(codes.astype(int)).max() == 64
+    assert_close(model, result, feeds)
+
+
+@pytest.mark.parametrize("activation", ["int8", "uint8"])
+def test_symmetric_grids_have_their_zero_in_the_middle(activation: str) -> None:
+    model = model_of("g (float[N,64] x) => (float[N,64] y) { y = Gemm(x, W, b) }", W=drawn(64, 64), b=drawn(64))
+    feeds = {"x": drawn(20, 64)}
+    target = styled(activation=activation, activation_symmetric=True, per_channel=False)
+    result, outcome = quantized(model, feeds, context={"target": target})
+    assert outcome.changed[0].details["scales"] == 1
+    node = next(each for each in result.proto.graph.node if each.op_type == "QuantizeLinear")
+    zero_point = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == node.input[2])
+    assert (zero_point.dtype, int(zero_point)) == (np.dtype(activation), 0 if activation == "int8" else 128)
     assert_close(model, result, feeds, 0.05)
