@@ -41,7 +41,7 @@ ROUNDS = 6  # in which choices settle; most models need three
 FIRST_SHARES = (1.0, 0.3, 0.1, 0.02)
 # What a byte that is computed when the session is created counts, in bytes of the file. With "bytes" it only
 # decides between ways of nearly the same size. With "load" it rules out planes for 5 to 7 bits and most exceptions.
-COMPUTED_PRICE = {"bytes": 1 / 2048, "load": 1 / 16}
+COMPUTED_PRICE = {"bytes": 1 / 1024, "load": 1 / 16}
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from onnxcomp.numerics.lookup import Memo, looked_up
 from onnxcomp.numerics.packing import Layout, bits_per_code, pack
 from onnxcomp.numerics.repeats import repeated_slices
 from onnxcomp.numerics.sparse import best_width, excepted, fitting_layouts, masked, sparse_values
-from onnxcomp.numerics.symbols import Symbols, cut, distinct_symbols, encoded_symbols
+from onnxcomp.numerics.symbols import MAX_DISTINCT, Symbols, cut, distinct_symbols, encoded_symbols
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NARROWER: dict[np.dtype[Any], tuple[DTypeLike, ...]] = {
@@ -43,6 +43,7 @@ NUMBERS_FROM = 65  # levels from which a grid's codes may as well be stored as 8
 FILL_OPSET = 9  # ConstantOfShape, and Scatter for what is sparse
 BFLOAT16_OPSET = 13
 CHUNK = 2**20
+BESIDE_NARROW = 2**13  # distinct values beside a narrower type: 14 and more bits gain little and take more to decode
 DECODER_BYTES = 120  # of nodes and small constants in front of a weight, for estimates
 SCALE_BYTES = 50
 
@@ -68,14 +69,15 @@ def storages(
     if opset >= FILL_OPSET and _is_constant(values):
         yield Storage("one value", filled(values.shape, values.reshape(-1)[0]))
         return
-    yield from _narrow(read, opset)
+    narrow = list(_narrow(read, opset))
+    yield from narrow
     for name, term in repeated_slices(read, memo):
         yield Storage(name, term)
     symbols = encoded_symbols(read, encoding, memo) if encoding is not None else None
     if symbols is not None:
         yield from _of_symbols(symbols, opset, memo)
     if symbols is None or not symbols.is_plain:
-        found = distinct_symbols(read, memo)
+        found = distinct_symbols(read, memo, BESIDE_NARROW if narrow else MAX_DISTINCT)
         if found is not None:
             yield from _of_symbols(found, opset, memo)
     if symbols is None and opset >= FILL_OPSET:

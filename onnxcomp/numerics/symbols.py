@@ -238,10 +238,10 @@ def _vector_symbols(
 # --- from the values -----------------------------------------------------------------------------------
 
 
-def distinct_symbols(read: Callable[[], Array], memo: Memo) -> Symbols | None:
-    """The distinct values as a codebook, or None where there are too many for that to gain."""
+def distinct_symbols(read: Callable[[], Array], memo: Memo, most: int = MAX_DISTINCT) -> Symbols | None:
+    """The distinct values as a codebook, or None where there are more than ``most``, or too many to gain."""
     values = read()
-    book = distinct(bits_of_values(values), min(MAX_DISTINCT, max(2, values.size // 4)))
+    book = distinct(bits_of_values(values), min(most, max(2, values.size // 4)))
     if book is None:
         return None
     codes = memo(lambda: codes_of(bits_of_values(read()), book))
