@@ -28,7 +28,9 @@ EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may diffe
 MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
 VERIFY_ATTEMPTS = 8  # a search whose result fails on the verification part is repeated, stricter
 STRICTER = 0.7
-STRONGER = 2.0
+STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
+ENOUGH = 0.75  # of the budget: no stronger one is tried
+CLOSE = 1.15  # a limit this close to one that failed is not worth another try
 GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
 
 
@@ -40,6 +42,7 @@ class _Trial:
     entries: list[Entry]
     applications: list[Application]
     verdict: Verdict
+    size_bytes: int  # of the assigned weights, estimated
 
 
 @dataclass
@@ -98,9 +101,12 @@ class Run:
         after, outcome = apply_pass(before, step.rewrite, context)
         self.current = after
         report = self._report(step.rewrite, outcome, before, after, started)
-        if outcome.changed:
-            self.receipt.applied.append(_application(step.rewrite, context))
         self.receipt.steps.append(report)
+        different = differing_constants(before, after) if "compact" in step.rewrite.makes else []
+        if different:
+            self._refuse(report, before, f"a stored constant decodes to other values: {different[0]}")
+        elif outcome.changed:
+            self.receipt.applied.append(_application(step.rewrite, context))
 
     def _apply_exact_checked(self, step: Step) -> None:
         before = self.current
@@ -122,9 +128,6 @@ class Run:
             return "; ".join(verdict.reasons)
         if not verdict.divergence <= allowed:
             return f"an exact step changed the outputs: divergence {verdict.divergence:.3g}"
-        different = differing_constants(before, self.current)
-        if different:
-            return f"stored constants decode to other values: {different[0]}"
         return None
 
     def _lossy(self, step: Step) -> None:
@@ -219,19 +222,27 @@ class Run:
         search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
         options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
         best: _Trial | None = None
+        broken = math.inf  # the smallest limit of the search that did not verify
         for _ in range(VERIFY_ATTEMPTS):
             found = search.assign(self.current, table, evaluate, limit, context, **options)
             trial = self._tried(step, context, found)
             if trial.verdict.passed:
-                best = trial
-                if self.tuner.metric == self.verifier.metric:
+                best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
+                if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
                     break
-                limit *= STRONGER
-            elif best is not None:
-                break
-            elif not search.retreat(table, found):
+                limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * STRONGER
+            elif best is not None or not search.retreat(table, found):
+                broken = min(broken, limit)
                 limit *= self._tightening(trial.verdict)
         return best
+
+    def _is_enough(self, verdict: Verdict, limit: float) -> bool:
+        """Whether to stop at a result that verified: the search may not go beyond its own limit, and little of the
+        budget is left below it. A budget in another unit than the search's is spent until a result fails."""
+        assert self.tuner is not None
+        if self.tuner.metric != self.verifier.metric:
+            return False
+        return limit >= self.tuner.limit or verdict.energy >= ENOUGH * self.verifier.limit
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
@@ -256,7 +267,8 @@ class Run:
             current, outcome = apply_pass(current, rewrite, limited_to(context, names))
             entries.extend(_entries(outcome))
             applications.append(_application(rewrite, context, include=names))
-        return _Trial(current, entries, applications, self.verifier.check(current))
+        verdict = self.verifier.check(current)
+        return _Trial(current, entries, applications, verdict, search.total_bytes(assignment))
 
     # --- keeping and refusing ---
 
