@@ -9,6 +9,7 @@ from onnx import parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration import observe as module
 from onnxcomp.calibration.observe import observe
+from onnxcomp.errors import TargetError
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Feeds, Session, Value
 
@@ -71,3 +72,10 @@ def test_what_was_seen_of_a_model_is_not_measured_again(model: Model, data: Cali
         raise AssertionError("opened again")
 
     assert observe(model, ["d"], data, open_session=refuse)["d"].histogram.count == 400
+
+
+def test_a_model_that_does_not_open_with_all_optimizations_opens_without(model: Model, data: CalibrationData) -> None:
+    def fail(source: object) -> Session:
+        raise TargetError("Failed to find node output")
+
+    assert observe(model, ["a"], data, open_session=fail)["a"].histogram.count == 400

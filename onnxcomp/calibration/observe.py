@@ -6,6 +6,7 @@ them at a time, so that their values never take more than a fixed room.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxcomp.calibration.data import CalibrationData
+from onnxcomp.errors import TargetError
 from onnxcomp.model import Model
 from onnxcomp.numerics.histogram import Histogram
 from onnxcomp.runtime import Session, Value
@@ -89,7 +91,8 @@ def _run(
     seen = {name: Observation() for name in names}
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
-    with model.with_proto(_showing(model.proto, inner)).opened_on(open_session) as session:
+    opener = functools.partial(_opened, open_session)
+    with model.with_proto(_showing(model.proto, inner)).opened_on(opener) as session:
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         sizes: dict[str, int] = {}
         total = data.sample_count if limit is None else min(limit, data.sample_count)
@@ -105,6 +108,17 @@ def _run(
                     sizes[name] = max(sizes.get(name, 0), getattr(value, "nbytes", 0))
             groups = _grouped(sizes)
     return seen
+
+
+def _opened(open_session: OpenSession, source: bytes | Path) -> Session:
+    """A session on the model, without graph optimizations where these fail.
+
+    ONNX Runtime's GemmTransposeFusion (1.31) drops a Transpose whose result is an output, too.
+    """
+    try:
+        return open_session(source)
+    except TargetError:
+        return Session(source, optimization="none")
 
 
 def _showing(proto: ModelProto, names: Sequence[str]) -> ModelProto:
