@@ -22,8 +22,8 @@ from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.edit import is_onnx, node_key
 from onnxcomp.graph.integer_plan import Plan, make_plan
-from onnxcomp.graph.integer_units import COMPUTE, Unit, compute_unit, element_unit
-from onnxcomp.graph.ir import Array, Constant, Variable
+from onnxcomp.graph.integer_units import COMPUTE, FORM, Unit, compute_unit, element_unit
+from onnxcomp.graph.ir import Array, Constant, Node, Variable
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.qdq import QdqWriter
 from onnxcomp.graph.surgery import Graph
@@ -43,6 +43,8 @@ PER_CHANNEL_OPSET = 13
 PER_TENSOR_OPSET = 10
 # u8 x s8 products are added in pairs in 16 bits on x86 without VNNI: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
 REDUCED_LIMIT = 64
+# Nodes that hand on their first input's values, each on the same grid.
+MOVERS = (FORM | {"Identity"}) - {"Resize"}
 FULL_LIMIT = 127
 
 
@@ -169,6 +171,11 @@ def _usable_plan(units: list[Unit], seen: Mapping[str, Observation], outcome: Ou
     return usable
 
 
+def _moved(node: Node) -> list[Any]:
+    """The outputs of a node that moves values which hold such values; MaxPool's second holds positions."""
+    return [each for each in (node.outputs if node.op == "Split" else node.outputs[:1]) if each.name]
+
+
 class _Rewrite:
     """Puts a plan into effect."""
 
@@ -176,7 +183,7 @@ class _Rewrite:
         self,
         graph: Graph,
         plan: Plan,
-        grids: Mapping[Any, Grid],
+        grids: dict[Any, Grid],
         seen: Mapping[str, Observation],
         style: QuantizationStyle,
     ) -> None:
@@ -211,6 +218,27 @@ class _Rewrite:
                 source = maker.inputs[0]
                 self._graph.remove_node(self._graph.main, maker.node)
                 self._writer.rescale(source, tensor)
+        self._fence_bodies(fenced)
+
+    def _fence_bodies(self, fenced: list[Any]) -> None:
+        """Let subgraphs read from a grid, too, what float nodes that only move values make of a fenced tensor.
+
+        ONNX Runtime (1.31) moves a DequantizeLinear behind such nodes, and where a subgraph alone reads what
+        they make, opening the session ends the whole process.
+        """
+        own, done = {id(node) for node in self._graph.main.graph.nodes}, set(fenced)
+        waiting = list(fenced)
+        while waiting:
+            tensor = waiting.pop()
+            movers = [each for each in tensor.outputs if id(each) in own and is_onnx(each, *MOVERS)]
+            for out in (each for node in movers if node.inputs[0] is tensor for each in _moved(node)):
+                if out in done:
+                    continue
+                done.add(out)
+                waiting.append(out)
+                self._grids.setdefault(out, self._grids[tensor])
+                if any(id(each) not in own for each in out.outputs):
+                    self._writer.fence(out)
 
     def _followers(self) -> dict[str, list[str]]:
         """For each compute node, which nodes after it run on integers because it does."""

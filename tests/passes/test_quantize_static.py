@@ -356,3 +356,28 @@ def test_symmetric_grids_have_their_zero_in_the_middle(activation: str) -> None:
     zero_point = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == node.input[2])
     assert (zero_point.dtype, int(zero_point)) == (np.dtype(activation), 0 if activation == "int8" else 128)
     assert_close(model, result, feeds, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "read"),
+    [
+        ("m = Transpose <perm = [0, 2, 1]> (t)", "m"),
+        ("m = Transpose <perm = [0, 2, 1]> (t)  n = Identity(m)", "n"),
+    ],
+)
+def test_a_subgraph_reads_what_a_form_node_makes_of_integers(nodes: str, read: str) -> None:
+    """ONNX Runtime ends the process over DequantizeLinear -> Transpose -> (body), so a pair stands between."""
+    model = model_of(
+        f"""g (float[1,2,6] x, bool c) => (float[1,6,3] y) {{
+            t = Conv(x, w)  {nodes}
+            y = If (c) <
+                then_branch = a () => (float[1,6,3] p) {{ p = Tanh({read}) }},
+                else_branch = b () => (float[1,6,3] q) {{ q = Neg({read}) }}
+            >
+        }}""",
+        w=drawn(3, 2, 1),
+    )
+    feeds = {"x": drawn(1, 2, 6), "c": np.array(True)}
+    result, outcome = quantized(model, feeds)
+    assert [each.what for each in outcome.changed] == ["Conv in uint8"]
+    assert_close(model, result, feeds)
