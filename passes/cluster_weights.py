@@ -48,10 +48,14 @@ class ClusterWeights(Pass):
     # From 4 bits a value down, pairs of values in one codebook leave less error than single values do, and so
     # does a mask of zeros beside the codes of the others where most values are small.
     variants = tuple(
-        {"bits": bits, "vector_size": vector_size, "sparsity": sparsity}
-        for bits, vector_size, sparsity in (
-            (8, 1, 0.0), (7, 1, 0.0), (6, 1, 0.0), (5, 1, 0.0), (4, 1, 0.0), (5, 1, 0.4), (8, 2, 0.0), (7, 2, 0.0),
-            (4, 1, 0.5), (6, 2, 0.0), (3, 1, 0.0), (4, 1, 0.6), (5, 2, 0.0), (4, 1, 0.7), (8, 4, 0.0), (2, 1, 0.0),
+        {"bits": bits, "vector_size": vector_size, "sparsity": sparsity, "granularity": granularity}
+        for bits, vector_size, sparsity, granularity in (
+            (8, 1, 0.0, "tensor"), (7, 1, 0.0, "tensor"),
+            (6, 1, 0.0, "channel"), (6, 1, 0.0, "tensor"), (5, 1, 0.0, "channel"), (5, 1, 0.0, "tensor"),
+            (4, 1, 0.0, "channel"), (4, 1, 0.0, "tensor"), (5, 1, 0.4, "auto"), (8, 2, 0.0, "auto"),
+            (7, 2, 0.0, "auto"), (4, 1, 0.5, "auto"), (6, 2, 0.0, "auto"), (3, 1, 0.0, "channel"),
+            (3, 1, 0.0, "tensor"), (4, 1, 0.6, "auto"), (5, 2, 0.0, "auto"), (4, 1, 0.7, "auto"),
+            (8, 4, 0.0, "auto"), (2, 1, 0.0, "channel"),
         )
     )  # fmt: skip
 

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.contract import Context, Pass, Skip
+from onnxcomp.contract import Context, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, compose, weights
@@ -37,11 +37,12 @@ Evaluate = Callable[[Model], float]  # the divergence from the original, infinit
 
 PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
 PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is measured: 4 to 5 bits
-MOST_EVALUATIONS = 192  # single changes measured, at most
+MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 2 * 10**9  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
+ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
@@ -54,6 +55,7 @@ class Option:
     choice: int | None
     size_bytes: int
     error: float
+    family: int = 0  # of candidates that differ in strength only: their divergence grows with the error alike
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Table:
     options: dict[str, list[Option]]
     variants: list[Model]
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
-    influence: dict[str, float] = field(default_factory=dict)  # divergence per relative squared error
+    influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
 
     def predicted(self, name: str, option: Option) -> float:
@@ -71,7 +73,10 @@ class Table:
         if option.choice is None or not option.error:
             return 0.0
         known = self.measured.get((name, option.choice))
-        return self.influence[name] * option.error if known is None else known
+        if known is not None:
+            return known
+        of_weight = self.influence[name, ANY_FAMILY]
+        return self.influence.get((name, option.family), of_weight) * option.error
 
 
 Assignment = dict[str, Option]
@@ -88,7 +93,9 @@ def tabulate(model: Model, candidates: Sequence[Pass], context: Context) -> Tabl
     options: dict[str, list[Option]] = {}
     variants: list[Model] = []
     skipped: dict[str, Skip] = {}
+    families: dict[Hashable, int] = {}
     for index, rewrite in enumerate(candidates):
+        family = families.setdefault(_family(rewrite), len(families))
         context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
         after, outcome = apply_pass(model, rewrite, context)
         names = [each.name for each in outcome.changed]
@@ -101,11 +108,18 @@ def tabulate(model: Model, candidates: Sequence[Pass], context: Context) -> Tabl
             size = estimate_bytes(
                 by_name[name].shape, by_name[name].dtype, after.encodings.get(name), zeros=zeros[name]
             )
-            options.setdefault(name, []).append(Option(index, size, errors[name]))
+            options.setdefault(name, []).append(Option(index, size, errors[name], family))
     for name, found in options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
         options[name] = [each for each in found if math.isfinite(each.error)]
     return Table(options, variants, [each for name, each in skipped.items() if name not in options])
+
+
+def _family(rewrite: Pass) -> Hashable:
+    """What a candidate is, but for its strength."""
+    strength = rewrite.strength()
+    fields = [each.name for each in parameters(type(rewrite)) if strength is None or each.name != strength.name]
+    return (rewrite.pass_name(), *(getattr(rewrite, name) for name in fields))
 
 
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
@@ -130,19 +144,35 @@ def measure_influence(
     for index, name in enumerate(ranked):
         context.progress(index, len(ranked), f"measuring {name}")
         table.options[name] = _undominated(table.options[name])
+        changed = [each for each in table.options[name] if each.error > 0]
         if index >= PROBED_WEIGHTS or time.monotonic() > deadline:
             table.options[name] = _mildest(table.options[name])
-            table.influence[name] = 0.0
+            changed = []
+        if not changed:
+            table.influence[name, ANY_FAMILY] = 0.0
             continue
-        _probe(model, table, name, evaluate, base)
-    left = _evaluations(table) - len(table.measured)
-    rest = [(name, option) for name in ranked for option in table.options[name] if _worth_measuring(option)]
-    rest = [each for each in rest if (each[0], each[1].choice) not in table.measured][: max(0, left)]
-    for index, (name, option) in enumerate(rest):
-        context.progress(index, len(rest), f"measuring {name}")
+        option = _nearest(changed)
+        table.influence[name, ANY_FAMILY] = _measure(model, table, name, option, evaluate, base) / option.error
+    planned = _further(table, ranked)
+    for index, (name, option) in enumerate(planned):
+        context.progress(index, len(planned), f"measuring {name}")
         if time.monotonic() > deadline:
             return
-        _measure(model, table, name, option, evaluate, base)
+        found = _measure(model, table, name, option, evaluate, base)
+        table.influence.setdefault((name, option.family), found / option.error)
+
+
+def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, Option]]:
+    """What else to measure alone, as far as ``_evaluations`` allows: one option of each family for every weight,
+    the largest first, then the rest."""
+    worth = {name: [each for each in table.options[name] if _worth_measuring(table, name, each)] for name in ranked}
+    first: list[tuple[str, Option]] = []
+    for name in ranked:
+        families = sorted({each.family for each in worth[name]})
+        first.extend((name, _nearest([each for each in worth[name] if each.family == one])) for one in families)
+    seen = {(name, option.choice) for name, option in first}
+    rest = [(name, each) for name in ranked for each in worth[name] if (name, each.choice) not in seen]
+    return [*first, *rest][: max(0, _evaluations(table) - len(table.measured))]
 
 
 def _evaluations(table: Table) -> int:
@@ -151,8 +181,14 @@ def _evaluations(table: Table) -> int:
     return int(min(MOST_EVALUATIONS, EVALUATED_VALUES // max(1, values)))
 
 
-def _worth_measuring(option: Option) -> bool:
-    return option.choice is not None and MEASURED_ERRORS[0] <= option.error <= MEASURED_ERRORS[1]
+def _worth_measuring(table: Table, name: str, option: Option) -> bool:
+    known = option.choice is None or (name, option.choice) in table.measured
+    return not known and MEASURED_ERRORS[0] <= option.error <= MEASURED_ERRORS[1]
+
+
+def _nearest(options: Sequence[Option]) -> Option:
+    """The option whose error is nearest to ``PROBE_ERROR``, on a logarithmic scale."""
+    return min(options, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:
@@ -162,16 +198,6 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
         return any(each.size_bytes <= option.size_bytes and each.error * DOMINATING < option.error for each in options)
 
     return [each for each in options if each.choice is None or not beaten(each)]
-
-
-def _probe(model: Model, table: Table, name: str, evaluate: Evaluate, base: float) -> None:
-    """Measure the weight's option nearest to ``PROBE_ERROR`` and take its influence from that."""
-    changed = [each for each in table.options[name] if each.choice is not None and each.error > 0]
-    if not changed:
-        table.influence[name] = 0.0
-        return
-    option = min(changed, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
-    table.influence[name] = _measure(model, table, name, option, evaluate, base) / option.error
 
 
 def _measure(model: Model, table: Table, name: str, option: Option, evaluate: Evaluate, base: float) -> float:
