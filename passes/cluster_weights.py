@@ -50,17 +50,22 @@ class ClusterWeights(Pass):
     variants = tuple(
         {"bits": bits, "vector_size": vector_size, "sparsity": sparsity, "granularity": granularity}
         for bits, vector_size, sparsity, granularity in (
-            (8, 1, 0.0, "tensor"), (7, 1, 0.0, "tensor"),
-            (6, 1, 0.0, "channel"), (6, 1, 0.0, "tensor"), (5, 1, 0.0, "channel"), (5, 1, 0.0, "tensor"),
-            (4, 1, 0.0, "channel"), (4, 1, 0.0, "tensor"), (5, 1, 0.4, "auto"), (8, 2, 0.0, "auto"),
-            (7, 2, 0.0, "auto"), (4, 1, 0.5, "auto"), (6, 2, 0.0, "auto"), (3, 1, 0.0, "channel"),
-            (3, 1, 0.0, "tensor"), (4, 1, 0.6, "auto"), (5, 2, 0.0, "auto"), (4, 1, 0.7, "auto"),
-            (8, 4, 0.0, "auto"), (2, 1, 0.0, "channel"),
+            (8.0, 1, 0.0, "tensor"), (7.0, 1, 0.0, "tensor"), (6.5, 1, 0.0, "channel"), (6.0, 1, 0.0, "channel"),
+            (6.0, 1, 0.0, "tensor"), (5.5, 1, 0.0, "channel"), (5.0, 1, 0.0, "channel"), (5.0, 1, 0.0, "tensor"),
+            (4.5, 1, 0.0, "channel"), (4.5, 1, 0.0, "tensor"), (4.0, 1, 0.0, "channel"), (4.0, 1, 0.0, "tensor"),
+            (5.0, 1, 0.4, "auto"), (8.0, 2, 0.0, "auto"), (3.5, 1, 0.0, "channel"), (3.5, 1, 0.0, "tensor"),
+            (7.0, 2, 0.0, "auto"), (4.0, 1, 0.5, "auto"), (6.0, 2, 0.0, "auto"), (3.0, 1, 0.0, "channel"),
+            (3.0, 1, 0.0, "tensor"), (4.0, 1, 0.6, "auto"), (5.0, 2, 0.0, "auto"), (4.0, 1, 0.7, "auto"),
+            (8.0, 4, 0.0, "auto"), (2.0, 1, 0.0, "channel"),
         )
     )  # fmt: skip
 
-    bits: int = parameter(
-        5, low=1, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code; the most, with target_error"
+    bits: float = parameter(
+        5.0,
+        low=1,
+        high=8,
+        strengths=(8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0),
+        help="bits of a code, halves too (3.5 bits are 11 levels); the most, with target_error",
     )
     target_error: float | None = parameter(
         None, low=0.0, high=1.0, help="take the fewest bits whose squared error, relative to the weight's, is no more"
@@ -96,8 +101,8 @@ class ClusterWeights(Pass):
 
     def _reason(self, weight: Weight) -> str | None:
         """Why the weight is left alone, or None."""
-        if has_levels(weight, 2**self.bits):
-            return f"it already has no more than {2**self.bits} levels"
+        if has_levels(weight, levels_of(self.bits)):
+            return f"it already has no more than {levels_of(self.bits)} levels"
         if weight.size <= 2 * self.vector_size:
             return f"{weight.size} values are too few"
         if self.granularity == "channel" and weight.channel_axis is None:
@@ -117,15 +122,15 @@ class ClusterWeights(Pass):
         best: tuple[Array, Encoding] | None = None
         error = math.inf
         for bits in self._bit_widths(weight):
-            best = self._fitted(weight, kept, 2**bits + (self.sparsity > 0), context)
+            best = self._fitted(weight, kept, levels_of(bits) + (self.sparsity > 0), context)
             error = relative_error(old, best[0])
             if self.target_error is not None and error <= self.target_error:
                 break
         if best is None:
-            outcome.skip(weight.name, f"{weight.size} values are too few for {2**self.bits} levels")
+            outcome.skip(weight.name, f"{weight.size} values are too few for {levels_of(self.bits)} levels")
             return
         if self.target_error is not None and error > self.target_error:
-            outcome.skip(weight.name, f"{self.bits} bits leave a relative error of {error:.2g}")
+            outcome.skip(weight.name, f"{self.bits:g} bits leave a relative error of {error:.2g}")
             return
         values, encoding = best
         weight.set(values, encoding)
@@ -138,11 +143,11 @@ class ClusterWeights(Pass):
         (mask,) = pruned_masks([old], sparsity=self.sparsity)
         return np.where(mask, old.dtype.type(0), old)
 
-    def _bit_widths(self, weight: Weight) -> Iterator[int]:
+    def _bit_widths(self, weight: Weight) -> Iterator[float]:
         """The widths to try, fewest first; none for which there are more levels than values."""
-        first = 1 if self.target_error is not None else self.bits
-        for bits in range(first, self.bits + 1):
-            if 2**bits < weight.size // self.vector_size:
+        widths = [float(whole) for whole in range(1, math.ceil(self.bits))] if self.target_error is not None else []
+        for bits in (*widths, self.bits):
+            if levels_of(bits) < weight.size // self.vector_size:
                 yield bits
 
     def _fitted(self, weight: Weight, old: Array, k: int, context: Context) -> tuple[Array, Encoding]:
@@ -166,6 +171,11 @@ class ClusterWeights(Pass):
         cost_bytes = SCALE_BYTES * weight.shape[axis] + SCALED_NODE_BYTES
         gain_bytes = scale_gain(rows_of(old, axis), k, keep_zero=keep_zero) * weight.size / 8
         return gain_bytes > cost_bytes
+
+
+def levels_of(bits: float) -> int:
+    """The levels that so many bits tell apart: 3.5 -> 11. Several such codes are stored as one number."""
+    return int(2**bits + 1e-9)
 
 
 def _by_levels(old: Array, k: int, keep_zero: bool) -> tuple[Array, Encoding]:

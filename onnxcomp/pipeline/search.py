@@ -44,6 +44,7 @@ DOMINATING = 1.5  # an option of more bytes and this many times the error is nev
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
+DESCENTS = 20  # single changes tried on a whole assignment
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
 
@@ -285,7 +286,47 @@ def assign(
         ratio = limit * 0.97 / measured if measured > 0 and math.isfinite(measured) else (4.0 if measured <= 0 else 0.2)
         predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
     if goal_bytes is not None and best_bytes < goal_bytes:
-        best = _just_enough(table, best, goal_bytes)
+        return _just_enough(table, best, goal_bytes)
+    return _descended(model, table, best, evaluate, limit, context, deadline=deadline)
+
+
+def _descended(
+    model: Model,
+    table: Table,
+    start: Assignment,
+    evaluate: Evaluate,
+    limit: float,
+    context: Context,
+    *,
+    deadline: float,
+) -> Assignment:
+    """``start`` after single changes that save bytes and, measured as a whole, stay within the limit.
+
+    The changes that save most for the divergence they are expected to add are tried first.
+    """
+    best = dict(start)
+
+    def price(move: tuple[str, Option]) -> float:
+        name, option = move
+        added = table.predicted(name, option) - table.predicted(name, best[name])
+        return added / (best[name].size_bytes - option.size_bytes)
+
+    tried: set[tuple[str, int | None]] = set()
+    for index in range(DESCENTS):
+        moves = [
+            (name, option)
+            for name, options in table.options.items()
+            for option in options
+            if option.size_bytes < best[name].size_bytes and (name, option.choice) not in tried
+        ]
+        if not moves or time.monotonic() > deadline:
+            break
+        context.progress(index, DESCENTS, "choosing strengths")
+        name, option = min(moves, key=price)
+        tried.add((name, option.choice))
+        changed = best | {name: option}
+        if evaluate(build(model, table, changed)) <= limit:
+            best = changed
     return best
 
 
