@@ -60,6 +60,7 @@ class StepReport:
     reason: str = ""
     divergence: float | None = None
     interval: tuple[float, float] | None = None
+    latency_ratio: float | None = None  # after over before, where the step was asked for speed
     changed: list[Entry] = field(default_factory=list)
     skipped: list[Entry] = field(default_factory=list)
     taken_back: list[Entry] = field(default_factory=list)

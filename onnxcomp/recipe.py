@@ -1,6 +1,7 @@
 """Recipes: passes in order with their parameters, as TOML or from Python.
 
     description = "what it is for"
+    goal = "bytes"              # or "latency": then a step that claims speed and gives none is taken back
     [[step]]
     pass = "cluster-weights"
     bits = "auto"               # the strongest that the budget bears, weight by weight
@@ -30,7 +31,8 @@ from onnxcomp.registry import get_pass
 
 AUTO = "auto"
 STEP_KEYS = frozenset({"pass", "choose", "when", "exclude"})
-RECIPE_KEYS = frozenset({"description", "step"})
+RECIPE_KEYS = frozenset({"description", "goal", "step"})
+GOALS = ("bytes", "latency")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Recipe:
     name: str
     steps: tuple[Step, ...]
     description: str = ""
+    goal: str = "bytes"
 
     @classmethod
     def of(cls, *passes: Pass, name: str = "custom") -> Recipe:
@@ -97,7 +100,10 @@ class Recipe:
         if not isinstance(entries, list) or not entries:
             raise RecipeError(f"{name}: a recipe needs at least one [[step]].")
         steps = tuple(_step(f"{name}: step {number}", entry) for number, entry in enumerate(entries, 1))
-        recipe = cls(name, steps, str(content.get("description", "")))
+        goal = content.get("goal", "bytes")
+        if goal not in GOALS:
+            raise RecipeError(f"{name}: goal must be one of {', '.join(GOALS)}, got {goal!r}.")
+        recipe = cls(name, steps, str(content.get("description", "")), goal)
         recipe.check_order()
         return recipe
 
@@ -119,7 +125,7 @@ class Recipe:
 
     def without(self, when: str) -> Recipe:
         """The recipe without the steps that wait for a condition that does not hold."""
-        return Recipe(self.name, tuple(each for each in self.steps if each.when != when), self.description)
+        return dataclasses.replace(self, steps=tuple(each for each in self.steps if each.when != when))
 
 
 def preset_names() -> list[str]:

@@ -60,7 +60,7 @@ def test_every_preset_loads() -> None:
             '[[step]]\npass = "cluster-weights"\nbitz = 3',
             r"step 1 \(cluster-weights\): unknown key bitz. Known keys: .*bits",
         ),
-        ('[[step]]\npass = "cluster-weights"\nbits = 99', "bits must be a whole number from 1 to 8, got 99"),
+        ('[[step]]\npass = "cluster-weights"\nbits = 99', "bits must be a number from 1 to 8, got 99"),
         ('[[step]]\npass = "cluster-weights"\nbits = "many"', "bits must be"),
         ('[[step]]\npass = "store-compact"\nwhen = "raining"', "when must be one of"),
         ('speed = 3\n[[step]]\npass = "store-compact"', "unknown key speed"),

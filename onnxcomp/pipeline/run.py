@@ -143,7 +143,7 @@ class Run:
 
     def _fixed(self, step: Step, started: float) -> None:
         """A step with given parameters: kept whole, kept in part, or taken back."""
-        context, before = self._context(step), self.current
+        context, before, divergence = self._context(step), self.current, self.divergence
         after, outcome = apply_pass(before, step.rewrite, context)
         report = self._report(step.rewrite, outcome, before, after, started)
         self.receipt.steps.append(report)
@@ -156,7 +156,7 @@ class Run:
             self._refuse(report, before, "; ".join(verdict.reasons))
         else:
             self._in_part(step.rewrite, context, after, outcome, report, verdict)
-        self._check_speed(step, before, report)
+        self._check_speed(step, before, divergence, report)
         report.seconds = time.monotonic() - started
 
     def _in_part(
@@ -291,15 +291,18 @@ class Run:
         report.decision, report.reason, report.bytes_after = "taken back", reason, before.size_bytes
         report.changed = []
 
-    def _check_speed(self, step: Step, before: Model, report: StepReport) -> None:
-        """A step that claims speed and gives none on the target is taken back."""
+    def _check_speed(self, step: Step, before: Model, divergence: float, report: StepReport) -> None:
+        """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
         if "latency" not in step.rewrite.effect.shrinks or not report.decision.startswith("kept"):
             return
-        ratio = latency_ratio(before, self.current, self.data, self.context.target)
-        if ratio > MIN_SPEEDUP and "bytes" not in step.rewrite.effect.shrinks:
-            count = len(self.receipt.applied) - 1
-            del self.receipt.applied[count:]
-            self._refuse(report, before, f"no faster on {self.receipt.target}: latency ratio {ratio:.2f}")
+        if self.recipe.goal != "latency" and "bytes" in step.rewrite.effect.shrinks:
+            return
+        report.latency_ratio = latency_ratio(before, self.current, self.data, self.context.target)
+        if report.latency_ratio > MIN_SPEEDUP:
+            del self.receipt.applied[-1:]
+            self.divergence = divergence
+            reason = f"no faster on {self.receipt.target}: latency ratio {report.latency_ratio:.2f}"
+            self._refuse(report, before, reason)
 
     def _context(self, step: Step) -> Context:
         def progress(done: int, total: int, what: str) -> None:

@@ -291,3 +291,28 @@ def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Pat
     assert step.decision == "kept"
     assert {each.name for each in step.changed} == {"wide", "busy"}
     assert [each for each in result.receipt.missed if each.startswith("time")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimSpeed(Pass):
+    """Claim speed and change next to nothing."""
+
+    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for weight in weights(graph):
+            weight.set(weight.values * np.float32(1.0001))
+            outcome.change(weight.name, "scaled")
+        return outcome
+
+
+@pytest.mark.parametrize(("goal", "decision"), [("latency", "taken back"), ("bytes", "kept")])
+def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
+    goal: str, decision: str, calib: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.pipeline.run.latency_ratio", lambda *arguments: 1.2)
+    recipe = Recipe("r", (Step(ClaimSpeed()),), goal=goal)
+    result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
+    assert result.receipt.steps[0].decision == decision
+    assert bool(result.receipt.applied) == (decision == "kept")
