@@ -204,9 +204,10 @@ class Run:
         self.receipt.steps.append(report)
         if not table.options:
             return
+        mild = search.assign_by_noise(before, table)
         trial = self._by_divergence(step, context, table) if self.tuner is not None else None
-        if trial is None or not trial.applications:  # nothing held, or the time was up before anything was tried
-            trial = self._tried(step, context, search.assign_by_noise(before, table))
+        if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > search.total_bytes(mild)):
+            trial = self._tried(step, context, mild)
         if trial.verdict.passed:
             report.changed = trial.entries
             self._keep(report, trial.model, trial.verdict, trial.applications)

@@ -289,7 +289,7 @@ def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Pat
         result = optimize(model, recipe=recipe, calibration=calib, measure=False, budget=Budget(time_budget_s=60))
     [step] = result.receipt.steps
     assert step.decision == "kept"
-    assert {each.name for each in step.changed} == {"wide", "busy"}
+    assert "busy" in {each.name for each in step.changed}
     assert [each for each in result.receipt.missed if each.startswith("time")]
 
 
