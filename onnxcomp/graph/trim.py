@@ -20,10 +20,13 @@ from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.shapes import bodies_of, infer, inner_graphs, tensor_type
 from onnxcomp.graph.skeleton import skeleton
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
+from onnxcomp.graph.weights import weights
 from onnxcomp.graph.writer import copy_fields
 
 Keep = Callable[[str], bool]
 """Says of a metadata key whether it stays."""
+Selects = Callable[..., bool]
+"""Says of the names of one thing whether it may be touched."""
 
 
 class Trimmer:
@@ -32,7 +35,7 @@ class Trimmer:
     selects: whether a kind may be taken, by the name under which it is counted.
     """
 
-    def __init__(self, graph: Graph, selects: Callable[[str], bool]) -> None:
+    def __init__(self, graph: Graph, selects: Selects) -> None:
         self.graph = graph
         self.selects = selects
         self.removed: Counter[str] = Counter()
@@ -149,12 +152,14 @@ class Trimmer:
 
     # --- names -----------------------------------------------------------------------------------------
 
-    def shorten_names(self) -> None:
+    def shorten_names(self, selects: Selects) -> None:
         """Give inner tensors short names, the shortest to those used most, and inner nodes none.
 
-        The names of the main graph's inputs and outputs stay, and those of functions' parameters.
+        The names of the main graph's inputs and outputs stay, and those of functions' parameters. So do the
+        names of weights and nodes that ``selects`` leaves out: by these, later steps leave them alone too.
         """
-        names = self._short_names() if self.selects("long names") else {}
+        spared = self._spared(selects)
+        names = self._short_names(spared) if self.selects("long names") else {}
         maps = {id(scope): self._names_of(scope, names) for scope in self.graph.scopes}
         for scope in self.graph.scopes:
             _rename_statements(scope, maps)
@@ -165,10 +170,21 @@ class Trimmer:
             if variable.origin is not None:
                 variable.origin.name = variable.name
         if self.selects("node names"):
-            self._drop_node_names()
+            self._drop_node_names(spared)
         renew_keys(self.graph, holders)
 
-    def _short_names(self) -> dict[Any, str]:
+    def _spared(self, selects: Selects) -> frozenset[int]:
+        """The ``id`` of each tensor and node whose name stays: left out, or part of the key of what is."""
+        spared = {id(node) for _, node in self.graph.nodes() if node.name and not selects(node.name)}
+        for weight in weights(self.graph):
+            if not selects(weight.name, *weight.node_names):
+                spared |= {id(weight.tensor), *(id(role.node) for role in weight.roles)}
+        for _, node in self.graph.nodes():
+            if spared and subgraphs_of(node):
+                spared |= {id(node), *(id(out) for out in node.outputs)}
+        return frozenset(spared)
+
+    def _short_names(self, spared: frozenset[int]) -> dict[Any, str]:
         """Tensor -> new name, for those that get a shorter one."""
         fixed = {each.name for each in (*self.graph.main.graph.inputs, *self.graph.main.graph.outputs)}
         inner = []
@@ -181,6 +197,7 @@ class Trimmer:
                 fixed |= {each.name for each in scope.origin.input}
             fixed |= {each.values.name if hasattr(each, "indices") else each.name for each in scope.overridable}
             inner += [each for each in (*_variables(scope), *scope.constants) if each not in interface and each.name]
+        fixed |= {each.name for each in inner if id(each) in spared}
         inner = [each for each in dict.fromkeys(inner) if each.name not in fixed]
         inner.sort(key=lambda each: -len(each.outputs))
         free = (name for name in _names_by_length() if name not in fixed)
@@ -190,8 +207,10 @@ class Trimmer:
         tensors = (*_variables(scope), *scope.constants)
         return {each.name: names.get(each, each.name) for each in tensors if each.name}
 
-    def _drop_node_names(self) -> None:
+    def _drop_node_names(self, spared: frozenset[int]) -> None:
         for _, node in self.graph.nodes():
+            if id(node) in spared:
+                continue
             if subgraphs_of(node) and not any(out.name for out in node.outputs[:1]):
                 continue  # its name is part of the names of what is inside
             self.removed["node names"] += bool(node.name)

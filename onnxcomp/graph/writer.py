@@ -22,7 +22,7 @@ from onnx import (
 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node, ProtoValues
-from onnxcomp.graph.surgery import Graph, Scope, attribute_value, subgraphs_of
+from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of, type_of
 from onnxcomp.model import Model
 from onnxcomp.tensors import is_external, make_tensor, reference_to
 
@@ -344,10 +344,8 @@ def _inner_name(constant: Constant) -> str:
 
 def _info(variable: Any) -> ValueInfoProto | None:
     """The origin's statement, unless a pass has given the variable another type, shape or name since."""
-    from onnxcomp.graph.surgery import _type_of
-
     origin: ValueInfoProto | None = getattr(variable, "origin", None)
-    if origin is not None and origin.name == variable.name and _type_of(origin) == (variable.dtype, variable.shape):
+    if origin is not None and origin.name == variable.name and type_of(origin) == (variable.dtype, variable.shape):
         return origin
     if variable.dtype is None:
         return None
