@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, product
 from typing import Any
 
@@ -135,18 +136,13 @@ class Trimmer:
         proto = skeleton(self.graph)
         for body in (proto.graph, *inner_graphs(proto.graph)):
             known = {name for node in body.node if _has_schema(node.op_type, node.domain) for name in node.output}
-            _keep_infos(body, lambda info, known=known: info.name not in known)
+            _keep_infos(body, partial(_is_unlisted, known))
         inferred = {id(scope): body for body, scope in bodies_of(self.graph, infer(proto).graph)}
         for scope in self.graph.scopes:
-            body = inferred.get(id(scope))
-            restored = {each.name: each for each in body.value_info} if body is not None else {}
+            found = inferred.get(id(scope))
+            restored = {each.name: each for each in found.value_info} if found is not None else {}
             makers = {out.name: node for node in scope.graph.nodes for out in node.outputs}
-            _keep_infos(
-                scope.origin,
-                lambda info, restored=restored, makers=makers: (
-                    not _is_restored(info, restored.get(info.name), makers.get(info.name))
-                ),
-            )
+            _keep_infos(scope.origin, partial(_is_needed, restored, makers))
         left = sum(len(scope.origin.value_info) for scope in self.graph.scopes)
         self.removed["value infos"] += stated - left
 
@@ -187,7 +183,7 @@ class Trimmer:
     def _short_names(self, spared: frozenset[int]) -> dict[Any, str]:
         """Tensor -> new name, for those that get a shorter one."""
         fixed = {each.name for each in (*self.graph.main.graph.inputs, *self.graph.main.graph.outputs)}
-        inner = []
+        inner: list[Any] = []
         for scope in self.graph.scopes:
             interface: list[Any] = []
             if scope.kind != "subgraph":
@@ -234,6 +230,14 @@ class Trimmer:
         self.removed["node names"] += 1
 
 
+def _is_unlisted(known: set[str], info: ValueInfoProto) -> bool:
+    return info.name not in known
+
+
+def _is_needed(restored: dict[str, ValueInfoProto], makers: dict[str, Any], info: ValueInfoProto) -> bool:
+    return not _is_restored(info, restored.get(info.name), makers.get(info.name))
+
+
 def _names_by_length() -> Iterator[str]:
     """a, b, ..., Z, aa, ab, ...: a letter first, digits after it."""
     more = string.ascii_letters + string.digits
@@ -258,8 +262,10 @@ def _rename_statements(scope: Scope, maps: dict[int, dict[str, str]]) -> None:
         info.name = renamed(info.name)
     if not isinstance(origin, GraphProto):
         return
-    for message in (*origin.input, *origin.output, *origin.initializer):
+    for message in (*origin.input, *origin.output):
         message.name = renamed(message.name)
+    for tensor in origin.initializer:
+        tensor.name = renamed(tensor.name)
     for sparse in origin.sparse_initializer:
         sparse.values.name = renamed(sparse.values.name)
     for annotation in origin.quantization_annotation:
