@@ -7,6 +7,7 @@ Inputs, outputs, producer, opset imports and the user's own metadata (labels and
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class StripMetadata(Pass):
         trimmer.strip_texts(self._stays, self._stays_in_model)
         trimmer.strip_value_info()
         if self.shorten_names:
-            trimmer.shorten_names()
+            trimmer.shorten_names(dataclasses.replace(context, include=None).selects)
         outcome = Outcome()
         for what, number in sorted(trimmer.removed.items()):
             if number:

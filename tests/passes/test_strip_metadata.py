@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxcomp.contract import Context
 from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import load
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.registry import get_pass
@@ -114,6 +116,26 @@ def test_shortens_names_in_subgraphs_and_functions() -> None:
     assert b"given" in text and b"made" in text
     for choice in (True, False):
         check_same(done, {"c": np.array(choice), "x": floats(3)})
+
+
+@pytest.mark.parametrize("pattern", ["scal*", "mul*", "branch/then_branch/in*", "inner_mul"])
+def test_what_is_excluded_stays_known_under_its_name(pattern: str) -> None:
+    body = """g (bool c, float[2, 2] x) => (float[2, 2] y) <float[2, 2] scale = {1, 2, 3, 4}> {
+        [multiply] hidden = Mul(x, scale) [branch] result = If (c) <
+        then_branch = t () => (float[2, 2] grown) <float[2, 2] inside = {1, 2, 3, 4}>
+            { [inner_mul] grown = Mul(hidden, inside) },
+        else_branch = e () => (float[2, 2] minus) { minus = Neg(hidden) }> y = Abs(result) }"""
+    context = Context(exclude=(pattern,))
+    before = [each.name for each in weights(open_graph(load(model(body)))) if not _selected(context, each)]
+    done = rewrite(model(body), "strip-metadata", shorten_names=True, context=context)
+    left = weights(open_graph(done.after))
+    assert before and [each.name for each in left if not _selected(context, each)] == before
+    assert b"hidden" not in done.after.proto.SerializeToString()
+    check_same(done, {"c": np.array(True), "x": floats(2, 2)})
+
+
+def _selected(context: Context, weight: Weight) -> bool:
+    return context.selects(weight.name, *weight.node_names)
 
 
 def test_shortens_names_in_loops() -> None:
