@@ -14,7 +14,16 @@ from itertools import count, product
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from onnxcomp.graph.edit import ONNX_DOMAINS, key_holders, renew_keys
 from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
@@ -118,7 +127,7 @@ class Trimmer:
         tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
         if not any(_has_texts(each, keep) for each in (attribute, *tensors)):
             return attribute
-        made = _without(attribute)
+        made: AttributeProto = _without(attribute)
         for each in (made, *([made.t] if made.HasField("t") else []), *made.tensors):
             self._strip(each, keep)
         return made
@@ -191,7 +200,7 @@ class Trimmer:
                 fixed |= {each.name for each in interface}
             if isinstance(scope.origin, GraphProto) and scope is self.graph.main:
                 fixed |= {each.name for each in scope.origin.input}
-            fixed |= {each.values.name if hasattr(each, "indices") else each.name for each in scope.overridable}
+            fixed |= {_name_of(each) for each in scope.overridable}
             inner += [each for each in (*_variables(scope), *scope.constants) if each not in interface and each.name]
         fixed |= {each.name for each in inner if id(each) in spared}
         inner = [each for each in dict.fromkeys(inner) if each.name not in fixed]
@@ -200,7 +209,7 @@ class Trimmer:
         return {each: name for each, name in zip(inner, free, strict=False) if each.name != name}
 
     def _names_of(self, scope: Scope, names: dict[Any, str]) -> dict[str, str]:
-        tensors = (*_variables(scope), *scope.constants)
+        tensors: tuple[Any, ...] = (*_variables(scope), *scope.constants)
         return {each.name: names.get(each, each.name) for each in tensors if each.name}
 
     def _drop_node_names(self, spared: frozenset[int]) -> None:
@@ -228,6 +237,10 @@ class Trimmer:
         constant.node_origin.ClearField("name")
         constant.node_origin.output[0] = constant.name
         self.removed["node names"] += 1
+
+
+def _name_of(tensor: TensorProto | SparseTensorProto) -> str:
+    return tensor.values.name if isinstance(tensor, SparseTensorProto) else tensor.name
 
 
 def _is_unlisted(known: set[str], info: ValueInfoProto) -> bool:

@@ -38,13 +38,13 @@ Evaluate = Callable[[Model], float]  # the divergence from the original, infinit
 PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
 PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is measured: 4 to 5 bits
 MOST_EVALUATIONS = 256  # single changes measured, at most
-EVALUATED_VALUES = 2 * 10**9  # weight values that all measured models may have together
+EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
-DESCENTS = 20  # single changes tried on a whole assignment
+DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
 
@@ -312,7 +312,8 @@ def _descended(
         return added / (best[name].size_bytes - option.size_bytes)
 
     tried: set[tuple[str, int | None]] = set()
-    for index in range(DESCENTS):
+    count = min(DESCENTS, _evaluations(table) // 12)
+    for index in range(count):
         moves = [
             (name, option)
             for name, options in table.options.items()
@@ -321,7 +322,7 @@ def _descended(
         ]
         if not moves or time.monotonic() > deadline:
             break
-        context.progress(index, DESCENTS, "choosing strengths")
+        context.progress(index, count, "choosing strengths")
         name, option = min(moves, key=price)
         tried.add((name, option.choice))
         changed = best | {name: option}
