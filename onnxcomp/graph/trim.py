@@ -201,7 +201,8 @@ class Trimmer:
             if isinstance(scope.origin, GraphProto) and scope is self.graph.main:
                 fixed |= {each.name for each in scope.origin.input}
             fixed |= {_name_of(each) for each in scope.overridable}
-            inner += [each for each in (*_variables(scope), *scope.constants) if each not in interface and each.name]
+            tensors: tuple[Any, ...] = (*_variables(scope), *scope.constants)
+            inner += [each for each in tensors if each not in interface and each.name]
         fixed |= {each.name for each in inner if id(each) in spared}
         inner = [each for each in dict.fromkeys(inner) if each.name not in fixed]
         inner.sort(key=lambda each: -len(each.outputs))
