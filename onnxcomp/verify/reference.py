@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,17 @@ def layout_of(batch: Batch, inputs: Sequence[ValueSpec]) -> Layout:
 
 
 def flatten(outputs: Mapping[str, Value]) -> dict[str, Array]:
-    """Arrays only: ``name[i]`` for items of sequences and values of maps, complex numbers as pairs."""
+    """Arrays only: ``name[i]`` for items of sequences and values of maps, complex numbers as pairs.
+
+    A sequence of maps with the same keys, as ZipMap makes of class scores, is one array (items, keys).
+    """
     flat: dict[str, Array] = {}
     for name, value in outputs.items():
         if isinstance(value, np.ndarray):
             is_complex = value.dtype.kind == "c"
             flat[name] = np.stack([value.real, value.imag], axis=-1) if is_complex else value
+        elif _is_table(value):
+            flat[name] = np.array([list(item.values()) for item in value])
         elif isinstance(value, list):
             flat |= flatten({f"{name}[{i}]": item for i, item in enumerate(value)})
         elif isinstance(value, dict):
@@ -58,6 +63,14 @@ def flatten(outputs: Mapping[str, Value]) -> dict[str, Array]:
         elif value is not None:
             flat[name] = np.asarray(value)
     return flat
+
+
+def _is_table(value: Value) -> TypeGuard[list[dict[Any, Any]]]:
+    """Whether it is a sequence of maps from the same keys, in the same order, to numbers."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return False
+    keys = list(value[0])
+    return all(list(item) == keys and all(np.ndim(each) == 0 for each in item.values()) for item in value)
 
 
 def sample_axis(array: Array, spec: ValueSpec | None, layout: Layout, inputs: Sequence[ValueSpec]) -> int | None:

@@ -208,6 +208,24 @@ def test_samples_are_found_on_any_axis_and_sequences_are_compared(tmp_path: Path
     assert not verifier.check(parsed(text, w=noisy(WEIGHT, 1.0))).passed
 
 
+def test_maps_of_class_scores_are_one_output(tmp_path: Path) -> None:
+    """ZipMap, with which scikit-learn's classifiers are exported, makes a sequence of maps of the rows."""
+    proto = classifier().proto
+    proto.graph.node.add(op_type="ZipMap", domain="ai.onnx.ml", input=["y"], output=["scores"]).attribute.append(
+        onnx.helper.make_attribute("classlabels_int64s", [3, 1, 4, 5, 9])
+    )
+    proto.opset_import.add(domain="ai.onnx.ml", version=1)
+    maps = onnx.helper.make_map_type_proto(onnx.TensorProto.INT64, onnx.helper.make_tensor_type_proto(1, []))
+    proto.graph.output[0].CopyFrom(onnx.helper.make_value_info("scores", onnx.helper.make_sequence_type_proto(maps)))
+    changed = onnx.ModelProto.FromString(proto.SerializeToString())
+    changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(noisy(WEIGHT, 0.3), "w"))
+    plain = Verifier(classifier(), opened(classifier(), tmp_path, x=X), target=CPU)
+    mapped = Verifier(load(proto), opened(load(proto), tmp_path, x=X), target=CPU)
+    expected, got = plain.check(classifier(noisy(WEIGHT, 0.3))), mapped.check(load(changed))
+    assert [each.name for each in got.outputs] == ["scores"] * len(expected.outputs)
+    assert got.divergence == expected.divergence > 0 and got.agreement == expected.agreement
+
+
 def test_padding_named_by_a_mask_input_does_not_count(tmp_path: Path) -> None:
     text = (
         "g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 40] y) {"
