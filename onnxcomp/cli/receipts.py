@@ -176,6 +176,8 @@ def verification(receipt: Receipt) -> str:
     if receipt.data["random"]:
         return f"on random inputs on {receipt.target}, which shows breakage only: {words}"
     samples = formats.count(receipt.data["verification_samples"], "sample")
+    if receipt.data["verification_samples"] == receipt.data["samples"]:  # too few to keep some apart
+        return f"on the {samples} of calibration itself, on {receipt.target}: {words}"
     return f"on {samples} that calibration did not see, on {receipt.target}: {words}"
 
 

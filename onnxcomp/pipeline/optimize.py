@@ -218,7 +218,7 @@ def _prepare(
         source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": _source_digest(model)},
         data=_describe_data(data, checking),
         metric=verifier.describe(),
-        notes=list(data.notes),
+        notes=list(checking.notes),
     )
     return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
 

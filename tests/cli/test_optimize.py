@@ -218,6 +218,13 @@ def test_with_labels_the_table_speaks_of_accuracy(
     assert re.search(r"^verified .*: accuracy 1 -> [\d.]+, a drop of [\d.]+", text, re.MULTILINE)
 
 
+def test_one_sample_alone_is_not_called_unseen(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
+    np.savez(calibration_file, x=np.load(calibration_file)["x"][:1])
+    text = invoke(*args).stdout
+    assert "on the 1 sample of calibration itself, on cpu" in text and "did not see" not in text
+    assert "too few samples to keep some apart" in text
+
+
 def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], recipe: Path) -> None:
     recipe.write_text('[[step]]\npass = "fuse-batch-norm"\n')
     result = invoke(*args)
