@@ -170,9 +170,9 @@ class Run:
     ) -> None:
         before = self.current
         evaluator = self.tuner or self.verifier
-        limit = evaluator.limit
+        limit, rest = evaluator.limit, None
         for _ in range(VERIFY_ATTEMPTS):
-            rest = take_back(before, after, outcome, rewrite, context, _energy(evaluator), limit)
+            rest = take_back(before, after, outcome, rewrite, context, _energy(evaluator), limit, rest)
             verdict = self.verifier.check(rest.model)
             if verdict.passed or not rest.kept:
                 break

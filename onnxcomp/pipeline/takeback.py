@@ -19,6 +19,7 @@ from onnxcomp.pipeline.rewrite import apply_pass, limited_to, only_values, put_b
 Evaluate = Callable[[Model], float]
 
 GROUPS = 64  # at most so many single measurements; more names share one
+FEWER = 0.75  # of what did not verify, at most this share is kept: eight attempts come down to a tenth
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,13 @@ def take_back(
     context: Context,
     evaluate: Evaluate,
     limit: float,
+    previous: Remainder | None = None,
 ) -> Remainder:
-    """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``."""
+    """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``.
+
+    previous: what an earlier call with a looser limit left and did not verify. Its single measurements are
+    used again, and at most ``FEWER`` of what it kept is kept.
+    """
     names = list(dict.fromkeys(each.name for each in outcome.changed))
     by_value = only_values(before, after, names)
 
@@ -58,13 +64,16 @@ def take_back(
         return apply_pass(before, rewrite, limited_to(context, kept))[0]
 
     groups = _groups(names)
-    own: dict[str, float] = {}
-    for index, group in enumerate(groups):
+    own: dict[str, float] = {} if previous is None else previous.own
+    for index, group in enumerate(groups if previous is None else ()):
         context.progress(index, len(groups), f"measuring {group[0]} alone")
         divergence = evaluate(partial(group))
         own.update((name, divergence) for name in group)
     groups.sort(key=lambda group: own[group[0]])
-    keep = _longest_prefix(groups, partial, evaluate, limit, context)
+    most = len(groups) - 1
+    if previous is not None:
+        most = int(FEWER * sum(group[0] in set(previous.kept) for group in groups))
+    keep = _longest_prefix(groups[: most + 1], partial, evaluate, limit, context)
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
     if by_value or not kept:
@@ -85,7 +94,7 @@ def _longest_prefix(
     limit: float,
     context: Context,
 ) -> int:
-    """By bisection: how many groups can be kept. The whole is known to break the limit."""
+    """By bisection: how many groups can be kept. All of them are not an answer: the whole broke the limit."""
     low, high = 0, len(groups)
     steps = max(1, math.ceil(math.log2(high + 1)))
     done = 0
