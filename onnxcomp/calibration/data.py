@@ -196,6 +196,12 @@ class CalibrationData:
         """Feeds of at most ``batch_size`` samples each, of the first ``limit`` samples."""
         return (batch.feeds for batch in self.labelled_batches(limit))
 
+    def first(self, limit: int) -> CalibrationData:
+        """The same data without all but its first ``limit`` samples (of a fixed batch: no incomplete one)."""
+        if self.sample_count <= limit or any(group.cut.exact for group in self.groups):
+            return self
+        return replace(self, order=self.order[:limit])
+
     def first_sample(self) -> dict[str, Value]:
         """The feeds of the first sample alone (of a fixed batch: of that batch), for measuring latency."""
         return next(self.batches(limit=1))

@@ -19,7 +19,7 @@ from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Needs, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
-from onnxcomp.graph.inspect import custom_operators
+from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.model import Model, load, refuse_output, save, write_text
 from onnxcomp.pipeline.measure import compare_costs
@@ -31,6 +31,8 @@ from onnxcomp.registry import get_pass
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
 
+TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
+LEAST_TUNING_SAMPLES = 16
 PACKAGES = ("onnxcomp", "onnx", "onnxruntime", "numpy", "scikit-learn")
 
 
@@ -241,7 +243,12 @@ def _recipe_and_data(
 
 
 def _tuner(model: Model, tuning: CalibrationData, verifier: Verifier, options: dict[str, Any]) -> Verifier:
-    """The verifier on the calibration part: by a divergence, since labels and scores move in jumps."""
+    """The verifier on the calibration part: by a divergence, since labels and scores move in jumps.
+
+    A search runs the model some hundred times, so a large one is run on fewer samples.
+    """
+    values = model.size_bytes // 4
+    tuning = tuning.first(max(LEAST_TUNING_SAMPLES, TUNED_VALUES // max(1, values)))
     if verifier.metric in ("accuracy", "top1") or ":" in verifier.metric:
         options = options | {"metric": "divergence", "max_drop": None}
     return Verifier(model, tuning, **options)
@@ -269,6 +276,7 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
         "opset": opset,
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
+        "contributed_operators": list(contributed_operators(open_graph(model))),
     }
     if measure and run.data.sample_count:
         run.progress(0, 1, "measuring load time and latency")
