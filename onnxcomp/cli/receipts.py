@@ -184,7 +184,10 @@ def verification(receipt: Receipt) -> str:
 def _needs_words(receipt: Receipt) -> str:
     oldest = receipt.result.get("needs_onnxruntime")
     version = f"ONNX Runtime {oldest} or newer" if oldest else "a newer ONNX Runtime than any known"
-    return f"{version} (opset {receipt.result['opset']}, IR {receipt.result['ir_version']})"
+    # In which version ONNX Runtime's own operators came, and changed, no opset says.
+    own = receipt.result.get("contributed_operators", [])
+    more = f" that has {', '.join(own[:NAMED])}" + (f" and {len(own) - NAMED} more" if len(own) > NAMED else "")
+    return f"{version}{more if own else ''} (opset {receipt.result['opset']}, IR {receipt.result['ir_version']})"
 
 
 def show_plan(planned: Plan, *, verbose: bool) -> None:

@@ -177,6 +177,18 @@ def custom_operators(graph: Graph) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def contributed_operators(graph: Graph) -> tuple[str, ...]:
+    """The operators that ONNX Runtime has beside ONNX's own, as ``domain:name``, sorted."""
+    custom = set(custom_operators(graph))
+    functions = {(each.domain, each.name) for each in graph.model.proto.functions}
+    found = {
+        f"{node.domain}:{node.op}"
+        for _, node in graph.nodes()
+        if (node.domain or "").startswith("com.microsoft") and (node.domain, node.op) not in functions
+    }
+    return tuple(sorted(found - custom))
+
+
 @dataclass(frozen=True, eq=False)
 class Compact:
     """A tensor that nodes compute from fewer bytes, and what only it needs: shared tables go to the first."""

@@ -225,6 +225,19 @@ def test_one_sample_alone_is_not_called_unseen(invoke: Invoke, args: list[object
     assert "too few samples to keep some apart" in text
 
 
+def test_operators_that_no_opset_counts_are_named_as_needed(
+    invoke: Invoke, args: list[object], model_file: Path
+) -> None:
+    assert " that has " not in invoke(*args).stdout
+    model = onnx.load(model_file)
+    last = model.graph.node[-1]
+    made, last.output[0] = last.output[0], "before_gelu"
+    model.graph.node.add(op_type="Gelu", domain="com.microsoft", input=["before_gelu"], output=[made])
+    model.opset_import.add(domain="com.microsoft", version=1)
+    onnx.save(model, model_file)
+    assert " or newer that has com.microsoft:Gelu (opset " in invoke(*args, "--force").stdout
+
+
 def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], recipe: Path) -> None:
     recipe.write_text('[[step]]\npass = "fuse-batch-norm"\n')
     result = invoke(*args)
