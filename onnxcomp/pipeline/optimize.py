@@ -134,7 +134,7 @@ def replay(
             name = application.rewrite
             raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
         current = _apply_again(current, rewrite, application, context)
-    return Result(current, receipt)
+    return Result(current, dataclasses.replace(receipt, missed=[]))
 
 
 def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:

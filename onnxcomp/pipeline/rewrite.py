@@ -13,6 +13,7 @@ from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import compose, constants_by_key
 from onnxcomp.model import Model
+from onnxcomp.numerics.weight_error import relative_error
 
 Array = NDArray[Any]
 
@@ -46,21 +47,10 @@ def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
 def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the squared error of its values over their squared magnitude."""
     old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
-    return {name: _relative_error(old[name].values, new[name].values) for name in names}
+    return {name: relative_error(old[name].values, new[name].values) for name in names}
 
 
 def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the share of its values that are zero."""
     constants = constants_by_key(open_graph(model))
     return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}
-
-
-def _relative_error(old: Array, new: Array) -> float:
-    """In pieces, since weights may be as large as memory."""
-    error = power = 0.0
-    left, right = old.reshape(-1), new.reshape(-1)
-    for start in range(0, left.size, 2**22):
-        part = left[start : start + 2**22].astype(np.float64)
-        error += float(np.sum((right[start : start + 2**22].astype(np.float64) - part) ** 2))
-        power += float(np.sum(part**2))
-    return error / power if power else 0.0

@@ -170,14 +170,16 @@ class Run:
     ) -> None:
         before = self.current
         evaluator = self.tuner or self.verifier
-        limit, rest = evaluator.limit, None
-        for _ in range(VERIFY_ATTEMPTS):
-            rest = take_back(before, after, outcome, rewrite, context, _energy(evaluator), limit, rest)
-            verdict = self.verifier.check(rest.model)
+        limit, evaluate = evaluator.limit, _energy(evaluator)
+        rest = take_back(before, after, outcome, rewrite, context, evaluate, limit)
+        verdict = self.verifier.check(rest.model)
+        for _ in range(VERIFY_ATTEMPTS - 1):
             if verdict.passed or not rest.kept:
                 break
             limit *= STRICTER
-        else:
+            rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, rest)
+            verdict = self.verifier.check(rest.model)
+        if rest.kept and not verdict.passed:
             rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
         report.taken_back = [Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken]
         if not rest.kept:
@@ -197,7 +199,8 @@ class Run:
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""
         context, before = self._context(step), self.current
-        table = search.tabulate(before, step.candidates, context)
+        most_error = search.NOISE_ERROR if self.tuner is None else search.HOPELESS_ERROR
+        table = search.tabulate(before, step.candidates, context, most_error=most_error, deadline=self.deadline)
         outcome = Outcome(skipped=list(table.skipped))
         report = self._report(step.rewrite, outcome, before, before, started)
         report.rewrite, report.parameters = step.name, _auto_parameters(step)

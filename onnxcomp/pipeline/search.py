@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from onnxcomp.contract import Context, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import Weight, compose, weights
+from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.numerics.weight_error import channel_error, relative_error
 from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
 
 Array = NDArray[Any]
@@ -40,13 +41,15 @@ PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is me
 MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
+HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
+NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
-NOISE_TOLERANCE_DB = 0.5  # what "about 8 bits per channel" allows
+NOISE_TOLERANCE = 10**0.05  # half a decibel: what "about 8 bits per channel" allows
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Table:
     """What every weight can become: options by weight, the rewritten models by choice."""
 
     options: dict[str, list[Option]]
-    variants: list[Model]
+    variants: dict[int, Model]
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
@@ -83,37 +86,54 @@ class Table:
 Assignment = dict[str, Option]
 
 
-def tabulate(model: Model, candidates: Sequence[Pass], context: Context) -> Table:
+def tabulate(
+    model: Model,
+    candidates: Sequence[Pass],
+    context: Context,
+    *,
+    most_error: float = HOPELESS_ERROR,
+    deadline: float = math.inf,
+) -> Table:
     """Apply each candidate to all weights and note bytes and errors.
 
-    Raises RecipeError where there is none, or one that is not a value pass.
+    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
+    tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
     """
     if not candidates:
         raise RecipeError('"auto" is for passes that have a strength.')
     by_name = {each.name: each for each in weights(open_graph(model))}
-    options: dict[str, list[Option]] = {}
-    variants: list[Model] = []
-    skipped: dict[str, Skip] = {}
+    table = Table({}, {})
     families: dict[Hashable, int] = {}
+    hopeless: set[int] = set()
     for index, rewrite in enumerate(candidates):
         family = families.setdefault(_family(rewrite), len(families))
+        if family in hopeless or (table.variants and time.monotonic() > deadline):
+            continue
         context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
         after, outcome = apply_pass(model, rewrite, context)
         names = [each.name for each in outcome.changed]
         if not only_values(model, after, names):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
-        variants.append(after)
-        skipped |= {each.name: each for each in outcome.skipped}
+        table.variants[index] = after
+        table.skipped.extend(outcome.skipped)
         errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
         for name in names:
-            size = estimate_bytes(
-                by_name[name].shape, by_name[name].dtype, after.encodings.get(name), zeros=zeros[name]
-            )
-            options.setdefault(name, []).append(Option(index, size, errors[name], family))
-    for name, found in options.items():
+            weight = by_name[name]
+            size = estimate_bytes(weight.shape, weight.dtype, after.encodings.get(name), zeros=zeros[name])
+            table.options.setdefault(name, []).append(Option(index, size, errors[name], family))
+        if names and min(errors.values()) > most_error:
+            hopeless.add(family)
+    return _completed(table, by_name)
+
+
+def _completed(table: Table, by_name: Mapping[str, Weight]) -> Table:
+    """With the option of leaving each weight as it is, and only the weights skipped that no candidate changed."""
+    for name, found in table.options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
-        options[name] = [each for each in found if math.isfinite(each.error)]
-    return Table(options, variants, [each for name, each in skipped.items() if name not in options])
+        table.options[name] = [each for each in found if math.isfinite(each.error)]
+    left = {each.name: each for each in table.skipped if each.name not in table.options}
+    table.skipped = list(left.values())
+    return table
 
 
 def _family(rewrite: Pass) -> Hashable:
@@ -365,33 +385,40 @@ def total_bytes(assignment: Assignment) -> int:
 
 
 def assign_by_noise(model: Model, table: Table) -> Assignment:
-    """For each weight the fewest bytes at about the signal-to-noise ratio of 8 bits per channel."""
+    """For each weight the fewest bytes at about the signal-to-noise ratio of 8 bits per channel.
+
+    Both the whole weight and, on the average, each of its channels must be as near: what one codebook for all
+    channels does to the weakest of them shows at the outputs and hardly in the whole.
+    """
     by_name = {each.name: each for each in weights(open_graph(model))}
-    allowance = 10 ** (NOISE_TOLERANCE_DB / 10)
+    variants = {index: constants_by_key(open_graph(each)) for index, each in table.variants.items()}
     found: Assignment = {}
     for name, options in table.options.items():
-        bound = rounding_error(by_name[name]) * allowance
-        found[name] = min((each for each in options if each.error <= bound), key=lambda each: each.size_bytes)
+        weight = by_name[name]
+        bounds = _errors(weight, rounded_per_channel(weight))
+        found[name] = options[0]
+        for option in sorted(options, key=lambda each: each.size_bytes):
+            if option.choice is None:
+                break  # what follows is larger than the weight as it is
+            errors = _errors(weight, variants[option.choice][name].values)
+            if all(error <= NOISE_TOLERANCE * bound for error, bound in zip(errors, bounds, strict=True)):
+                found[name] = option
+                break
     return found
 
 
-def rounding_error(weight: Weight) -> float:
-    """Relative squared error of symmetric 8-bit rounding with a scale per output channel."""
-    values = np.asarray(weight.values)
-    axis = weight.channel_axis
-    others = tuple(each for each in range(values.ndim) if each != axis) if axis is not None else None
-    peak = np.abs(values).max(axis=others, keepdims=True).astype(np.float64)
-    scale = np.where(peak == 0, 1.0, peak / 127)
-    error = power = 0.0
-    for start in range(0, values.shape[0], _rows_at_once(values)):
-        stop = start + _rows_at_once(values)
-        part = values[start:stop].astype(np.float64)
-        step = scale[start:stop] if scale.shape[0] > 1 else scale
-        error += float(np.sum((np.rint(part / step) * step - part) ** 2))
-        power += float(np.sum(part**2))
-    return error / power if power else 0.0
+def _errors(weight: Weight, values: Array) -> tuple[float, float]:
+    """Relative squared error of the whole weight, and the mean of its channels'."""
+    old, axis = weight.values, weight.channel_axis
+    whole = relative_error(old, values)
+    return whole, whole if axis is None else channel_error(old, values, axis=axis)
 
 
-def _rows_at_once(values: Array) -> int:
-    row: int = max(1, values.size // max(1, values.shape[0]))
-    return max(1, 2**22 // row)
+def rounded_per_channel(weight: Weight) -> Array:
+    """The weight's values in symmetric 8-bit rounding with a scale per output channel."""
+    values, axis = np.asarray(weight.values), weight.channel_axis
+    others = None if axis is None else tuple(each for each in range(values.ndim) if each != axis)
+    peak = np.abs(values).max(axis=others, keepdims=True).astype(np.float32)
+    scale = np.where(peak == 0, np.float32(1), peak / np.float32(127))
+    rounded: Array = np.rint(values / scale) * scale
+    return rounded
