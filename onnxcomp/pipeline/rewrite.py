@@ -19,10 +19,17 @@ Array = NDArray[Any]
 
 
 def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
-    """The model after the pass, and what the pass says it did. The model handed in stays as it is."""
+    """The model after the pass, and what the pass says it did. The model handed in stays as it is.
+
+    What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
+    """
     graph = open_graph(model)
     outcome = rewrite.apply(graph, context)
-    return (close_graph(graph) if outcome.changed else model), outcome
+    after = close_graph(graph) if outcome.changed else model
+    if "compact" in rewrite.makes and after.encodings:
+        kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
+        after = after.with_proto(after.proto, kept)
+    return after, outcome
 
 
 def limited_to(context: Context, names: Iterable[str]) -> Context:

@@ -43,6 +43,7 @@ EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have 
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
 NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
+LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it save nothing
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
@@ -127,10 +128,20 @@ def tabulate(
 
 
 def _completed(table: Table, by_name: Mapping[str, Weight]) -> Table:
-    """With the option of leaving each weight as it is, and only the weights skipped that no candidate changed."""
+    """With the option of leaving each weight as it is, without options that save next to nothing, and with only
+    the weights skipped that no candidate changed."""
+    names = set(table.options)
     for name, found in table.options.items():
         found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
-        table.options[name] = [each for each in found if math.isfinite(each.error)]
+        plain = found[0].size_bytes
+        table.options[name] = [
+            each
+            for each in found
+            if each.choice is None or (math.isfinite(each.error) and each.size_bytes + LEAST_GAIN_BYTES < plain)
+        ]
+    table.options = {name: found for name, found in table.options.items() if len(found) > 1}
+    for name in names - table.options.keys():
+        table.skipped.append(Skip(name, "no strength saves enough bytes"))
     left = {each.name: each for each in table.skipped if each.name not in table.options}
     table.skipped = list(left.values())
     return table

@@ -316,3 +316,27 @@ def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision
     assert bool(result.receipt.applied) == (decision == "kept")
+
+
+def test_weights_too_small_to_gain_keep_their_values(calib: Path) -> None:
+    model = classifier()  # two weights of 64 values: codebook and decoder take more than they do
+    result = optimize(model, recipe=auto_recipe(), calibration=str(calib), measure=False)
+    before = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    after = {each.name: numpy_helper.to_array(each) for each in result.model.proto.graph.initializer}
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert not result.model.encodings
+
+
+def test_without_data_the_weakest_channel_counts() -> None:
+    """One codebook over channels of very different size is near in the whole and far in the small ones."""
+    rng = np.random.default_rng(2)
+    uneven = rng.normal(size=(FEATURES, 64)).astype(np.float32) * np.logspace(0, -3, 64, dtype=np.float32)
+    last = rng.normal(size=(64, CLASSES)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "uneven"], ["h"]), helper.make_node("MatMul", ["h", "last"], ["y"])]
+    step = Step(get_pass("quantize-weights")(), True, alternatives=(get_pass("cluster-weights")(),))
+    result = optimize(made(nodes, {"uneven": uneven, "last": last}), recipe=Recipe("auto", (step,)), measure=False)
+    after = {each.name: numpy_helper.to_array(each) for each in result.model.proto.graph.initializer}
+    per_channel = np.sum((after["uneven"] - uneven) ** 2, axis=0) / np.sum(uneven**2, axis=0)
+    scale = np.abs(uneven).max(axis=0) / 127
+    rounded = np.sum((np.rint(uneven / scale) * scale - uneven) ** 2, axis=0) / np.sum(uneven**2, axis=0)
+    assert per_channel.mean() <= rounded.mean() * 10**0.05
