@@ -2,6 +2,8 @@
 
     python benchmarks/scored.py DATA [--recipe small] [--models NAME,...] [--json FILE]
 
+It wants the packages of the extra "bench": pip install -e '.[bench]'.
+
 DATA holds one folder a model with ``model.onnx`` and ``score.py`` (``score.py MODEL`` prints the metric,
 ``score.py --calib FILE`` writes calibration inputs). Every model gets the same command line. Printed for
 each: deployable bytes, ratio, metric, load time and latency as ratios of the original's (medians of
