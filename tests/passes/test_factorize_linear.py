@@ -96,17 +96,13 @@ def test_splits_a_matmul_of_a_vector() -> None:
 @pytest.mark.parametrize("turn_x", [0, 1])
 @pytest.mark.parametrize("turn_w", [0, 1])
 @pytest.mark.parametrize("left", [False, True])
-def test_keeps_transpositions_scales_and_bias_of_gemm(
-    opset: int, turn_x: int, turn_w: int, left: bool
-) -> None:
+def test_keeps_transpositions_scales_and_bias_of_gemm(opset: int, turn_x: int, turn_w: int, left: bool) -> None:
     own, other = ("transA", "transB") if left else ("transB", "transA")
     matrix = low_rank(40, 40, 3)
     rows = "40,N" if left != bool(turn_x) else "N,40"
     operands, bias, out = ("W, x", (40, 1), "40,N") if left else ("x, W", (40,), "N,40")
     gemm = f"Gemm<{own}={turn_w}, {other}={turn_x}, alpha=0.5, beta=2.0>({operands}, b)"
-    model = model_of(
-        f"g (float[{rows}] x) => (float[{out}] y) {{ y = {gemm} }}", opset, W=matrix, b=drawn(*bias)
-    )
+    model = model_of(f"g (float[{rows}] x) => (float[{out}] y) {{ y = {gemm} }}", opset, W=matrix, b=drawn(*bias))
     result, outcome = factorized(model, rank=3)
     assert [each.name for each in outcome.changed] == ["W"]
     assert operators(result)[-1] == "Gemm" and len(operators(result)) == 2
@@ -114,9 +110,7 @@ def test_keeps_transpositions_scales_and_bias_of_gemm(
 
 
 def test_keeps_the_node_name_and_its_output() -> None:
-    model = model_of(
-        "g (float[N,40] x) => (float[N,50] y) { [first] y = MatMul(x, W) }", W=low_rank(40, 50, 3)
-    )
+    model = model_of("g (float[N,40] x) => (float[N,50] y) { [first] y = MatMul(x, W) }", W=low_rank(40, 50, 3))
     result, _ = factorized(model, rank=3)
     node = result.proto.graph.node[-1]
     assert (node.name, list(node.output)) == ("first", ["y"])
@@ -227,9 +221,7 @@ def test_energy_takes_the_least_rank_that_keeps_it() -> None:
 
 
 def test_leaves_excluded_nodes() -> None:
-    model = model_of(
-        "g (float[N,40] x) => (float[N,40] y) { [first] y = MatMul(x, W) }", W=low_rank(40, 40, 3)
-    )
+    model = model_of("g (float[N,40] x) => (float[N,40] y) { [first] y = MatMul(x, W) }", W=low_rank(40, 40, 3))
     for context in Context(exclude=("W",)), Context(exclude=("fir*",)), Context(include=frozenset({"V"})):
         assert not factorized(model, context, rank=3)[1].changed
 
