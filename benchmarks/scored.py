@@ -151,9 +151,9 @@ def main() -> None:
         if wanted is None or folder.name in wanted:
             with tempfile.TemporaryDirectory(prefix="onnxcomp-scored-") as work:
                 rows.extend(measure(folder, options.recipe, Path(work)))
+            if options.json:  # after each model, so that an interrupted run leaves what it has
+                options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     Console(width=170).print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

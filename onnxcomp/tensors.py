@@ -19,7 +19,7 @@ from onnxcomp.errors import ModelError
 
 Array = NDArray[Any]
 
-SPILL_BYTES = 2**20  # new tensors above this size go to the scratch folder
+SPILL_BYTES = 2**17  # new tensors above this size go to the scratch folder
 
 
 class Scratch:
@@ -61,7 +61,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
 
 
 def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> TensorProto:
-    """A TensorProto of the values; above 1 MB its data goes to the scratch folder, when one is given."""
+    """A TensorProto of the values; above 128 kB its data goes to the scratch folder, when one is given."""
     if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
         return onnx.numpy_helper.from_array(np.asarray(values), name)
     mapped = spill(values, scratch)
