@@ -222,7 +222,7 @@ class Run:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), stronger ones are tried until one fails."""
         assert self.tuner is not None
-        evaluate, limit = _energy(self.tuner), self.tuner.limit
+        evaluate, limit = _energy(self.tuner), self.tuner.search_limit
         search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
         options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
         best: _Trial | None = None
@@ -246,7 +246,7 @@ class Run:
         assert self.tuner is not None
         if self.tuner.metric != self.verifier.metric:
             return False
-        return limit >= self.tuner.limit or verdict.energy >= ENOUGH * self.verifier.limit
+        return limit >= self.tuner.search_limit or verdict.energy >= ENOUGH * self.verifier.limit
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""

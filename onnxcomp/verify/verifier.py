@@ -42,6 +42,7 @@ Array = NDArray[Any]
 
 # The one default threshold for all models (docs/decisions/0003-default-metric.md).
 DEFAULT_MAX_DIVERGENCE = 0.03
+SEARCHED_SHARE_OF_EMBEDDINGS = 0.5
 # On random inputs, which license nothing, only breakage is looked for. int8 weights per channel reach 0.25 on
 # noise (efficientnet_lite0), 3-bit ones 0.2 (LeNet-5, which noise cannot tell) to 31.
 BREAKAGE_DIVERGENCE = 20 * DEFAULT_MAX_DIVERGENCE
@@ -110,6 +111,16 @@ class Verifier:
         self.metric = self._resolve(metric)
         self.original_score = self._original_score()
         self.limit = self._limit(max_drop)
+
+    @property
+    def search_limit(self) -> float:
+        """How much energy (see ``Verdict.energy``) a search may spend: half the limit where vectors are compared.
+
+        An optimizer finds the directions that the shift of cosines hardly weighs: at the full limit a searched
+        sentence encoder lost three times what rounded and clustered ones lost at the same divergence.
+        """
+        embeds = any(output.kind == "embedding" for output in self._described.values())
+        return self.limit * (SEARCHED_SHARE_OF_EMBEDDINGS if embeds else 1.0)
 
     def describe(self) -> dict[str, Any]:
         """Metric, limit, samples and what each output was taken for, as plain values."""
