@@ -49,11 +49,14 @@ class Row:
     failure: str = ""
 
 
-def run_measured(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak memory in MB and, when it fails, the last line that the command printed."""
+def run_measured(command: list[str], work: Path) -> tuple[float, float, str]:
+    """Seconds, peak memory in MB (no less than this process has) and, when it fails, the last line printed.
+
+    work: where the command runs, since ONNX Runtime's tools leave files of their own.
+    """
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=work)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -99,7 +102,7 @@ def measure(folder: Path, recipe: str, work: Path) -> list[Row]:
     made = {"original": model}
     for tool, (out, command) in tools(recipe, model, calib, work).items():
         row = Row(folder.name, tool)
-        row.seconds, row.peak_mb, row.failure = run_measured(command)
+        row.seconds, row.peak_mb, row.failure = run_measured(command, work)
         rows.append(row)
         if row.failure:
             continue
@@ -145,7 +148,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
     wanted = options.models.split(",") if options.models else None
-    folders = [each.parent for each in sorted(options.data.glob("*/score.py"))]
+    folders = [each.parent for each in sorted(options.data.resolve().glob("*/score.py"))]
     rows: list[Row] = []
     for folder in folders:
         if wanted is None or folder.name in wanted:

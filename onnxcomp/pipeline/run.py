@@ -16,6 +16,7 @@ from onnxcomp.graph.expand import differing_constants
 from onnxcomp.model import Model
 from onnxcomp.pipeline import search
 from onnxcomp.pipeline.measure import latency_ratio
+from onnxcomp.pipeline.noise import assign_by_noise
 from onnxcomp.pipeline.rewrite import apply_pass, limited_to
 from onnxcomp.pipeline.takeback import take_back
 from onnxcomp.receipt import Application, Entry, Receipt, StepReport
@@ -207,7 +208,7 @@ class Run:
         self.receipt.steps.append(report)
         if not table.options:
             return
-        mild = search.assign_by_noise(before, table)
+        mild = assign_by_noise(before, table)
         trial = self._by_divergence(step, context, table) if self.tuner is not None else None
         if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > search.total_bytes(mild)):
             trial = self._tried(step, context, mild)

@@ -1,6 +1,6 @@
 """Give each weight its own strength: the fewest bytes whose divergence stays within the budget.
 
-With data: every weight is changed alone once and the divergence from the original is measured. Near the
+Every weight is changed alone once and the divergence from the original is measured. Near the
 original the divergence grows with the squared error of the weight, so one measurement predicts all
 strengths, and small contributions add up. The assignment minimizes
 
@@ -8,9 +8,6 @@ strengths, and small contributions add up. The assignment minimizes
 
 for the price at which the prediction meets the limit; then the whole is measured and the limit corrected,
 since errors interact. Uneven bits for uneven sensitivity: Dong et al., HAWQ-V2, https://arxiv.org/abs/1911.03852.
-
-Without data no divergence can be trusted. Each weight then takes the fewest bytes whose own
-signal-to-noise ratio is about that of symmetric 8-bit rounding per channel.
 """
 
 from __future__ import annotations
@@ -27,10 +24,9 @@ from numpy.typing import NDArray
 from onnxcomp.contract import Context, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
+from onnxcomp.graph.weights import Weight, compose, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
-from onnxcomp.numerics.weight_error import channel_error, relative_error
 from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
 
 Array = NDArray[Any]
@@ -50,7 +46,6 @@ ANY_FAMILY = -1  # the key of a weight's influence where its family was not meas
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
-NOISE_TOLERANCE = 10**0.05  # half a decibel: what "about 8 bits per channel" allows
 
 
 @dataclass(frozen=True)
@@ -390,46 +385,3 @@ def _just_enough(table: Table, strongest: Assignment, goal_bytes: int) -> Assign
 def total_bytes(assignment: Assignment) -> int:
     """Estimated bytes of all assigned weights."""
     return sum(option.size_bytes for option in assignment.values())
-
-
-# --- without data --------------------------------------------------------------------------------------
-
-
-def assign_by_noise(model: Model, table: Table) -> Assignment:
-    """For each weight the fewest bytes at about the signal-to-noise ratio of 8 bits per channel.
-
-    Both the whole weight and, on the average, each of its channels must be as near: what one codebook for all
-    channels does to the weakest of them shows at the outputs and hardly in the whole.
-    """
-    by_name = {each.name: each for each in weights(open_graph(model))}
-    variants = {index: constants_by_key(open_graph(each)) for index, each in table.variants.items()}
-    found: Assignment = {}
-    for name, options in table.options.items():
-        weight = by_name[name]
-        bounds = _errors(weight, rounded_per_channel(weight))
-        found[name] = options[0]
-        for option in sorted(options, key=lambda each: each.size_bytes):
-            if option.choice is None:
-                break  # what follows is larger than the weight as it is
-            errors = _errors(weight, variants[option.choice][name].values)
-            if all(error <= NOISE_TOLERANCE * bound for error, bound in zip(errors, bounds, strict=True)):
-                found[name] = option
-                break
-    return found
-
-
-def _errors(weight: Weight, values: Array) -> tuple[float, float]:
-    """Relative squared error of the whole weight, and the mean of its channels'."""
-    old, axis = weight.values, weight.channel_axis
-    whole = relative_error(old, values)
-    return whole, whole if axis is None else channel_error(old, values, axis=axis)
-
-
-def rounded_per_channel(weight: Weight) -> Array:
-    """The weight's values in symmetric 8-bit rounding with a scale per output channel."""
-    values, axis = np.asarray(weight.values), weight.channel_axis
-    others = None if axis is None else tuple(each for each in range(values.ndim) if each != axis)
-    peak = np.abs(values).max(axis=others, keepdims=True).astype(np.float32)
-    scale = np.where(peak == 0, np.float32(1), peak / np.float32(127))
-    rounded: Array = np.rint(values / scale) * scale
-    return rounded
