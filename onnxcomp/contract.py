@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from onnxcomp.calibration import CalibrationData
     from onnxcomp.graph.surgery import Graph
+    from onnxcomp.model import Model
     from onnxcomp.target import Target
 
 __all__ = [
@@ -183,7 +184,9 @@ class Context:
     seed: the only source of randomness (``rng``).
     exclude: patterns (shell style) of weight and node names to leave alone.
     include: where given, only these exact names may be touched; taking back and searching use it.
-    calibration: input batches, given to every pass whose ``needs`` says so; never the verification part.
+    calibration: input batches where there is data; never the verification part.
+    divergence: how far a model is from the original on the calibration part, as verification measures it
+        (infinite for one that fails); None without data.
     scratch: a folder that is deleted at the end of the run.
     progress: called with (done, total, what).
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
@@ -192,6 +195,7 @@ class Context:
     seed: int = 0
     target: Target | None = None
     calibration: CalibrationData | None = None
+    divergence: Callable[[Model], float] | None = None
     exclude: tuple[str, ...] = ()
     include: frozenset[str] | None = None
     progress: Callable[[int, int, str], None] = _no_progress
@@ -220,6 +224,7 @@ class Pass(ABC):
     makes: what later passes could destroy ("zeros", "levels", "factors", "qdq", "compact", ...).
     variants: the fields to set for each choice of "auto", mildest first, where the strengths alone do not say it.
     preserves: which of these it keeps when it comes after. A recipe whose order would destroy is refused.
+    prepared_by: exact passes that `onnxcomp run` puts before it; recipes name them themselves.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -228,6 +233,15 @@ class Pass(ABC):
     makes: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     preserves: ClassVar[frozenset[str]] = frozenset({"zeros", "levels", "factors", "qdq", "compact"})
+    prepared_by: ClassVar[tuple[str, ...]] = ()
+
+    def needed(self) -> Needs:
+        """What this very instance cannot run without: one of its algorithms may need more than the pass does."""
+        return type(self).needs
+
+    def draws_on_data(self, *, calibration: bool) -> bool:
+        """Whether the result depends on the calibration data, where there are some (``calibration``)."""
+        return calibration and self.needed() is Needs.CALIBRATION
 
     def __post_init__(self) -> None:
         for each in parameters(type(self)):

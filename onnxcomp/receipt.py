@@ -24,6 +24,8 @@ class Application:
     """One application of a pass that is part of the result.
 
     include: the names that it was limited to, None for no limit. restore: weights put back afterwards.
+    beside: it was applied to the model that the application before it was applied to, and the weights of
+        ``include`` taken from there; else to what that one left. on_data: it needs the calibration data.
     """
 
     rewrite: str
@@ -31,6 +33,8 @@ class Application:
     include: list[str] | None = None
     exclude: list[str] = field(default_factory=list)
     restore: list[str] = field(default_factory=list)
+    beside: bool = False
+    on_data: bool = False
 
 
 @dataclass

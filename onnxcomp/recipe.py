@@ -119,7 +119,7 @@ class Recipe:
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in self.steps:
-            needy = any(each.needs is Needs.CALIBRATION for each in step.rewrites)
+            needy = any(each.needed() is Needs.CALIBRATION for each in step.rewrites)
             if needy and not calibration and step.when == "always":
                 raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
 

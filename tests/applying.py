@@ -46,7 +46,7 @@ def apply(proto: onnx.ModelProto, rewrite: Pass, feeds: Feeds, **context: Any) -
     """Apply the pass to the model; the feeds serve as calibration data, one batch."""
     model = load(proto)
     graph = open_graph(model)
-    data = calibration_of(proto, feeds) if rewrite.needs is not Needs.NOTHING else None
+    data = calibration_of(proto, feeds) if rewrite.needed() is not Needs.NOTHING else None
     chosen = Context(target=CPU, calibration=data, max_opset=CPU.supported_opset, **context)
     outcome = rewrite.apply(graph, chosen)
     return Applied(rewrite, model, close_graph(graph), outcome)

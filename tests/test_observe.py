@@ -7,7 +7,7 @@ import pytest
 from onnx import parser
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration import observe as module
+from onnxcomp.calibration import watch as module
 from onnxcomp.calibration.observe import observe
 from onnxcomp.errors import TargetError
 from onnxcomp.model import Model, load

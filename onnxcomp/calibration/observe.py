@@ -1,30 +1,17 @@
-"""Watch inner tensors of a model while calibration data run through it.
-
-The wanted tensors are added to the model's outputs; the session then runs batch by batch, asked for some of
-them at a time, so that their values never take more than a fixed room.
-"""
+"""Watch inner tensors of a model while calibration data run through it: how their values spread."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxcomp.calibration.data import CalibrationData
-from onnxcomp.errors import TargetError
+from onnxcomp.calibration.watch import OpenSession, Progress, silent, watch
 from onnxcomp.model import Model
 from onnxcomp.numerics.histogram import Histogram
 from onnxcomp.runtime import Session, Value
-
-ROOM_BYTES = 128 * 2**20  # of tensors fetched by one run
-FIRST_FETCH = 16  # tensors fetched at once before their sizes are known
-
-OpenSession = Callable[[bytes | Path], Session]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -66,7 +53,7 @@ def observe(
     *,
     limit: int | None = None,
     open_session: OpenSession = Session,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Mapping[str, Observation]:
     """What the tensors of the main graph called ``names`` hold while the first ``limit`` samples run.
 
@@ -76,70 +63,11 @@ def observe(
     known: dict[str, Observation] = model.memo.setdefault((observe, data, limit), {})
     missing = [name for name in names if name not in known]
     if missing:
-        known.update(_run(model, missing, data, limit, open_session, progress))
+        seen = {name: Observation() for name in missing}
+
+        def see(name: str, value: Value) -> None:
+            seen[name].see(value)
+
+        watch(model, missing, data, see, limit=limit, open_session=open_session, progress=progress)
+        known.update(seen)
     return {name: known[name] for name in names}
-
-
-def _run(
-    model: Model,
-    names: Sequence[str],
-    data: CalibrationData,
-    limit: int | None,
-    open_session: OpenSession,
-    progress: Progress,
-) -> dict[str, Observation]:
-    seen = {name: Observation() for name in names}
-    inputs = {each.name for each in model.proto.graph.input}
-    inner = [name for name in names if name not in inputs]
-    opener = functools.partial(_opened, open_session)
-    with model.with_proto(_showing(model.proto, inner)).opened_on(opener) as session:
-        groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
-        sizes: dict[str, int] = {}
-        total = data.sample_count if limit is None else min(limit, data.sample_count)
-        done = 0
-        for batch in data.labelled_batches(limit):
-            progress(done, total, "calibrating")
-            done += batch.count
-            for name in inputs & seen.keys() & batch.feeds.keys():
-                seen[name].see(batch.feeds[name])
-            for group in groups:
-                for name, value in session.run(batch.feeds, group).items():
-                    seen[name].see(value)
-                    sizes[name] = max(sizes.get(name, 0), getattr(value, "nbytes", 0))
-            groups = _grouped(sizes)
-    return seen
-
-
-def _opened(open_session: OpenSession, source: bytes | Path) -> Session:
-    """A session on the model, without graph optimizations where these fail.
-
-    ONNX Runtime's GemmTransposeFusion (1.31) drops a Transpose whose result is an output, too.
-    """
-    try:
-        return open_session(source)
-    except TargetError:
-        return Session(source, optimization="none")
-
-
-def _showing(proto: ModelProto, names: Sequence[str]) -> ModelProto:
-    """The model with these tensors among its outputs; ONNX Runtime finds their types itself."""
-    shown = ModelProto()
-    shown.CopyFrom(proto)
-    outputs = {each.name for each in proto.graph.output}
-    for name in names:
-        if name not in outputs:
-            shown.graph.output.add(name=name)
-    return shown
-
-
-def _grouped(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Names in groups whose values fit in the room together."""
-    groups: list[list[str]] = []
-    used = ROOM_BYTES
-    for name, size in sizes.items():
-        if used + size > ROOM_BYTES:
-            groups.append([])
-            used = 0
-        groups[-1].append(name)
-        used += size
-    return groups

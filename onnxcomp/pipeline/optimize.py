@@ -17,10 +17,11 @@ import onnx
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Needs, Pass
+from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load, refuse_output, save, write_text
 from onnxcomp.pipeline.measure import compare_costs
 from onnxcomp.pipeline.rewrite import apply_pass, put_back
@@ -127,13 +128,17 @@ def replay(
         progress=progress,
         max_opset=target.supported_opset,
     )
-    current = model
+    current = before = model
     for application in receipt.applied:
         rewrite = get_pass(application.rewrite)(**application.parameters)
-        if rewrite.needs is Needs.CALIBRATION and data is None:
+        if application.on_data and data is None:
             name = application.rewrite
             raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
-        current = _apply_again(current, rewrite, application, context)
+        if application.beside:
+            after = _apply_again(before, rewrite, application, context)
+            current = compose(current, dict.fromkeys(application.include or (), after))
+        else:
+            before, current = current, _apply_again(current, rewrite, application, context)
     return Result(current, dataclasses.replace(receipt, missed=[]))
 
 
@@ -208,6 +213,7 @@ def _prepare(
         seed=seed,
         target=target,
         calibration=tuning,
+        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).energy,
         exclude=exclude,
         progress=progress,
         max_opset=target.supported_opset,

@@ -17,7 +17,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline import search
 from onnxcomp.pipeline.measure import latency_ratio
 from onnxcomp.pipeline.noise import assign_by_noise
-from onnxcomp.pipeline.rewrite import apply_pass, limited_to
+from onnxcomp.pipeline.rewrite import apply_pass
 from onnxcomp.pipeline.takeback import take_back
 from onnxcomp.receipt import Application, Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
@@ -211,7 +211,7 @@ class Run:
         mild = assign_by_noise(before, table)
         trial = self._by_divergence(step, context, table) if self.tuner is not None else None
         if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > search.total_bytes(mild)):
-            trial = self._tried(step, context, mild)
+            trial = self._tried(step, context, table, mild)
         if trial.verdict.passed:
             report.changed = trial.entries
             self._keep(report, trial.model, trial.verdict, trial.applications)
@@ -230,7 +230,7 @@ class Run:
         broken = math.inf  # the smallest limit of the search that did not verify
         for _ in range(VERIFY_ATTEMPTS):
             found = search.assign(self.current, table, evaluate, limit, context, **options)
-            trial = self._tried(step, context, found)
+            trial = self._tried(step, context, table, found)
             if trial.verdict.passed:
                 best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
                 if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
@@ -262,18 +262,21 @@ class Run:
         rest = self.current.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(GOAL_SHARE * self.budget.target_size.limit(self.original.size_bytes) - rest)
 
-    def _tried(self, step: Step, context: Context, assignment: search.Assignment) -> _Trial:
-        """An assignment applied choice by choice, as a replay will, and verified."""
-        current, entries, applications = self.current, [], []
+    def _tried(self, step: Step, context: Context, table: search.Table, assignment: search.Assignment) -> _Trial:
+        """An assignment, verified: each weight as its choice left it, all applied to the same model."""
+        entries: list[Entry] = []
+        applications: list[Application] = []
         for index, rewrite in enumerate(step.candidates):
             names = sorted(name for name, option in assignment.items() if option.choice == index)
             if not names:
                 continue
-            current, outcome = apply_pass(current, rewrite, limited_to(context, names))
-            entries.extend(_entries(outcome))
-            applications.append(_application(rewrite, context, include=names))
-        verdict = self.verifier.check(current)
-        return _Trial(current, entries, applications, verdict, search.total_bytes(assignment))
+            entries.extend(table.entries[index, name] for name in names)
+            application = _application(rewrite, context, include=names)
+            application.beside = bool(applications)
+            applications.append(application)
+        model = search.build(self.current, table, assignment)
+        verdict = self.verifier.check(model)
+        return _Trial(model, entries, applications, verdict, search.total_bytes(assignment))
 
     # --- keeping and refusing ---
 
@@ -340,6 +343,7 @@ def _application(rewrite: Pass, context: Context, include: Sequence[str] | None 
         parameters=_parameters(rewrite),
         include=None if include is None else list(include),
         exclude=list(context.exclude),
+        on_data=rewrite.draws_on_data(calibration=context.calibration is not None),
     )
 
 

@@ -28,6 +28,7 @@ from onnxcomp.graph.weights import Weight, compose, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
 from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
+from onnxcomp.receipt import Entry
 
 Array = NDArray[Any]
 Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
@@ -64,6 +65,7 @@ class Table:
 
     options: dict[str, list[Option]]
     variants: dict[int, Model]
+    entries: dict[tuple[int, str], Entry] = field(default_factory=dict)  # of (choice, weight): for the receipt
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
@@ -113,6 +115,9 @@ def tabulate(
         table.variants[index] = after
         table.skipped.extend(outcome.skipped)
         errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
+        errors |= {each.name: each.details["error"] for each in outcome.changed if "error" in each.details}
+        for each in outcome.changed:
+            table.entries[index, each.name] = Entry(each.name, each.what, dict(each.details))
         for name in names:
             weight = by_name[name]
             size = estimate_bytes(weight.shape, weight.dtype, after.encodings.get(name), zeros=zeros[name])
