@@ -4,11 +4,13 @@ symmetric    zero_point = 2^(bits - 1); the scale is the least that covers both 
 asymmetric   the grid covers [min(w, 0), max(w, 0)]
 
 Either way zero is a code, so that zeros stay zero. With ``search`` the ends are drawn in, group by group,
-to where the squared error is least, and the scale then is set to its least-squares optimum.
+to where the squared error is least, and the scale then is set to its least-squares optimum. Squares may be
+weighted, value by value, by how much an error there costs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from onnxcomp.numerics.encoding import compute_dtype, split_shape
 
 Array = NDArray[Any]
+Fit = Callable[["Grids"], tuple[Array, Array]]
 
 COARSE_SHRINKS = np.arange(1.0, 0.19, -0.08)
 FINE_STEPS = (-0.06, -0.04, -0.02, 0.02, 0.04, 0.06)
@@ -31,24 +34,30 @@ def fit_grid(
     axis: int | None = None,
     block_size: int | None = None,
     search: bool = False,
+    weights: Array | None = None,
+    fit: Fit | None = None,
 ) -> tuple[Array, Array]:
     """The scale and zero point of a GridEncoding with 2^bits levels for finite values of any float type.
 
     axis: None for one grid, else one for each index of ``axis``, or with ``block_size`` (which must divide
-    the axis, else ValueError) one for each block along it. Gives the scale in the type that decoders compute
-    in, positive and never denormal, and the zero point as uint8, both in the shape that GridEncoding takes.
+    the axis, else ValueError) one for each block along it. weights: of the squared errors that ``search``
+    minimizes, not negative, in the shape of the values. fit: another way to find the grids, on values of size 1.
+    Gives the scale in the type that decoders compute in, positive and never denormal, and the zero point as
+    uint8, both in the shape that GridEncoding takes.
     """
     if axis is not None and block_size is not None and values.shape[axis] % block_size:
         raise ValueError(f"block_size must divide the axis: {block_size}, {values.shape[axis]}")
     compute = compute_dtype(values.dtype)
-    split = np.asarray(values).astype(compute).reshape(split_shape(values.shape, axis, block_size))
-    axes = _reduced_axes(split.ndim, axis, block_size)
-    low = split.min(axis=axes, keepdims=True, initial=0).astype(np.float64)
-    high = split.max(axis=axes, keepdims=True, initial=0).astype(np.float64)
-    if search:
-        scale, zero_point = _searched(split, axes, bits, symmetric, low, high)
+    shape = split_shape(values.shape, axis, block_size)
+    split = np.asarray(values).astype(compute).reshape(shape)
+    grids = Grids(split, _reduced_axes(split.ndim, axis, block_size), bits, symmetric)
+    if fit is None and search:
+        fit = Grids.searched
+    if fit is None:
+        scale, zero_point = grids.covering(*grids.ends())
     else:
-        scale, zero_point = _Grid(split, axes, bits, symmetric).covering(low, high)
+        given = None if weights is None else weights.astype(compute).reshape(shape)
+        scale, zero_point = _fitted(grids, given, fit)
     scale = _within_range(scale, zero_point, bits, values.dtype)
     if axis is None:
         scale, zero_point = scale.reshape(()), zero_point.reshape(())
@@ -64,14 +73,17 @@ def _reduced_axes(rank: int, axis: int | None, block_size: int | None) -> tuple[
     return tuple(each for each in range(rank) if each != axis)
 
 
-def _searched(
-    split: Array, axes: tuple[int, ...], bits: int, symmetric: bool, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """The grids of least squared error, found on values of size 1 so that no square overflows."""
+def _fitted(grids: Grids, weights: Array | None, fit: Fit) -> tuple[Array, Array]:
+    """What ``fit`` finds on values of size 1, so that no square overflows."""
+    low, high = grids.ends()
     exponent = np.frexp(np.maximum(high, -low))[1]
-    grid = _Grid(np.ldexp(split, -exponent), axes, bits, symmetric)
-    scale, zero_point = grid.search(np.ldexp(low, -exponent), np.ldexp(high, -exponent))
-    usable = np.maximum(np.ldexp(scale, exponent), np.finfo(split.dtype).tiny)
+    if weights is not None:
+        # A weight is a matter of proportion inside a group; one of zeros throughout says nothing.
+        peak = weights.max(axis=grids.axes, keepdims=True, initial=0)
+        weights = np.where(peak > 0, weights / np.where(peak > 0, peak, 1), 1).astype(weights.dtype)
+    even = Grids(np.ldexp(grids.split, -exponent), grids.axes, grids.bits, grids.symmetric, weights)
+    scale, zero_point = fit(even)
+    usable = np.maximum(np.ldexp(scale, exponent), np.finfo(grids.split.dtype).tiny)
     return np.where(high > low, usable, np.ones_like(scale)), zero_point
 
 
@@ -83,30 +95,43 @@ def _within_range(scale: Array, zero_point: Array, bits: int, dtype: np.dtype[An
     return within
 
 
-class _Grid:
-    """The grids of all groups of ``split``, which share the axes ``axes``."""
+class Grids:
+    """The grids of all groups of ``split``; the values of a group lie along ``axes``.
 
-    def __init__(self, split: Array, axes: tuple[int, ...], bits: int, symmetric: bool) -> None:
-        self._split = split
-        self._axes = axes
+    weights: in the shape of ``split``, of the squared errors.
+    """
+
+    def __init__(
+        self, split: Array, axes: tuple[int, ...], bits: int, symmetric: bool, weights: Array | None = None
+    ) -> None:
+        self.split = split
+        self.axes = axes
+        self.bits = bits
+        self.symmetric = symmetric
+        self.weights = weights
         self._steps = 2**bits - 1
-        self._symmetric = symmetric
+
+    def ends(self) -> tuple[Array, Array]:
+        """The least and the largest value of each group, zero among them, as float64."""
+        low = self.split.min(axis=self.axes, keepdims=True, initial=0).astype(np.float64)
+        high = self.split.max(axis=self.axes, keepdims=True, initial=0).astype(np.float64)
+        return low, high
 
     def covering(self, low: Array, high: Array) -> tuple[Array, Array]:
         """The finest grid that reaches from low to high (float64; low <= 0 <= high), group by group."""
         middle = (self._steps + 1) // 2
-        if self._symmetric:
+        if self.symmetric:
             scale = np.maximum(high / max(1, self._steps - middle), -low / middle)
         else:
             scale = high / self._steps - low / self._steps
-        scale = self._usable(scale)
-        if self._symmetric:
+        scale = self.usable(scale)
+        if self.symmetric:
             return scale, np.full(scale.shape, float(middle))
-        zero_point = np.rint(-low / scale)
-        return scale, np.clip(zero_point, 0, self._steps)
+        return scale, self.whole(-low / scale)
 
-    def search(self, low: Array, high: Array) -> tuple[Array, Array]:
+    def searched(self) -> tuple[Array, Array]:
         """The grid of least squared error among drawn-in ranges, group by group, its scale then refined."""
+        low, high = self.ends()
         best = _Best(*self.covering(low, high))
         for shrink in COARSE_SHRINKS:
             self._try(best, np.full(low.shape, shrink), low, high)
@@ -114,7 +139,7 @@ class _Grid:
         for step in FINE_STEPS:
             self._try(best, around + step, low, high)
         for _ in range(3):
-            scale = self._refined(best.scale, best.zero_point)
+            scale = self.refined(best.scale, best.zero_point, self.split)
             best.keep(self._error(scale, best.zero_point), best.shrink, scale, best.zero_point)
         return best.scale, best.zero_point
 
@@ -122,33 +147,40 @@ class _Grid:
         scale, zero_point = self.covering(low * shrink, high * shrink)
         best.keep(self._error(scale, zero_point), shrink, scale, zero_point)
 
-    def _codes(self, scale: Array, zero_point: Array) -> Array:
+    def codes(self, scale: Array, zero_point: Array) -> Array:
         """Codes less the zero point, in the compute type."""
         low = (-zero_point).astype(scale.dtype)
         high = (self._steps - zero_point).astype(scale.dtype)
-        codes = self._split / scale
+        codes = self.split / scale
         return np.clip(np.rint(codes, out=codes), low, high, out=codes)
 
     def _error(self, scale: Array, zero_point: Array) -> Array:
-        rest = self._codes(scale, zero_point)
+        rest = self.codes(scale, zero_point)
         rest *= scale
-        rest -= self._split
+        rest -= self.split
         rest *= rest
-        error: Array = rest.sum(axis=self._axes, keepdims=True, dtype=np.float64)
+        if self.weights is not None:
+            rest *= self.weights
+        error: Array = rest.sum(axis=self.axes, keepdims=True, dtype=np.float64)
         return error
 
-    def _refined(self, scale: Array, zero_point: Array) -> Array:
-        """The scale of least squared error for the present codes."""
-        codes = self._codes(scale, zero_point)
-        along = np.sum(codes * self._split, axis=self._axes, keepdims=True, dtype=np.float64)
-        power = np.sum(codes * codes, axis=self._axes, keepdims=True, dtype=np.float64)
-        return self._usable(np.where(power > 0, along / np.where(power > 0, power, 1), scale))
+    def refined(self, scale: Array, zero_point: Array, target: Array) -> Array:
+        """The scale at which the present codes lie nearest to ``target``, by (weighted) least squares."""
+        codes = self.codes(scale, zero_point)
+        weighted = codes if self.weights is None else codes * self.weights
+        along = np.sum(weighted * target, axis=self.axes, keepdims=True, dtype=np.float64)
+        power = np.sum(weighted * codes, axis=self.axes, keepdims=True, dtype=np.float64)
+        return self.usable(np.where(power > 0, along / np.where(power > 0, power, 1), scale))
 
-    def _usable(self, scale: Array) -> Array:
+    def whole(self, zero_point: Array) -> Array:
+        """The nearest zero point that is a code."""
+        return np.clip(np.rint(zero_point), 0, self._steps)
+
+    def usable(self, scale: Array) -> Array:
         """In the compute type; 1 where there is nothing but zeros, never below the least normal number."""
-        limits = np.finfo(self._split.dtype)
+        limits = np.finfo(self.split.dtype)
         plain = np.clip(scale, float(limits.tiny), float(limits.max))
-        return np.where(scale > 0, plain, 1.0).astype(self._split.dtype)
+        return np.where(scale > 0, plain, 1.0).astype(self.split.dtype)
 
 
 class _Best:

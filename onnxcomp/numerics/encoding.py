@@ -83,7 +83,9 @@ class Encoding(ABC):
         content: dict[str, Any] = {"kind": self.kind}
         for field in fields(self):
             value = getattr(self, field.name)
-            content[field.name] = _array_to_dict(value) if isinstance(value, np.ndarray) else value
+            if isinstance(value, np.ndarray):
+                value = _array_to_dict(value)
+            content[field.name] = value.to_dict() if isinstance(value, Encoding) else value
         return content
 
 
@@ -213,6 +215,37 @@ class VectorEncoding(Encoding):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class RescaledEncoding(Encoding):
+    """values = inner * factor: what another encoding makes, with one more scale along another axis.
+
+    inner: a grid in the type that decoders compute in. factor: positive, of the weight's rank, broadcast.
+    """
+
+    kind: ClassVar[str] = "rescaled"
+    inner: GridEncoding
+    factor: Array
+
+    @property
+    def level_count(self) -> int:
+        return self.inner.level_count
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        broadcasts = self.factor.ndim == len(shape) and all(
+            own in (1, size) for own, size in zip(self.factor.shape, shape, strict=True)
+        )
+        return broadcasts and self.inner.fits(shape)
+
+    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
+        values = self.inner.decode(codes, shape)
+        scaled: Array = values * self.factor.astype(values.dtype)
+        return scaled.astype(float_dtype(self.dtype))
+
+    def nearest(self, values: Array) -> Array:
+        compute = float_dtype(self.inner.dtype)
+        return self.inner.nearest(np.asarray(values).astype(compute) / self.factor.astype(compute))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MaskEncoding(Encoding):
     """The zeros of the weight are meant: a pruning mask. The other values are free."""
 
@@ -230,7 +263,8 @@ class MaskEncoding(Encoding):
 
 
 ENCODINGS: dict[str, type[Encoding]] = {
-    encoding.kind: encoding for encoding in (GridEncoding, CodebookEncoding, VectorEncoding, MaskEncoding)
+    encoding.kind: encoding
+    for encoding in (GridEncoding, CodebookEncoding, VectorEncoding, RescaledEncoding, MaskEncoding)
 }
 
 
@@ -238,10 +272,13 @@ def encoding_from_dict(content: dict[str, Any]) -> Encoding:
     """The inverse of ``Encoding.to_dict``; KeyError for an unknown kind, ValueError for broken content."""
     entries = dict(content)
     kind = ENCODINGS[entries.pop("kind")]
-    arguments: dict[str, Any] = {
-        name: _array_from_dict(value) if isinstance(value, dict) else value for name, value in entries.items()
-    }
-    return kind(**arguments)
+    return kind(**{name: _from_plain(value) for name, value in entries.items()})
+
+
+def _from_plain(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return encoding_from_dict(value) if "kind" in value else _array_from_dict(value)
 
 
 def _array_to_dict(array: Array) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from onnxcomp.numerics.encoding import (
     Encoding,
     GridEncoding,
     MaskEncoding,
+    RescaledEncoding,
     ScaledEncoding,
     VectorEncoding,
     same_bits,
@@ -94,6 +95,9 @@ def estimate_bytes(
     """
     kind, count = np.dtype(dtype), math.prod(shape)
     plain_bits = kind.itemsize * 8
+    if isinstance(encoding, RescaledEncoding):
+        inner = estimate_bytes(shape, dtype, encoding.inner, zeros=zeros)
+        return min(inner + encoding.factor.nbytes + SCALE_BYTES, count * kind.itemsize)
     if encoding is None or isinstance(encoding, MaskEncoding):
         bits = min([plain_bits, 1 + (1 - zeros) * plain_bits, best_width(1 - zeros, plain_bits)[1]])
         return math.ceil(count * bits / 8)

@@ -9,7 +9,7 @@ the values themselves where few of them are distinct.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxcomp.numerics.encoding import (
     CodebookEncoding,
     Encoding,
     GridEncoding,
+    RescaledEncoding,
     ScaledEncoding,
     VectorEncoding,
     compute_dtype,
@@ -101,6 +102,8 @@ def encoded_symbols(read: Callable[[], Array], encoding: Encoding, memo: Memo) -
     if found.size == 0:
         return None
     shape = read().shape
+    if isinstance(encoding, RescaledEncoding):
+        return _rescaled(_grid_symbols(codes, encoding.inner, shape, memo), encoding)
     if isinstance(encoding, GridEncoding):
         return _grid_symbols(codes, encoding, shape, memo)
     if isinstance(encoding, CodebookEncoding):
@@ -139,6 +142,21 @@ def _grid_symbols(
         "grid", shifted, counts, split, _grid_book(levels, compute, offset, scale), lambda: levels,
         finish if scale is None else _reshaping(shape), scale is None, finish, offset, compute,
     )  # fmt: skip
+
+
+def _rescaled(symbols: Symbols, encoding: RescaledEncoding) -> Symbols:
+    """A grid's symbols whose finish multiplies with one more factor."""
+
+    def after(finish: Callable[[Term], Term]) -> Callable[[Term], Term]:
+        def finished(rows: Term) -> Term:
+            values = finish(rows)
+            scaled = binary("Mul", values, narrowed(encoding.factor.astype(values.dtype)))
+            return cast(scaled, float_dtype(encoding.dtype))
+
+        return finished
+
+    assert symbols.numbers is not None
+    return replace(symbols, finish=after(symbols.finish), numbers=after(symbols.numbers), scaled=True)
 
 
 def _grid_book(levels: Array, compute: np.dtype[Any], offset: int, scale: Array | None) -> Term:

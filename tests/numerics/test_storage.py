@@ -8,7 +8,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, GridEncoding, MaskEncoding, VectorEncoding, same_bits
+from onnxcomp.numerics.encoding import (
+    CodebookEncoding,
+    Encoding,
+    GridEncoding,
+    MaskEncoding,
+    RescaledEncoding,
+    VectorEncoding,
+    encoding_from_dict,
+    same_bits,
+)  # fmt: skip
 from onnxcomp.numerics.formula import Apply, Array, Literal, Term, evaluate
 from onnxcomp.numerics.lookup import Memo
 from onnxcomp.numerics.sparse import entries_of
@@ -61,6 +70,26 @@ def test_grids(dtype: type, levels: int, form: dict[str, int]) -> None:
     exact = encoding.encode(values) is not None  # in 16 bits two codes may round to one value
     assert exact == any(name.startswith("grid") for name in found)
     assert exact or dtype in (np.float16, ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("levels", [4, 16, 200])
+@pytest.mark.parametrize("form", [{}, {"axis": 0}, {"axis": 0, "block_size": 6}])
+def test_grids_with_one_more_factor(dtype: type, levels: int, form: dict[str, int]) -> None:
+    shape = (4, 1, 3, 1, 1) if "block_size" in form else (24, 1, 1, 1) if form else ()
+    compute = np.dtype(np.float64 if dtype is np.float64 else np.float32)
+    codes = RNG.integers(0, levels, SHAPE).astype(np.uint8)
+    _, inner = grid(levels, compute.type, np.asarray(RNG.uniform(0.01, 1, shape)), **form)
+    factor = RNG.uniform(0.5, 2, (1, SHAPE[1], 1, 1)).astype(compute)
+    encoding = RescaledEncoding(dtype=np.dtype(dtype).name, inner=inner, factor=factor)
+    values = encoding.decode(codes, SHAPE)
+    assert same_bits(values, (inner.decode(codes, SHAPE) * factor).astype(dtype))
+    exact = encoding.encode(values) is not None  # in 16 bits two codes may round to one value
+    assert exact == any(name.startswith("grid") for name in ways(values, encoding))
+    assert exact or dtype in (np.float16, ml_dtypes.bfloat16)
+    again = encoding_from_dict(encoding.to_dict())
+    assert same_bits(again.decode(codes, SHAPE), values)
+    assert not encoding.fits((SHAPE[0], SHAPE[1] + 1, *SHAPE[2:]))
 
 
 def test_grids_without_a_scale_and_with_negative_scales_keep_the_sign_of_zero() -> None:
