@@ -36,6 +36,7 @@ class Role:
     channel_axis: the constant's axis of the node's output channels (embedding: of the rows), None if unknown.
     input_axis: the constant's axis that is summed over, None if unknown or if there is none.
     direct: the node reads the constant itself, not a reshaped or cast form of it.
+    axes: for each axis that the node sees, the constant's; None where a reshape stands between.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Role:
     channel_axis: int | None = None
     input_axis: int | None = None
     direct: bool = True
+    axes: Axes = None
 
 
 @dataclass(eq=False)
@@ -207,7 +209,7 @@ def _axes_after(node: gs.Node, axes: Axes, rank: int) -> Axes:
 
 def _role(node: Node, index: int, axes: Axes, direct: bool) -> Role:
     kind, channel, summed = _place(node, index, None if axes is None else len(axes))
-    return Role(kind, node, index, _axis(axes, channel), _axis(axes, summed), direct)
+    return Role(kind, node, index, _axis(axes, channel), _axis(axes, summed), direct, axes)
 
 
 def _axis(axes: Axes, position: int | None) -> int | None:

@@ -1,0 +1,65 @@
+"""The quadratic form by which an error in a weight counts at the node's output: dW H dW^T, row by row.
+
+H is the second moment of the inputs, G = E[x x^T], shrunk towards the identity,
+
+    H = (1 - a) G + a * mean(diag G) * I
+
+so that an input which never fired in calibration is not thrown away (Ledoit & Wolf 2004,
+https://doi.org/10.1016/S0047-259X(03)00096-4, choose the identity as the target too).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+SHRINKAGE = 0.02
+JITTER = 1e-6
+
+
+def shrunk(gram: Array, amount: float = SHRINKAGE) -> Array:
+    """H (groups, K, K) float64 for G of the same shape; the identity where all inputs were zero."""
+    matrix = np.asarray(gram, np.float64)
+    power = np.trace(matrix, axis1=1, axis2=2) / matrix.shape[1]
+    identity = np.eye(matrix.shape[1])
+    mixed: Array = (1 - amount) * matrix + (amount * power)[:, None, None] * identity
+    return np.where((power > 0)[:, None, None], mixed, identity)
+
+
+def feedback(moment: Array) -> tuple[Array, Array]:
+    """U (groups, K, K) unit upper triangular and d (groups, K) with H = U diag(d) U^T.
+
+    With errors e_j = w_j - q_j of the columns before k, w_k + sum_j e_j U_jk is what column k should become, and
+    what is then left costs d_k times its square (Chee et al., QuIP, https://arxiv.org/abs/2307.13304: the same
+    steps as GPTQ, https://arxiv.org/abs/2210.17323, without the inverse of H).
+    """
+    turned = moment[:, ::-1, ::-1]
+    scale = np.trace(turned, axis1=1, axis2=2)[:, None, None] / turned.shape[1]
+    lower = np.linalg.cholesky(turned + JITTER * scale * np.eye(turned.shape[1]))
+    upper = lower[:, ::-1, ::-1]
+    root = np.diagonal(upper, axis1=1, axis2=2)
+    return upper / root[:, None, :], np.square(root)
+
+
+def output_error(difference: Array, moment: Array) -> float:
+    """sum of dW H dW^T over the rows of all groups, for dW (groups, rows, K); H may have one group for all."""
+    product = np.matmul(difference, moment.astype(difference.dtype, copy=False))
+    return float(np.sum(product * difference, dtype=np.float64))
+
+
+def relative_output_error(reference: Array, matrices: Array, moment: Array) -> float:
+    """The squared error of the node's output relative to its power; 0 where the reference gives no output.
+
+    reference, matrices: (groups, rows, K). Each row counts by its own power, so that outputs that are small but
+    as much read as others weigh alike.
+    """
+    wanted = np.asarray(reference, np.float64)
+    difference = np.asarray(matrices, np.float64) - wanted
+    error = np.sum(np.matmul(difference, moment) * difference, axis=2)
+    power = np.sum(np.matmul(wanted, moment) * wanted, axis=2)
+    total = float(power.sum())
+    return float(error.sum()) / total if total > 0 else 0.0
