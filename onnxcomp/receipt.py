@@ -72,7 +72,10 @@ class StepReport:
 
 @dataclass
 class Receipt:
-    """The whole account of one run."""
+    """The whole account of one run.
+
+    target_cpu: the processor that it was made for, "" on other providers and where none was recorded.
+    """
 
     recipe: str
     seed: int
@@ -88,6 +91,7 @@ class Receipt:
     measured: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    target_cpu: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:

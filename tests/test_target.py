@@ -4,7 +4,19 @@ import pytest
 
 from onnxcomp.errors import ParameterError, TargetError
 from onnxcomp.runtime import available_providers, known_providers
-from onnxcomp.target import PROVIDERS, VERSIONS, Target, cpu_style, oldest_ort, supported
+from onnxcomp.target import (
+    ALIASES,
+    PROCESSORS,
+    PROVIDERS,
+    STYLES,
+    VERSIONS,
+    Target,
+    identify,
+    oldest_ort,
+    processor,
+    supported,
+)
+from onnxcomp.target.processors import fitted_to
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
@@ -20,7 +32,8 @@ def test_absent_provider_lists_the_installed_ones(name: str) -> None:
 
 
 def test_every_provider_of_this_onnxruntime_has_a_short_name() -> None:
-    named = {provider for provider, _ in PROVIDERS.values()}
+    named = set(PROVIDERS.values())
+    assert STYLES.keys() == PROVIDERS.keys()
     assert set(available_providers()) <= named
     # VSINPU stands alone in its boards' own builds and is taken by its full name.
     assert set(known_providers()) - named <= {"VSINPUExecutionProvider"}
@@ -55,10 +68,42 @@ def test_refuses_a_version_before_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "machine", "reduced"),
-    [({"avx2"}, "x86_64", True), ({"avx2", "vnni"}, "x86_64", False), (set(), "aarch64", False)],
+    ("features", "machine", "name", "reduced"),
+    [
+        ({"avx2"}, "x86_64", "avx2", True),
+        ({"avx2", "avx512"}, "AMD64", "avx512", True),
+        ({"avx2", "vnni"}, "x86_64", "vnni", False),
+        ({"avx2", "vnni", "avx512", "amx"}, "x86_64", "amx", False),
+        (set(), "x86_64", "generic", True),
+        (set(), "aarch64", "neon", False),
+        ({"neon", "dotprod"}, "arm64", "neon-dotprod", False),
+        ({"neon", "dotprod", "i8mm"}, "aarch64", "neon-i8mm", False),
+    ],
 )
 def test_weights_keep_to_seven_bits_where_sums_saturate(
-    features: set[str], machine: str, reduced: bool
+    features: set[str], machine: str, name: str, reduced: bool
 ) -> None:
-    assert cpu_style(frozenset(features), machine).reduce_range is reduced
+    found = identify(frozenset(features), machine)
+    assert found.name == name
+    assert fitted_to(STYLES["cpu"], found).reduce_range is reduced
+
+
+def test_a_processor_can_be_named() -> None:
+    for name in (*PROCESSORS, *ALIASES, "Haswell"):
+        target = Target.of("cpu", cpu=name)
+        assert target.cpu == processor(name).name
+        assert target.style.reduce_range is processor(name).saturates
+    with pytest.raises(ParameterError, match=r"target-cpu: must be one of amx, .*haswell.*, got 'z80'"):
+        Target.of("cpu", cpu="z80")
+
+
+def test_every_style_names_operators_and_types_of_onnx() -> None:
+    import onnx
+
+    for name, style in STYLES.items():
+        named = style.computes | style.between | style.moves | style.float_results | style.channelled
+        assert all(onnx.defs.has(each) for each in named), name
+        assert not style.computes & (style.between | style.moves) and not style.between & style.moves, name
+        assert style.activation in ("uint8", "int8") and style.weight in ("uint8", "int8"), name
+        assert bool(style.computes) is style.fast_integer, name
+        assert not style.source or style.source.startswith("https://"), name

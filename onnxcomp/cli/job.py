@@ -36,6 +36,7 @@ class Request:
     seed: int
     ep: str
     threads: int
+    target_cpu: str | None
     custom_ops: tuple[Path, ...]
     max_drop: str | None
     metric: str
@@ -52,7 +53,13 @@ class Request:
     @property
     def target(self) -> Target:
         """Where the result must run."""
-        return Target.of(self.ep, threads=self.threads, custom_ops=self.custom_ops, min_ort=self.min_ort)
+        return Target.of(
+            self.ep,
+            threads=self.threads,
+            cpu=self.target_cpu,
+            custom_ops=self.custom_ops,
+            min_ort=self.min_ort,
+        )
 
     @property
     def budget(self) -> Budget:

@@ -10,6 +10,7 @@ import click
 
 from onnxcomp import budget
 from onnxcomp.errors import ParameterError
+from onnxcomp.target.processors import processor
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]  # generic for type checkers only, in the older versions of click
@@ -121,6 +122,9 @@ output_options = stacked(
 limit_options = stacked(
     click.option("--exclude", multiple=True, metavar="PATTERN",
                  help="Leave weights and nodes of these names alone: shell pattern, may be repeated."),
+    click.option("--target-cpu", type=Words("cpu", processor), metavar="NAME",
+                 help="Processor that the result is for, where it is not this one: amx, vnni, avx512, avx2, haswell, "
+                      "neon-dotprod, neon, generic, ..."),
     click.option("--min-ort", type=Version(), metavar="VERSION",
                  help="The oldest ONNX Runtime that must load the result, such as 1.16."),
 )  # fmt: skip

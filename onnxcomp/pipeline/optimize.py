@@ -117,7 +117,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != _source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
-    target = Target.of(receipt.target)
+    target = Target.of(receipt.target, cpu=receipt.target_cpu or None)
     data = None
     if calibration is not None:
         data = open_data(model, calibration, target, receipt.seed).split(seed=receipt.seed)[0]
@@ -222,6 +222,7 @@ def _prepare(
         recipe=recipe.name,
         seed=seed,
         target=target.name,
+        target_cpu=target.cpu,
         versions={name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
         source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": _source_digest(model)},
         data=_describe_data(data, checking),

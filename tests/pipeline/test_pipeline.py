@@ -21,6 +21,7 @@ from onnxcomp.pipeline import optimize, replay
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import get_pass
+from onnxcomp.target import Target
 
 FEATURES, CLASSES = 16, 4
 
@@ -237,6 +238,23 @@ def test_replaying_what_was_taken_back_makes_the_same_bytes(calib: Path, tmp_pat
     again = replay(source, Receipt.read(files[-1]))
     again.save(tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+def test_replaying_keeps_to_the_processor_that_the_receipt_names(calib: Path, tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    onnx.save(classifier(), source)
+    recipe = Recipe.of(get_pass("quantize-static")(all_nodes=True))
+    codes = {}
+    for cpu in "vnni", "haswell":
+        target = Target.of("cpu", cpu=cpu)
+        result = optimize(source, recipe=recipe, calibration=str(calib), target=target, measure=False)
+        files = result.save(tmp_path / f"{cpu}.onnx")
+        assert result.receipt.target_cpu == target.cpu
+        again = replay(source, Receipt.read(files[-1]), calibration=str(calib))
+        assert again.model.to_bytes() == (tmp_path / f"{cpu}.onnx").read_bytes()
+        arrays = [numpy_helper.to_array(each) for each in again.model.proto.graph.initializer]
+        codes[cpu] = max(np.abs(each.astype(int)).max() for each in arrays if each.dtype == np.int8)
+    assert codes == {"vnni": 127, "haswell": 64}
 
 
 def test_replaying_on_another_model_is_refused(calib: Path, tmp_path: Path) -> None:
