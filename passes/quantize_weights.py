@@ -3,27 +3,39 @@
     w -> (q - z) * s,  q in {0, .., 2^bits - 1}
 
 s and z for the whole weight, for each output channel, or for each block along the summed axis. Zero is on
-every grid, so that pruned values stay zero. For integer arithmetic see ``quantize-static``.
+every grid and zeros stay where they are: what is pruned stays so. For integer arithmetic see ``quantize-static``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.calibration.moments import Moments, input_moments
+from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights, has_levels
+from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.affine import fit_grid
-from onnxcomp.numerics.encoding import GridEncoding
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.runtime import Session
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeWeights(Pass):
     """Round weights to an affine grid of few bits.
+
+    Algorithms beside rounding to the nearest level, none of which needs torch, for convolutions as for products:
+
+    - gptq (Frantar et al. 2022, https://arxiv.org/abs/2210.17323) rounds column by column and lets the columns
+      to come make up for the error; columns of large inputs first. Deviations: the grids are fitted beforehand,
+      and their scales are fitted to the outputs afterwards.
+    - awq (Lin et al. 2023, https://arxiv.org/abs/2306.00978) scales each input channel by how large its inputs
+      are and draws the range in by the output error. Deviation: the scales stay with the weight, as one more
+      factor of its encoding, instead of moving into the node before; so the graph stays as it is.
+    - hqq (Badri & Shaji 2023) fits the grid by a norm below 1 without data. Deviation: zero points are whole
+      numbers, and the scale is optimized too.
+    - auto takes gptq where calibration data show a weight's inputs, else nearest.
 
     Deviation from the paper: the range may also be drawn in to where the squared error is least.
     """
@@ -34,72 +46,77 @@ class QuantizeWeights(Pass):
     preserves = frozenset({"zeros", "factors", "qdq"})
 
     bits: int = parameter(8, low=2, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code")
+    algorithm: str = parameter(
+        "auto",
+        choices=("auto", *ALGORITHMS),
+        help="how values are rounded; gptq and awq need calibration data, auto takes gptq where there are some",
+    )
     granularity: str = parameter(
         "channel",
-        choices=("tensor", "channel", "block"),
+        choices=GRANULARITIES,
         help="one grid for the whole weight, each output channel, or each block along the summed axis",
     )
     block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
     symmetric: bool = parameter(True, help="keep the zero point in the middle of the grid")
     search_range: bool = parameter(True, help="clip outliers where that makes the squared error less")
 
+    def needed(self) -> Needs:
+        return Needs.CALIBRATION if self.algorithm in ON_DATA else Needs.NOTHING
+
+    def draws_on_data(self, *, calibration: bool) -> bool:
+        return calibration and self.algorithm in ("auto", *ON_DATA)
+
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
+        grid = self._grid()
+        found = []
         for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
-            self._quantize(weight, outcome)
+            reason = self._reason(weight, grid)
+            if reason:
+                outcome.skip(weight.name, reason)
+            else:
+                found.append(weight)
+        moments = self._moments(graph, found, context)
+        algorithm = self.algorithm if self.algorithm != "auto" else "gptq"
+        for index, weight in enumerate(found):
+            context.progress(index, len(found), weight.name)
+            self._quantize(weight, grid, algorithm, moments.get(weight.name), outcome)
         return outcome
 
-    def _quantize(self, weight: Weight, outcome: Outcome) -> None:
-        axis = self._axis(weight)
-        reason = self._reason(weight, axis)
-        if reason:
-            outcome.skip(weight.name, reason)
-            return
-        old = np.asarray(weight.values)
-        block_size = self.block_size if self.granularity == "block" else None
-        scale, zero_point = fit_grid(
-            old,
+    def _grid(self) -> Grid:
+        return Grid(
             bits=self.bits,
+            granularity=self.granularity,
+            block_size=self.block_size,
             symmetric=self.symmetric,
-            axis=axis,
-            block_size=block_size,
-            search=self.search_range,
+            search_range=self.search_range,
         )
-        encoding = GridEncoding(
-            dtype=str(weight.dtype),
-            levels=2**self.bits,
-            scale=scale,
-            zero_point=zero_point,
-            axis=axis,
-            block_size=block_size,
-        )
-        values = decoded(encoding, old)
-        if values is None:
-            outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale")
-            return
-        error = relative_error(old, values)
-        weight.set(values, encoding)
-        outcome.change(weight.name, f"{self.bits} bits per {self.granularity}", bits=self.bits, error=error)
 
-    def _axis(self, weight: Weight) -> int | None:
-        if self.granularity == "tensor":
-            return None
-        if self.granularity == "channel":
-            return weight.channel_axis
-        # The rows of a table that is only looked up have no summed axis; blocks run along them.
-        if weight.input_axis is None and weight.kinds == {"embedding"} and weight.channel_axis == 0:
-            return len(weight.shape) - 1
-        return weight.input_axis
-
-    def _reason(self, weight: Weight, axis: int | None) -> str | None:
+    def _reason(self, weight: Weight, grid: Grid) -> str | None:
         """Why the weight is left alone, or None."""
         if has_levels(weight, 2**self.bits):
             return f"it already has no more than {2**self.bits} levels"
-        if self.granularity == "channel" and axis is None:
-            return NO_CHANNELS
-        if self.granularity == "block":
-            if axis is None:
-                return "its readers have no summed axis in common"
-            if weight.shape[axis] % self.block_size:
-                return f"blocks of {self.block_size} do not divide its axis of {weight.shape[axis]}"
-        return None
+        return grid.obstacle(weight)
+
+    def _moments(self, graph: Graph, weights: list[Weight], context: Context) -> Mapping[str, Moments]:
+        if context.calibration is None and self.needed() is Needs.CALIBRATION:
+            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
+        if context.calibration is None or not self.draws_on_data(calibration=True):
+            return {}
+        return input_moments(
+            graph,
+            weights,
+            context.calibration,
+            open_session=Session if context.target is None else context.target.session,
+            progress=context.progress,
+        )
+
+    def _quantize(self, weight: Weight, grid: Grid, algorithm: str, moments: Moments | None, outcome: Outcome) -> None:
+        rounded = round_to_grid(weight, grid, algorithm, None if moments is None else moments.gram)
+        if rounded is None:
+            outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale")
+            return
+        weight.set(rounded.values, rounded.encoding)
+        how = "" if rounded.algorithm == "nearest" else f", {rounded.algorithm}"
+        what = f"{self.bits} bits per {self.granularity}{how}"
+        outcome.change(weight.name, what, bits=self.bits, error=rounded.error)

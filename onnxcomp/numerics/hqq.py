@@ -56,7 +56,8 @@ def shrunk(error: Array, penalty: float) -> Array:
     size = np.abs(error)
     least = np.finfo(error.dtype).tiny
     left = np.maximum(0, size - np.power(np.maximum(size, least), NORM - 1, dtype=error.dtype) / penalty)
-    return np.copysign(left, error).astype(error.dtype)
+    signed: Array = np.copysign(left, error).astype(error.dtype)
+    return signed
 
 
 def _norm(error: Array, scale: Array, axes: tuple[int, ...]) -> Array:

@@ -23,6 +23,7 @@ NODES = {
     "Gather": "y = Gather(w, x)",
     "Add": "y = Add(x, w)",
 }
+DIMENSIONS = {"MatMul": "N, K", "Gemm": "N, K", "Conv": "N, C, H, W"}  # of x; one for the others
 
 
 @dataclass
@@ -52,9 +53,10 @@ class Revalued:
 
 def model_with(values: np.ndarray, op: str = "MatMul") -> onnx.ModelProto:
     """A model of one node that reads the initializer ``w`` and the input ``x``."""
-    index = "int64" if op == "Gather" else "float"
+    kind = "int64" if op == "Gather" else "float"
+    shape = DIMENSIONS.get(op, "N")
     proto = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 17]> g ({index}[N] x) => (float[M] y) {{ {NODES[op]} }}'
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({kind}[{shape}] x) => (float[{shape}] y) {{ {NODES[op]} }}'
     )
     proto.graph.initializer.append(numpy_helper.from_array(values, "w"))
     return proto
