@@ -80,6 +80,19 @@ def gate(b: Builder, x: Value) -> Value:
     return Value(b.node("Mul", [x.name, y]), x.shape)
 
 
+@block(grows=True)
+def hard_chain(b: Builder, x: Value) -> Value:
+    """The hard sigmoid of x, or its product with x, in arithmetic, as Paddle exports it."""
+    three, six = b.constant(3, np.float32), b.constant(6, np.float32)
+    line = b.node("Add", [x.name, three])
+    if b.opset < 11:
+        cut = b.node("Clip", [line], min=0.0, max=6.0)
+    else:
+        cut = b.node("Clip", [line, b.constant(0, np.float32), six])
+    product = b.node("Mul", [x.name, cut]) if b.choice([True, False]) else cut
+    return Value(b.node("Div", [product, six]), x.shape)
+
+
 @block(ranks=(3, 4, 5))
 def instance_normalization(b: Builder, x: Value) -> Value:
     channels = x.shape[1]
