@@ -185,6 +185,8 @@ class Context:
     exclude: patterns (shell style) of weight and node names to leave alone.
     include: where given, only these exact names may be touched; taking back and searching use it.
     calibration: input batches where there is data; never the verification part.
+    original: the model as it was before the first step that loses anything, for passes that repair what was lost;
+        None without a pipeline.
     divergence: how far a model is from the original on the calibration part, as verification measures it
         (infinite for one that fails); None without data.
     scratch: a folder that is deleted at the end of the run.
@@ -195,6 +197,7 @@ class Context:
     seed: int = 0
     target: Target | None = None
     calibration: CalibrationData | None = None
+    original: Model | None = None
     divergence: Callable[[Model], float] | None = None
     exclude: tuple[str, ...] = ()
     include: frozenset[str] | None = None
@@ -205,7 +208,11 @@ class Context:
         """Whether a weight or node known under these names may be touched."""
         if self.include is not None and not self.include.intersection(names):
             return False
-        return not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
+        return not self.excludes(*names)
+
+    def excludes(self, *names: str) -> bool:
+        """Whether one of these names is excluded, whatever is included."""
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
 
     def rng(self, *key: str) -> np.random.Generator:
         """A generator that depends on the seed and the key only, not on what ran before."""

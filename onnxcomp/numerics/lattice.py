@@ -38,7 +38,8 @@ class Lattice:
     def reach(self) -> Array:
         """The largest magnitude of a level of each unit, at a scale of one."""
         ends = self.level[[0, -1]] - self.offset[:, None]
-        return np.abs(ends).max(axis=1)
+        reach: Array = np.abs(ends).max(axis=1)
+        return reach
 
     def at(self, where: Any) -> Lattice:
         """The lattice of some of the positions."""

@@ -129,8 +129,12 @@ def replay(
         max_opset=target.supported_opset,
     )
     current = before = model
+    is_exact = True  # what was applied so far
     for application in receipt.applied:
         rewrite = get_pass(application.rewrite)(**application.parameters)
+        if is_exact:
+            context = dataclasses.replace(context, original=current)
+        is_exact = is_exact and rewrite.effect.exact
         if application.on_data and data is None:
             name = application.rewrite
             raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")

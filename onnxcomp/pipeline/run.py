@@ -60,24 +60,30 @@ class Run:
     receipt: Receipt
     progress: Progress
     current: Model = field(init=False)
+    lossless: Model = field(init=False)  # as it was before the first step that lost anything
     divergence: float = 0.0
     deadline: float = math.inf
 
     def __post_init__(self) -> None:
-        self.current = self.original
+        self.current = self.lossless = self.original
 
     # --- steps ---
 
     def execute(self) -> None:
         """All steps in order; neighbouring exact ones are verified together."""
         waiting: list[Step] = []
+        lost = False
         for step in self.recipe.steps:
             if step.rewrite.effect.exact:
                 waiting.append(step)
                 continue
             self._exact(waiting)
             waiting = []
+            if not lost:
+                self.lossless = self.current
+            applied = len(self.receipt.applied)
             self._lossy(step)
+            lost = lost or len(self.receipt.applied) > applied
         self._exact(waiting)
 
     def _exact(self, steps: Sequence[Step]) -> None:
@@ -317,7 +323,7 @@ class Run:
             self.progress(done, total, what if what.startswith(step.name) else f"{step.name}: {what}")
 
         exclude = (*self.context.exclude, *step.exclude)
-        return dataclasses.replace(self.context, exclude=exclude, progress=progress)
+        return dataclasses.replace(self.context, original=self.lossless, exclude=exclude, progress=progress)
 
     def _report(self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float) -> StepReport:
         return StepReport(
