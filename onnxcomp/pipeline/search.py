@@ -14,27 +14,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.calibration.sensitivity import PROBE_ERROR, PROBED_WEIGHTS, divergence_alone
+from onnxcomp.calibration.sensitivity import Evaluate as Evaluate
 from onnxcomp.contract import Context, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, compose, weights
 from onnxcomp.model import Model
+from onnxcomp.numerics.allotment import Choice, fewest_bytes
 from onnxcomp.numerics.storage import estimate_bytes
 from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
 from onnxcomp.receipt import Entry
 
 Array = NDArray[Any]
-Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails
 
-PROBED_WEIGHTS = 160  # the largest ones; the rest, a small share of the bytes, get the mildest strength
-PROBE_ERROR = 0.01  # relative squared error at which a weight's influence is measured: 4 to 5 bits
 MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
@@ -44,7 +44,6 @@ LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it 
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
-LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 
@@ -234,8 +233,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
 
 def _measure(model: Model, table: Table, name: str, option: Option, evaluate: Evaluate, base: float) -> float:
     assert option.choice is not None
-    divergence = evaluate(compose(model, {name: table.variants[option.choice]})) - base
-    found = max(divergence, LEAST_DIVERGENCE) if math.isfinite(divergence) else math.inf
+    found = divergence_alone(model, name, table.variants[option.choice], evaluate, base)
     table.measured[name, option.choice] = found
     return found
 
@@ -249,42 +247,12 @@ def _mildest(options: Sequence[Option]) -> list[Option]:
 
 def allot(table: Table, limit: float) -> Assignment:
     """The assignment of fewest bytes whose predicted divergence is at most ``limit``."""
-    low, high = 1e-3, 1e18  # price of one unit of divergence, in bytes
-    best = _cheapest(table, high)
-    for _ in range(80):
-        price = math.sqrt(low * high)
-        found = _cheapest(table, price)
-        if sum(table.predicted(name, option) for name, option in found.items()) <= limit:
-            best, high = found, price
-        else:
-            low = price
-    return _filled(table, best, limit)
-
-
-def _filled(table: Table, assignment: Assignment, limit: float) -> Assignment:
-    """What the price leaves of the limit, spent on the single changes that save most."""
-    found = dict(assignment)
-    slack = limit - sum(table.predicted(name, option) for name, option in found.items())
-    while True:
-        moves = [
-            (found[name].size_bytes - option.size_bytes, name, option)
-            for name, options in table.options.items()
-            for option in options
-            if option.size_bytes < found[name].size_bytes
-            and table.predicted(name, option) - table.predicted(name, found[name]) <= slack
-        ]
-        if not moves:
-            return found
-        _, name, option = max(moves, key=lambda move: move[0])
-        slack -= table.predicted(name, option) - table.predicted(name, found[name])
-        found[name] = option
-
-
-def _cheapest(table: Table, price: float) -> Assignment:
-    def cost(name: str, option: Option) -> float:
-        return option.size_bytes + price * table.predicted(name, option)
-
-    return {name: min(options, key=lambda each: cost(name, each)) for name, options in table.options.items()}
+    items = [
+        [Choice(option.size_bytes, table.predicted(name, option)) for option in options]
+        for name, options in table.options.items()
+    ]
+    found = fewest_bytes(items, limit)
+    return {name: options[at] for (name, options), at in zip(table.options.items(), found, strict=True)}
 
 
 def assign(
