@@ -36,6 +36,7 @@ from onnxcomp.numerics.integer import (
     quantize_weight,
     weight_scales,
 )  # fmt: skip
+from onnxcomp.numerics.ranges import BY_ENDS, CALIBRATORS, range_by
 from onnxcomp.runtime import Session
 from onnxcomp.target import QuantizationStyle
 
@@ -64,7 +65,7 @@ class QuantizeStatic(Pass):
     preserves = frozenset({"factors", "qdq"})
 
     calibrator: str = parameter(
-        "error", choices=("error", "minmax", "percentile"), help="how ranges are taken from what was seen"
+        "error", choices=CALIBRATORS, help="how ranges are taken from what was seen"
     )
     coverage: float = parameter(0.9999, low=0.5, high=1.0, help="share of the values that percentile covers")
     samples: int = parameter(512, low=1, help="calibration samples used, at most")
@@ -134,17 +135,14 @@ class QuantizeStatic(Pass):
             graph.model,
             sorted(each.name for each in plan.grids),
             context.calibration,
+            ends_only=self.calibrator in BY_ENDS,
             limit=self.samples,
             open_session=Session if context.target is None else context.target.session,
             progress=context.progress,
         )
 
     def _grid(self, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
-        histogram = observation.histogram
-        if self.calibrator == "error":
-            low, high = histogram.of_least_error()
-        else:
-            low, high = histogram.covering(1.0 if self.calibrator == "minmax" else self.coverage)
+        low, high = range_by(self.calibrator, observation.values, coverage=self.coverage)
         grid = activation_grid(low, high, dtype=style.activation, symmetric=style.activation_symmetric)
         return grid if factor == 1 else Grid(grid.scale * np.float32(factor), grid.zero_point)
 

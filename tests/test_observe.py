@@ -59,10 +59,52 @@ def test_tensors_that_need_much_room_are_fetched_in_turns(
             fetched.append(list(names or []))
             return super().run(feeds, names)
 
-    monkeypatch.setattr(module, "ROOM_BYTES", 600)  # one tensor of 32 x 4 float32 is 512 bytes
+    monkeypatch.setattr(module, "ROOM_BYTES", 32)  # two tensors of 1 x 4 float32: a batch of one
+    monkeypatch.setattr(module, "MOST_BYTES", 16)
     seen = observe(model, ["a", "d"], data, open_session=Watched)
-    assert fetched[:3] == [["a", "d"], ["a"], ["d"]]
+    assert fetched[:4] == [["a", "d"], ["a"], ["d"], ["a"]]  # the first run only tells the sizes
+    assert len(fetched) == 1 + 2 * 100
     assert seen["d"].histogram.count == 400
+
+
+def test_batches_are_as_large_as_their_values_have_room(
+    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    class Watched(Session):
+        def run(self, feeds: Feeds, names: list[str] | None = None) -> dict[str, Value]:  # type: ignore[override]
+            counts.append(len(feeds["x"]))
+            return super().run(feeds, names)
+
+    monkeypatch.setattr(module, "ROOM_BYTES", 330)  # a sample takes 32 bytes
+    assert observe(model, ["a", "d"], data, open_session=Watched)["a"].histogram.count == 400
+    assert counts == [1] + [10] * 10
+
+
+def test_the_ends_alone_need_no_histogram_and_are_taken_from_one(model: Model, data: CalibrationData) -> None:
+    ends = observe(model, ["a", "x"], data, ends_only=True)
+    assert ends["a"].values.covering(1.0) == (-359, 40)
+    assert ends["x"].values.mean_ends() == (np.mean([-40, 88, 216, 344]), np.mean([87, 215, 343, 359]))
+    with pytest.raises(TypeError, match="ends"):
+        _ = ends["a"].histogram
+    assert observe(model, ["a"], data)["a"].histogram.count == 400
+
+    def refuse(source: object) -> Session:
+        raise AssertionError("opened again")
+
+    assert observe(model, ["a"], data, ends_only=True, open_session=refuse)["a"].values.high == 40
+
+
+def test_files_beside_the_model_are_left_as_they_are(
+    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxcomp import model as model_module
+
+    monkeypatch.setattr(model_module, "INLINE_LIMIT_BYTES", 0)  # opened from a file
+    before = model.proto.SerializeToString()
+    assert observe(model, ["a"], data)["a"].histogram.count == 400
+    assert model.proto.SerializeToString() == before
 
 
 def test_what_was_seen_of_a_model_is_not_measured_again(model: Model, data: CalibrationData) -> None:

@@ -152,17 +152,18 @@ class Writer:
         proto.node.extend(self._nodes(scope))
 
     def _write_interface(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
-        variables = {id(each): each for each in scope.graph.inputs}
-        by_name = {each.name: each for each in variables.values()}
+        waiting = list({id(each): each for each in scope.graph.inputs}.values())
         initializers = {each.name for each in proto.initializer} | {
             each.values.name for each in proto.sparse_initializer
         }
         for info in origin.input:  # in the original order, with the inputs that are constants before IR 4
-            if info.name in by_name:
-                proto.input.add().CopyFrom(_info(by_name.pop(info.name)) or info)
+            if any(each.name == info.name for each in waiting):
+                while waiting[0].name != info.name:  # new ones keep their place, too
+                    proto.input.add().CopyFrom(_require_info(waiting.pop(0)))
+                proto.input.add().CopyFrom(_info(waiting.pop(0)) or info)
             elif info.name in initializers:
                 proto.input.add().CopyFrom(info)
-        for variable in by_name.values():
+        for variable in waiting:
             proto.input.add().CopyFrom(_require_info(variable))
         infos = {each.name: each for each in origin.output}
         for tensor in scope.graph.outputs:

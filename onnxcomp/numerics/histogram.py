@@ -1,11 +1,12 @@
-"""Ranges of values that stream by, in memory that does not grow with them.
+"""How values that stream by spread, in memory that does not grow with them.
 
-A histogram of 4,096 equal bins over (-2^e, 2^e). When a value falls outside, e grows and bins merge in
-pairs; their edges stay edges, so the counts are the same in whatever order the values came.
+``Extent`` keeps their ends. ``Histogram`` counts them, too: 4,096 equal bins over (-2^e, 2^e). When a value falls
+outside, e grows and bins merge in pairs; their edges stay edges, so the counts do not depend on when it came.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,93 +15,132 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 HALF = 2048  # bins on each side of zero
-PIECE = 2**20  # values looked at at once
-SHRINKS = tuple(1 - each / 64 for each in range(56))
-ROUNDS = 2
-POWER = 2.4
+PIECE = 2**20  # values counted at once
+ALL_COUNTED = 2**20  # values; of each later array at most
+PART = 2**14  # are counted
 LEAST_EXPONENT = -120  # finer than any float32 activation needs; keeps the bin width a normal number
 
 
-class Histogram:
-    """Counts, least and greatest of all finite values added; ``odd`` counts NaN and infinities."""
+class Extent:
+    """Least and greatest of all finite values added, and the mean of both over the arrays that they came in.
+
+    count: of finite values. odd: of NaN and infinities. parts: arrays that held finite values.
+    """
 
     def __init__(self) -> None:
         self.low = np.inf
         self.high = -np.inf
         self.count = 0
         self.odd = 0
-        self._exponent = LEAST_EXPONENT
-        self._counts: NDArray[np.int64] = np.zeros(2 * HALF, np.int64)
+        self.parts = 0
+        self._low_sum = 0.0
+        self._high_sum = 0.0
 
     def add(self, values: Array) -> None:
-        """Count the values of an array of any float type and shape."""
+        """Take in the values of an array of any float type and shape."""
         flat = np.asarray(values).reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            self._add(flat[start : start + PIECE])
+        plain = flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
+        if not plain.size:
+            return
+        low, high = float(plain.min()), float(plain.max())
+        if math.isfinite(low) and math.isfinite(high):
+            self._take(plain, low, high, plain.size)
+            return
+        finite = plain[np.isfinite(plain)]
+        self.odd += plain.size - finite.size
+        self.add(finite)
+
+    def add_sample(self, sample: Array, *, low: float, high: float, count: int) -> None:
+        """Take in ``count`` values between ``low`` and ``high`` of which only a sample is at hand, all of it finite."""
+        if count:
+            self._take(sample, low, high, count)
+
+    def covering(self, share: float) -> tuple[float, float]:
+        """The range of all values, for a share of 1, the only one that the ends alone tell."""
+        if not self.count:
+            raise ValueError("no values were added")
+        if share < 1:
+            raise ValueError("the ends alone do not tell how values spread between them")
+        return float(self.low), float(self.high)
+
+    def mean_ends(self) -> tuple[float, float]:
+        """The mean least and the mean greatest value of the arrays; ValueError where there is none."""
+        if not self.parts:
+            raise ValueError("no values were added")
+        return self._low_sum / self.parts, self._high_sum / self.parts
+
+    def _take(self, plain: Array, low: float, high: float, count: int) -> None:
+        """Take in finite values that stand for ``count`` of them."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.count += count
+        self.parts += 1
+        self._low_sum += low
+        self._high_sum += high
+
+
+class Histogram(Extent):
+    """Counts of the values, beside their ends.
+
+    The first million values are all counted. Of each later array at most 16,384, evenly spaced, are, and stand
+    for the rest: counting all takes as long as computing the values. The ends are always exact.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exponent = LEAST_EXPONENT
+        self._counts = np.zeros(2 * HALF)
+        self._counted = 0
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """(4096,) how many values lie in each bin."""
+        return self._counts
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return float(np.ldexp(1.0, self._exponent) / HALF)
+
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """(4096,) the middles of the bins, half of them negative."""
+        return np.asarray((np.arange(-HALF, HALF) + 0.5) * self.width)
 
     def quantile(self, share: float) -> float:
         """The value below which ``share`` of all lie, straight lines within a bin; ValueError where there is none."""
         if not self.count:
             raise ValueError("no values were added")
         below = np.cumsum(self._counts)
-        place = share * self.count
+        place = share * below[-1]
         index = min(int(np.searchsorted(below, place)), 2 * HALF - 1)
         inside = self._counts[index]
         part = (place - (below[index] - inside)) / inside if inside else 0.0
-        width = np.ldexp(1.0, self._exponent) / HALF
-        return float(np.clip((index - HALF + part) * width, self.low, self.high))
+        return float(np.clip((index - HALF + part) * self.width, self.low, self.high))
 
     def covering(self, share: float) -> tuple[float, float]:
         """The range that leaves out (1 - share) / 2 of the values at either end; all of it for 1."""
         if share >= 1:
-            if not self.count:
-                raise ValueError("no values were added")
-            return float(self.low), float(self.high)
+            return super().covering(share)
         return self.quantile((1 - share) / 2), self.quantile((1 + share) / 2)
 
-    def of_least_error(self, steps: int = 255) -> tuple[float, float]:
-        """The range whose grid of ``steps`` steps has the least error: what is cut off, and what is rounded.
-
-        Errors count by their 2.4th power (Nahshan et al., https://arxiv.org/abs/1911.07190, try powers from 2 to
-        4): squares let rare large values go too easily. Each end is drawn in by 64ths in turn. Values within
-        half a step of zero cost nothing, since zero is a code. Raises ValueError where there are no values.
-        """
-        low, high = self.covering(1.0)
-        ends = [min(low, 0.0), max(high, 0.0)]
-        for _ in range(ROUNDS):
-            for side in (1, 0):
-                tries = [[*ends] for _ in SHRINKS]
-                for each, shrink in zip(tries, SHRINKS, strict=True):
-                    each[side] *= shrink
-                ends = min(tries, key=lambda each: self._error(each[0], each[1], steps))
-        return ends[0], ends[1]
-
-    def _error(self, low: float, high: float, steps: int) -> float:
-        """The error of a grid over [low, high], with bins taken at their middles."""
-        middles = (np.arange(-HALF, HALF) + 0.5) * (np.ldexp(1.0, self._exponent) / HALF)
-        half = (high - low) / steps / 2
-        cut = np.abs(middles - np.clip(middles, low, high))
-        # |e|^p of errors spread evenly over [-half, half]
-        rounded = np.where((cut == 0) & (np.abs(middles) > half), half**POWER / (POWER + 1), 0.0)
-        return float(np.dot(self._counts, cut**POWER + rounded))
-
-    def _add(self, values: Array) -> None:
-        plain = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
-        low, high = plain.min(), plain.max()
-        if not (np.isfinite(low) and np.isfinite(high)):
-            finite = plain[np.isfinite(plain)]
-            self.odd += plain.size - finite.size
-            if finite.size:
-                self._add(finite)
+    def _take(self, plain: Array, low: float, high: float, count: int) -> None:
+        super()._take(plain, low, high, count)
+        if not plain.size:
             return
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-        self.count += plain.size
-        self._reach(int(np.frexp(max(float(high), -float(low)))[1]))
+        self._reach(int(np.frexp(max(high, -low))[1]))
+        counted = plain[:: _stride(plain.size, max(PART, ALL_COUNTED - self._counted))]
+        self._counted += counted.size
+        weight = count / counted.size
+        for start in range(0, counted.size, PIECE):
+            found = self._count(counted[start : start + PIECE])
+            self._counts += found if weight == 1 else found * weight
+
+    def _count(self, values: Array) -> NDArray[np.int64]:
         # A power of two: the product is exact, so a value falls in the bin that merged bins would give.
-        scaled = plain * plain.dtype.type(np.ldexp(float(HALF), -self._exponent))
-        codes = np.floor(scaled, out=scaled).astype(np.int64)
+        scaled = values * values.dtype.type(np.ldexp(float(HALF), -self._exponent))
+        codes = np.floor(scaled, out=scaled).astype(np.intp)
         codes += HALF
-        self._counts += np.bincount(codes, minlength=2 * HALF)
+        return np.bincount(codes, minlength=2 * HALF)
 
     def _reach(self, exponent: int) -> None:
         """Widen the bins until values below 2^exponent have one."""
@@ -119,3 +159,14 @@ class Histogram:
         counts[HALF - 1], counts[HALF] = self._counts[:HALF].sum(), self._counts[HALF:].sum()
         self._counts = counts
         self._exponent = exponent
+
+
+def _stride(size: int, most: int) -> int:
+    """The least step that leaves ``most`` of the elements at most and meets every channel, wherever its axis is.
+
+    A step that shares no factor with the number of elements shares none with any dimension.
+    """
+    step = -(-size // most)
+    while math.gcd(step, size) > 1:
+        step += 1
+    return step

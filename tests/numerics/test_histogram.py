@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxcomp.numerics.histogram import HALF, Histogram
+from onnxcomp.numerics import histogram as module
+from onnxcomp.numerics.histogram import HALF, Extent, Histogram
 
 
 def filled(*parts: np.ndarray) -> Histogram:  # type: ignore[type-arg]
@@ -60,21 +61,33 @@ def test_zeros_and_halves_are_values_too() -> None:
     assert histogram.quantile(0.5) == pytest.approx(2, abs=4 / HALF)
 
 
-def test_range_of_least_error_is_near_the_best_that_a_search_over_the_values_finds() -> None:
-    values = np.append(np.random.default_rng(3).standard_normal(20_000), [-6.0, 30.0])
+def test_of_large_arrays_evenly_spaced_values_are_counted_and_stand_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ALL_COUNTED", 1000)
+    monkeypatch.setattr(module, "PART", 500)
+    # Channels last, each with a value of its own: a constant step of 8 would only ever meet one.
+    values = np.tile(np.arange(8, dtype=np.float32), 1000)
+    histogram = filled(values, values)
+    assert (histogram.low, histogram.high, histogram.count) == (0, 7, 16_000)
+    assert histogram.counts.sum() == pytest.approx(16_000)
+    per_channel = histogram.counts[histogram.counts > 0]
+    assert len(per_channel) == 8 and per_channel == pytest.approx(2000, rel=0.02)
 
-    def error(low: float, high: float) -> float:
-        step = (high - low) / 255
-        zero = np.rint(-low / step)
-        codes = np.clip(np.rint(values / step) + zero, 0, 255)
-        return float(np.sum(np.abs((codes - zero) * step - values) ** 2.4))
 
-    best = min(error(low, high) for low in np.linspace(-6, -2, 41) for high in np.linspace(2, 30, 57))
-    found = error(*filled(values).of_least_error())
-    assert found < 1.1 * best
-    assert found < error(values.min(), values.max())
+def test_a_sample_stands_for_all_that_it_was_drawn_from() -> None:
+    histogram = filled(np.float32([1, 2]))
+    histogram.add_sample(np.float32([3, 3, 4, 4]), low=-1, high=6, count=10)
+    assert (histogram.low, histogram.high, histogram.count) == (-1, 6, 12)
+    assert histogram.quantile(6 / 12) == pytest.approx(3, abs=8 / HALF)
+    assert histogram.mean_ends() == (0, 4)
 
 
-def test_range_of_least_error_covers_what_comes_often() -> None:
-    low, high = filled(np.repeat(np.array([0, 1, 6], np.float32), 1000)).of_least_error()
-    assert low == 0 and high == pytest.approx(6, rel=0.02)
+def test_extents_are_those_of_the_finite_values() -> None:
+    extent = Extent()
+    for part in ([3, np.nan, -1], [np.inf], [], [7]):
+        extent.add(np.array(part, np.float16))
+    assert (extent.low, extent.high, extent.count, extent.odd, extent.parts) == (-1, 7, 3, 2, 2)
+    assert extent.mean_ends() == (3, 5)
+    with pytest.raises(ValueError, match="between"):
+        extent.covering(0.9)
