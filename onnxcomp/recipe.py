@@ -9,6 +9,11 @@
     exclude = ["*embedding*"]
     [[step]]
     choose = ["quantize-weights", "cluster-weights"]    # for each weight the pass and strength that serve best
+    [[step]]
+    try = [                     # for the whole model: each is measured, the fastest within the budget kept
+        {pass = "quantize-static"},
+        [{pass = "fuse-activations"}, {pass = "cast-float16"}],
+    ]
 
 Everything is checked before any work starts: names, keys, ranges, needs, and an order that would undo itself.
 """
@@ -19,7 +24,7 @@ import dataclasses
 import itertools
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,7 +35,7 @@ from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
 AUTO = "auto"
-STEP_KEYS = frozenset({"pass", "choose", "when", "exclude"})
+STEP_KEYS = frozenset({"pass", "choose", "try", "when", "exclude"})
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
 GOALS = ("bytes", "latency")
 
@@ -41,6 +46,7 @@ class Step:
 
     auto: the pass's strength field was given as "auto": it is chosen for each weight.
     alternatives: more passes to choose from, each at all its strengths.
+    trials: what to try on the whole model, each one pass or several in turn; ``rewrite`` is the first of all.
     when: "always", or "calibration": only where calibration data is given.
     """
 
@@ -49,16 +55,30 @@ class Step:
     when: str = "always"
     exclude: tuple[str, ...] = ()
     alternatives: tuple[Pass, ...] = ()
+    trials: tuple[tuple[Pass, ...], ...] = ()
+
+    @classmethod
+    def of_trials(cls, *trials: Sequence[Pass], when: str = "always", exclude: Sequence[str] = ()) -> Step:
+        """The step that tries each of these on the whole model."""
+        tried = tuple(tuple(each) for each in trials)
+        return cls(tried[0][0], when=when, exclude=tuple(exclude), trials=tried)
 
     @property
     def rewrites(self) -> tuple[Pass, ...]:
-        """The pass and its alternatives."""
+        """The pass and its alternatives, or all passes that are tried."""
+        if self.trials:
+            return tuple(itertools.chain.from_iterable(self.trials))
         return (self.rewrite, *self.alternatives)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is one pass that leaves the outputs as they are: nothing has to be chosen or weighed."""
+        return not self.trials and self.rewrite.effect.exact
 
     @property
     def name(self) -> str:
         """The pass's name, or the names to choose from."""
-        return " | ".join(each.pass_name() for each in self.rewrites)
+        return " | ".join(dict.fromkeys(each.pass_name() for each in self.rewrites))
 
     @property
     def candidates(self) -> tuple[Pass, ...]:
@@ -109,23 +129,37 @@ class Recipe:
 
     def check_order(self) -> None:
         """Refuse an order in which a later pass destroys what an earlier one made, naming the better one."""
-        for position, later in enumerate(self.steps):
-            for earlier in self.steps[:position]:
-                for first, second in itertools.product(earlier.rewrites, later.rewrites):
-                    lost = first.makes - second.preserves
-                    if lost:
-                        raise RecipeError(f"{self.name}: {_order_advice(first, second, lost)}")
+        for first, second in self._in_order():
+            lost = first.makes - second.preserves
+            if lost:
+                raise RecipeError(f"{self.name}: {_order_advice(first, second, lost)}")
+
+    def _in_order(self) -> Iterator[tuple[Pass, Pass]]:
+        """Every two passes of which the second may come after the first."""
+        for earlier, later in itertools.combinations(self.steps, 2):
+            yield from itertools.product(earlier.rewrites, later.rewrites)
+        for step in self.steps:
+            for trial in step.trials:
+                yield from itertools.combinations(trial, 2)
 
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in self.steps:
-            needy = any(each.needed() is Needs.CALIBRATION for each in step.rewrites)
-            if needy and not calibration and step.when == "always":
+            if not calibration and step.when == "always" and not step.trials and _is_needy(step.rewrites):
                 raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
 
-    def without(self, when: str) -> Recipe:
-        """The recipe without the steps that wait for a condition that does not hold."""
-        return dataclasses.replace(self, steps=tuple(each for each in self.steps if each.when != when))
+    def without_calibration(self) -> Recipe:
+        """The recipe without the steps that wait for calibration data, and without trying what needs them."""
+        steps = []
+        for step in self.steps:
+            trials = tuple(each for each in step.trials if not _is_needy(each))
+            if step.when != "calibration" and (trials or not step.trials):
+                steps.append(dataclasses.replace(step, trials=trials, rewrite=trials[0][0]) if trials else step)
+        return dataclasses.replace(self, steps=tuple(steps))
+
+
+def _is_needy(rewrites: Iterable[Pass]) -> bool:
+    return any(each.needed() is Needs.CALIBRATION for each in rewrites)
 
 
 def preset_names() -> list[str]:
@@ -150,12 +184,9 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
 def _step(where: str, entry: Any) -> Step:
     if isinstance(entry, dict) and "choose" in entry:
         return _choice(where, entry)
-    if not isinstance(entry, dict) or not isinstance(entry.get("pass"), str):
-        raise RecipeError(f"{where}: must be a table with the key pass or choose.")
-    kind = _pass(where, entry["pass"])
-    fields = {each.name: each for each in parameters(kind)}
-    values = {key.replace("-", "_"): value for key, value in entry.items() if key not in STEP_KEYS}
-    _refuse_unknown(f"{where} ({kind.pass_name()})", values, fields)
+    if isinstance(entry, dict) and "try" in entry:
+        return _trial_step(where, entry)
+    kind, values = _stated(where, entry, STEP_KEYS)
     strength = kind.strength()
     auto = strength is not None and values.get(strength.name) == AUTO and not strength.accepts(AUTO)
     if auto and strength is not None:
@@ -166,10 +197,41 @@ def _step(where: str, entry: Any) -> Step:
         raise RecipeError(f"{where}: {error}") from error
 
 
+def _stated(where: str, entry: Any, others: frozenset[str]) -> tuple[type[Pass], dict[str, Any]]:
+    """The pass that a table names and the fields that it sets; ``others`` are its further keys."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("pass"), str):
+        raise RecipeError(f"{where}: must be a table with the key pass, choose or try.")
+    kind = _pass(where, entry["pass"])
+    values = {key.replace("-", "_"): value for key, value in entry.items() if key not in others}
+    _refuse_unknown(f"{where} ({kind.pass_name()})", values, {each.name for each in parameters(kind)})
+    return kind, values
+
+
+def _trial_step(where: str, entry: Mapping[str, Any]) -> Step:
+    """A step that tries several passes, or several in turn, on the whole model."""
+    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "choose"})
+    entries = entry["try"]
+    if not isinstance(entries, list) or not entries or not all(entries):
+        raise RecipeError(f"{where}: try must be a list of tables with the key pass, or of lists of them.")
+    trials = [_trial(f"{where}: try {number}", each) for number, each in enumerate(entries, 1)]
+    return Step.of_trials(*trials, when=_when(where, entry), exclude=_patterns(where, entry))
+
+
+def _trial(where: str, entry: Any) -> list[Pass]:
+    passes = []
+    for each in entry if isinstance(entry, list) else [entry]:
+        kind, values = _stated(where, each, frozenset({"pass"}))
+        try:
+            passes.append(kind(**values))
+        except ParameterError as error:
+            raise RecipeError(f"{where}: {error}") from error
+    return passes
+
+
 def _choice(where: str, entry: Mapping[str, Any]) -> Step:
     """A step that names several passes, each to be taken at its best strength."""
     names = entry["choose"]
-    _refuse_unknown(where, entry, STEP_KEYS - {"pass"})
+    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "try"})
     if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
         raise RecipeError(f"{where}: choose must be a list of passes, got {names!r}.")
     kinds = [_pass(where, name) for name in names]

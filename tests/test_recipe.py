@@ -54,7 +54,7 @@ def test_every_preset_loads() -> None:
     [
         ("[[step]", "not valid TOML"),
         ("", "needs at least one"),
-        ("[[step]]\nbits = 3", "with the key pass"),
+        ("[[step]]\nbits = 3", "the key pass, choose or try"),
         ('[[step]]\npass = "no-such"', "no such pass. Known passes: .*store-compact"),
         (
             '[[step]]\npass = "cluster-weights"\nbitz = 3',
@@ -100,4 +100,48 @@ def test_missing_calibration_is_said_before_any_work() -> None:
 def test_conditional_steps_wait_for_calibration() -> None:
     recipe = Recipe("r", (Step(SmoothValues(), when="calibration"), Step(MakeZeros())))
     recipe.check_needs(calibration=False)
-    assert [each.name for each in recipe.without("calibration").steps] == ["make-zeros"]
+    assert [each.name for each in recipe.without_calibration().steps] == ["make-zeros"]
+
+
+TRY = """
+[[step]]
+try = [{pass = "cluster-weights", bits = 4}, [{pass = "fuse-pad"}, {pass = "quantize-static"}]]
+"""
+
+
+def test_a_step_may_try_passes_on_the_whole_model(tmp_path: Path) -> None:
+    step = Recipe.load(write(tmp_path, TRY)).steps[0]
+    names = [[each.pass_name() for each in trial] for trial in step.trials]
+    assert names == [["cluster-weights"], ["fuse-pad", "quantize-static"]]
+    assert step.name == "cluster-weights | fuse-pad | quantize-static" and not step.exact
+    assert step.trials[0][0].bits == 4  # type: ignore[attr-defined]
+
+
+def test_what_needs_calibration_is_not_tried_without_it(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, TRY))
+    recipe.check_needs(calibration=False)
+    step = recipe.without_calibration().steps[0]
+    assert [len(trial) for trial in step.trials] == [1] and step.rewrite is step.trials[0][0]
+    needy = Recipe("r", (Step.of_trials([SmoothValues()]),))
+    assert not needy.without_calibration().steps
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("try = []", "try must be a list"),
+        ('try = "fuse-pad"', "try must be a list"),
+        ("try = [{bits = 3}]", "try 1: must be a table with the key pass"),
+        ('try = [{pass = "fuse-pad"}, {pass = "cluster-weights", bits = 99}]', "try 2: cluster-weights: bits must be"),
+        ('try = [{pass = "fuse-pad", when = "always"}]', "unknown key when"),
+        ('try = [{pass = "fuse-pad"}]\npass = "fuse-pad"', "unknown key pass"),
+    ],
+)
+def test_says_what_is_wrong_with_what_is_to_be_tried(tmp_path: Path, entry: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(write(tmp_path, f"[[step]]\n{entry}"))
+
+
+def test_an_order_that_destroys_is_refused_inside_what_is_tried() -> None:
+    with pytest.raises(RecipeError, match="smooth-values after make-zeros would destroy its zeros"):
+        Recipe("r", (Step.of_trials([MakeZeros(), SmoothValues()]),)).check_order()

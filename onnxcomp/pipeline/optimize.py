@@ -208,7 +208,7 @@ def _prepare(
     progress(0, 1, "running the original")
     recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
     if data.is_random:
-        recipe = recipe.without("calibration")
+        recipe = recipe.without_calibration()
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     verifier = Verifier(model, checking, **options)
@@ -247,7 +247,7 @@ def _recipe_and_data(
     try:
         return recipe, open_data(model, calibration, target, seed)
     except CalibrationError as error:
-        exact = tuple(step for step in recipe.steps if step.rewrite.effect.exact)
+        exact = tuple(step for step in recipe.steps if step.exact)
         if calibration is not None or not exact:
             raise
         return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"exact passes only: {error}")

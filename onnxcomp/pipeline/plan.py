@@ -100,9 +100,11 @@ def _planned(step: Step, *, random: bool) -> PlannedStep:
     if step.auto and strength is not None:
         given[strength.name] = AUTO
     chosen = tuple(each.name for each in fields if given[each.name] != each.default)
-    left_out = random and step.when == "calibration"
+    left_out = random and not Recipe("", (step,)).without_calibration().steps
     decision = "left out: no calibration data" if left_out else "run"
-    return PlannedStep(step.name, rewrite.summary(), given, chosen, rewrite.effect.exact, decision)
+    if step.trials:
+        return PlannedStep(step.name, "Keep the fastest of these that the budget bears.", {}, (), False, decision)
+    return PlannedStep(step.name, rewrite.summary(), given, chosen, step.exact, decision)
 
 
 def _weight(weight: Weight, context: Context) -> PlannedWeight:
