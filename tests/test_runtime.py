@@ -15,9 +15,11 @@ from onnxcomp.runtime import (
     loads,
     measure_latency,
     measure_load,
+    profile_nodes,
     run_isolated,
 )
 from onnxcomp.runtime.isolated import read_values, write_values
+from onnxcomp.runtime.profile import node_seconds
 
 
 def model_bytes(text: str) -> bytes:
@@ -36,9 +38,7 @@ CAST = model_bytes(
 
 def test_runs_and_names_outputs() -> None:
     session = Session(ADD)
-    assert [(item.name, item.type, item.shape) for item in session.inputs] == [
-        ("x", "tensor(float)", ("N", 2))
-    ]
+    assert [(item.name, item.type, item.shape) for item in session.inputs] == [("x", "tensor(float)", ("N", 2))]
     assert session.inputs[0].dtype == np.float32
     result = session.run({"x": np.array([[1, 2], [3, 4]], np.float32)})
     assert result["y"].tolist() == [[2, 4], [4, 6]]
@@ -161,3 +161,28 @@ def test_latency_is_measured_for_each_model() -> None:
     took = measure_latency({"a": ADD, "b": ADD}, {"x": np.ones((1, 2), np.float32)}, runs=5)
     assert set(took) == {"a", "b"}
     assert all(0 < item.best_ms <= item.median_ms and item.runs == 5 for item in took.values())
+
+
+def test_models_take_turns_for_as_long_as_asked() -> None:
+    took = measure_latency({"a": ADD, "b": ADD}, {"x": np.zeros((1, 2), np.float32)}, runs=3, seconds=0.05)
+    assert took["a"].runs == took["b"].runs > 3
+    assert measure_latency({"a": ADD}, {"x": np.zeros((1, 2), np.float32)}, runs=3)["a"].runs == 3
+
+
+def test_profile_names_the_nodes_that_ran() -> None:
+    named = onnx.load_from_string(ADD)
+    named.graph.node[0].name = "sum"
+    found = profile_nodes(named.SerializeToString(), {"x": np.zeros((1, 2), np.float32)}, runs=3)
+    assert set(found) == {"sum"} and found["sum"] >= 0
+
+
+def test_seconds_of_a_node_are_the_median_of_its_runs() -> None:
+    events = [
+        {"cat": "Node", "name": "conv_kernel_time", "dur": 30},
+        {"cat": "Node", "name": "conv_kernel_time", "dur": 10},
+        {"cat": "Node", "name": "conv_kernel_time", "dur": 900},
+        {"cat": "Node", "name": "conv_fence_before", "dur": 7},
+        {"cat": "Session", "name": "model_run", "dur": 99},
+        *[{"cat": "Node", "name": "inner_kernel_time", "dur": 4}] * 6,  # twice a run, in a loop
+    ]
+    assert node_seconds(events, 3) == pytest.approx({"conv": 30e-6, "inner": 8e-6})

@@ -12,6 +12,7 @@ import numpy as np
 from onnxcomp.runtime.session import Feeds, ModelSource, Session
 
 WARM_UP_RUNS = 2
+MOST_RUNS = 5000  # where a time is given
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def measure_latency(
     feeds: Feeds,
     *,
     runs: int = 20,
+    seconds: float = 0.0,
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
     provider_options: Mapping[str, str] | None = None,
@@ -35,7 +37,8 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Latency of each model on the same feeds; the ratio of two medians is what to compare.
 
-    The models take turns (A B A B ...), after two unmeasured runs each. All of them are open at once.
+    The models take turns (A B A B ...), after two unmeasured runs each: ``runs`` each, and as many as fit into
+    ``seconds`` in all, at most ``MOST_RUNS``. All of them are open at once.
     Raises TargetError or VerificationError when one does not load or run.
     """
     sessions = {
@@ -48,9 +51,12 @@ def measure_latency(
         for _ in range(WARM_UP_RUNS):
             session.run(feeds)
     spent: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(runs):
+    begun = time.perf_counter()
+    done = 0
+    while done < runs or (done < MOST_RUNS and time.perf_counter() - begun < seconds):
+        done += 1
         for name, session in sessions.items():
             started = time.perf_counter()
             session.run(feeds)
             spent[name].append(1e3 * (time.perf_counter() - started))
-    return {name: Latency(float(np.median(took)), min(took), runs) for name, took in spent.items()}
+    return {name: Latency(float(np.median(took)), min(took), done) for name, took in spent.items()}

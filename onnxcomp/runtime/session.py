@@ -140,6 +140,7 @@ class Session:
     optimization: graph optimization ``none``, ``basic``, ``extended`` or ``all``.
     config: session config entries such as ``{"session.disable_quant_qdq": "1"}``.
     custom_ops: shared libraries with custom operators to register first.
+    profile: a folder to which ONNX Runtime writes how long each node took (see ``end_profile``).
 
     Raises TargetError when the model does not load there, or the provider gave way to CPU in silence.
     """
@@ -154,6 +155,7 @@ class Session:
         optimization: str = "all",
         config: Mapping[str, str] | None = None,
         custom_ops: Sequence[Path] = (),
+        profile: Path | None = None,
     ) -> None:
         if provider not in available_providers():
             installed = ", ".join(available_providers())
@@ -163,6 +165,9 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = LEVELS[optimization]
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile / "profile")
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         providers: list[Any] = [(provider, dict(provider_options or {}))]
@@ -192,6 +197,10 @@ class Session:
     def metadata(self) -> dict[str, str]:
         """The model's own metadata properties."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def end_profile(self) -> Path:
+        """Write what was profiled so far and give the file: JSON, one event a node and run."""
+        return Path(self._session.end_profiling())
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, Value]:
         """The outputs called ``names`` (default all) for ``feeds``, by name.
