@@ -64,8 +64,25 @@ def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> Ten
     """A TensorProto of the values; above 128 kB its data goes to the scratch folder, when one is given."""
     if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
         return onnx.numpy_helper.from_array(np.asarray(values), name)
+    if is_packed(values.dtype):
+        return _packed(name, values, scratch)
     mapped = spill(values, scratch)
     return reference_to(name, mapped)
+
+
+def is_packed(dtype: np.dtype[Any]) -> bool:
+    """Whether several values of the type share a byte in a tensor; numpy has a byte for each."""
+    return bits_of(onnx.helper.np_dtype_to_tensor_dtype(dtype)) < 8
+
+
+def _packed(name: str, values: Array, scratch: Scratch) -> TensorProto:
+    """A reference to the values packed, several in a byte."""
+    whole = onnx.numpy_helper.from_array(np.asarray(values), name)
+    tensor = reference_to(name, spill(np.frombuffer(whole.raw_data, np.uint8), scratch))
+    tensor.data_type = whole.data_type
+    del tensor.dims[:]
+    tensor.dims.extend(whole.dims)
+    return tensor
 
 
 def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:

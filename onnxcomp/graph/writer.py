@@ -24,7 +24,7 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node, ProtoValues
 from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of, type_of
 from onnxcomp.model import Model
-from onnxcomp.tensors import is_external, make_tensor, reference_to
+from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
@@ -150,6 +150,10 @@ class Writer:
     def write_function(self, scope: Scope, proto: FunctionProto) -> None:
         copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
         proto.node.extend(self._nodes(scope))
+        imported = {each.domain for each in proto.opset_import}
+        for domain in sorted(_domains(proto.node) - imported - {"", "ai.onnx"}):
+            # What a pass added; a function states its own imports.
+            proto.opset_import.add(domain=domain, version=self.graph.opset_imports.get(domain, 1))
 
     def _write_interface(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
         waiting = list({id(each): each for each in scope.graph.inputs}.values())
@@ -215,6 +219,8 @@ class Writer:
             return tensor
         if isinstance(held, ProtoValues):
             return make_tensor(name, held.load(), self.graph.model.scratch)
+        if is_packed(held.dtype):
+            return make_tensor(name, held, self.graph.model.scratch)
         if isinstance(held, np.memmap) and held.flags.c_contiguous and _is_spilled(held, self.graph.model):
             return reference_to(name, held)
         return make_tensor(name, held)
@@ -286,6 +292,17 @@ def _needed(node: gs.Node, producer: dict[int, Node]) -> list[Node]:
         for inner in body.nodes:
             found.extend(_needed(inner, producer))
         found.extend(producer[id(each)] for each in body.outputs if id(each) in producer)
+    return found
+
+
+def _domains(nodes: Iterable[NodeProto]) -> set[str]:
+    """The domains of some nodes and of those in their subgraphs."""
+    found = set()
+    for node in nodes:
+        found.add(node.domain)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                found |= _domains(body.node)
     return found
 
 

@@ -1,0 +1,249 @@
+"""Products compute with 8-bit integers whose grid is taken from each input while the model runs.
+
+    MatMul(x, W)   ->   x_q, s, z = DynamicQuantizeLinear(x);  Cast(MatMulInteger(x_q, W_q, z)) * (s * W_scale)
+    LSTM           ->   com.microsoft.DynamicQuantizeLSTM
+
+No calibration is needed, and no range can be wrong; finding the range costs time at every run, which pays
+where an input is small beside the weight: transformers, recurrent nets, wide fully connected layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.graph.dynamic_integers import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
+from onnxcomp.graph.edit import given, has_references, is_onnx, node_key
+from onnxcomp.graph.ir import Constant, Node
+from onnxcomp.graph.opset import raise_opset
+from onnxcomp.graph.products import Product, product_of
+from onnxcomp.graph.surgery import Graph, Scope
+from onnxcomp.numerics.encoding import Encoding, GridEncoding
+from onnxcomp.numerics.grid_codes import FULL_LIMIT, REDUCED_LIMIT, SignedCodes, codes_of_grid, fit_codes, is_sliced
+from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.target import QuantizationStyle
+
+OPSET = 11  # DynamicQuantizeLinear
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A constant operand: its own axes that share a scale, and its axes in the order in which codes are stored."""
+
+    weight: Constant
+    shared: tuple[int, ...]
+    perm: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A node that can compute with integers, and its constant operands."""
+
+    key: str
+    op: str
+    parts: tuple[Part, ...]
+    write: Callable[..., None]  # (writer, *codes of the parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeDynamic(Pass):
+    """Run MatMul, Gemm and LSTM in 8-bit integers, with ranges taken while the model runs.
+
+    Weights get one scale an output channel; one that lies on such a grid of at most 8 bits already keeps its
+    values, and one whose levels are of another kind is left alone. Nodes in subgraphs and functions are
+    rewritten, too. A GRU or RNN stays in float: ONNX Runtime has no integer kernel for them. Convolutions are
+    left alone unless ``convolutions`` asks for them: ONNX Runtime's ConvInteger takes 0.9 to 3.3 times as long as
+    float32 (static ranges are what makes a Conv fast).
+    """
+
+    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    paper = "https://arxiv.org/abs/1712.05877"
+    makes = frozenset({"qdq"})
+    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    prepared_by = ("inline-branches", "fold-constants")
+
+    # Time over float32's, K = N = 128, 256, 512, one thread: 1.06, 0.96, 0.74 for one row; 0.72, 0.47, 0.36 for 32.
+    min_elements: int = parameter(16384, low=1, help="leave nodes alone whose weights have fewer values")
+    convolutions: bool = parameter(False, help="rewrite Conv, too")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        units = self._units(graph, context, outcome)
+        if units and graph.opset < OPSET:
+            reason = _raise(graph, context)
+            if reason:
+                for unit in units:
+                    outcome.skip(unit.key, reason)
+                return outcome
+            outcome = Outcome()
+            units = self._units(graph, context, outcome)
+        style = QuantizationStyle() if context.target is None else context.target.style
+        writer = DynamicWriter(graph, unsigned=style.weight == "uint8")
+        codes = _Codes(graph, units, REDUCED_LIMIT if style.reduce_range else FULL_LIMIT)
+        for done, unit in enumerate(units):
+            context.progress(done, len(units), unit.key)
+            weights = [codes.of(part) for part in unit.parts]
+            unit.write(writer, *(each for each, _ in weights))
+            outcome.change(
+                unit.key,
+                f"{unit.op} in uint8 by ranges of each run",
+                weight=[codes.keys[each.weight] for each in unit.parts],
+                error=max(error for _, error in weights),
+            )
+        return outcome
+
+    def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[Unit]:
+        """The nodes that can be rewritten; says why others of these operators cannot."""
+        keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+        units = []
+        for scope, node in graph.nodes():
+            if not _is_candidate(node):
+                continue
+            names = (node_key(scope, node), *(keys[each] for each in node.inputs if each in keys))
+            if not context.selects(*names):
+                continue
+            unit = self._unit(scope, node)
+            if isinstance(unit, Unit):
+                unit = self._refusal(graph, unit, keys) or unit
+            if isinstance(unit, Unit) and not context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
+                continue
+            if isinstance(unit, str):
+                outcome.skip(names[0], unit)
+            else:
+                units.append(unit)
+        return units
+
+    def _unit(self, scope: Scope, node: Node) -> Unit | str:
+        """The unit of a node, or the reason why there is none."""
+        if node.op in PRODUCTS:
+            product = product_of(scope, node)
+            return product if isinstance(product, str) else _product_unit(product)
+        if node.op == "Conv":
+            if not self.convolutions:
+                return "dynamic ranges do not make a Conv faster (convolutions rewrites it all the same)"
+            return _convolution_unit(scope, node)
+        if node.op == "LSTM":
+            return _recurrent_unit(scope, node)
+        if node.op == "Attention":
+            return _attention_unit(scope, node)
+        return f"ONNX Runtime has no integer {node.op}"
+
+    def _refusal(self, graph: Graph, unit: Unit, keys: dict[Constant, str]) -> str | None:
+        """Why the weights of a unit cannot be integers, or None."""
+        for part in unit.parts:
+            weight = part.weight
+            if weight.dtype != np.float32:
+                return f"its weight is {weight.dtype}"
+            if weight.size < self.min_elements:
+                return f"its weight has fewer than {self.min_elements} values"
+            encoding = graph.encodings.get(keys[weight])
+            unfit = encoding is not None and not is_sliced(encoding, tuple(weight.shape), part.shared)
+            if encoding is not None and unfit and encoding.encode(weight.values) is not None:
+                return "its levels are not on one grid an output channel"
+            if not np.isfinite(weight.values).all():
+                return "its weight has values that are not finite"
+        return None
+
+
+def _is_candidate(node: Node) -> bool:
+    if node.domain == MICROSOFT:
+        return str(node.op) == "Attention"
+    return is_onnx(node, *PRODUCTS, "Conv", "LSTM", "GRU", "RNN")
+
+
+def _raise(graph: Graph, context: Context) -> str | None:
+    if context.max_opset is not None and context.max_opset < OPSET:
+        return f"dynamic ranges need opset {OPSET}, and {context.max_opset} is the highest allowed"
+    return raise_opset(graph, OPSET)
+
+
+def _product_unit(product: Product) -> Unit:
+    def write(writer: DynamicWriter, weight: SignedCodes) -> None:
+        writer.product(product, weight)
+
+    part = Part(product.weight, tuple(sorted(product.perm[:-1])), product.perm)
+    return Unit(product.key, product.node.op, (part,), write)
+
+
+def _convolution_unit(scope: Scope, node: Node) -> Unit | str:
+    kernel = node.inputs[1]
+    if not isinstance(kernel, Constant):
+        return "its weight is not a constant"
+    if isinstance(node.inputs[0], Constant):
+        return "both its operands are constants"
+    if has_references(node):
+        return "its attributes are parameters of a function"
+
+    def write(writer: DynamicWriter, weight: SignedCodes) -> None:
+        writer.convolution(scope, node, weight)
+
+    axes = tuple(range(len(kernel.shape)))
+    return Unit(node_key(scope, node), "Conv", (Part(kernel, axes[1:], axes),), write)
+
+
+def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:
+    inner, recurrent = node.inputs[1], node.inputs[2]
+    if not isinstance(inner, Constant) or not isinstance(recurrent, Constant):
+        return "its weights are not constants"
+    if has_references(node):
+        return "its attributes are parameters of a function"
+    if node.attrs.get("layout", 0):
+        return "ONNX Runtime has no LSTM of that layout"
+
+    def write(writer: DynamicWriter, first: SignedCodes, second: SignedCodes) -> None:
+        writer.recurrent(scope, node, first, second)
+
+    axes = (0, 1, 2)
+    return Unit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
+
+
+def _attention_unit(scope: Scope, node: Node) -> Unit | str:
+    weight = node.inputs[1]
+    if not isinstance(weight, Constant) or len(weight.shape) != 2:
+        return "its weight is not a constant matrix"
+    stated = {name for name, value in node.attrs.items() if value != 0}
+    if has_references(node) or given(node, 2) is None or any(given(node, each) for each in range(5, 10)):
+        return "ONNX Runtime has no integer Attention with these inputs"
+    if not stated <= ATTENTION_ATTRIBUTES:
+        return f"ONNX Runtime has no integer Attention with {', '.join(sorted(stated - ATTENTION_ATTRIBUTES))}"
+
+    def write(writer: DynamicWriter, codes: SignedCodes) -> None:
+        writer.attention(scope, node, codes)
+
+    return Unit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
+
+
+class _Codes:
+    """The codes of weights and their relative errors, found once for all nodes that read them alike."""
+
+    def __init__(self, graph: Graph, units: list[Unit], limit: int) -> None:
+        self.keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+        self._graph = graph
+        self._limit = limit
+        self._waiting = Counter((part.weight, part.shared) for unit in units for part in unit.parts)
+        self._found: dict[Any, tuple[SignedCodes, float]] = {}
+
+    def of(self, part: Part) -> tuple[SignedCodes, float]:
+        """The codes in the order in which they are stored."""
+        key = (part.weight, part.shared)
+        if key not in self._found:
+            values = np.asarray(part.weight.values)
+            own = self._kept(part, self._graph.encodings.get(self.keys[part.weight]))
+            made = own or fit_codes(values, part.shared, limit=self._limit)
+            self._found[key] = (made, relative_error(values, made.values()))
+        self._waiting[key] -= 1
+        made, error = self._found[key] if self._waiting[key] else self._found.pop(key)
+        return SignedCodes(made.codes.transpose(part.perm), made.scales.transpose(part.perm)), error
+
+    def _kept(self, part: Part, encoding: Encoding | None) -> SignedCodes | None:
+        """The codes that the weight's encoding gives, None where it has none of this form."""
+        if not isinstance(encoding, GridEncoding) or not is_sliced(encoding, tuple(part.weight.shape), part.shared):
+            return None
+        codes = encoding.encode(part.weight.values)
+        return None if codes is None else codes_of_grid(encoding, codes, part.shared, limit=self._limit)
