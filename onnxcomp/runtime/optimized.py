@@ -1,0 +1,37 @@
+"""What ONNX Runtime makes of a model: the graph after its own rewriting, integer kernels in place."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from onnxcomp.errors import TargetError
+from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, ModelSource, one_line
+
+# Initializers from here on go to a file of their own, which is not read back.
+KEPT_BYTES = 64
+
+
+def optimized(model: ModelSource, *, provider: str = "CPUExecutionProvider") -> onnx.ModelProto:
+    """The model as ``provider`` runs it, without the data of its initializers; fused, but in its own layout.
+
+    Raises TargetError when the model does not load there.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+        path = Path(folder, "optimized.onnx")
+        options = ort.SessionOptions()
+        options.log_severity_level = LOG_FATAL
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = LEVELS["extended"]
+        options.optimized_model_filepath = str(path)
+        prefix = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{prefix}_file_name", "optimized.data")
+        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(KEPT_BYTES))
+        try:
+            ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
+        except ORT_ERRORS as error:
+            raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
+        return onnx.load(path, load_external_data=False)
