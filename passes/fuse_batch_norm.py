@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from onnx import SparseTensorProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
 from onnxcomp.graph.edit import (
@@ -111,6 +112,8 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
         raise CannotFuse(f"the weight of the {maker.op} before it is no float matrix or kernel")
     if len(weight.outputs) > 1 or graph.is_output(weight):
         raise CannotFuse("the weight has other readers")
+    if isinstance(weight.origin, SparseTensorProto):
+        raise CannotFuse("the weight is stored as a sparse tensor, which would become a dense one")
     axis, channels = _channels(maker, weight)
     rank = len(weight.shape) if maker.op in CONVOLUTIONS else (shapes.rank(maker.outputs[0]) or 0)
     rank = 2 if maker.op == "Gemm" else rank

@@ -200,3 +200,14 @@ def test_rounds_once_to_the_type_of_the_weight(number: int, dtype: type, toleran
     feeds = {"x": floats(2, 4, 6, 6).astype(dtype)}  # ONNX Runtime has no such Conv on CPU
     expected, got = (ReferenceEvaluator(each.proto).run(None, feeds)[0] for each in (done.before, done.after))
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_sparse_weight_stays_sparse() -> None:
+    body = """g (float[N,2,3,3] x) => (float[N,2,2,2] y) { k = Conv(x, w)
+        y = BatchNormalization(k, s, b, m, v) }"""
+    proto = filled(body, s=(2,), b=(2,), m=(2,), v=(2,))
+    values = onnx.numpy_helper.from_array(np.float32([3.0]), "w")
+    indices = onnx.numpy_helper.from_array(np.int64([5]), "")
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2, 2, 2, 2]))
+    done = rewrite(proto, "fuse-batch-norm")
+    assert not done.outcome.changed and "sparse" in done.outcome.skipped[0].reason
