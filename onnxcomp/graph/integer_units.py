@@ -1,4 +1,4 @@
-"""Which nodes can compute with 8-bit integers, and what belongs to each of them.
+"""Which nodes can compute with integers, and what belongs to each of them.
 
 A unit is a node with what an integer kernel does along with it:
 
@@ -6,9 +6,9 @@ A unit is a node with what an integer kernel does along with it:
     MatMul -> Add(bias) -> Clip one kernel, or two of which the second is cheap
     MaxPool, Reshape, ...       move codes about; the grid stays the same
     Mul and Div by 6            nothing to run: the same codes on a grid of another scale
+    Gather of a constant table  looks codes up, and decodes what it found
 
-The operators are those that ONNX Runtime 1.31 replaces on CPU when their inputs come from DequantizeLinear and
-their outputs go to QuantizeLinear (found by looking at the optimized models).
+Which operators these are is the target's ``QuantizationStyle``.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.edit import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.integer_style import LINEAR, QuantizationStyle
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.surgery import Graph, Scope
 
-COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Operator -> how many of its inputs are data, None for all.
-ELEMENTWISE: dict[str, int | None] = {
-    "Add": 2,
-    "Mul": 2,
+# Operator -> which of its inputs are data, None for all; of the others it is the first.
+DATA: dict[str, tuple[int, ...] | None] = {
+    "Add": (0, 1),
+    "Sub": (0, 1),
+    "Mul": (0, 1),
+    "Div": (0, 1),
+    "PRelu": (0, 1),
+    "Where": (1, 2),
     "Concat": None,
-    "AveragePool": 1,
-    "GlobalAveragePool": 1,
-    "LeakyRelu": 1,
-    "Sigmoid": 1,
+    "Min": None,
+    "Max": None,
+    "LayerNormalization": (0, 1),
+    "InstanceNormalization": (0, 1),
 }
-FORM = frozenset({
-    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Slice", "Split",
-    "DepthToSpace", "Expand", "Tile", "Resize",
-})  # fmt: skip
+TABLE_VALUES = 2**14  # of smaller tables the codes save less than the nodes that decode them take
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,25 +69,26 @@ class Unit:
     data: positions of the inputs that carry activations. tails: the tensors whose grid its results are on:
     its outputs, or what comes after the nodes folded into it. bias_add: the Add that brings a MatMul's bias.
     factor: what the one input's codes stand for times this is the result; the node itself need not run.
+    joins: the Conv or product that an Add goes into. table: what a Gather looks up.
+    clip: the Relu or Clip before the tail.
     """
 
     key: str
     node: Node
+    moves_only: bool
     data: tuple[int, ...]
     tails: tuple[Any, ...]
     linear: Linear | None = None
     bias_add: Node | None = None
     factor: float | None = None
-
-    @property
-    def moves_only(self) -> bool:
-        """Whether the codes of results are some of the input's codes."""
-        return self.node.op in FORM or self.factor is not None
+    joins: Node | None = None
+    table: Constant | None = None
+    clip: Node | None = None
 
     @property
     def is_compute(self) -> bool:
-        """Whether it multiplies and accumulates; other units are worth it only beside such ones."""
-        return self.node.op in COMPUTE
+        """Whether it is worth it by itself; other units are so only beside such ones."""
+        return self.node.op in LINEAR or self.table is not None
 
     @property
     def inputs(self) -> list[Any]:
@@ -94,41 +96,83 @@ class Unit:
         return [self.node.inputs[index] for index in self.data]
 
 
-def compute_unit(graph: Graph, scope: Scope, node: Node) -> Unit | str:
+def compute_unit(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) -> Unit | str:
     """The unit of a Conv, ConvTranspose, Gemm or MatMul, or the reason why there is none."""
     key = node_key(scope, node)
     if node.op == "MatMul":
-        return _matmul(graph, scope, node, key)
+        return _matmul(graph, scope, node, key, style)
     if isinstance(node.inputs[0], Constant):
         return "its input is a constant"
     linear = _gemm(node) if node.op == "Gemm" else _convolution(node)
     if isinstance(linear, str):
         return linear
-    return Unit(key, node, (0,), (_clipped(graph, scope, node.outputs[0]),), linear)
+    tail, clip = _clipped(graph, scope, node.outputs[0])
+    return Unit(key, node, False, (0,), (tail,), linear, clip=clip)
 
 
-def element_unit(graph: Graph, scope: Scope, node: Node) -> Unit | None:
-    """The unit of a node that stands between others, None where ONNX Runtime has no integer form of it."""
-    if not is_onnx(node):
+def table_unit(scope: Scope, node: Node) -> Unit | None:
+    """The unit of a Gather that looks up rows of a constant table, None for any other Gather."""
+    table = node.inputs[0]
+    if not isinstance(table, Constant) or isinstance(node.inputs[1], Constant) or node.attrs.get("axis", 0) != 0:
+        return None
+    if len(table.shape) < 2 or table.size < TABLE_VALUES or _unfit(table):
+        return None
+    return Unit(node_key(scope, node), node, False, (), (node.outputs[0],), table=table)
+
+
+def element_unit(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) -> Unit | None:
+    """The unit of a node that stands between others, None where the target has no integer form of it."""
+    if not is_onnx(node) or not node.outputs:
         return None
     key = node_key(scope, node)
-    factor = _positive_factor(node)
+    factor = _positive_factor(node) if style.rescales else None
     if factor is not None:
         index, number = factor
-        return Unit(key, node, (index,), (node.outputs[0],), factor=number)
-    if node.op in ELEMENTWISE:
-        count = ELEMENTWISE[node.op]
-        data = tuple(range(len(node.inputs) if count is None else count))
-        tails: tuple[Any, ...] = (_clipped(graph, scope, node.outputs[0]),)
-    elif node.op in FORM and _keeps_codes(node):
-        data, tails = (0,), tuple(node.outputs)
+        return Unit(key, node, True, (index,), (node.outputs[0],), factor=number)
+    moves = node.op in style.moves
+    if moves and _keeps_codes(node):
+        unit = Unit(key, node, True, (0,), tuple(node.outputs))
+    elif node.op in style.between | style.expands or (moves and style.everywhere):
+        unit = _computing(graph, scope, node, style)
     else:
         return None
-    unit = Unit(key, node, data, tails)
-    constants = [each for each in unit.inputs if isinstance(each, Constant)]
-    if any(each.dtype != np.float32 or not each.size for each in constants) or len(constants) == len(data):
+    return unit if unit is not None and _reads_floats(unit, style) else None
+
+
+def _computing(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) -> Unit | None:
+    """The unit of a node whose results are on a grid of their own."""
+    positions = DATA.get(node.op, (0,))
+    data = tuple(range(len(node.inputs))) if positions is None else positions
+    if len(node.inputs) <= max(data) or len([each for each in node.outputs if each.name]) != 1:
         return None
-    return None if unit.moves_only and constants else unit
+    expanded = node.op in style.expands
+    tail, clip = (node.outputs[0], None) if expanded else _clipped(graph, scope, node.outputs[0])
+    joined = _joined(graph, scope, node, style)
+    if joined is None:
+        return Unit(node_key(scope, node), node, False, data, (tail,), clip=clip)
+    index, maker = joined
+    return Unit(node_key(scope, node), node, False, (1 - index,), (tail,), joins=maker, clip=clip)
+
+
+def _joined(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) -> tuple[int, Node] | None:
+    """Which operand of an Add comes straight from a product with a constant that does nothing else."""
+    if not style.joins_sums or node.op != "Add" or any(isinstance(each, Constant) for each in node.inputs):
+        return None
+    for index, operand in enumerate(node.inputs):
+        maker = operand.inputs[0] if operand.inputs else None
+        if maker is None or not is_onnx(maker, *style.computes) or _only_reader(graph, scope, operand) is not node:
+            continue
+        if _through(maker.inputs[1]) is not None:
+            return index, maker
+    return None
+
+
+def _reads_floats(unit: Unit, style: QuantizationStyle) -> bool:
+    """Whether the unit reads something computed, and its constants are float32."""
+    constants = [each for each in unit.inputs if isinstance(each, Constant)]
+    if any(each.dtype != np.float32 or not each.size for each in constants) or len(constants) == len(unit.data):
+        return False
+    return not (unit.moves_only and constants)
 
 
 def _positive_factor(node: Node) -> tuple[int, float] | None:
@@ -149,12 +193,20 @@ def _positive_factor(node: Node) -> tuple[int, float] | None:
 def _keeps_codes(node: Node) -> bool:
     if node.op == "Resize":
         return bool(node.attrs.get("mode", "nearest") == "nearest")
+    if node.op == "Pad":
+        return node.attrs.get("mode", "constant") != "constant" or _pads_zeros(node)
     if node.op == "MaxPool":
         return len([each for each in node.outputs if each.name]) == 1
     return all(each.name for each in node.outputs)
 
 
-def _matmul(graph: Graph, scope: Scope, node: Node, key: str) -> Unit | str:
+def _pads_zeros(node: Node) -> bool:
+    fill = given(node, 2)
+    value = node.attrs.get("value", 0.0) if fill is None else constant_value(fill)
+    return value is not None and not np.any(value)
+
+
+def _matmul(graph: Graph, scope: Scope, node: Node, key: str, style: QuantizationStyle) -> Unit | str:
     left, right = node.inputs
     found = _through(right)
     if isinstance(left, Constant) and found is not None:
@@ -162,19 +214,19 @@ def _matmul(graph: Graph, scope: Scope, node: Node, key: str) -> Unit | str:
     if found is None:
         if isinstance(left, Constant) and left.dtype != np.float32:
             return f"its weight is {left.dtype}"
-        return Unit(key, node, (0, 1), (_clipped(graph, scope, node.outputs[0]),))
+        tail, clip = _clipped(graph, scope, node.outputs[0])
+        return Unit(key, node, False, (0, 1), (tail,), clip=clip)
     weight, perm = found
     reason = _unfit(weight)
     if reason or len(weight.shape) < 2:
         return reason or "its weight is a vector"
     if len(weight.shape) > 2:
-        linear = Linear(weight, perm, None, None)
-        return Unit(key, node, (0,), (_clipped(graph, scope, node.outputs[0]),), linear)
+        tail, clip = _clipped(graph, scope, node.outputs[0])
+        return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, None, None), clip=clip)
     columns = weight.shape[perm[1]] if perm else weight.shape[1]
-    add, bias = _bias_add(graph, scope, node.outputs[0], int(columns))
-    last = node.outputs[0] if add is None else add.outputs[0]
-    linear = Linear(weight, perm, 1, bias)
-    return Unit(key, node, (0,), (_clipped(graph, scope, last),), linear, add)
+    add, bias = _bias_add(graph, scope, node.outputs[0], int(columns)) if style.integer_bias else (None, None)
+    tail, clip = _clipped(graph, scope, node.outputs[0] if add is None else add.outputs[0])
+    return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, 1, bias), add, clip=clip)
 
 
 def _gemm(node: Node) -> Linear | str:
@@ -254,14 +306,14 @@ def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[No
     return reader, values.reshape(-1)
 
 
-def _clipped(graph: Graph, scope: Scope, tensor: Any) -> Any:
-    """What comes after a Relu or a Clip from zero up, else the tensor itself."""
+def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]:
+    """What comes after a Relu or a Clip from zero up, and that node; else the tensor itself, and None."""
     reader = _only_reader(graph, scope, tensor)
     if reader is None or not is_onnx(reader) or reader.inputs[0] is not tensor:
-        return tensor
-    if reader.op == "Relu":
-        return reader.outputs[0]
-    return reader.outputs[0] if reader.op == "Clip" and _starts_at_zero(reader) else tensor
+        return tensor, None
+    if reader.op == "Relu" or (reader.op == "Clip" and _starts_at_zero(reader)):
+        return reader.outputs[0], reader
+    return tensor, None
 
 
 def _starts_at_zero(clip: Node) -> bool:

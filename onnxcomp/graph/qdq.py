@@ -3,7 +3,7 @@
     x -> reader                      ->   x -> Q -> DQ -> reader            (pair: x stays for other readers)
     node -> y -> readers             ->   node -> y' -> Q -> DQ -> y        (fence: y keeps its name and readers)
     Q -> DQ -> x -> Div by 6 -> y    ->   Q -> DQ with a sixth of the scale (rescale)
-    W                                ->   W_int8 -> DQ                      (codes)
+    W_int8                           ->   W_int8 -> DQ                      (decode)
 
 Names are short: each stands several times in the file.
 """
@@ -39,45 +39,63 @@ class QdqWriter:
             self._quantize(tensor, tensor, self._paired[tensor])
         return self._paired[tensor]
 
-    def fence(self, tensor: Any) -> None:
-        """Let everything that reads the tensor read it quantized and dequantized."""
+    def fence(self, tensor: Any) -> Variable:
+        """Let everything that reads the tensor read it quantized and dequantized; gives what its node then makes."""
         maker = tensor.inputs[0]
         position = next(index for index, each in enumerate(maker.outputs) if each is tensor)
         raw = self._variable("r")
         raw.dtype, raw.shape = tensor.dtype, tensor.shape
         maker.outputs[position] = raw
         self._quantize(raw, tensor, tensor)
+        return raw
 
     def rescale(self, source: Any, tensor: Any) -> None:
         """Let ``tensor``, which nothing makes any more, be what the codes of ``source`` stand for on its own grid."""
         if source not in self._codes:
             self.pair(source)
-        grid = self._grids[tensor]
         self._codes[tensor] = self._codes[source]
-        inputs = [self._codes[source], self._store(grid.scale), self._store(grid.zero_point)]
-        self._graph.node(self._scope, "DequantizeLinear", inputs, [tensor])
+        self.decode_as(tensor, self._codes[source], self._grids[tensor])
 
-    def constant(self, values: Array, grid: Grid) -> Variable:
-        """A constant operand as codes of a grid of its own."""
-        return self.codes(quantize(values, grid), grid.scale, grid.zero_point)
+    def codes_of(self, values: Array, grid: Grid, name: str = "") -> Constant:
+        """The codes of a constant's values, as a constant of the scope."""
+        return self._graph.constant(self._scope, name or self._name("c"), quantize(values, grid))
 
-    def codes(
-        self, codes: Array, scale: Array, zero_point: Array | None, *, axis: int | None = None, name: str = ""
-    ) -> Variable:
-        """What integer codes stand for; scale () or, along ``axis``, (channels,)."""
-        stored = self._graph.constant(self._scope, name or self._name("c"), codes)
-        inputs = [stored, self._store(scale), *([] if zero_point is None else [self._store(zero_point)])]
+    def decode(self, codes: Any, grid: Grid, *, axis: int | None = None, plain: bool = False) -> Variable:
+        """What integer codes stand for; ``plain``: without the zero point, which is 0, as biases want it."""
         result = self._variable("f")
-        attrs = {} if axis is None else {"axis": axis}
-        self._graph.node(self._scope, "DequantizeLinear", inputs, [result], attrs=attrs)
+        self.decode_as(result, codes, grid, axis=axis, plain=plain)
         return result
 
-    def _quantize(self, source: Any, tensor: Any, result: Any) -> None:
-        grid = self._grids[tensor]
+    def decode_as(self, result: Any, codes: Any, grid: Grid, *, axis: int | None = None, plain: bool = False) -> None:
+        """Let ``result``, which nothing makes yet, be what integer codes stand for."""
+        inputs = [codes, self._store(grid.scale), *([] if plain else [self._store(grid.zero_point)])]
+        attrs = {} if axis is None else {"axis": axis}
+        self._graph.node(self._scope, "DequantizeLinear", inputs, [result], attrs=attrs)
+
+    def quantized(self, source: Any, grid: Grid, result: Any) -> Any:
+        """Let ``result``, which nothing makes yet, be ``source`` quantized and dequantized; gives the codes."""
         constants = [self._store(grid.scale), self._store(grid.zero_point)]
-        codes = self._codes[tensor] = self._variable("q")
+        codes = self._variable("q")
         self._graph.node(self._scope, "QuantizeLinear", [source, *constants], [codes])
         self._graph.node(self._scope, "DequantizeLinear", [codes, *constants], [result])
+        return codes
+
+    def scaled(self, source: Any, factor: float) -> Variable:
+        """A tensor on a grid times a positive number: its codes on a grid of another scale."""
+        if source not in self._codes:
+            self.pair(source)
+        return self.decode(self._codes[source], self._grids[source].times(factor))
+
+    def source_of(self, paired: Any) -> Any:
+        """The tensor that a result of ``pair`` stands for."""
+        return next(source for source, result in self._paired.items() if result is paired)
+
+    def variable(self) -> Variable:
+        """A new tensor between two nodes."""
+        return self._variable("f")
+
+    def _quantize(self, source: Any, tensor: Any, result: Any) -> None:
+        self._codes[tensor] = self.quantized(source, self._grids[tensor], result)
 
     def _store(self, values: Array) -> Constant:
         plain = np.asarray(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,9 @@ from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, ModelSource,
 KEPT_BYTES = 64
 
 
-def optimized(model: ModelSource, *, provider: str = "CPUExecutionProvider") -> onnx.ModelProto:
+def optimized(
+    model: ModelSource, *, provider: str = "CPUExecutionProvider", custom_ops: Sequence[Path] = ()
+) -> onnx.ModelProto:
     """The model as ``provider`` runs it, without the data of its initializers; fused, but in its own layout.
 
     Raises TargetError when the model does not load there.
@@ -31,6 +34,8 @@ def optimized(model: ModelSource, *, provider: str = "CPUExecutionProvider") -> 
         options.add_session_config_entry(f"{prefix}_file_name", "optimized.data")
         options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(KEPT_BYTES))
         try:
+            for library in custom_ops:
+                options.register_custom_ops_library(str(library))
             ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
         except ORT_ERRORS as error:
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error

@@ -11,62 +11,12 @@ at the models that it optimizes. The other rows say what the provider's document
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
-CHOOSING = frozenset({"Gather", "GatherElements", "Slice", "Split", "Expand", "Tile", "DepthToSpace"})
-# Operators -> the element types that QuantizeLinear has for them.
-TYPES = ("uint8", "int8", "uint16", "int16")
-WEIGHT_TYPES = ("int8", "uint8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizationStyle:
-    """The integer arithmetic that a provider has fast kernels for, and the form in which it finds it.
-
-    activation, weight: element types; symmetric means a zero point in the middle of the range.
-    per_channel: one weight scale an output channel, for the operators of ``channelled``.
-    reduce_range: weights keep to 7 bits, where the processor's 16-bit sums would saturate.
-    fast_integer: False where integers are only stored and float16 is what runs fast.
-
-    computes: multiply and accumulate in integers. between: compute in integers where they stand between such.
-    moves: hand on codes as they are. float_results: hand out floats when no QuantizeLinear follows.
-    everywhere: all operators of the lists want a grid on all sides, whatever their neighbours are.
-    products: MatMul of two activations, too. tables: rows of constant tables are looked up as codes.
-    integer_bias: int32 in the unit of the accumulator; else the bias stays float.
-    joins_sums: an Add goes into the Conv before it, whose own result then stays float.
-    drops_clips: Relu, and Clip from zero, must be left out where the grid says the same.
-    shows_kernels: ONNX Runtime can write down which nodes it replaced.
-    source: the address that the row was taken from, "" where it was measured.
-    """
-
-    activation: str = "uint8"
-    activation_symmetric: bool = False
-    weight: str = "int8"
-    weight_symmetric: bool = True
-    per_channel: bool = True
-    channelled: frozenset[str] = LINEAR
-    reduce_range: bool = False
-    fast_integer: bool = True
-    computes: frozenset[str] = LINEAR - {"ConvTranspose"}
-    between: frozenset[str] = frozenset({
-        "Add", "Mul", "Concat", "Where", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
-    })  # fmt: skip
-    moves: frozenset[str] = RESHAPING | CHOOSING | {"MaxPool", "Resize", "ReduceMax"}
-    float_results: frozenset[str] = frozenset({"Gemm", "MatMul"})
-    everywhere: bool = False
-    products: bool = False
-    tables: bool = True
-    integer_bias: bool = True
-    joins_sums: bool = False
-    drops_clips: bool = False
-    shows_kernels: bool = False
-    source: str = ""
-
+from onnxcomp.graph.integer_style import CHOOSING, LINEAR, RESHAPING, QuantizationStyle
 
 ASYMMETRIC = QuantizationStyle()
-CPU = replace(ASYMMETRIC, shows_kernels=True)
+CPU = replace(ASYMMETRIC, expands=frozenset({"HardSigmoid", "HardSwish"}), rescales=True, shows_kernels=True)
 # No integer kernels behind DequantizeLinear: what is stored in integers is computed in float.
 STORED_ONLY = replace(
     ASYMMETRIC, fast_integer=False, computes=frozenset(), between=frozenset(), moves=frozenset(), tables=False

@@ -61,7 +61,12 @@ def kernels(model: Model, tmp_path: Path) -> dict[str, int]:
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 4
     onnxruntime.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
-    return dict(collections.Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node))
+    return dict(collections.Counter(each.op_type for each in nodes_of(onnx.load(tmp_path / "optimized.onnx").graph)))
+
+
+def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    bodies = [each.g for node in graph.node for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
+    return [*graph.node, *(node for body in bodies for node in nodes_of(body))]
 
 
 def assert_close(model: Model, result: Model, feeds: dict[str, Array], share: float = 0.03) -> None:
@@ -195,17 +200,51 @@ def test_a_bounded_opset_gets_one_scale_a_tensor() -> None:
     assert_close(model, result, feeds, 0.05)
 
 
-def test_subgraphs_are_left_with_a_reason() -> None:
-    model = model_of(
-        """g (bool c, float[N,8] x) => (float[N,8] y) { h = MatMul(x, W) y = If(c) <
-            then_branch = t () => (float[N,8] a) { [inner] a = MatMul(h, W) },
-            else_branch = e () => (float[N,8] b) { b = Relu(h) }> }""",
-        W=drawn(8, 8),
-    )
-    feeds = {"x": drawn(20, 8), "c": np.array(True)}
+IF = """g (bool c, float[N,8] x) => (float[N,8] y) { h = MatMul(x, W) y = If(c) <
+    then_branch = t () => (float[N,8] a) { [inner] a = MatMul(h, W) },
+    else_branch = e () => (float[N,8] b) { r = Relu(h) [other] b = Gemm(r, W) }> }"""
+LOOP = """g (int64 n, bool c, float[4,8] x) => (float[4,8] y) { y = Loop(n, c, x) <
+    body = b (int64 i, bool k, float[4,8] v) => (bool k2, float[4,8] w) {
+        k2 = Identity(k) [inner] m = MatMul(v, W) t = Tanh(m) w = Add(t, x) }> }"""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_branches_run_on_integers(taken: bool, tmp_path: Path) -> None:
+    model = model_of(IF, W=drawn(8, 8))
+    feeds = {"x": drawn(20, 8), "c": np.array(taken)}
+    result, outcome = quantized(model, {**feeds, "c": np.array(True)}, {**feeds, "c": np.array(False)})
+    assert {each.name for each in outcome.changed} == {"h", "y/then_branch/inner", "y/else_branch/other"}
+    found = kernels(result, tmp_path)
+    assert (found["MatMulIntegerToFloat"], found["QGemm"]) == (2, 1) and "MatMul" not in found
+    assert not any(each.dims == [8, 8] and each.data_type == 1 for each in result.proto.graph.initializer)
+    assert_close(model, result, feeds, 0.05)
+
+
+def test_a_branch_that_calibration_never_took_stays_in_float() -> None:
+    model = model_of(IF, W=drawn(8, 8))
+    _, outcome = quantized(model, {"x": drawn(20, 8), "c": np.array(True)})
+    assert {each.name for each in outcome.changed} == {"h", "y/then_branch/inner"}
+    assert [(each.name, "no values" in each.reason) for each in outcome.skipped] == [("y/else_branch/other", True)]
+
+
+def test_a_loop_runs_on_integers(tmp_path: Path) -> None:
+    model = model_of(LOOP, W=drawn(8, 8) / 4)
+    feeds = {"x": drawn(4, 8), "n": np.array(3), "c": np.array(True)}
     result, outcome = quantized(model, feeds)
-    assert len(outcome.changed) == 1
-    assert ["subgraph" in each.reason for each in outcome.skipped] == [True]
+    assert [each.name for each in outcome.changed] == ["y/body/inner"]
+    assert kernels(result, tmp_path)["MatMulIntegerToFloat"] == 1
+    assert_close(model, result, feeds, 0.05)
+
+
+def test_functions_are_left_with_a_reason() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[N,8] x) => (float[N,8] y) <float[8,8] W = {%s}> { h = MatMul(x, W) y = local.twice(h, W) }
+        <domain: "local", opset_import: ["" : 17]> twice (a, W) => (b) { [inner] m = MatMul(a, W) b = MatMul(m, W) }"""
+    model = load(parser.parse_model(text % ", ".join(str(each) for each in drawn(64))))
+    feeds = {"x": drawn(20, 8)}
+    result, outcome = quantized(model, feeds)
+    assert [each.name for each in outcome.changed] == ["h"]
+    assert ["function" in each.reason for each in outcome.skipped] == [True, True]
     assert_close(model, result, feeds)
 
 
@@ -239,7 +278,7 @@ def test_a_tensor_that_never_comes_leaves_its_node_in_float() -> None:
 def test_products_of_activations_are_quantized_on_request(tmp_path: Path) -> None:
     model = model_of("g (float[N,8] x, float[8,N] z) => (float[N,N] y) { y = MatMul(x, z) }")
     feeds = {"x": drawn(20, 8), "z": drawn(8, 20)}
-    result, _ = quantized(model, feeds, products=True)
+    result, _ = quantized(model, feeds, products="yes")
     assert "MatMulIntegerToFloat" in kernels(result, tmp_path)
     assert_close(model, result, feeds)
 
