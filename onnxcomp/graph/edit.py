@@ -116,6 +116,14 @@ def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
     return True
 
 
+def move_up(scope: Scope, constant: Constant) -> None:
+    """Let a Constant node stand before all other nodes, so that any of them may read it."""
+    for node in scope.graph.nodes:
+        if any(each is constant for each in node.leading):
+            node.leading = tuple(each for each in node.leading if each is not constant)
+    scope.trailing = tuple(each for each in scope.trailing if each is not constant)
+
+
 def key_holders(graph: Graph) -> dict[str, Constant]:
     """Which constant each key names now; for ``renew_keys`` after an edit that renames or moves."""
     return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}

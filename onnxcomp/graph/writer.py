@@ -15,14 +15,14 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
-    ValueInfoProto,
     helper,
     numpy_helper,
 )  # fmt: skip
 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node, ProtoValues
-from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of, type_of
+from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of
+from onnxcomp.graph.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
 
@@ -157,33 +157,36 @@ class Writer:
 
     def _write_interface(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
         waiting = list({id(each): each for each in scope.graph.inputs}.values())
+        held = {each.name: each for each in scope.constants}
         initializers = {each.name for each in proto.initializer} | {
             each.values.name for each in proto.sparse_initializer
         }
         for info in origin.input:  # in the original order, with the inputs that are constants before IR 4
             if any(each.name == info.name for each in waiting):
                 while waiting[0].name != info.name:  # new ones keep their place, too
-                    proto.input.add().CopyFrom(_require_info(waiting.pop(0)))
-                proto.input.add().CopyFrom(_info(waiting.pop(0)) or info)
+                    proto.input.add().CopyFrom(required_info(waiting.pop(0)))
+                proto.input.add().CopyFrom(info_of(waiting.pop(0)) or info)
             elif info.name in initializers:
-                proto.input.add().CopyFrom(info)
+                proto.input.add().CopyFrom(retyped(info, held.get(info.name)))
         for variable in waiting:
-            proto.input.add().CopyFrom(_require_info(variable))
+            proto.input.add().CopyFrom(required_info(variable))
         infos = {each.name: each for each in origin.output}
         for tensor in scope.graph.outputs:
-            proto.output.add().CopyFrom(infos.get(tensor.name) or _require_info(tensor))
+            stated = infos.get(tensor.name)
+            proto.output.add().CopyFrom(required_info(tensor) if stated is None else retyped(stated, tensor))
 
     def _write_value_info(self, scope: Scope, proto: GraphProto, origin: GraphProto) -> None:
         """Keep what is known of tensors that still exist, in the original order; add nothing."""
         produced = {out.name: out for node in scope.graph.nodes for out in node.outputs if out.name}
-        constants = {each.name for each in scope.constants}
-        known = produced.keys() | constants | {each.name for each in proto.input}
-        outer = {name for name in _read_names(scope) if name not in known}
+        constants = {each.name: each for each in scope.constants}
+        known = produced.keys() | constants.keys() | {each.name for each in proto.input}
+        outer = {name: each for name, each in _read_tensors(scope).items() if name not in known}
         for info in origin.value_info:
             if info.name in produced:
-                proto.value_info.add().CopyFrom(_info(produced[info.name]) or info)
+                proto.value_info.add().CopyFrom(info_of(produced[info.name]) or info)
             elif info.name in known or info.name in outer:
-                proto.value_info.add().CopyFrom(info)
+                held = constants.get(info.name) or outer.get(info.name)
+                proto.value_info.add().CopyFrom(retyped(info, held))
 
     def _nodes(self, scope: Scope) -> list[NodeProto]:
         """The scope's nodes in a valid order, each Constant node where it stood, new ones first."""
@@ -306,8 +309,8 @@ def _domains(nodes: Iterable[NodeProto]) -> set[str]:
     return found
 
 
-def _read_names(scope: Scope) -> set[str]:
-    return {each.name for node in scope.graph.nodes for each in node.inputs if each.name}
+def _read_tensors(scope: Scope) -> dict[str, Any]:
+    return {each.name: each for node in scope.graph.nodes for each in node.inputs if each.name}
 
 
 def _are_graphs(value: Any) -> bool:
@@ -337,8 +340,9 @@ def _untouched(constant: Constant, origin: NodeProto) -> bool:
     held = constant._values
     if isinstance(held, ProtoValues):
         return held is constant.node_values and origin.attribute[0].name == "value"
-    value = helper.get_attribute_value(origin.attribute[0])
-    return origin.attribute[0].name != "value" and np.array_equal(np.asarray(value), held, equal_nan=True)
+    name, value = origin.attribute[0].name, helper.get_attribute_value(origin.attribute[0])
+    plain = np.float32 if "float" in name else np.int64
+    return name != "value" and held.dtype == plain and np.array_equal(np.asarray(value), held, equal_nan=True)
 
 
 def _named(sparse: SparseTensorProto, name: str) -> SparseTensorProto:
@@ -358,25 +362,6 @@ def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
 def _inner_name(constant: Constant) -> str:
     """The name that the tensor inside a Constant node bears, if any."""
     return constant.origin.name if isinstance(constant.origin, TensorProto) else ""
-
-
-def _info(variable: Any) -> ValueInfoProto | None:
-    """The origin's statement, unless a pass has given the variable another type, shape or name since."""
-    origin: ValueInfoProto | None = getattr(variable, "origin", None)
-    if origin is not None and origin.name == variable.name and type_of(origin) == (variable.dtype, variable.shape):
-        return origin
-    if variable.dtype is None:
-        return None
-    shape = None if variable.shape is None else list(variable.shape)
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(variable.dtype))
-    return helper.make_tensor_value_info(variable.name, element, shape)
-
-
-def _require_info(tensor: Any) -> ValueInfoProto:
-    if isinstance(tensor, Constant):
-        return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.shape))
-    info = _info(tensor)
-    return info if info is not None else ValueInfoProto(name=tensor.name)
 
 
 def copy_fields(source: Any, target: Any, leave: Iterable[str]) -> None:
