@@ -278,5 +278,6 @@ def _order_advice(earlier: Pass, later: Pass, lost: frozenset[str]) -> str:
 
 
 def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:
-    """The recipe of one pass, as ``onnxcomp run`` makes it."""
-    return Recipe(rewrite.pass_name(), (Step(rewrite, auto, exclude=tuple(exclude)),))
+    """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first."""
+    prepared = [Step(get_pass(name)(), exclude=tuple(exclude)) for name in rewrite.prepared_by]
+    return Recipe(rewrite.pass_name(), (*prepared, Step(rewrite, auto, exclude=tuple(exclude))))

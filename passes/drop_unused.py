@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
 from onnxcomp.graph.edit import node_key
-from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
+from onnxcomp.graph.functions import drop_function, functions_of, used_functions
+from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.writer import sweep
-
-FunctionId = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,45 +55,19 @@ def _drop_nodes(graph: Graph, context: Context, outcome: Outcome) -> None:
 
 def _drop_functions(graph: Graph, context: Context, outcome: Outcome) -> None:
     """Drop the functions that no node calls, directly or through another function."""
-    functions = {_identity(scope): scope for scope in graph.scopes if scope.kind == "function"}
-    used: set[FunctionId] = set()
-    waiting = [graph.main]
-    while waiting:
-        for called in _calls(graph, waiting.pop()):
-            if called in functions and called not in used:
-                used.add(called)
-                waiting.append(functions[called])
-    for identity, scope in functions.items():
-        name = f"{identity[0]}:{identity[1]}"
-        if identity in used or not context.selects(scope.path, name):
+    used = used_functions(graph)
+    for identity, scope in functions_of(graph).items():
+        if identity in used or not context.selects(scope.path, f"{identity[0]}:{identity[1]}"):
             continue
-        for node in list(scope.graph.nodes):
-            graph.remove_node(scope, node)
-        graph.scopes.remove(scope)
+        drop_function(graph, scope)
         outcome.change(scope.path, "dropped unused function")
-
-
-def _identity(scope: Scope) -> FunctionId:
-    origin = scope.origin
-    return origin.domain, origin.name, getattr(origin, "overload", "")  # type: ignore[union-attr]
-
-
-def _calls(graph: Graph, scope: Scope) -> set[FunctionId]:
-    """The operators that a scope and its subgraphs name."""
-    bodies = {id(each.graph): each for each in graph.scopes}
-    found: set[FunctionId] = set()
-    for node in scope.graph.nodes:
-        found.add((node.domain or "", node.op, node.origin.overload if node.origin is not None else ""))
-        for body in subgraphs_of(node):
-            found |= _calls(graph, bodies[id(body)])
-    return found
 
 
 def _drop_imports(graph: Graph, context: Context, outcome: Outcome) -> None:
     """Drop imports of domains that no node names; the default domain stays."""
     used = {"", "ai.onnx"}
     used |= {node.domain or "" for _, node in graph.nodes()}
-    used |= {_identity(scope)[0] for scope in graph.scopes if scope.kind == "function"}
+    used |= {domain for domain, _, _ in functions_of(graph)}
     for domain in [each for each in graph.opset_imports if each not in used and context.selects(each)]:
         del graph.opset_imports[domain]
         outcome.change(domain, "dropped unused opset import")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import constant_value, is_onnx, key_holders, node_key, producer, renew_keys
+from onnxcomp.graph.edit import constant_value, is_onnx, key_holders, node_key, renew_keys
+from onnxcomp.graph.functions import hand_out
 from onnxcomp.graph.ir import Node
 from onnxcomp.graph.surgery import Graph, Scope
 
@@ -60,7 +60,7 @@ def _inline(graph: Graph, scope: Scope, node: Node) -> str:
     node.inputs.clear()
     node.outputs.clear()
     nodes = list(inner.graph.nodes)
-    nodes += _hand_out(graph, inner, outputs)
+    nodes += hand_out(graph, inner, outputs)
     position = next(index for index, each in enumerate(scope.graph.nodes) if each is node)
     scope.graph.nodes[position : position + 1] = nodes
     for constant in inner.constants:
@@ -93,23 +93,3 @@ def _rename_moved(graph: Graph, inner: Scope) -> None:
     for tensor in moved:
         if taken[tensor.name]:
             tensor.name = graph.unique_name(tensor.name)
-
-
-def _hand_out(graph: Graph, inner: Scope, outputs: list[Any]) -> list[Node]:
-    """Let the branch's results be the outputs of the If; gives the Identity nodes that this takes."""
-    added: list[Node] = []
-    given: dict[Any, Any] = {}
-    for result, output in zip(list(inner.graph.outputs), outputs, strict=True):
-        source = given.get(result, result)
-        maker = producer(source)
-        inside = maker is not None and any(each is maker for each in inner.graph.nodes)
-        if maker is not None and inside and result not in given:
-            position = next(index for index, out in enumerate(maker.outputs) if out is result)
-            maker.outputs[position] = output
-            graph.replace_reads(result, output)
-            given[result] = output
-        elif graph.is_output(output):
-            added.append(Node("Identity", "", {}, [source], [output]))
-        else:
-            graph.replace_reads(output, source)
-    return added

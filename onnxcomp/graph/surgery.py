@@ -49,18 +49,34 @@ def open_graph(model: Model) -> Graph:
     _collect_names(model.proto, graph._names)
     _Reader(graph, "main", opset_of(model.proto.opset_import)).read(model.proto.graph, ChainMap(), "", None)
     for function in model.proto.functions:
-        path = f"function {function.domain}:{function.name}" + (
-            f":{function.overload}" if function.overload else ""
-        )
-        reader = _Reader(graph, "function", opset_of(function.opset_import))
-        reader.read(function, ChainMap(), path, None)
-    for _, node in graph.nodes():
-        node.was_dead = not any(graph.is_read(out) for out in node.outputs)
-    outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-    for scope in graph.scopes:
+        _read_function(graph, function)
+    _note_use(graph.scopes)
+    return graph
+
+
+def read_function(graph: Graph, function: FunctionProto) -> list[Scope]:
+    """Read the body of a local function once more, for a place where it is called: its scope, then its subgraphs'."""
+    before = len(graph.scopes)
+    _read_function(graph, function)
+    made = graph.scopes[before:]
+    _note_use(made)
+    return made
+
+
+def _read_function(graph: Graph, function: FunctionProto) -> None:
+    overload = f":{function.overload}" if function.overload else ""
+    reader = _Reader(graph, "function", opset_of(function.opset_import))
+    reader.read(function, ChainMap(), f"function {function.domain}:{function.name}{overload}", None)
+
+
+def _note_use(scopes: Iterable[Scope]) -> None:
+    """Remember what nothing read from the start."""
+    outputs = {id(out) for scope in scopes for out in scope.graph.outputs}
+    for scope in scopes:
+        for node in scope.graph.nodes:
+            node.was_dead = not any(out.outputs or id(out) in outputs for out in node.outputs)
         for constant in scope.constants:
             constant.was_used = bool(constant.outputs) or id(constant) in outputs
-    return graph
 
 
 def _collect_names(proto: ModelProto, names: set[str]) -> None:

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from onnxcomp.contract import parameters
@@ -104,3 +106,20 @@ def test_an_unknown_pass_lists_the_known_ones(invoke: Invoke, model_file: Path) 
 
 def test_a_pass_may_be_named_with_underscores(invoke: Invoke) -> None:
     assert invoke("run", "cluster_weights", "--help").exit_code == 0
+
+
+def test_what_prepares_a_pass_runs_before_it(invoke: Invoke, out: Path, tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[N,4] x) => (float[N,2] y) <float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = local.f(x, w) }
+        <opset_import: ["" : 17], domain: "local"> f (a, b) => (c) { h = MatMul(a, b) c = Relu(h) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "calls.onnx")
+    np.savez(tmp_path / "calib.npz", x=np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32))
+    result = invoke(
+        "run", "quantize-static", tmp_path / "calls.onnx", "-o", out / "o.onnx", "--json",
+        "--calib-data", tmp_path / "calib.npz", "--max-drop", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    steps = json.loads(result.stdout)["steps"]
+    assert [each["rewrite"] for each in steps] == ["inline-functions", "fuse-batch-norm", "fuse-pad", "quantize-static"]
+    ops = [node.op_type for node in onnx.load(out / "o.onnx").graph.node]
+    assert "MatMul" in ops and "QuantizeLinear" in ops

@@ -1,0 +1,293 @@
+"""Try several rewrites on the whole model and keep the fastest that the budget bears.
+
+1. Each trial is built on the same model. What changes nothing or does not run is out.
+2. Heat: all of them take turns with the model as it was. What is no faster is out.
+3. From the fastest on, each is verified. One that breaks the budget is taken back in part where it could still win.
+4. In the best ones, nodes that gain nothing are left out (``node_choice``).
+5. Final: the best of these take turns for longer. Who is as fast as the winner and errs less wins instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxcomp.budget import Goal
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.graph.edit import node_key
+from onnxcomp.graph.surgery import open_graph
+from onnxcomp.model import Model
+from onnxcomp.pipeline.account import application, title
+from onnxcomp.pipeline.node_choice import faster_nodes
+from onnxcomp.pipeline.race import FINAL_S, Course
+from onnxcomp.pipeline.rewrite import apply_pass, limited_to
+from onnxcomp.pipeline.takeback import verified_part
+from onnxcomp.receipt import Application, Entry, Tried
+from onnxcomp.verify import Verdict, Verifier
+
+MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
+FINALISTS = 4
+NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
+AS_FAST = 1.015  # times the latency of the fastest, and the smaller error decides
+PARTS = 2  # trials taken back in part, at most: each takes tens of evaluations
+CHOSEN_NODES = 2  # trials whose nodes are chosen one by one, at most
+GOAL_SHARE = 0.97  # of a latency goal: what measures more than this has not surely reached it
+
+
+@dataclass
+class Trial:
+    """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only.
+
+    include: the names to which the main pass was limited, None for all. restore: weights put back afterwards.
+    """
+
+    passes: tuple[Pass, ...]
+    model: Model
+    outcomes: list[Outcome]
+    include: list[str] | None = None
+    restore: list[str] = field(default_factory=list)
+    taken: list[Entry] = field(default_factory=list)
+    verdict: Verdict | None = None
+    ratio: float = math.inf
+    lost: str = ""
+
+    @property
+    def main(self) -> int:
+        """The position of the pass that the trial is about: the last that is not exact, else the last."""
+        lossy = [index for index, each in enumerate(self.passes) if "latency" in each.effect.shrinks]
+        inexact = [index for index in lossy if not self.passes[index].effect.exact]
+        return (inexact or lossy or [len(self.passes) - 1])[-1]
+
+    @property
+    def names(self) -> list[str]:
+        """What the main pass changed."""
+        done = self.outcomes[self.main].changed if self.main < len(self.outcomes) else []
+        return list(dict.fromkeys(each.name for each in done))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the main pass was applied to all that it could be applied to."""
+        return self.include is None and not self.restore
+
+    def applications(self, context: Context) -> list[Application]:
+        """How to make it again."""
+        made = [
+            application(each, context, self.include if index == self.main else None)
+            for index, each in enumerate(self.passes)
+        ]
+        made[-1].restore = list(self.restore)
+        return made
+
+    def account(self) -> Tried:
+        """The trial as the receipt has it."""
+        measured = math.isfinite(self.ratio)
+        verified = self.verdict is not None and math.isfinite(self.verdict.divergence)
+        return Tried(
+            name=title(self.passes) + ("" if self.include is None else f" at {len(self.names)} nodes"),
+            outcome=self.lost or "kept",
+            bytes_after=self.model.size_bytes if measured else None,
+            latency_ratio=self.ratio if measured else None,
+            divergence=self.verdict.divergence if verified and self.verdict is not None else None,
+        )
+
+
+@dataclass
+class Trials:
+    """All that one step tries on ``before``; ``run`` gives the one to keep, or None."""
+
+    before: Model
+    original: Model
+    candidates: Sequence[tuple[Pass, ...]]
+    context: Context
+    verifier: Verifier
+    tuner: Verifier | None
+    course: Course
+    goal: Goal | None = None
+    deadline: float = math.inf
+    entered: list[Trial] = field(default_factory=list)
+
+    def run(self) -> Trial | None:
+        """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
+        running = self._built()
+        self._heat(running)
+        running = self._verified([each for each in running if not each.lost])
+        if not self._has_reached_goal(running):
+            running += self._with_chosen_nodes(running)
+        return self._winner(running)
+
+    # --- building ---
+
+    def _built(self) -> list[Trial]:
+        running = []
+        for index, passes in enumerate(self.candidates):
+            self.context.progress(index, len(self.candidates), f"trying {title(passes)}")
+            trial = self._build(passes)
+            self.entered.append(trial)
+            if running and time.monotonic() > self.deadline:
+                trial.lost = "not tried: the time budget was used up"
+            elif not trial.outcomes[-1].changed:
+                trial.lost = _nothing_changed(passes[len(trial.outcomes) - 1], trial.outcomes[-1])
+            else:
+                trial.lost = self.course.fault(trial.model) or ""
+            if not trial.lost:
+                running.append(trial)
+        return running
+
+    def _build(self, passes: tuple[Pass, ...], include: Sequence[str] | None = None) -> Trial:
+        """The passes in turn, the main one limited to ``include``, up to one that finds nothing to do."""
+        trial = Trial(passes, self.before, [], None if include is None else list(include))
+        for index, each in enumerate(passes):
+            limited = include is not None and index == trial.main
+            context = limited_to(self.context, include or ()) if limited else self.context
+            trial.model, outcome = apply_pass(trial.model, each, context)
+            trial.outcomes.append(outcome)
+            if not outcome.changed:
+                break
+        return trial
+
+    # --- measuring ---
+
+    def _heat(self, running: Sequence[Trial]) -> None:
+        if not running:
+            return
+        self.context.progress(0, 1, "measuring latency")
+        ratios = self.course.race(self.before, {str(index): each.model for index, each in enumerate(running)})
+        for index, trial in enumerate(running):
+            trial.ratio = ratios[str(index)]
+            if trial.ratio > MIN_SPEEDUP:
+                trial.lost = "no faster"
+
+    def _verified(self, running: Sequence[Trial]) -> list[Trial]:
+        """Those within the budget, fastest first; a few that break it are cut down to what it bears."""
+        passed: list[Trial] = []
+        parts = 0
+        for trial in sorted(running, key=lambda each: each.ratio):
+            if passed and trial.ratio > NEAR * passed[0].ratio and self.goal is None:
+                trial.lost = "slower"
+                continue
+            self.context.progress(0, 1, f"verifying {title(trial.passes)}")
+            trial.verdict = self.verifier.check(trial.model)
+            if trial.verdict.passed:
+                passed.append(trial)
+                continue
+            trial.lost = "; ".join(trial.verdict.reasons)
+            if parts < PARTS and len(trial.names) > 1 and time.monotonic() < self.deadline:
+                parts += 1
+                part = self._part(trial)
+                passed += [part] if part is not None else []
+                passed.sort(key=lambda each: each.ratio)
+        return passed
+
+    def _part(self, trial: Trial) -> Trial | None:
+        """The largest part of a trial that the budget bears, if that is still faster."""
+
+        def again(limited: Context) -> tuple[Model, Outcome]:
+            made = self._build(trial.passes, sorted(limited.include or ()))
+            return made.model, made.outcomes[made.main]
+
+        several = again if len(trial.passes) > 1 else None
+        outcome, rewrite = trial.outcomes[trial.main], trial.passes[trial.main]
+        rest, verdict = verified_part(
+            self.before, trial.model, outcome, rewrite, self.context, self.verifier, self.tuner, several
+        )
+        if not rest.kept or self.course.fault(rest.model) is not None:
+            return None
+        part = self._build(trial.passes, None if rest.by_value else rest.kept)
+        part.restore = rest.taken if rest.by_value else []
+        part.model, part.verdict, part.taken = rest.model, verdict, rest.taken_entries()
+        self.entered.append(part)
+        part.ratio = self.course.race(self.before, {"part": part.model})["part"]
+        part.lost = "" if part.ratio <= MIN_SPEEDUP else "no faster"
+        return None if part.lost else part
+
+    # --- nodes ---
+
+    def _with_chosen_nodes(self, running: Sequence[Trial]) -> list[Trial]:
+        """The best trials once more, without the nodes that gain nothing by them."""
+        main = open_graph(self.before).main
+        nodes = {node_key(main, each) for each in main.graph.nodes}
+        able = [each for each in running if nodes.issuperset(each.names) and len(each.names) > 1 and not each.restore]
+        found = []
+        for trial in able[:CHOSEN_NODES]:
+            if trial.ratio > NEAR * running[0].ratio or time.monotonic() > self.deadline:
+                break
+            rebuild = functools.partial(self._at_nodes, trial.passes)
+            tell = self.context.progress
+            kept = faster_nodes(self.before, trial.model, trial.names, rebuild, self.course, tell)
+            if len(kept) < len(trial.names):
+                found += self._entered_at(trial, kept)
+        return found
+
+    def _at_nodes(self, passes: tuple[Pass, ...], names: Sequence[str]) -> Model | None:
+        made = self._build(passes, names)
+        return made.model if made.outcomes[-1].changed else None
+
+    def _entered_at(self, trial: Trial, kept: Sequence[str]) -> list[Trial]:
+        """The trial at these nodes only, where it is within the budget and faster than what there was."""
+        made = self._build(trial.passes, kept)
+        left = [Entry(name, "no faster on the target") for name in trial.names if name not in set(kept)]
+        made.taken = [*trial.taken, *left]
+        made.verdict = self.verifier.check(made.model)
+        made.ratio = self.course.race(self.before, {"made": made.model})["made"]
+        made.lost = "; ".join(made.verdict.reasons) or ("" if made.ratio <= MIN_SPEEDUP else "no faster")
+        self.entered.append(made)
+        return [] if made.lost else [made]
+
+    # --- choosing ---
+
+    def _has_reached_goal(self, running: Sequence[Trial]) -> bool:
+        if self.goal is None or not running:
+            return False
+        return running[0].ratio <= self._ratio_of_goal()
+
+    def _ratio_of_goal(self) -> float:
+        """What a trial's ratio must come down to for the latency goal."""
+        assert self.goal is not None
+        took = self.course.milliseconds({"before": self.before, "original": self.original})
+        return GOAL_SHARE * self.goal.limit(took["original"]) / took["before"]
+
+    def _winner(self, running: Sequence[Trial]) -> Trial | None:
+        """The fastest of the final; of those as fast, or that reach the goal, the one that errs least."""
+        finalists = self._finalists(running)
+        if not finalists:
+            return None
+        self.context.progress(0, 1, "measuring the fastest once more")
+        rivals = {str(index): each.model for index, each in enumerate(finalists)} | {"original": self.original}
+        ratios = self.course.race(self.before, rivals, seconds=FINAL_S)
+        for index, trial in enumerate(finalists):
+            trial.ratio = ratios[str(index)]
+        fit = [each for each in finalists if each.ratio <= min(MIN_SPEEDUP, ratios["original"])]
+        if not fit:
+            for trial in finalists:
+                trial.lost = "no faster"
+            return None
+        limit = max(AS_FAST * min(each.ratio for each in fit), 0.0 if self.goal is None else self._ratio_of_goal())
+        best = min((each for each in fit if each.ratio <= limit), key=_harm)
+        for trial in finalists:
+            trial.lost = "" if trial is best else f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
+        return best
+
+    def _finalists(self, running: Sequence[Trial]) -> list[Trial]:
+        ranked = sorted(running, key=lambda each: each.ratio)
+        near = [each for each in ranked if self.goal is not None or each.ratio <= NEAR * ranked[0].ratio]
+        for trial in ranked:
+            trial.lost = "slower"
+        for trial in near[:FINALISTS]:
+            trial.lost = ""
+        return near[:FINALISTS]
+
+
+def _harm(trial: Trial) -> tuple[float, int]:
+    """How far from the original, and how large."""
+    assert trial.verdict is not None
+    return trial.verdict.energy, trial.model.size_bytes
+
+
+def _nothing_changed(rewrite: Pass, outcome: Outcome) -> str:
+    """That a pass found nothing to do, with the reason that it gave most often."""
+    reasons = Counter(each.reason for each in outcome.skipped).most_common(1)
+    return f"nothing to do for {rewrite.pass_name()}" + (f": {reasons[0][0]}" if reasons else "")
