@@ -1,0 +1,241 @@
+"""Each weight moves to an affine grid of its own number of bits; the graph stays as it is.
+
+    minimize over bits    sum of influence[w] * error[w, bits[w]]    with the bytes of all weights within a budget,
+    or the bytes of all weights with that sum within a budget
+
+Influence is measured: how far the outputs go when one weight alone is rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration.moments import Moments, input_moments
+from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
+from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.surgery import Graph, close_graph, open_graph
+from onnxcomp.graph.value_edit import editable_weights, has_levels
+from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
+from onnxcomp.model import Model
+from onnxcomp.numerics.allotment import Choice, bytes_of, fewest_bytes, least_harm
+from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.runtime import Session
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+CORRECTIONS = 6  # whole assignments measured on the way to a divergence
+CLOSE = 0.9  # of the divergence that is asked for: near enough
+AIM = 0.97  # of it, where the last try missed
+NOT_BORNE = "not even 8 bits for every weight stay within the divergence"
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A weight in so many bits."""
+
+    bits: int
+    size_bytes: int
+    error: float
+    algorithm: str
+
+
+@dataclass
+class _Table:
+    """For each weight what it can become, mildest last, and the rewritten models by bits."""
+
+    options: dict[str, list[_Option]]
+    models: dict[int, Model]
+    influence: dict[str, float]
+
+    def items(self) -> list[list[Choice]]:
+        """Bytes and expected divergence of each option."""
+        return [
+            [Choice(each.size_bytes, self.influence[name] * each.error) for each in options]
+            for name, options in self.options.items()
+        ]
+
+    def chosen(self, positions: Sequence[int]) -> dict[str, _Option]:
+        """The options at these positions, by weight."""
+        return {name: found[at] for (name, found), at in zip(self.options.items(), positions, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignBits(Pass):
+    """Round each weight to as many bits as its measured sensitivity asks for.
+
+    The budget is an average of bits or, with max_divergence, how far the outputs may go. Deviations from the
+    paper: sensitivity is measured at the outputs, not taken from a Hessian, and the allotment is a Lagrange
+    multiplier's.
+    """
+
+    needs = Needs.CALIBRATION
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1911.03852"
+    makes = frozenset({"levels"})
+    preserves = frozenset({"zeros", "factors", "qdq"})
+
+    average_bits: float = parameter(4.0, low=2, high=8, help="bits of a code, averaged over the values of all weights")
+    max_divergence: float | None = parameter(
+        None, low=0.0, high=10.0, help="take the fewest bytes whose divergence is no more, whatever the average"
+    )
+    algorithm: str = parameter(
+        "auto", choices=("auto", *ALGORITHMS), help="how values are rounded, as in quantize-weights"
+    )
+    granularity: str = parameter(
+        "channel",
+        choices=GRANULARITIES,
+        help="one grid for the whole weight, each output channel, or each block along the summed axis",
+    )
+    block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
+    symmetric: bool = parameter(True, help="keep the zero point in the middle of the grid")
+    search_range: bool = parameter(True, help="clip outliers where that makes the squared error less")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        data = context.calibration
+        if data is None or (context.divergence is None and self.max_divergence is not None):
+            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
+        outcome = Outcome()
+        found = []
+        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+            reason = self._reason(weight)
+            if reason:
+                outcome.skip(weight.name, reason)
+            else:
+                found.append(weight)
+        if found:
+            self._assign(graph, found, data, context, outcome)
+        return outcome
+
+    def _reason(self, weight: Weight) -> str | None:
+        """Why the weight is left alone, or None."""
+        if has_levels(weight, 2 ** WIDTHS[-1]):
+            return f"it already has no more than {2 ** WIDTHS[-1]} levels"
+        return self._grid(WIDTHS[0]).obstacle(weight)
+
+    def _grid(self, bits: int) -> Grid:
+        return Grid(
+            bits=bits,
+            granularity=self.granularity,
+            block_size=self.block_size,
+            symmetric=self.symmetric,
+            search_range=self.search_range,
+        )
+
+    def _assign(
+        self, graph: Graph, found: list[Weight], data: CalibrationData, context: Context, outcome: Outcome
+    ) -> None:
+        moments = input_moments(
+            graph,
+            found,
+            data,
+            open_session=Session if context.target is None else context.target.session,
+            progress=context.progress,
+        )
+        table = self._tabulate(graph.model, [each.name for each in found], moments, context)
+        measured = self._weigh(graph.model, table, moments, context)
+        chosen = self._chosen(graph.model, table, context)
+        constants = {bits: constants_by_key(open_graph(model)) for bits, model in table.models.items()}
+        for weight in found:
+            option = chosen.get(weight.name)
+            if option is None:
+                coarse = weight.name not in table.options
+                outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale" if coarse else NOT_BORNE)
+                continue
+            encoding = table.models[option.bits].encodings[weight.name]
+            weight.set(constants[option.bits][weight.name].values, encoding)
+            _note(outcome, weight.name, option, self.granularity, measured.get(weight.name))
+
+    def _chosen(self, model: Model, table: _Table, context: Context) -> dict[str, _Option]:
+        if self.max_divergence is None:
+            return self._within_bytes(table)
+        return self._within_divergence(model, table, context, self.max_divergence)
+
+    def _tabulate(self, model: Model, names: Sequence[str], moments: Mapping[str, Moments], context: Context) -> _Table:
+        """Round all weights to each width, note bytes and errors."""
+        wanted = set(names)
+        table = _Table({}, {}, {})
+        for index, bits in enumerate(WIDTHS):
+            context.progress(index, len(WIDTHS), f"{bits} bits")
+            graph = open_graph(model)
+            for weight in weights(graph):
+                if weight.name not in wanted:
+                    continue
+                rounded = self._rounded(weight, bits, moments.get(weight.name))
+                if rounded is None:
+                    continue
+                weight.set(rounded.values, rounded.encoding)
+                size = estimate_bytes(weight.shape, weight.dtype, rounded.encoding)
+                option = _Option(bits, size, rounded.error, rounded.algorithm)
+                table.options.setdefault(weight.name, []).append(option)
+            table.models[bits] = close_graph(graph)
+        return table
+
+    def _rounded(self, weight: Weight, bits: int, moments: Moments | None) -> Rounded | None:
+        algorithm = "gptq" if self.algorithm == "auto" else self.algorithm
+        return round_to_grid(weight, self._grid(bits), algorithm, None if moments is None else moments.gram)
+
+    def _weigh(
+        self, model: Model, table: _Table, moments: Mapping[str, Moments], context: Context
+    ) -> Mapping[str, Sensitivity]:
+        """Fill in the influence of each weight. What is too small to be measured stays in its mildest form."""
+        if context.divergence is None:
+            table.influence = dict.fromkeys(table.options, 1.0)
+            return {}
+        measured = sensitivities(model, list(table.options), context.divergence, moments, progress=context.progress)
+        for name, options in table.options.items():
+            if name in measured:
+                table.influence[name] = measured[name].influence
+            else:
+                table.influence[name], options[:-1] = 0.0, []
+        return measured
+
+    def _within_bytes(self, table: _Table) -> dict[str, _Option]:
+        """The least expected divergence at the bytes that the average would take."""
+        budget = 0.0
+        for options in table.options.values():
+            widths, sizes = [each.bits for each in options], [each.size_bytes for each in options]
+            budget += float(np.interp(self.average_bits, widths, sizes))
+        return table.chosen(least_harm(table.items(), math.floor(budget)))
+
+    def _within_divergence(self, model: Model, table: _Table, context: Context, limit: float) -> dict[str, _Option]:
+        """The fewest bytes whose measured divergence is at most ``limit``; nothing where no bits bear it.
+
+        Errors interact, so the whole is measured and the limit of what is expected corrected.
+        """
+        assert context.divergence is not None
+        items, expected = table.items(), limit
+        best: list[int] | None = None
+        below, above = 0.0, math.inf  # expected divergences whose measured one is within the limit, and is not
+        for index in range(CORRECTIONS):
+            context.progress(index, CORRECTIONS, "choosing bits")
+            positions = fewest_bytes(items, expected)
+            sources = {name: table.models[each.bits] for name, each in table.chosen(positions).items()}
+            divergence = context.divergence(compose(model, sources))
+            if divergence > limit:
+                above = min(above, expected)
+            else:
+                below = max(below, expected)
+                if best is None or bytes_of(items, positions) < bytes_of(items, best):
+                    best = positions
+            if CLOSE * limit <= divergence <= limit:
+                break
+            if 0 < below < above < math.inf:
+                expected = math.sqrt(below * above)
+            else:
+                ratio = AIM * limit / divergence if 0 < divergence < math.inf else 1.0
+                expected *= min(10.0, max(2.0, ratio)) if divergence <= limit else max(0.1, min(0.5, ratio))
+        return {} if best is None else table.chosen(best)
+
+
+def _note(outcome: Outcome, name: str, option: _Option, granularity: str, measured: Sensitivity | None) -> None:
+    how = "" if option.algorithm == "nearest" else f", {option.algorithm}"
+    details: dict[str, float] = {"bits": option.bits, "error": option.error}
+    if measured is not None:
+        details["influence"] = measured.influence
+    outcome.change(name, f"{option.bits} bits per {granularity}{how}", **details)
