@@ -166,13 +166,13 @@ class _Rounding:
         assert self.form is not None and self.moment is not None
         old = self.form.pack(self.old).astype(np.float32)
         scale, zero_point = (self._by_value(each) for each in (encoding.scale, encoding.zero_point))
+        pruned = old == 0 if (old == 0).any() else None
         steps = encoding.levels - 1
 
         def rounded(target: Array, columns: Array) -> Array:
-            at = columns[:, None, :]
-            was, size, zero = (np.take_along_axis(each, at, axis=2) for each in (old, scale, zero_point))
-            codes = np.clip(np.rint(target / size), -zero, steps - zero)
-            return np.where(was == 0, 0, codes * size)  # what was pruned stays so
+            size, zero = _columns(scale, columns), _columns(zero_point, columns)
+            codes: Array = np.clip(np.rint(target / size), -zero, steps - zero) * size
+            return codes if pruned is None else np.where(_columns(pruned, columns), 0, codes)
 
         values = self.form.unpack(compensated(old, self.moment, rounded))
         return self._rounded(encoding, values.astype(self.old.dtype))
@@ -182,7 +182,8 @@ class _Rounding:
         assert self.form is not None and per_group is not None
         split = split_shape(self.old.shape, self.axis, self.block_size)
         spread = np.broadcast_to(per_group.astype(np.float32), split).reshape(self.old.shape)
-        return self.form.pack(spread)
+        packed = self.form.pack(spread)
+        return packed[:, :, :1] if (packed == packed[:, :, :1]).all() else packed
 
     def error(self, values: Array) -> float:
         """Of the node's output where its inputs are known, else of the values; relative, squared."""
@@ -233,3 +234,12 @@ class _Rounding:
         """The nearest values that the encoding makes, to the old ones or to others."""
         values = decoded(encoding, self.old if near is None else near)
         return None if values is None else (values, encoding)
+
+
+def _columns(matrices: Array, positions: Array) -> Array:
+    """Of each group the columns at (groups, width); where all columns are alike, the one that stands for them."""
+    if matrices.shape[2] == 1:
+        return matrices
+    if len(positions) == 1:
+        return matrices[:, :, positions[0]]
+    return np.take_along_axis(matrices, positions[:, None, :], axis=2)
