@@ -191,24 +191,38 @@ class QuantizeStatic(Pass):
 
         Taking back names the compute nodes; what stands between them follows as it fits.
         """
-        between = dataclasses.replace(context, include=None)
         units: list[Unit] = []
+        folded: set[int] = set()
         for node in ordered(scope.graph.nodes):
-            names = (node_key(scope, node), *_constants(graph, scope, node))
-            table = table_unit(scope, node) if is_onnx(node, "Gather") and style.tables else None
-            if table is None and not is_onnx(node, *LINEAR):
-                wanted = scope.kind != "function" and names[0] not in idle and between.selects(*names)
-                unit = element_unit(graph, scope, node, style) if wanted else None
-                units.extend([unit] if unit else [])
-                continue
-            if not context.selects(*names):
-                continue
-            found = self._compute_unit(graph, scope, node, style, idle) if table is None else table
-            if isinstance(found, str):
-                outcome.skip(names[0], found)
-            elif scope.kind != "function":
-                units.append(found)
+            unit = None if id(node) in folded else self._unit(graph, scope, node, context, style, idle, outcome)
+            if unit is not None:
+                units.append(unit)
+                folded.update((id(unit.clip), id(unit.bias_add)))
         return units
+
+    def _unit(
+        self,
+        graph: Graph,
+        scope: Scope,
+        node: Node,
+        context: Context,
+        style: QuantizationStyle,
+        idle: Set[str],
+        outcome: Outcome,
+    ) -> Unit | None:
+        names = (node_key(scope, node), *(scope.key(each.name) for each in node.inputs if isinstance(each, Constant)))
+        table = table_unit(scope, node) if is_onnx(node, "Gather") and style.tables else None
+        if table is None and not is_onnx(node, *LINEAR):
+            between = dataclasses.replace(context, include=None)
+            wanted = not _in_function(scope) and names[0] not in idle and between.selects(*names)
+            return element_unit(graph, scope, node, style) if wanted else None
+        if not context.selects(*names):
+            return None
+        found = self._compute_unit(graph, scope, node, style, idle) if table is None else table
+        if isinstance(found, str):
+            outcome.skip(names[0], found)
+            return None
+        return None if _in_function(scope) else found
 
     def _compute_unit(
         self, graph: Graph, scope: Scope, node: Node, style: QuantizationStyle, idle: Set[str]
@@ -298,11 +312,6 @@ def _in_function(scope: Scope | None) -> bool:
             return True
         scope = scope.parent
     return False
-
-
-def _constants(graph: Graph, scope: Scope, node: Node) -> list[str]:
-    """The names by which a node's constants can be excluded."""
-    return [scope.key(each.name) for each in node.inputs if isinstance(each, Constant)]
 
 
 def _small(seen: Mapping[Any, Observation]) -> Callable[[Unit, Any], bool]:

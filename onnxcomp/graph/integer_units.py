@@ -131,7 +131,7 @@ def element_unit(graph: Graph, scope: Scope, node: Node, style: QuantizationStyl
         return Unit(key, node, True, (index,), (node.outputs[0],), factor=number)
     moves = node.op in style.moves
     if moves and _keeps_codes(node):
-        unit = Unit(key, node, True, (0,), tuple(node.outputs))
+        unit: Unit | None = Unit(key, node, True, (0,), tuple(node.outputs))
     elif node.op in style.between | style.expands or (moves and style.everywhere):
         unit = _computing(graph, scope, node, style)
     else:

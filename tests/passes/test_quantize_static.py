@@ -420,3 +420,146 @@ def test_a_subgraph_reads_what_a_form_node_makes_of_integers(nodes: str, read: s
     result, outcome = quantized(model, feeds)
     assert [each.what for each in outcome.changed] == ["Conv in uint8"]
     assert_close(model, result, feeds)
+
+
+def test_hard_swish_runs_on_integers(tmp_path: Path) -> None:
+    model = model_of(
+        "g (float[N,3,8,8] x) => (float[N,4,4,4] y) { c = Conv(x, W) h = HardSwish(c) y = Conv(h, V) }",
+        W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3),
+    )  # fmt: skip
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, outcome = quantized(model, feeds)
+    assert outcome.changed[0].details["between"] == ["h"]
+    found = kernels(result, tmp_path)
+    assert (found["QLinearAdd"], found["QLinearMul"], found["QuantizeLinear"]) == (1, 1, 1)
+    assert not {"HardSwish", "HardSigmoid", "Add", "Mul", "Clip"} & found.keys()
+    assert_close(model, result, feeds)
+
+
+def test_a_channel_gate_is_quantized_beside_the_map_that_it_multiplies(tmp_path: Path) -> None:
+    model = model_of(
+        """g (float[N,3,9,9] x) => (float[N,8,5,5] y) {
+            c = Conv(x, W) p = GlobalAveragePool(c) s = Conv(p, S) e = HardSigmoid<alpha=0.3, beta=0.4>(s)
+            m = Mul(c, e) y = Conv(m, V) }""",
+        W=drawn(8, 3, 3, 3), S=drawn(8, 8, 1, 1) / 4, V=drawn(8, 8, 3, 3),
+    )  # fmt: skip
+    feeds = {"x": drawn(2, 3, 9, 9)}
+    result, _ = quantized(model, feeds)
+    found = kernels(result, tmp_path)
+    assert (found["QLinearMul"], found["QLinearAdd"], found["QuantizeLinear"]) == (1, 1, 1)
+    assert_close(model, result, feeds, 0.05)
+
+
+@pytest.mark.parametrize(("height", "joins"), [(6, True), (1, False)])
+def test_an_operand_of_float_nodes_joins_only_where_it_is_small(height: int, joins: bool, tmp_path: Path) -> None:
+    model = model_of(
+        """g (float[N,3,8,8] x, float[N,4,1,1] e) => (float[N,4,H,6] y) {
+            c = Conv(x, W) p = MaxPool<kernel_shape=[K,1]>(c) t = Tanh(e) m = Mul(p, t) y = Conv(m, V) }""".replace(
+            "K", str(7 - height)
+        ),
+        W=drawn(4, 3, 3, 3), V=drawn(4, 4, 1, 1),
+    )  # fmt: skip
+    feeds = {"x": drawn(2, 3, 8, 8), "e": drawn(2, 4, 1, 1)}
+    result, _ = quantized(model, feeds)
+    assert ("QLinearMul" in kernels(result, tmp_path)) is joins
+    assert_close(model, result, feeds, 0.05)
+
+
+def test_embeddings_are_looked_up_as_codes(tmp_path: Path) -> None:
+    table = drawn(1000, 32) * np.linspace(0.1, 3, 32, dtype=np.float32)
+    model = model_of("g (int64[N,5] i) => (float[N,5,32] y) { [look] e = Gather(T, i) y = Neg(e) }", T=table)
+    feeds = {"i": np.random.default_rng(0).integers(0, 1000, (4, 5))}
+    result, outcome = quantized(model, feeds)
+    assert [(each.name, each.what) for each in outcome.changed] == [("look", "looked up in int8")]
+    assert result.size_bytes < model.size_bytes / 3.5
+    rows = Session(result.to_bytes()).run(feeds)["y"]
+    step = np.abs(table).max(axis=0) / 127
+    assert (np.abs(rows + table[feeds["i"]]) <= step * 0.501).all()
+    untouched, outcome = quantized(model, feeds, tables="no")
+    assert not outcome.changed and untouched.size_bytes == model.size_bytes
+
+
+def test_what_the_target_leaves_in_float_is_left_alone(tmp_path: Path) -> None:
+    text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { [first] c = Conv(x, W) y = Relu(c) }"
+    model = model_of(text, W=drawn(4, 3, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, outcome = quantized(model, feeds, activation="uint16")
+    assert not outcome.changed and result.proto.SerializeToString() == model.proto.SerializeToString()
+    assert [(each.name, "in float" in each.reason) for each in outcome.skipped] == [("first", True)]
+    result, outcome = quantized(model, feeds, activation="uint16", all_nodes=True)
+    assert len(outcome.changed) == 1 and result.opset == 21
+    assert_close(model, result, feeds)
+
+
+def test_relu_is_no_part_of_a_kernel_about_zero(tmp_path: Path) -> None:
+    """A symmetric grid does not cut off what is below zero, so ONNX Runtime finds no kernel for Conv -> Relu."""
+    text = (
+        """g (float[N,3,8,8] x) => (float[N,4,4,4] y) { [first] c = Conv(x, W) r = Relu(c) [second] y = Conv(r, V) }"""
+    )
+    model = model_of(text, W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3))
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, outcome = quantized(model, feeds, symmetric="yes")
+    assert [each.name for each in outcome.changed] == ["second"]
+    assert "in float" in outcome.skipped[0].reason
+    assert kernels(result, tmp_path)["QLinearConv"] == 1
+    assert_close(model, result, feeds)
+
+
+def test_attention_runs_on_integers_where_products_are_asked_for(tmp_path: Path) -> None:
+    text = """g (float[N,6,16] x) => (float[N,6,16] y) {
+        q = MatMul(x, Q) k = MatMul(x, K) t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s)
+        y = MatMul(p, x) }"""
+    model = model_of(text, Q=drawn(16, 16), K=drawn(16, 16, seed=8) / 9)
+    feeds = {"x": drawn(4, 6, 16)}
+    result, _ = quantized(model, feeds, products="yes")
+    found = kernels(result, tmp_path)
+    assert "MatMul" not in found and found["Softmax"] == 1
+    assert_close(model, result, feeds, 0.05)
+
+
+def test_shapes_need_not_be_known(tmp_path: Path) -> None:
+    """Reshape to a computed shape: what is inferred ends there, and what is seen does not."""
+    model = model_of(
+        """g (float[A,B] x, int64[S] s) => (float[C,8] y) {
+            r = Reshape(x, s) a = MatMul(r, W) k = Add(a, b) y = Relu(k) }""",
+        W=drawn(8, 8), b=drawn(8),
+    )  # fmt: skip
+    feeds = {"x": drawn(4, 16), "s": np.array([8, 8])}
+    result, outcome = quantized(model, feeds)
+    assert len(outcome.changed) == 1 and "QGemm" in kernels(result, tmp_path)
+    assert_close(model, result, feeds)
+
+
+def test_weights_may_be_constant_nodes(tmp_path: Path) -> None:
+    values = ", ".join(str(each) for each in drawn(4 * 3 * 3 * 3))
+    model = model_of(
+        f"""g (float[N,3,8,8] x) => (float[N,4,6,6] y) {{
+            W = Constant<value = float[4,3,3,3] {{{values}}}>() b = Constant<value_floats = [0.1, 0.2, 0.3, 0.4]>()
+            c = Conv(x, W, b) y = Relu(c) }}"""
+    )
+    feeds = {"x": drawn(2, 3, 8, 8)}
+    result, outcome = quantized(model, feeds)
+    assert len(outcome.changed) == 1 and kernels(result, tmp_path)["QLinearConv"] == 1
+    assert_close(model, result, feeds)
+
+
+def test_scales_per_channel_raise_opset_twelve() -> None:
+    model = model_of("g (float[N,8] x) => (float[N,8] y) { y = Gemm(x, W, b) }", 12, W=drawn(8, 8), b=drawn(8))
+    feeds = {"x": drawn(20, 8)}
+    result, outcome = quantized(model, feeds)
+    assert result.opset == 13 and outcome.changed[0].details["scales"] == 8
+    assert_close(model, result, feeds)
+
+
+def test_what_was_tried_once_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxcomp.passes.quantize_static as module
+
+    looked: list[bytes] = []
+    real = module.optimized
+    monkeypatch.setattr(module, "optimized", lambda source, **options: (looked.append(source), real(source))[1])
+    text = "g (float[N,8] x) => (float[N,8] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
+    model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
+    data = calibration(model, {"x": drawn(20, 8)})
+    for include in (None, frozenset({"first"}), frozenset({"second"})):
+        QuantizeStatic().apply(open_graph(model), Context(calibration=data, include=include))
+    assert len(looked) == 1
