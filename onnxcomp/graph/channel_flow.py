@@ -127,26 +127,13 @@ class Flow:
         if read is None:
             return None
         made = self.source(node, (groups * outputs // together,))
-        product = Product(
-            self.key(node), self.scope, node, weight, form, np.tile(made, together), np.tile(read, together), data
-        )
-        self.channels.products.append(product)
-        self._check(product)
+        rows, columns, fault = np.tile(made, together), np.tile(read, together), _fault(weight)
+        if fault:
+            self.sets.fix(rows, fault)
+            self.sets.fix(columns, fault)
+        key = self.key(node)
+        self.channels.products.append(Product(key, self.scope, node, weight, form, rows, columns, data, fault))
         return made
-
-    def _check(self, product: Product) -> None:
-        """Fix the channels of a weight that cannot be scaled."""
-        weight = product.weight
-        reason = ""
-        if len(weight.roles) > 1:
-            reason = f"{weight.name} is shared"
-        elif weight.encoding is not None:
-            reason = f"{weight.name} is on levels, or pruned, already"
-        elif not all_finite(weight.values):
-            reason = f"{weight.name} has values that are not finite"
-        if reason:
-            self.sets.fix(product.rows, reason)
-            self.sets.fix(product.columns, reason)
 
     def factor(self, node: Node, index: int, numbers: Numbers, power: int = -1) -> None:
         """Note a constant that is scaled with the channels; where it cannot be they are fixed."""
@@ -176,6 +163,15 @@ class Flow:
             return False
         self.channels.bounds.append(Bound(self.scope, node, low, high, dtype, numbers))
         return True
+
+
+def _fault(weight: Weight) -> str:
+    """Why a weight cannot be scaled, "" where it can."""
+    if len(weight.roles) > 1:
+        return f"{weight.name} is shared"
+    if weight.encoding is not None:
+        return f"{weight.name} is on levels, or pruned, already"
+    return "" if all_finite(weight.values) else f"{weight.name} has values that are not finite"
 
 
 Rule = Callable[[Flow, Node], bool]

@@ -11,7 +11,6 @@ from onnxcomp.graph.channels import Bound, ChannelGroup, Channels, Factor, Produ
 from onnxcomp.graph.ir import Array
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import all_finite
-from onnxcomp.graph.weights import Weight
 
 Floats = NDArray[np.float64]
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # what makes channels and has a weight
@@ -37,12 +36,16 @@ def scale_channels(channels: Channels, factors: Floats) -> None:
     ValueError, and nothing changed, where a weight would get values that are not finite.
     """
     by_number = factors[channels.sets.roots(np.arange(channels.sets.count))]
-    scaled = [(each.weight, _product(each, by_number)) for each in channels.products if _is_scaled(each, by_number)]
+    scaled = [
+        (each.weight, scaled_weight(each, by_number[each.rows], by_number[each.columns]))
+        for each in channels.products
+        if np.any(by_number[each.rows] != 1) or np.any(by_number[each.columns] != 1)
+    ]
     for weight, values in scaled:
         if not all_finite(values):
             raise ValueError(f"{weight.name} would get values that are not finite")
     for weight, values in scaled:
-        _set(weight, values)
+        weight.set(values)
     for factor in channels.factors:
         if np.any(by_number[factor.numbers] != 1):
             _scale_factor(channels.graph, factor, by_number)
@@ -51,25 +54,17 @@ def scale_channels(channels: Channels, factors: Floats) -> None:
             _split_bound(channels.graph, bound, by_number)
 
 
-def _is_scaled(product: Product, factors: Floats) -> bool:
-    return bool(np.any(factors[product.rows] != 1) or np.any(factors[product.columns] != 1))
-
-
-def _product(product: Product, factors: Floats) -> Array:
-    """The values of a weight with its rows divided and its columns multiplied."""
+def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
+    """The weight's values with its rows (groups * outputs,) divided and its columns (groups * inputs,) multiplied."""
     weight, form = product.weight, product.form
-    dtype = np.result_type(np.float32, np.float64 if weight.dtype == np.float64 else np.float32)
-    packed = form.pack(weight.values).astype(dtype)
+    dtype = np.float64 if weight.dtype == np.float64 else np.float32
+    packed: Array = form.pack(weight.values).astype(dtype)
     groups, outputs, length = packed.shape
-    inputs = product.columns.size // groups
-    rows = factors[product.rows].reshape(groups, outputs, 1).astype(dtype)
-    columns = factors[product.columns].reshape(groups, 1, inputs).repeat(length // max(1, inputs), axis=2).astype(dtype)
+    inputs = columns.size // groups
+    spread: Array = columns.reshape(groups, 1, inputs).repeat(length // max(1, inputs), axis=2).astype(dtype)
     with np.errstate(over="ignore"):
-        return np.asarray(form.unpack(packed * columns / rows).astype(weight.dtype))
-
-
-def _set(weight: Weight, values: Array) -> None:
-    weight.set(values.reshape(weight.shape))
+        scaled = packed * spread / rows.reshape(groups, outputs, 1).astype(dtype)
+        return form.unpack(scaled.astype(weight.dtype)).reshape(weight.shape)
 
 
 def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> None:

@@ -16,7 +16,7 @@ def trace_channels(graph: Graph, *, through_bounds: bool = False) -> Channels:
 
     through_bounds: take a Clip between other bounds than zero as one that can get a bound for each channel.
     """
-    flow = Flow(graph, infer_shapes(graph), through_bounds)
+    flow = Flow(graph, infer_shapes(graph, computed=True), through_bounds)
     for scope in graph.scopes:  # outer ones first
         flow.enter(scope)
         for node in ordered(scope.graph.nodes):

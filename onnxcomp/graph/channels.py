@@ -26,7 +26,7 @@ class Product:
     """A node that multiplies with a constant weight: Conv, ConvTranspose, Gemm, MatMul, or the W of an LSTM.
 
     rows: (groups * outputs,) channels that it makes, columns: (groups * inputs,) channels that it reads, both in the
-    order of the weight's matrix form. data: the tensor that it reads.
+    order of the weight's matrix form. data: the tensor that it reads. fault: why the weight cannot be scaled, or "".
     """
 
     key: str
@@ -37,6 +37,7 @@ class Product:
     rows: Numbers
     columns: Numbers
     data: Any
+    fault: str = ""
 
     def peaks(self) -> Array:
         """The largest magnitude of each output's kernel for each input: (groups, outputs, inputs)."""

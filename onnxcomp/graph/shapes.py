@@ -71,8 +71,10 @@ class Shapes:
         return not open_at or (len(open_at) == 1 and math.prod(a or 0 for a, _ in closed) > 0)
 
 
-def infer_shapes(graph: Graph, *, batch: int | None = None) -> Shapes:
+def infer_shapes(graph: Graph, *, batch: int | None = None, computed: bool = False) -> Shapes:
     """Types and shapes of the tensors of the main graph and its subgraphs; of functions, nothing is known.
+
+    computed: follow the whole numbers that the graph computes from shapes, too, into what is reshaped by them.
 
     batch: the size to assume for the first dimension of the inputs where the model leaves it open; never for
     a rewrite, only for describing a model.
@@ -81,7 +83,7 @@ def infer_shapes(graph: Graph, *, batch: int | None = None) -> Shapes:
     proto = believed(skeleton(graph))
     if batch is not None:
         _assume_batch(proto, batch)
-    _collect(graph, infer(proto).graph, shapes)
+    _collect(graph, infer(proto, computed=computed).graph, shapes)
     return shapes
 
 
@@ -111,10 +113,10 @@ def believed(proto: ModelProto) -> ModelProto:
     return proto
 
 
-def infer(proto: ModelProto) -> ModelProto:
+def infer(proto: ModelProto, *, computed: bool = False) -> ModelProto:
     """The model with what onnx can infer; the model as it is where onnx refuses it."""
     try:
-        return onnx.shape_inference.infer_shapes(proto)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=computed)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return proto
 

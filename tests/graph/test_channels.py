@@ -110,7 +110,7 @@ def test_what_is_added_is_scaled_as_one() -> None:
 
 
 def test_follows_heads_of_attention_to_the_output_projection() -> None:
-    body = """g (float[N, L, 8] x) => (float[N, L, 8] y) 
+    body = """g (float[N, L, 8] x) => (float[N, L, 8] y)
         <int64[4] apart = {0, -1, 2, 4}, int64[3] joined = {0, -1, 8}> {
         n = LayerNormalization(x, gain, shift)
         q = MatMul(n, wq) k = MatMul(n, wk) v = MatMul(n, wv) vb = Add(v, b)
