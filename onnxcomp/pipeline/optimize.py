@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import onnx
 
-from onnxcomp.budget import Budget
+from onnxcomp.budget import Budget, Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
@@ -109,7 +110,7 @@ def replay(
     calibration: str | os.PathLike[str] | CalibrationData | None = None,
     progress: Progress = silent,
 ) -> Result:
-    """Make the receipt's result again, byte for byte, with no measuring.
+    """Make the receipt's result again, byte for byte, measuring only what a pass itself goes by.
 
     Raises ModelError when the model is another one, RecipeError when a pass needs the calibration data.
     """
@@ -125,6 +126,7 @@ def replay(
         seed=receipt.seed,
         target=target,
         calibration=data,
+        divergence=None if data is None else _divergence_again(model, data, receipt, target),
         progress=progress,
         max_opset=target.supported_opset,
     )
@@ -211,8 +213,9 @@ def _prepare(
         recipe = recipe.without_calibration()
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
+    options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
     verifier = Verifier(model, checking, **options)
-    tuner = None if tuning is None else _tuner(model, tuning, verifier, options)
+    tuner = None if tuning is None else tuner_for(model, tuning, verifier.metric, options)
     context = Context(
         seed=seed,
         target=target,
@@ -253,16 +256,32 @@ def _recipe_and_data(
         return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"exact passes only: {error}")
 
 
-def _tuner(model: Model, tuning: CalibrationData, verifier: Verifier, options: dict[str, Any]) -> Verifier:
+def tuner_for(model: Model, tuning: CalibrationData, metric: str, options: dict[str, Any]) -> Verifier:
     """The verifier on the calibration part: by a divergence, since labels and scores move in jumps.
 
+    metric: what the result is verified by. options: of that verifier.
     A search runs the model some hundred times, so a large one is run on fewer samples.
     """
     values = model.size_bytes // 4
     tuning = tuning.first(max(LEAST_TUNING_SAMPLES, TUNED_VALUES // max(1, values)))
-    if verifier.metric in ("accuracy", "top1") or ":" in verifier.metric:
+    if metric in ("accuracy", "top1") or ":" in metric:
         options = options | {"metric": "divergence", "max_drop": None}
     return Verifier(model, tuning, **options)
+
+
+def _divergence_again(
+    model: Model, tuning: CalibrationData, receipt: Receipt, target: Target
+) -> Callable[[Model], float]:
+    """What passes went by when the receipt was written; the original runs when it is first asked for."""
+
+    @functools.cache
+    def tuner() -> Verifier:
+        metric = str(receipt.metric["name"])
+        drop = Drop(float(receipt.metric["limit"]))
+        options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": drop, "seed": receipt.seed}
+        return tuner_for(model, tuning, metric, options)
+
+    return lambda candidate: tuner().check(candidate).energy
 
 
 def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:

@@ -100,3 +100,20 @@ def test_a_model_without_constants_is_said_to_have_none(invoke: Invoke, tmp_path
     path = tmp_path / "relu.onnx"
     path.write_bytes(model.SerializeToString())
     assert "nothing to compress" in invoke("inspect", path).stdout
+
+
+def test_sensitivity_ranks_the_weights(invoke: Invoke, model_file: Path, calibration_file: Path) -> None:
+    asked = ("inspect", model_file, "--sensitivity", "--calib-data", calibration_file)
+    content = json.loads(invoke(*asked, "--json").stdout)
+    found = content["weights"]
+    assert {each["name"]: each["kind"] for each in found} == {"W1": "linear", "W2": "linear"}
+    assert found[0]["influence"] >= found[1]["influence"] > 0
+    assert all(2 <= each["bits"] <= 8 for each in found)
+    text = invoke(*asked).stdout
+    assert re.search(rf"^{found[0]['name']} +linear +[\d,]+ +[\d.]+ +{found[0]['bits']}$", text, re.MULTILINE)
+
+
+def test_sensitivity_needs_data(invoke: Invoke, model_file: Path) -> None:
+    refused = invoke("inspect", model_file, "--sensitivity")
+    assert refused.exit_code == 2
+    assert "--calib-data" in refused.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encoding import GridEncoding
 from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.pipeline import optimize, replay
+from onnxcomp.receipt import Receipt
+from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 
@@ -143,3 +147,16 @@ def test_excluded_weights_stay() -> None:
     outcome = get_pass(NAME)(average_bits=2.0).apply(graph, context)
     assert [each.name for each in outcome.changed] == ["V"]
     assert get_pass(NAME)().needed() is Needs.CALIBRATION
+
+
+def test_replaying_measures_again_and_makes_the_same_bytes(tmp_path: Path) -> None:
+    source, calib = tmp_path / "m.onnx", tmp_path / "calib.npz"
+    onnx.save(net().proto, source)
+    np.savez(calib, x=np.random.default_rng(4).standard_normal((200, 32)).astype(np.float32))
+    rewrite = get_pass(NAME)(max_divergence=0.01)
+    result = optimize(source, recipe=Recipe.of(rewrite), calibration=str(calib), measure=False)
+    files = result.save(tmp_path / "out.onnx")
+    assert result.receipt.steps[0].decision == "kept"
+    again = replay(source, Receipt.read(files[-1]), calibration=str(calib))
+    again.save(tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
