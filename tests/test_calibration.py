@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxcomp.calibration import CalibrationData, Cut, find_cut
+from onnxcomp.calibration import CalibrationData, Cut, find_cut, sources
 from onnxcomp.errors import CalibrationError
 from onnxcomp.runtime import Session, ValueSpec
 
@@ -64,6 +64,42 @@ def test_finds_the_sample_axis(declared: Any, given: Any, cut: Cut) -> None:
 def test_shapes_that_do_not_fit_are_refused(declared: Any, given: Any) -> None:
     with pytest.raises(CalibrationError, match="has shape"):
         find_cut(given, specs(**declared))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_large_arrays_are_read_from_disk_and_leave_nothing_in_memory(
+    tmp_path: Path, compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "UNPACKED_BYTES", 1000)
+    x = np.random.default_rng(0).standard_normal((500, 4096)).astype(np.float32)  # 8 MB
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "c.npz", x=x)
+    data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 4096)))
+    held = data.groups[0].load()["x"]
+    assert isinstance(held, np.memmap)
+    for _ in range(2):  # what was let go is read again
+        assert np.array_equal(np.concatenate([feeds["x"] for feeds in data.batches()]), x)
+    if sys.platform == "linux":
+        assert resident_bytes(held) < 1e6
+
+
+def resident_bytes(held: np.memmap) -> int:  # type: ignore[type-arg]
+    """Of the mapping that an array lies in, what this process holds in memory."""
+    address = held.ctypes.data
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            start, stop = (int(each, 16) for each in first.split("-"))
+            inside = start <= address < stop
+        elif inside and first == "Rss:":
+            return int(line.split()[1]) * 1024
+    raise AssertionError("not mapped")
+
+
+def test_batches_of_large_samples_are_small(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((10, 3, 200, 200), np.float32))  # 480 kB each
+    data = CalibrationData.open(tmp_path / "x.npy", specs(x=("N", 3, 200, 200)))
+    assert [len(feeds["x"]) for feeds in data.batches()] == [2] * 5
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ Array = NDArray[Any]
 Run = Callable[[Feeds], object]
 BATCH_SIZE = 32
 MAX_OPEN_GROUPS = 64
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 2**20  # of inputs: what a model makes of them is often a hundred times as large, and must fit the caches
 RANDOM_BATCHES = 8
 VERIFICATION_SHARE = 0.5
 VERIFICATION_MINIMUM = 64
@@ -236,7 +237,7 @@ class CalibrationData:
                 continue
             value = values[spec.name]
             if spec.name in cut.axes:
-                value = np.take(value, chosen, axis=cut.axes[spec.name])
+                value = _taken(value, chosen, cut.axes[spec.name])
             feeds[spec.name] = _as_declared(value, spec)
         labels = None
         if self.has_labels:
@@ -275,6 +276,15 @@ class CalibrationData:
                 continue
             return data
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
+
+
+def _taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
+    """Some samples of an array. Of one that is mapped from a file, nothing stays in memory that was read for it."""
+    taken: Array = np.take(value, chosen, axis=axis)
+    held = getattr(value, "_mmap", None)
+    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
+        held.madvise(mmap.MADV_DONTNEED)
+    return taken
 
 
 def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:

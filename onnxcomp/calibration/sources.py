@@ -28,6 +28,7 @@ Array = NDArray[Any]
 Loader = Callable[[], Mapping[str, Value]]
 LABELS = "labels"
 IN_MEMORY_BYTES = 256 * 2**20
+UNPACKED_BYTES = 16 * 2**20  # compressed arrays from this size on are unpacked to disk and read from there
 MAX_FEEDS = 10_000
 LOCAL_HEADER_BYTES = 30
 
@@ -110,7 +111,7 @@ def read_npz(path: Path, scratch: Scratch) -> dict[str, Value]:
 def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Scratch) -> Array:
     if member.compress_type == zipfile.ZIP_STORED and member.file_size > LOCAL_HEADER_BYTES:
         return _map_stored(path, member)
-    if member.file_size <= IN_MEMORY_BYTES:
+    if member.file_size < UNPACKED_BYTES:
         with archive.open(member) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
     unpacked = scratch.path / f"{zlib.crc32(str(path.resolve()).encode()):08x}-{member.CRC:08x}.npy"
