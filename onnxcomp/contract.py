@@ -250,6 +250,10 @@ class Pass(ABC):
         """Whether the result depends on the calibration data, where there are some (``calibration``)."""
         return calibration and self.needed() is Needs.CALIBRATION
 
+    def shortens_ends(self) -> bool:
+        """Whether float32 inputs and outputs of the model may get a shorter float type, since the user asked for it."""
+        return False
+
     def __post_init__(self) -> None:
         for each in parameters(type(self)):
             value = getattr(self, each.name)

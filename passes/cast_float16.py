@@ -58,6 +58,7 @@ class CastFloat16(Pass):
     effect = Effect(shrinks=("bytes", "latency"), exact=False)
     paper = "https://arxiv.org/abs/1710.03740"
     preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    prepared_by = ("inline-functions",)
 
     dtype: str = parameter("float16", choices=tuple(DTYPES), help="the element type to convert to")
     scope: str = parameter(
@@ -77,6 +78,9 @@ class CastFloat16(Pass):
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.scope != "weights" and not self.dtype.startswith("float8")
+
+    def shortens_ends(self) -> bool:
+        return bool(self.convert)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         opset = OPSETS[self.dtype]

@@ -70,6 +70,7 @@ FOREIGN_TYPES = {
     "float8e5m2": 19,
     "float8e5m2fnuz": 20,
 }
+SHORT_FLOATS = frozenset({"float16", "bfloat16"})
 LOG_FATAL = 4
 
 
@@ -219,9 +220,15 @@ class Session:
             raise VerificationError(f"the model does not run: {one_line(error)}") from error
 
     def _fed(self, name: str, value: Value) -> Value:
-        """``value`` as ONNX Runtime takes it: foreign types as an OrtValue that names its type."""
+        """``value`` as ONNX Runtime takes it: foreign types as an OrtValue that names its type.
+
+        A float32 array for an input of a shorter float type is rounded to it.
+        """
         if isinstance(value, np.generic):
             value = np.asarray(value)
+        wanted = DTYPES.get(self._input_types.get(name, ""))
+        if isinstance(value, np.ndarray) and value.dtype == np.float32 and str(wanted) in SHORT_FLOATS:
+            value = value.astype(wanted)
         kind = FOREIGN_TYPES.get(self._input_types.get(name, ""))
         if kind is None or not isinstance(value, np.ndarray):
             return value

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from onnx import TensorShapeProto, ValueInfoProto
+from onnx import TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxcomp.model import Model
 
+SHORTER = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
-def changed_signature(original: Model, model: Model) -> str | None:
-    """What differs between the declared inputs and outputs of two models, or None."""
+
+def changed_signature(original: Model, model: Model, *, shorter_ends: bool = False) -> str | None:
+    """What differs between the declared inputs and outputs of two models, or None.
+
+    shorter_ends: what was float32 may be float16 or bfloat16.
+    """
     for side in ("input", "output"):
         left = _declared(original, side)
         right = _declared(model, side)
         if list(left) != list(right):
             return f"{side}s changed from {', '.join(left)} to {', '.join(right)}"
         for name, info in left.items():
-            if not _same_type(info, right[name]):
+            if not _same_type(info, right[name], shorter_ends):
                 return f"{side} {name} changed its type or shape"
     return None
 
@@ -27,12 +32,13 @@ def _declared(model: Model, side: str) -> dict[str, ValueInfoProto]:
     return {item.name: item for item in items if side == "output" or item.name not in constant}
 
 
-def _same_type(left: ValueInfoProto, right: ValueInfoProto) -> bool:
+def _same_type(left: ValueInfoProto, right: ValueInfoProto, shorter_ends: bool) -> bool:
     """Equal types; a dimension that the original leaves open may have become known."""
     if left.type.WhichOneof("value") != "tensor_type" or right.type.WhichOneof("value") != "tensor_type":
         return bool(left.type == right.type)
     old, new = left.type.tensor_type, right.type.tensor_type
-    if old.elem_type != new.elem_type:
+    is_shorter = shorter_ends and old.elem_type == TensorProto.FLOAT and new.elem_type in SHORTER
+    if old.elem_type != new.elem_type and not is_shorter:
         return False
     if not old.HasField("shape"):
         return True

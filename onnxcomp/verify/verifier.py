@@ -78,6 +78,7 @@ class Verifier:
     ``top1`` (accuracy with labels, else disagreement), or ``module:function``: the user's score, called
     with a function that runs feeds and gives outputs by name, higher is better.
     max_drop: the budget; None for the metric's default. Of several outputs the worst counts.
+    shorter_ends: float32 inputs and outputs may have become float16 or bfloat16.
 
     Raises VerificationError when the original does not run on the data, TargetError when it does not load,
     ParameterError when the metric does not fit.
@@ -92,6 +93,7 @@ class Verifier:
         metric: str = "auto",
         max_drop: Drop | None = None,
         seed: int = 0,
+        shorter_ends: bool = False,
     ) -> None:
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
@@ -99,6 +101,7 @@ class Verifier:
         self.data = data
         self.target = target
         self.seed = seed
+        self.shorter_ends = shorter_ends
         self.samples = data.sample_count
         self.notes = list(data.notes)
         self._layouts: list[Layout] = []
@@ -136,7 +139,7 @@ class Verifier:
 
     def check(self, model: Model) -> Verdict:
         """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed."""
-        changed = changed_signature(self.original, model)
+        changed = changed_signature(self.original, model, shorter_ends=self.shorter_ends)
         if changed:
             return failure(changed, limit=self.limit, samples=self.samples)
         try:
@@ -257,6 +260,8 @@ class Verifier:
         drops: list[Floats] = []
         batches = zip(self._store, self._outputs(model), strict=True)
         for i, (reference, candidate) in enumerate(batches):
+            if self.shorter_ends:
+                candidate = _widened(candidate)
             wrong = _incomparable(reference, candidate)
             if wrong:
                 return failure(wrong, limit=self.limit, samples=self.samples)
@@ -363,6 +368,12 @@ class Verifier:
         array = samples_first(outputs[self._label_output], self._axes[self._label_output])
         winners = array if self._described[self._label_output].kind == "labels" else array.argmax(axis=1)
         return np.asarray(winners == self._layouts[i].labels, dtype=np.float64)
+
+
+def _widened(outputs: dict[str, Array]) -> dict[str, Array]:
+    """The outputs, those of short floats in float32."""
+    short = ("float16", "bfloat16")
+    return {name: each.astype(np.float32) if each.dtype.name in short else each for name, each in outputs.items()}
 
 
 def _incomparable(reference: dict[str, Array], candidate: dict[str, Array]) -> str | None:

@@ -1,5 +1,6 @@
 """cast-float16: short weights behind a Cast, and whole models that compute in a short type."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnxcomp.contract import Context
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph import float_casts
 from onnxcomp.graph.surgery import open_graph
+from onnxcomp.pipeline import optimize
+from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from tests.applying import apply, assert_keeps_promises, calibration_of
@@ -320,6 +323,29 @@ def test_bfloat16_raises_the_opset_only_when_something_comes_of_it() -> None:
     assert rewrite(old, "cast-float16", dtype="bfloat16", context=Context(exclude=("w",))).after.opset == 11
     bound = rewrite(old, "cast-float16", dtype="bfloat16", context=Context(max_opset=12))
     assert "12 is the highest allowed" in bound.outcome.skipped[0].reason
+
+
+def test_ends_change_as_asked() -> None:
+    text = """g (float[N,40] x, float[N,30] b) => (float[N,30] y, float[N,30] z) {
+        a = MatMul(x, w)  y = Add(a, b)  z = Neg(y)
+    }"""
+    done = converted(with_weight(model(text), w=floats(40, 30)), convert="x, y")
+    types = {each.name: each.type.tensor_type.elem_type for each in (*done.graph.input, *done.graph.output)}
+    assert types == {"x": TensorProto.FLOAT16, "b": TensorProto.FLOAT, "y": TensorProto.FLOAT16, "z": TensorProto.FLOAT}
+    feeds = {"x": floats(2, 40, seed=1), "b": floats(2, 30, seed=2)}
+    before, after = outputs(done, feeds)
+    assert after["y"].dtype == np.float16
+    assert not differences(before, {name: each.astype(np.float32) for name, each in after.items()}, rtol=5e-3)
+
+
+def test_the_pipeline_verifies_ends_that_were_asked_for(tmp_path: Path) -> None:
+    proto = with_weight(model("g (float[N,40] x) => (float[N,30] y) { y = MatMul(x, w) }"), w=floats(40, 30))
+    np.savez(tmp_path / "x.npz", x=floats(64, 40, seed=1))
+    for convert, kind in (("*", TensorProto.FLOAT16), ("", TensorProto.FLOAT)):
+        recipe = Recipe.of(get_pass("cast-float16")(scope="all", convert=convert))
+        result = optimize(proto, recipe=recipe, calibration=tmp_path / "x.npz", measure=False)
+        assert result.model.proto.graph.output[0].type.tensor_type.elem_type == kind
+        assert result.model.size_bytes < 0.6 * proto.ByteSize()
 
 
 def test_initializers_that_are_inputs_change_with_them() -> None:
