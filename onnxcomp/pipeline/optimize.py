@@ -214,7 +214,6 @@ def _prepare(
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
-    options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
     verifier = Verifier(model, checking, **options)
     tuner = None if tuning is None else tuner_for(model, tuning, verifier.metric, options)
     context = Context(
