@@ -61,15 +61,18 @@ class Places:
     def __init__(self, lattice: Lattice) -> None:
         self._level = lattice.level
         self._middle = (lattice.level[1:] + lattice.level[:-1]) / 2
+        # One level alone has a step of next to nothing.
+        self._steps = np.diff(lattice.level) if lattice.level.size > 1 else np.full(1, 1e-30)
         self._is_grid = lattice.is_grid
         self._scale = lattice.scale[lattice.unit]
+        self._divisor = np.where(self._scale == 0, 1.0, self._scale)
         self._offset = lattice.offset[lattice.unit]
 
     def codes(self, values: Array, at: Any = ...) -> Array:
         """The nearest codes, of the positions ``at``, uint8."""
         position = self._position(values, at)
         if self._is_grid:  # several times as fast as a search
-            return np.clip(np.rint(position), 0, self._level.size - 1).astype(np.uint8)
+            return np.minimum(np.maximum(np.rint(position), 0), self._level.size - 1).astype(np.uint8)
         return np.searchsorted(self._middle, position).astype(np.uint8)
 
     def values(self, codes: Array, at: Any = ...) -> Array:
@@ -84,17 +87,16 @@ class Places:
     def drawn(self, values: Array, sharpness: float, at: Any = ...) -> Array:
         """Values moved away from the middle of their two levels, to ``sharpness`` times the distance, at most to a
         level; those beyond the ends to the ends."""
-        position = self._position(values, at)
-        below = np.clip(np.searchsorted(self._level, position, side="right") - 1, 0, max(0, self._level.size - 2))
-        low, high = self._level[below], self._level[np.minimum(below + 1, self._level.size - 1)]
-        step = np.where(high > low, high - low, 1.0)
-        share = np.clip(0.5 + sharpness * ((position - low) / step - 0.5), 0.0, 1.0)
-        drawn: Array = (low + share * (high - low) - self._offset[at]) * self._scale[at]
+        position, last = self._position(values, at), max(0, self._level.size - 2)
+        found = np.floor(position) if self._is_grid else np.searchsorted(self._level, position, side="right") - 1
+        below = np.minimum(np.maximum(found, 0), last).astype(np.intp)
+        low, step = self._level[below], self._steps[below]
+        share = 0.5 + sharpness * ((position - low) / step - 0.5)
+        drawn: Array = (low + np.minimum(np.maximum(share, 0), 1) * step - self._offset[at]) * self._scale[at]
         return drawn
 
     def _position(self, values: Array, at: Any) -> Array:
-        scale = self._scale[at]
-        position: Array = values / np.where(scale == 0, 1.0, scale) + self._offset[at]
+        position: Array = values / self._divisor[at] + self._offset[at]
         return position
 
 

@@ -32,7 +32,7 @@ MOST_LEVELS = 64  # whose values are fitted: each takes a product with H
 @dataclass(frozen=True)
 class Problem:
     """weights (g, r, k) of type ``dtype``, the second moment (g or 1, k, k) of their inputs, positive definite, and
-    where a weight keeps its nearest level (g, r, k) or None."""
+    codes settled beforehand as in ``rounding``."""
 
     weights: Array
     moment: Array

@@ -29,11 +29,13 @@ from onnxcomp.numerics.lattice import Lattice, Places
 Array = NDArray[Any]
 Move = Callable[[Array, Array, int], Array]  # values and gradient (g, r) of a column, its index -> change (g, r)
 
+FREE = -1  # in the place of a code that is to be found
 BLOCK = 64  # columns between two updates of the whole gradient by a matrix product
 SWEEPS = 30  # over all columns, at most; descents end after 5 to 15
 LEAST_GAIN = 1e-10  # of a row's error: a smaller one is rounding and could go back and forth
-GRADUAL_SWEEPS = 60
+GRADUAL_SWEEPS = 32
 LAST_SHARPNESS = 12.0  # of gradual rounding: values within 1/24 of a step of the middle are still between levels
+GRADUAL_VALUES, GRADUAL_ROWS = 400, 8  # at least so many of both are worth its time, which is some 5 ms a column
 GRADUAL_PRODUCTS = 6 * 10**9  # multiplications that gradual rounding may take; it gains little on large matrices
 CHUNK_VALUES = 2**22  # of a matrix that are worked on together: five arrays of float64
 
@@ -42,7 +44,7 @@ def round_matrices(weights: Array, moment: Array, lattice: Lattice, *, fixed: Ar
     """The codes (g, r, k) uint8 of least output error, of which none can be changed alone for the better.
 
     weights: (g, r, k). moment: (g or 1, k, k), positive definite (see ``second_moment.shrunk``).
-    fixed: (g, r, k), where a weight keeps its nearest level.
+    fixed: (g, r, k) int16, the codes that are settled beforehand, FREE where none is.
     """
     return _by_chunks(weights, moment, lattice, fixed, lambda part, where: part.best())
 
@@ -105,16 +107,22 @@ class _Descent:
         self._weights = np.asarray(weights, np.float64)
         self._moment = moment
         self._places = Places(lattice)
-        self._fixed = fixed
+        self._fixed = None if fixed is None else fixed != FREE
+        self._settled: Array = self._weights if fixed is None else self._places.values(np.maximum(fixed, 0))
 
     def best(self) -> Array:
         """The better descent of the two starts, row by row."""
         codes = self.descended(self.successive())
-        if GRADUAL_SWEEPS * self._weights.size * self._weights.shape[2] > GRADUAL_PRODUCTS:
+        if not self._is_worth_gradual():
             return codes
         other = self.descended(self._gradual())
         first, second = (self._errors(each) for each in (codes, other))
         return np.where((second < first)[:, :, None], other, codes)
+
+    def _is_worth_gradual(self) -> bool:
+        size, columns = self._weights.size, self._weights.shape[2]
+        is_large_enough = size >= GRADUAL_VALUES and size >= GRADUAL_ROWS * columns
+        return is_large_enough and GRADUAL_SWEEPS * size * columns <= GRADUAL_PRODUCTS
 
     def successive(self) -> Array:
         """Column after column to its nearest level, the error made up for by the columns that are still free."""
@@ -122,8 +130,8 @@ class _Descent:
         def rounded(target: Array, columns: Array) -> Array:
             groups = np.arange(len(columns))[:, None, None]
             at = groups, np.arange(target.shape[1])[None, :, None], columns[:, None, :]
-            wanted = target if self._fixed is None else np.where(self._fixed[at], self._weights[at], target)
-            return self._places.rounded(wanted, at)
+            values = self._places.rounded(target, at)
+            return values if self._fixed is None else np.where(self._fixed[at], self._settled[at], values)
 
         return self._places.codes(compensated(self._weights, self._moment, rounded))
 
@@ -148,9 +156,7 @@ class _Descent:
 
     def _gradual(self) -> Array:
         """Values that start as the weights and are drawn to their levels, each sweep closer; codes at the end."""
-        values = self._weights.copy()
-        if self._fixed is not None:
-            values = np.where(self._fixed, self._places.rounded(values), values)
+        values = self._weights.copy() if self._fixed is None else np.where(self._fixed, self._settled, self._weights)
         gradient = (values - self._weights) @ self._moment
         for sharpness in np.geomspace(1.0, LAST_SHARPNESS, GRADUAL_SWEEPS):
 

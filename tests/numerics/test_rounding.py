@@ -7,12 +7,18 @@ import pytest
 
 from onnxcomp.numerics import rounding
 from onnxcomp.numerics.lattice import Lattice
-from onnxcomp.numerics.rounding import improve_codes, round_matrices, row_errors, successive_codes
+from onnxcomp.numerics.rounding import FREE, improve_codes, round_matrices, row_errors, successive_codes
 
 LEVELS = {
     "grid": (np.arange(4.0), 2.0),
     "codebook": (np.array([-1.3, -0.2, 0.35, 1.6]), 0.0),
 }
+
+
+@pytest.fixture(autouse=True)
+def gradual_for_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "GRADUAL_VALUES", 1)
+    monkeypatch.setattr(rounding, "GRADUAL_ROWS", 1)
 
 
 def moment_of(size: int, seed: int, groups: int = 1) -> np.ndarray:
@@ -90,14 +96,16 @@ def test_uncorrelated_inputs_leave_the_nearest_levels() -> None:
     assert np.array_equal(round_matrices(weights, moment, lattice), lattice.nearest(weights))
 
 
-def test_fixed_weights_keep_their_nearest_level_and_the_others_make_up_for_it() -> None:
+def test_settled_codes_stay_and_the_others_make_up_for_them() -> None:
     weights, moment = drawn(1, 6, 30), moment_of(30, 3)
-    fixed = np.random.default_rng(5).random(weights.shape) < 0.4
+    is_settled = np.random.default_rng(5).random(weights.shape) < 0.3
     lattice = lattice_for(weights)
-    codes = round_matrices(weights, moment, lattice, fixed=fixed)
-    nearest = lattice.nearest(weights)
-    assert np.array_equal(codes[fixed], nearest[fixed])
-    assert errors(lattice, codes, weights, moment).sum() < 0.7 * errors(lattice, nearest, weights, moment).sum()
+    settled = np.where(is_settled, 2, FREE).astype(np.int16)
+    codes = round_matrices(weights, moment, lattice, fixed=settled)
+    assert (codes[is_settled] == 2).all()
+    start = np.where(is_settled, 2, lattice.nearest(weights))
+    assert errors(lattice, codes, weights, moment).sum() < 0.3 * errors(lattice, start, weights, moment).sum()
+    assert (improve_codes(weights, moment, lattice, start, fixed=settled)[is_settled] == 2).all()
 
 
 def test_improving_never_makes_a_row_worse() -> None:
