@@ -25,6 +25,7 @@ from onnxcomp.graph.qdq import QdqWriter
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.integer import Grid, activation_grid, quantize_bias
 
+PAD_OPSET = 13  # of all types; before, with the widths as an attribute, or of floats only
 NORMS = ("LayerNormalization", "InstanceNormalization")
 
 
@@ -101,7 +102,12 @@ class Rewrite:
         if unit.linear is not None:
             scale = float(self._grids[unit.inputs[0]].scale)
             tensor = unit.inputs[0]
-            details = self._linear.put(unit, scale, is_flat=self._is_flat(unit), rank=self._rank(tensor))
+            filled = self._filled(unit)
+            rank = self._rank(tensor)
+            details = self._linear.put(unit, scale, is_flat=self._is_flat(unit), rank=rank, filled=filled)
+            if filled:
+                unit.node.inputs[0] = self._writer.filled(tensor, filled, rank=len(unit.linear.weight.shape))
+                return details
         norm_scale = self._norm_scale(unit)
         for index in unit.data if unit.factor is None else ():
             tensor = unit.node.inputs[index]
@@ -109,6 +115,22 @@ class Rewrite:
         if norm_scale is not None:
             self._put_norm_bias(unit, norm_scale)
         return details
+
+    def _filled(self, unit: Unit) -> int:
+        """How many input channels a first Conv is to get more.
+
+        None behind a Transpose: the kernel's own layout has channels last, so that the two cancel, and filling up
+        the last axis takes as long as it saves.
+        """
+        linear, tensor = unit.linear, unit.inputs[0]
+        if linear is None or not is_onnx(unit.node, "Conv") or unit.node.attrs.get("group", 1) != 1:
+            return 0
+        outputs, channels, *kernel = linear.weight.shape
+        is_whole = outputs % self._style.whole_outputs == 0 and max(kernel, default=1) > 1
+        if not is_whole or channels >= self._style.least_channels or linear.perm is not None:
+            return 0
+        is_first = not tensor.inputs or not is_onnx(tensor.inputs[0], "Transpose")
+        return self._style.least_channels - channels if is_first and self._scope.opset >= PAD_OPSET else 0
 
     def _operand(self, unit: Unit, tensor: Any, fenced: bool) -> Any:
         if not isinstance(tensor, Constant):

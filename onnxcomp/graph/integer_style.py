@@ -33,6 +33,8 @@ class QuantizationStyle:
     integer_bias: int32 in the unit of the accumulator; else the bias stays float.
     joins_sums: an Add goes into the Conv before it, whose own result then stays float.
     drops_clips: Relu, and Clip from zero, must be left out where the grid says the same.
+    least_channels: a first Conv of fewer input channels runs faster with that many, the last ones of zeros, where
+        its outputs are a multiple of ``whole_outputs``.
     shows_kernels: ONNX Runtime can write down which nodes it replaced.
     source: the address that the row was taken from, "" where it was measured.
     """
@@ -59,5 +61,7 @@ class QuantizationStyle:
     integer_bias: bool = True
     joins_sums: bool = False
     drops_clips: bool = False
+    least_channels: int = 1
+    whole_outputs: int = 1
     shows_kernels: bool = False
     source: str = ""

@@ -74,8 +74,13 @@ class LinearWriter:
         self._decoded: dict[Any, Variable] = {}
         self.made: dict[str, set[str]] = {}
 
-    def put(self, unit: Unit, input_scale: float, *, is_flat: bool, rank: int | None) -> dict[str, Any]:
-        """Let the node read its weight, and its bias, as integers; ``rank`` of its input, None where unknown."""
+    def put(
+        self, unit: Unit, input_scale: float, *, is_flat: bool, rank: int | None, filled: int = 0
+    ) -> dict[str, Any]:
+        """Let the node read its weight, and its bias, as integers.
+
+        rank: of its input, None where unknown. filled: input channels that it gets more, all of zeros.
+        """
         linear, node = unit.linear, unit.node
         assert linear is not None
         by_channel = self._style.per_channel and node.op in self._style.channelled
@@ -84,7 +89,10 @@ class LinearWriter:
         values = linear.values()
         floor = None if bias is None else _floor(bias, input_scale, values, axis)
         grid = self._store.grid(values, axis, floor)
-        codes = self._store.codes(self._scope, linear.weight, (linear.perm, linear.alpha), values, grid, axis)
+        if filled:
+            values = np.pad(values, [(0, filled if each == 1 else 0) for each in range(values.ndim)])
+        form = (linear.perm, linear.alpha, filled)
+        codes = self._store.codes(self._scope, linear.weight, form, values, grid, axis)
         node.inputs[1] = self._read(unit, codes, grid, axis)
         if bias is not None:
             self._put_bias(unit, bias, np.resize(input_scale * grid.scale.astype(np.float64), bias.shape), by_channel)

@@ -3,6 +3,7 @@
     x -> reader                      ->   x -> Q -> DQ -> reader            (pair: x stays for other readers)
     node -> y -> readers             ->   node -> y' -> Q -> DQ -> y        (fence: y keeps its name and readers)
     Q -> DQ -> x -> Div by 6 -> y    ->   Q -> DQ with a sixth of the scale (rescale)
+    x (N,3,H,W) -> Conv              ->   x -> Q -> Pad -> DQ -> Conv       (filled: up to a multiple of channels)
     W_int8                           ->   W_int8 -> DQ                      (decode)
 
 Names are short: each stands several times in the file.
@@ -85,6 +86,18 @@ class QdqWriter:
         if source not in self._codes:
             self.pair(source)
         return self.decode(self._codes[source], self._grids[source].times(factor))
+
+    def filled(self, tensor: Any, count: int, *, rank: int) -> Variable:
+        """A tensor on a grid with ``count`` channels of zeros more along axis 1, added to its codes."""
+        if tensor not in self._codes:
+            self.pair(tensor)
+        grid = self._grids[tensor]
+        widths = np.zeros(2 * rank, np.int64)
+        widths[rank + 1] = count
+        wide = self._variable("q")
+        inputs = [self._codes[tensor], self._store(widths), self._store(grid.zero_point)]
+        self._graph.node(self._scope, "Pad", inputs, [wide])
+        return self.decode(wide, grid)
 
     def source_of(self, paired: Any) -> Any:
         """The tensor that a result of ``pair`` stands for."""

@@ -16,7 +16,15 @@ from dataclasses import replace
 from onnxcomp.graph.integer_style import CHOOSING, LINEAR, RESHAPING, QuantizationStyle
 
 ASYMMETRIC = QuantizationStyle()
-CPU = replace(ASYMMETRIC, expands=frozenset({"HardSigmoid", "HardSwish"}), rescales=True, shows_kernels=True)
+# MLAS convolves without im2col where input channels come in fours and output channels in sixteens.
+CPU = replace(
+    ASYMMETRIC,
+    least_channels=4,
+    whole_outputs=16,
+    expands=frozenset({"HardSigmoid", "HardSwish"}),
+    rescales=True,
+    shows_kernels=True,
+)
 # No integer kernels behind DequantizeLinear: what is stored in integers is computed in float.
 STORED_ONLY = replace(
     ASYMMETRIC, fast_integer=False, computes=frozenset(), between=frozenset(), moves=frozenset(), tables=False

@@ -563,3 +563,21 @@ def test_what_was_tried_once_is_not_tried_again(monkeypatch: pytest.MonkeyPatch)
     for include in (None, frozenset({"first"}), frozenset({"second"})):
         QuantizeStatic().apply(open_graph(model), Context(calibration=data, include=include))
     assert len(looked) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "outputs", "filled"),
+    [("n = Neg(x)", 16, 1), ("n = Transpose<perm=[0,2,1,3]>(x)", 16, 0), ("n = Neg(x)", 10, 0)],
+)
+def test_a_first_convolution_of_three_channels_gets_a_fourth(
+    before: str, outputs: int, filled: int, tmp_path: Path
+) -> None:
+    text = f"g (float[N,3,3,8] x) => (float[N,{outputs},1,6] y) {{ {before} y = Conv(n, W, b) }}"
+    model = model_of(text, W=drawn(outputs, 3, 3, 3), b=drawn(outputs))
+    feeds = {"x": drawn(4, 3, 3, 8) + 1}
+    result, _ = quantized(model, feeds)
+    found = kernels(result, tmp_path)
+    assert found["QLinearConv"] == 1 and found.get("Pad", 0) == filled
+    plain, _ = quantized(model, feeds, context={"target": styled(rescales=True)})
+    codes = [Session(each.to_bytes()).run(feeds)["y"] for each in (result, plain)]
+    np.testing.assert_array_equal(*codes)
