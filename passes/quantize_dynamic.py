@@ -30,6 +30,7 @@ from onnxcomp.target import QuantizationStyle
 
 OPSET = 11  # DynamicQuantizeLinear
 PRODUCTS = frozenset({"MatMul", "Gemm"})
+KERNELS_ON_CPU = frozenset({"LSTM", "Attention"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +103,14 @@ class QuantizeDynamic(Pass):
         """The nodes that can be rewritten; says why others of these operators cannot."""
         keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         units = []
+        on_cpu = context.target is None or context.target.name == "cpu"
         for scope, node in graph.nodes():
             if not _is_candidate(node):
                 continue
             names = (node_key(scope, node), *(keys[each] for each in node.inputs if each in keys))
             if not context.selects(*names):
                 continue
-            unit = self._unit(scope, node)
+            unit = self._unit(scope, node, on_cpu)
             if isinstance(unit, Unit):
                 unit = self._refusal(graph, unit, keys) or unit
             if isinstance(unit, Unit) and not context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
@@ -119,8 +121,10 @@ class QuantizeDynamic(Pass):
                 units.append(unit)
         return units
 
-    def _unit(self, scope: Scope, node: Node) -> Unit | str:
+    def _unit(self, scope: Scope, node: Node, on_cpu: bool) -> Unit | str:
         """The unit of a node, or the reason why there is none."""
+        if node.op in KERNELS_ON_CPU and not on_cpu:
+            return f"only ONNX Runtime's CPU provider has an integer {node.op}"
         if node.op in PRODUCTS:
             product = product_of(scope, node)
             return product if isinstance(product, str) else _product_unit(product)
@@ -136,12 +140,12 @@ class QuantizeDynamic(Pass):
 
     def _refusal(self, graph: Graph, unit: Unit, keys: dict[Constant, str]) -> str | None:
         """Why the weights of a unit cannot be integers, or None."""
+        if sum(part.weight.size for part in unit.parts) < self.min_elements:
+            return f"its weight has fewer than {self.min_elements} values"
         for part in unit.parts:
             weight = part.weight
             if weight.dtype != np.float32:
                 return f"its weight is {weight.dtype}"
-            if weight.size < self.min_elements:
-                return f"its weight has fewer than {self.min_elements} values"
             encoding = graph.encodings.get(keys[weight])
             unfit = encoding is not None and not is_sliced(encoding, tuple(weight.shape), part.shared)
             if encoding is not None and unfit and encoding.encode(weight.values) is not None:

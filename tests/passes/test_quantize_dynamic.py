@@ -284,6 +284,14 @@ def test_a_weight_on_blocks_is_left_alone() -> None:
     assert not outcome.changed and "grid" in outcome.skipped[0].reason
 
 
+def test_an_lstm_counts_both_its_weights_and_needs_the_cpu() -> None:
+    text = "g (float[T,N,4] x) => (float[T,1,N,64] y) { y = LSTM<hidden_size=64>(x, W, R) }"
+    model = model_of(text, W=drawn(1, 256, 4) / 4, R=drawn(1, 256, 64) / 4)
+    assert quantized(model, min_elements=16384)[1].changed
+    _, outcome = quantized(model, context=styled())
+    assert not outcome.changed and "CPU" in outcome.skipped[0].reason
+
+
 def styled(**style: Any) -> dict[str, Any]:
     target = Target(name="other", provider="CPUExecutionProvider", style=QuantizationStyle(**style))
     return {"target": target}
