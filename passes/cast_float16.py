@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxcomp.calibration.watch import watch
+from onnxcomp.calibration.observe import observe
 from onnxcomp.contract import Context, Effect, Outcome, Pass, Skip, parameter
 from onnxcomp.errors import ParameterError, TargetError
 from onnxcomp.graph.edit import move_up
@@ -35,7 +35,7 @@ from onnxcomp.graph.value_edit import all_finite, has_levels
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.numerics.short_float import DTYPES, misfit, power_of_two_scale, rounded
 from onnxcomp.numerics.weight_error import relative_error
-from onnxcomp.runtime import Session, Value
+from onnxcomp.runtime import Session
 from onnxcomp.target.short_floats import computes_in
 
 # From these opsets on Cast knows the type.
@@ -216,23 +216,30 @@ class _Conversion:
         return [each for each in units if all(wanted(tensor) for tensor in each.tensors)]
 
     def _peaks(self, units: list[Unit]) -> Mapping[Any, float]:
-        """The largest finite magnitude that tensors of the main graph took on the calibration data."""
-        data, main = self._context.calibration, self._graph.main
+        """The largest finite magnitude that tensors took on the calibration data."""
+        data = self._context.calibration
         if data is None:
             return {}
-        own = {*main.graph.inputs, *(out for node in main.graph.nodes for out in node.outputs)}
-        tensors = {each.name: each for unit in units for each in unit.tensors if each in own}
-        memo: dict[str, float] = self._graph.model.memo.setdefault((CastFloat16, data, self._rewrite.samples), {})
-        missing = sorted(tensors.keys() - memo.keys())
-
-        def see(name: str, value: Value) -> None:
-            finite = np.abs(value[np.isfinite(value)]) if isinstance(value, np.ndarray) else np.zeros(0)
-            memo[name] = max(memo.get(name, 0.0), float(finite.max(initial=0)))
-
-        if missing:
-            options: dict[str, Any] = {"limit": self._rewrite.samples, "progress": self._context.progress}
-            watch(self._graph.model, missing, data, see, open_session=self._open, **options)
-        return {tensors[name]: memo[name] for name in tensors if name in memo}
+        keys = {
+            each: scope.key(each.name)
+            for scope in self._graph.scopes
+            for each in (
+                *scope.graph.inputs,
+                *(out for node in scope.graph.nodes if node.origin for out in node.outputs),
+            )
+        }
+        wanted = {each: keys[each] for unit in units for each in unit.tensors if each in keys}
+        seen = observe(
+            self._graph.model,
+            sorted(set(wanted.values())),
+            data,
+            ends_only=True,
+            limit=self._rewrite.samples,
+            open_session=self._open,
+            progress=self._context.progress,
+        )
+        extents = {each: seen[key].values for each, key in wanted.items() if seen[key].values.count}
+        return {each: max(abs(extent.low), abs(extent.high)) for each, extent in extents.items()}
 
     def _open(self, source: Any) -> Session:
         return Session(source) if self._context.target is None else self._context.target.session(source)

@@ -12,7 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from onnxcomp.contract import Context
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph import float_casts
-from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.model import load
 from onnxcomp.pipeline import optimize
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
@@ -306,6 +307,20 @@ def test_overflow_that_data_show_stays_in_float32() -> None:
     assert not np.isfinite(by_reference(unseen, feeds)["y"]).all()
 
 
+def test_overflow_inside_a_branch_is_seen_too() -> None:
+    text = """g (bool c, float[2,20] x) => (float[2,20] y) {
+        y = If(c) <then_branch = t () => (float[2,20] d) {
+            a = MatMul(x, w)  b = Mul(a, a)  e = Sqrt(b)  d = MatMul(e, w)
+        },
+                   else_branch = f () => (float[2,20] q) { q = MatMul(x, w) }>
+    }"""
+    proto = with_weight(model(text), w=floats(20, 20))
+    feeds = {"c": np.array(True), "x": floats(2, 20, seed=1) * 1e3}
+    done = converted(proto, data=feeds)
+    assert "reaches" in done.skipped("y/then_branch/b")
+    assert_near_by_reference(done, feeds)
+
+
 def test_sum_behind_an_average_counts() -> None:
     text = "g (float[1,4,64,64] x) => (float[1,4,1,1] y) { a = Conv(x, w) b = GlobalAveragePool(a) y = Conv(b, w) }"
     proto = with_weight(model(text), w=floats(4, 4, 1, 1))
@@ -357,6 +372,19 @@ def test_initializers_that_are_inputs_change_with_them() -> None:
 
 
 # --- on any model ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_what_data_show_of_drawn_models_leaves_them_valid(part: int) -> None:
+    changed = 0
+    for index, proto in enumerate(draw_models(40, seed=32)[part::2]):
+        feeds = feeds_for(proto, index)
+        context = Context(calibration=calibration_of(proto, feeds))
+        graph = open_graph(load(proto))
+        changed += bool(get_pass("cast-float16")(scope="all").apply(graph, context).changed)
+        got = run(close_graph(graph).to_bytes(), feeds)
+        assert not differences(run(proto, feeds), got, rtol=NEAR["float16"]), index
+    assert changed > 10
 
 
 @pytest.mark.parametrize("part", range(4))
