@@ -47,9 +47,22 @@ def apply(proto: onnx.ModelProto, rewrite: Pass, feeds: Feeds, **context: Any) -
     model = load(proto)
     graph = open_graph(model)
     data = calibration_of(proto, feeds) if rewrite.needed() is not Needs.NOTHING else None
-    chosen = Context(target=CPU, calibration=data, max_opset=CPU.supported_opset, **context)
+    original = None if data is None else _as_before(proto)
+    options = {"target": CPU, "calibration": data, "original": original, "max_opset": CPU.supported_opset}
+    chosen = Context(**(options | context))
     outcome = rewrite.apply(graph, chosen)
     return Applied(rewrite, model, close_graph(graph), outcome)
+
+
+def _as_before(proto: onnx.ModelProto) -> Model:
+    """A model that this one may come from: its float matrices and kernels are a little larger."""
+    before = onnx.ModelProto()
+    before.CopyFrom(proto)
+    for tensor in before.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1 and not tensor.external_data:
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(1.125)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return load(before)
 
 
 def calibration_of(proto: onnx.ModelProto, feeds: Feeds) -> CalibrationData:
