@@ -4,7 +4,7 @@
 
 ONNX Runtime cannot be asked for an inner tensor, and one that comes out of a Loop would come in any number of
 shapes. So standard operators make the sketch where the tensor is, and the nodes around it hand it on: an If gets
-three more outputs, empty ones in its other branch; a Loop or Scan three more states, into which each iteration
+three more outputs, empty ones in its other branch; a Loop or Scan as many more states, into which each iteration
 merges its own sketch. What a run never reached has a count of zero.
 """
 
@@ -16,17 +16,23 @@ from typing import Any, cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
+from onnxcomp.errors import TargetError
 from onnxcomp.graph.edit import is_onnx
+from onnxcomp.graph.element_types import ElementTypes
 from onnxcomp.graph.ir import Array, Constant, Node, Variable
 from onnxcomp.graph.shapes import infer_shapes
 from onnxcomp.graph.surgery import Graph, Scope, close_graph, open_graph
 from onnxcomp.model import Model
+from onnxcomp.runtime import Session
 
 SAMPLES = 2048
 JITTER = 1024  # each sample is drawn from its own part of the tensor, at one of so many places
-BELOW_ONE = 0.99999  # so that the first values to come replace every sample of none
+# Park and Miller's generator, Random number generators: good ones are hard to find, 1988, with their later factor.
+# ONNX Runtime (1.32) has no random operators at opset 22.
+PRIME, FACTOR = 2**31 - 1, 48271
+ABOVE_PRIME = 1.0001 * PRIME  # so that all chances are below one, and the first values replace every sample of none
 COUNT, ODDNESS = range(2)
 LEAST_OPSET = 7  # elementwise operators broadcast from there on
 SCAN_OPSET = 9  # before, Scan runs over a batch of sequences, each with states of its own
@@ -72,7 +78,7 @@ class Sketched:
 def sketched(model: Model, keys: Sequence[str]) -> Sketched:
     """The model with sketches of the tensors of subgraphs that go by these keys (``Scope.key``)."""
     graph = open_graph(model)
-    shapes = infer_shapes(graph)
+    types = ElementTypes(graph, infer_shapes(graph), _output_types)
     found = Sketched(model)
     sketcher = _Sketcher(graph)
     tensors = _tensors(graph, keys)
@@ -81,7 +87,7 @@ def sketched(model: Model, keys: Sequence[str]) -> Sketched:
             found.faults[key] = "is not in the model"
             continue
         scope, tensor = tensors[key]
-        kind = shapes.data_type(tensor)
+        kind = types.of(tensor)
         fault = sketcher.fault(scope) or ("is of no known type" if not kind else None)
         if fault:
             found.faults[key] = fault
@@ -91,6 +97,14 @@ def sketched(model: Model, keys: Sequence[str]) -> Sketched:
             found.outputs[key] = sketcher.hand_out(scope, tensor, kind)
     found.model = close_graph(graph)
     return found
+
+
+def _output_types(model: ModelProto) -> tuple[str, ...] | None:
+    """The types of a model's outputs as ONNX Runtime finds them; None where it does not load."""
+    try:
+        return tuple(each.type for each in Session(model.SerializeToString()).outputs)
+    except TargetError:
+        return None
 
 
 def _tensors(graph: Graph, keys: Sequence[str]) -> dict[str, tuple[Scope, Any]]:
@@ -113,6 +127,7 @@ class _Sketcher:
         self._graph = graph
         self._scopes = {id(scope.graph): scope for scope in graph.scopes}
         self._constants: dict[str, Constant] = {}
+        self._merges = 0
         self._owners: dict[int, tuple[Scope, Node]] = {}
         for scope, node in graph.nodes():
             for value in node.attrs.values():
@@ -187,17 +202,21 @@ class _Sketcher:
         self, node: Node, inner: Scope, parts: Parts, *, node_at: tuple[int, int], body_at: tuple[int, int]
     ) -> Parts:
         """Let the node carry a sketch from iteration to iteration, from these positions of inputs and outputs on."""
-        before = self._variables()
+        before = [*self._variables(), self._graph.variable("sketch", np.int64, [SAMPLES])]
         after = self._merge(inner, before, parts)
-        _insert(node.inputs, node_at[0], self._nothing())
+        first = self._graph.constant(self._graph.main, "sketch_numbers", self._drawn())
+        _insert(node.inputs, node_at[0], [*self._nothing(), first])
         _insert(inner.graph.inputs, body_at[0], before)
         _insert(inner.graph.outputs, body_at[1], after)
-        return self._added(node, node_at[1])
+        made = self._added(node, node_at[1])
+        _insert(node.outputs, node_at[1] + len(made), [self._graph.variable("sketch", np.int64, [SAMPLES])])
+        return made
 
-    def _merge(self, scope: Scope, old: Parts, new: Parts) -> Parts:
+    def _merge(self, scope: Scope, old: Sequence[Any], new: Parts) -> list[Any]:
         """The sketch of two sketches' values: each sample turns new with a chance of the new share of the values.
 
-        So as many are left of each iteration in the end. The chances come from a seed, the same in every session.
+        So as many are left of each iteration in the end. ``old`` ends with the numbers that the last chances were
+        made from, and so does what is returned.
         """
 
         def put(op: str, *inputs: Any, **attrs: Any) -> Variable:
@@ -206,11 +225,21 @@ class _Sketcher:
         totals = put("Add", old[0], new[0])
         at = self._constant("at", np.array([COUNT], np.int64))
         share = put("Div", put("Gather", new[0], at, axis=0), put("Gather", totals, at, axis=0))
-        chance = put("RandomUniform", low=0.0, high=BELOW_ONE, seed=1.0, shape=[SAMPLES])
+        prime = self._constant("prime", np.array([PRIME], np.int64))
+        grown = put("Mul", old[3], self._constant("factor", np.array([FACTOR], np.int64)))
+        numbers = put("Sub", grown, put("Mul", put("Div", grown, prime), prime))
+        numbers.dtype, numbers.shape = np.dtype(np.int64), [SAMPLES]
+        above = self._constant("above_prime", np.full(1, ABOVE_PRIME, np.float32))
+        chance = put("Div", put("Cast", numbers, to=int(TensorProto.FLOAT)), above)
         taken = put("Cast", put("Less", chance, share), to=int(TensorProto.FLOAT))
         left = put("Sub", self._constant("one", np.ones(1, np.float32)), taken)
         samples = put("Add", put("Mul", taken, new[2]), put("Mul", left, old[2]))
-        return _typed(totals, put("Max", old[1], new[1]), samples)
+        return [*_typed(totals, put("Max", old[1], new[1]), samples), numbers]
+
+    def _drawn(self) -> Array:
+        """(2048,) int64: what chances start from, for each merge others."""
+        self._merges += 1
+        return np.random.default_rng(self._merges).integers(1, PRIME, SAMPLES)
 
     def _added(self, node: Node, position: int) -> Parts:
         """Three more outputs of a node, from a position on."""
