@@ -29,6 +29,7 @@ from onnxcomp.numerics.storage import estimate_bytes
 from onnxcomp.runtime import Session
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+FEW_VALUES = 256  # a weight of no more gets 8 bits: fewer would save less than a decoder takes
 CORRECTIONS = 6  # whole assignments measured on the way to a divergence
 CLOSE = 0.9  # of the divergence that is asked for: near enough
 AIM = 0.97  # of it, where the last try missed
@@ -94,7 +95,6 @@ class AssignBits(Pass):
     )
     block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
     symmetric: bool = parameter(True, help="keep the zero point in the middle of the grid")
-    search_range: bool = parameter(True, help="clip outliers where that makes the squared error less")
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         data = context.calibration
@@ -124,7 +124,6 @@ class AssignBits(Pass):
             granularity=self.granularity,
             block_size=self.block_size,
             symmetric=self.symmetric,
-            search_range=self.search_range,
         )
 
     def _assign(
@@ -164,7 +163,7 @@ class AssignBits(Pass):
             context.progress(index, len(WIDTHS), f"{bits} bits")
             graph = open_graph(model)
             for weight in weights(graph):
-                if weight.name not in wanted:
+                if weight.name not in wanted or (weight.size <= FEW_VALUES and bits != WIDTHS[-1]):
                     continue
                 rounded = self._rounded(weight, bits, moments.get(weight.name))
                 if rounded is None:
@@ -183,13 +182,15 @@ class AssignBits(Pass):
     def _weigh(
         self, model: Model, table: _Table, moments: Mapping[str, Moments], context: Context
     ) -> Mapping[str, Sensitivity]:
-        """Fill in the influence of each weight. What is too small to be measured stays in its mildest form."""
+        """Fill in the influence of each weight. What is too small to be measured, and what breaks the model when
+        it is rounded, stays in its mildest form."""
         if context.divergence is None:
             table.influence = dict.fromkeys(table.options, 1.0)
             return {}
-        measured = sensitivities(model, list(table.options), context.divergence, moments, progress=context.progress)
+        names = [name for name, options in table.options.items() if len(options) > 1]
+        measured = sensitivities(model, names, context.divergence, moments, progress=context.progress)
         for name, options in table.options.items():
-            if name in measured:
+            if name in measured and math.isfinite(measured[name].influence):
                 table.influence[name] = measured[name].influence
             else:
                 table.influence[name], options[:-1] = 0.0, []

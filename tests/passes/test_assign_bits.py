@@ -160,3 +160,12 @@ def test_replaying_measures_again_and_makes_the_same_bytes(tmp_path: Path) -> No
     again = replay(source, Receipt.read(files[-1]), calibration=str(calib))
     again.save(tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+def test_small_weights_keep_eight_bits() -> None:
+    proto = net().proto
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(32, 8, dtype=np.float32), "W"))
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((32, 8), np.float32) / 3, "V"))
+    model = load(proto)
+    outcome = get_pass(NAME)(average_bits=2.0).apply(open_graph(model), Context(calibration=calibration(model)))
+    assert {each.details["bits"] for each in outcome.changed} == {8}
