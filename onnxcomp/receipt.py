@@ -47,11 +47,28 @@ class Entry:
 
 
 @dataclass
+class Tried:
+    """One thing that a step tried on the whole model.
+
+    name: its passes and the parameters that are not the default. outcome: "kept", or why it lost.
+    latency_ratio: of the step's result over what the step was given; divergence: from the original. What was
+    not measured is None.
+    """
+
+    name: str
+    outcome: str
+    bytes_after: int | None = None
+    latency_ratio: float | None = None
+    divergence: float | None = None
+
+
+@dataclass
 class StepReport:
     """What became of one step of the recipe.
 
     decision: "kept", "kept in part", "taken back" or "nothing to do"; reason: why, where it was not kept.
     bytes_before, bytes_after: of the whole model, data included, before the final compact storage.
+    tried: where the step had several ways to go: each of them, and why it lost.
     divergence: from the original after this step, with its confidence interval; None where not measured.
     """
 
@@ -65,6 +82,7 @@ class StepReport:
     divergence: float | None = None
     interval: tuple[float, float] | None = None
     latency_ratio: float | None = None  # after over before, where the step was asked for speed
+    tried: list[Tried] = field(default_factory=list)
     changed: list[Entry] = field(default_factory=list)
     skipped: list[Entry] = field(default_factory=list)
     taken_back: list[Entry] = field(default_factory=list)
@@ -104,9 +122,7 @@ class Receipt:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content.get("format") != FORMAT:
-                raise RecipeError(
-                    f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}."
-                )
+                raise RecipeError(f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}.")
             content["applied"] = [Application(**each) for each in content["applied"]]
             content["steps"] = [_step_report(each) for each in content["steps"]]
             return cls(**content)
@@ -128,7 +144,8 @@ def file_digest(path: Path) -> str:
 def _step_report(content: dict[str, Any]) -> StepReport:
     lists = {key: [Entry(**each) for each in content[key]] for key in ("changed", "skipped", "taken_back")}
     interval = tuple(content["interval"]) if content["interval"] else None
-    return StepReport(**{**content, **lists, "interval": interval})
+    tried = [Tried(**each) for each in content.get("tried", [])]
+    return StepReport(**{**content, **lists, "interval": interval, "tried": tried})
 
 
 def _plain(value: Any) -> Any:

@@ -13,11 +13,13 @@ from onnxcomp.model import Model
 from onnxcomp.runtime import measure_latency, measure_load
 from onnxcomp.target import Target
 
+MEASURED_S = 1.0  # what two models run in turns, at least: twenty runs of a few microseconds say little
+
 
 def latency_ratio(before: Model, after: Model, data: CalibrationData, target: Target | None) -> float:
     """Median latency of ``after`` over that of ``before``, alternated on one sample."""
     with on_disk({"before": before, "after": after}) as paths:
-        took = measure_latency(paths, data.first_sample(), **session_options(target))
+        took = measure_latency(paths, data.first_sample(), seconds=MEASURED_S, **session_options(target))
     return took["after"].median_ms / took["before"].median_ms
 
 
@@ -25,7 +27,7 @@ def compare_costs(original: Model, result: Model, data: CalibrationData, target:
     """Latency, session creation time and its peak memory of both models, and their ratios."""
     options = session_options(target)
     with on_disk({"original": original, "result": result}) as paths:
-        took = measure_latency(paths, data.first_sample(), **options)
+        took = measure_latency(paths, data.first_sample(), seconds=MEASURED_S, **options)
         loads = {name: measure_load(path, **options) for name, path in paths.items()}
     costs: dict[str, float] = {}
     for name in paths:

@@ -11,24 +11,25 @@ from typing import Any
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Outcome, Pass, parameters
+from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.expand import differing_constants
 from onnxcomp.model import Model
 from onnxcomp.pipeline import search
+from onnxcomp.pipeline.account import application, entries, parameters_of, skipped, title
 from onnxcomp.pipeline.measure import latency_ratio
 from onnxcomp.pipeline.noise import assign_by_noise
+from onnxcomp.pipeline.race import Course
 from onnxcomp.pipeline.rewrite import apply_pass
-from onnxcomp.pipeline.takeback import take_back
+from onnxcomp.pipeline.takeback import STRICTER, VERIFY_ATTEMPTS, energy_of, verified_part
+from onnxcomp.pipeline.trials import MIN_SPEEDUP, Trials
 from onnxcomp.receipt import Application, Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
+from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 
 Progress = Callable[[int, int, str], None]
 
 EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
-MIN_SPEEDUP = 0.98  # a step asked for speed must bring the latency to this ratio at the most
-VERIFY_ATTEMPTS = 8  # a search whose result fails on the verification part is repeated, stricter
-STRICTER = 0.7
 STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
 ENOUGH = 0.75  # of the budget: no stronger one is tried
 CLOSE = 1.15  # a limit this close to one that failed is not worth another try
@@ -74,7 +75,7 @@ class Run:
         waiting: list[Step] = []
         lost = False
         for step in self.recipe.steps:
-            if step.rewrite.effect.exact:
+            if step.exact:
                 waiting.append(step)
                 continue
             self._exact(waiting)
@@ -113,7 +114,7 @@ class Run:
         if different:
             self._refuse(report, before, f"a stored constant decodes to other values: {different[0]}")
         elif outcome.changed:
-            self.receipt.applied.append(_application(step.rewrite, context))
+            self.receipt.applied.append(application(step.rewrite, context))
 
     def _apply_exact_checked(self, step: Step) -> None:
         before = self.current
@@ -143,7 +144,9 @@ class Run:
         if started > self.deadline:
             self.receipt.missed.append(f"time: {step.name} was left out, the time budget was used up")
             return
-        if step.auto:
+        if step.trials:
+            self._fastest(step, started)
+        elif step.auto:
             self._searched(step, started)
         else:
             self._fixed(step, started)
@@ -158,7 +161,7 @@ class Run:
             return
         verdict = self.verifier.check(after)
         if verdict.passed:
-            self._keep(report, after, verdict, [_application(step.rewrite, context)])
+            self._keep(report, after, verdict, [application(step.rewrite, context)])
         elif verdict.failed and len(outcome.changed) == 1:
             self._refuse(report, before, "; ".join(verdict.reasons))
         else:
@@ -176,32 +179,51 @@ class Run:
         whole: Verdict,
     ) -> None:
         before = self.current
-        evaluator = self.tuner or self.verifier
-        limit, evaluate = evaluator.limit, _energy(evaluator)
-        rest = take_back(before, after, outcome, rewrite, context, evaluate, limit)
-        verdict = self.verifier.check(rest.model)
-        for _ in range(VERIFY_ATTEMPTS - 1):
-            if verdict.passed or not rest.kept:
-                break
-            limit *= STRICTER
-            rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, rest)
-            verdict = self.verifier.check(rest.model)
-        if rest.kept and not verdict.passed:
-            rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
-        report.taken_back = [Entry(name, "taken back", {"divergence_alone": rest.own[name]}) for name in rest.taken]
+        rest, verdict = verified_part(before, after, outcome, rewrite, context, self.verifier, self.tuner)
+        report.taken_back = rest.taken_entries()
         if not rest.kept:
             self._refuse(report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}")
             return
-        application = _application(rewrite, context)
+        applied = application(rewrite, context)
         if rest.by_value:
-            application.restore = list(rest.taken)
+            applied.restore = list(rest.taken)
         else:
-            application.include = list(rest.kept)
+            applied.include = list(rest.kept)
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
-        self._keep(report, rest.model, verdict, [application], decision="kept in part")
+        self._keep(report, rest.model, verdict, [applied], decision="kept in part")
         count = f"{len(rest.taken)} of {len(rest.own)}"
         report.reason = f"{count} taken back: whole, the divergence was {whole.divergence:.3g}"
+
+    def _fastest(self, step: Step, started: float) -> None:
+        """A step that tries several rewrites of the whole model and keeps the fastest."""
+        context, before = self._context(step), self.current
+        trials = Trials(
+            before=before,
+            original=self.original,
+            candidates=step.trials,
+            context=context,
+            verifier=self.verifier,
+            tuner=self.tuner,
+            course=Course(self.data, context.target or Target.of()),
+            goal=self.budget.target_latency,
+            deadline=self.deadline,
+        )
+        best = trials.run()
+        report = self._report(step.rewrite, Outcome(), before, before, started)
+        report.rewrite, report.parameters = step.name, {}
+        report.tried = [each.account() for each in trials.entered]
+        self.receipt.steps.append(report)
+        if best is None:
+            self._refuse(report, before, "nothing that was tried is faster within the budget")
+            return
+        assert best.verdict is not None
+        outcome = best.outcomes[best.main]
+        report.rewrite, report.parameters = title(best.passes), parameters_of(best.passes[best.main])
+        report.changed, report.skipped, report.taken_back = entries(outcome), skipped(outcome), best.taken
+        report.latency_ratio = best.ratio
+        decision = "kept" if best.is_whole else "kept in part"
+        self._keep(report, best.model, best.verdict, best.applications(context), decision=decision)
 
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""
@@ -229,7 +251,7 @@ class Run:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), stronger ones are tried until one fails."""
         assert self.tuner is not None
-        evaluate, limit = _energy(self.tuner), self.tuner.search_limit
+        evaluate, limit = energy_of(self.tuner), self.tuner.search_limit
         search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
         options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
         best: _Trial | None = None
@@ -270,19 +292,19 @@ class Run:
 
     def _tried(self, step: Step, context: Context, table: search.Table, assignment: search.Assignment) -> _Trial:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
-        entries: list[Entry] = []
+        noted: list[Entry] = []
         applications: list[Application] = []
         for index, rewrite in enumerate(step.candidates):
             names = sorted(name for name, option in assignment.items() if option.choice == index)
             if not names:
                 continue
-            entries.extend(table.entries[index, name] for name in names)
-            application = _application(rewrite, context, include=names)
-            application.beside = bool(applications)
-            applications.append(application)
+            noted.extend(table.entries[index, name] for name in names)
+            applied = application(rewrite, context, include=names)
+            applied.beside = bool(applications)
+            applications.append(applied)
         model = search.build(self.current, table, assignment)
         verdict = self.verifier.check(model)
-        return _Trial(model, entries, applications, verdict, search.total_bytes(assignment))
+        return _Trial(model, noted, applications, verdict, search.total_bytes(assignment))
 
     # --- keeping and refusing ---
 
@@ -329,39 +351,16 @@ class Run:
         return StepReport(
             rewrite=rewrite.pass_name(),
             decision="kept" if outcome.changed else "nothing to do",
-            parameters=_parameters(rewrite),
+            parameters=parameters_of(rewrite),
             bytes_before=before.size_bytes,
             bytes_after=after.size_bytes,
             seconds=time.monotonic() - started,
-            changed=_entries(outcome),
-            skipped=[Entry(each.name, each.reason) for each in outcome.skipped],
+            changed=entries(outcome),
+            skipped=skipped(outcome),
         )
-
-
-def _energy(verifier: Verifier) -> search.Evaluate:
-    """What a search asks of a model: how far it is from the original, infinite for one that fails."""
-    return lambda model: verifier.check(model).energy
-
-
-def _application(rewrite: Pass, context: Context, include: Sequence[str] | None = None) -> Application:
-    return Application(
-        rewrite=rewrite.pass_name(),
-        parameters=_parameters(rewrite),
-        include=None if include is None else list(include),
-        exclude=list(context.exclude),
-        on_data=rewrite.draws_on_data(calibration=context.calibration is not None),
-    )
 
 
 def _auto_parameters(step: Step) -> dict[str, Any]:
     """The step's parameters with "auto" for what is chosen; of several passes no others are in common."""
     chosen = dict.fromkeys(step.rewrite.choices()[0], "auto")
-    return chosen if step.alternatives else _parameters(step.rewrite) | chosen
-
-
-def _parameters(rewrite: Pass) -> dict[str, Any]:
-    return {each.name: getattr(rewrite, each.name) for each in parameters(type(rewrite))}
-
-
-def _entries(outcome: Outcome) -> list[Entry]:
-    return [Entry(each.name, each.what, dict(each.details)) for each in outcome.changed]
+    return chosen if step.alternatives else parameters_of(step.rewrite) | chosen

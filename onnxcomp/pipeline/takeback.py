@@ -7,6 +7,7 @@ errors decides nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,17 @@ from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model
 from onnxcomp.pipeline.rewrite import apply_pass, limited_to, only_values, put_back
+from onnxcomp.receipt import Entry
+from onnxcomp.verify import Verdict, Verifier
 
 Evaluate = Callable[[Model], float]
+Again = Callable[[Context], tuple[Model, Outcome]]
+"""Does a step once more in a context that is limited to some names."""
 
 GROUPS = 64  # at most so many single measurements; more names share one
 FEWER = 0.75  # of what did not verify, at most this share is kept: eight attempts come down to a tenth
+VERIFY_ATTEMPTS = 8  # what fails on the verification part is tried again, stricter
+STRICTER = 0.7
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,42 @@ class Remainder:
     own: dict[str, float]
     by_value: bool
 
+    def taken_entries(self) -> list[Entry]:
+        """What was taken back, with the divergence that each alone made."""
+        return [Entry(name, "taken back", {"divergence_alone": self.own[name]}) for name in self.taken]
+
+
+def energy_of(verifier: Verifier) -> Evaluate:
+    """What a search asks of a model: how far it is from the original, infinite for one that fails."""
+    return lambda model: verifier.check(model).energy
+
+
+def verified_part(
+    before: Model,
+    after: Model,
+    outcome: Outcome,
+    rewrite: Pass,
+    context: Context,
+    verifier: Verifier,
+    tuner: Verifier | None,
+    again: Again | None = None,
+) -> tuple[Remainder, Verdict]:
+    """The largest part of a step that verifies, chosen on the calibration part where there is one, and its verdict;
+    nothing is kept where none does. again: see ``take_back``."""
+    evaluator = tuner or verifier
+    limit, evaluate = evaluator.limit, energy_of(evaluator)
+    rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, again=again)
+    verdict = verifier.check(rest.model)
+    for _ in range(VERIFY_ATTEMPTS - 1):
+        if verdict.passed or not rest.kept:
+            break
+        limit *= STRICTER
+        rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, rest, again=again)
+        verdict = verifier.check(rest.model)
+    if rest.kept and not verdict.passed:
+        rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
+    return rest, verdict
+
 
 def take_back(
     before: Model,
@@ -47,21 +90,28 @@ def take_back(
     evaluate: Evaluate,
     limit: float,
     previous: Remainder | None = None,
+    *,
+    again: Again | None = None,
 ) -> Remainder:
     """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``.
 
+    again: does the step in a limited context, where it is more than the pass alone; then no value is put back.
     previous: what an earlier call with a looser limit left and did not verify. Its single measurements are
     used again, and at most ``FEWER`` of what it kept is kept.
     """
     names = list(dict.fromkeys(each.name for each in outcome.changed))
-    by_value = only_values(before, after, names)
+    by_value = again is None and only_values(before, after, names)
+
+    def apply(kept: Sequence[str]) -> tuple[Model, Outcome]:
+        limited = limited_to(context, kept)
+        return apply_pass(before, rewrite, limited) if again is None else again(limited)
 
     def partial(kept: Sequence[str]) -> Model:
         if not kept:
             return before
         if by_value:
             return compose(before, dict.fromkeys(kept, after))
-        return apply_pass(before, rewrite, limited_to(context, kept))[0]
+        return apply(kept)[0]
 
     groups = _groups(names)
     own: dict[str, float] = {} if previous is None else previous.own
@@ -78,7 +128,7 @@ def take_back(
     taken = [name for group in groups[keep:] for name in group]
     if by_value or not kept:
         return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
-    model, rerun = apply_pass(before, rewrite, limited_to(context, kept))
+    model, rerun = apply(kept)
     return Remainder(model, rerun, kept, taken, own, by_value)
 
 

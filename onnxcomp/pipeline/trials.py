@@ -122,7 +122,7 @@ class Trials:
     # --- building ---
 
     def _built(self) -> list[Trial]:
-        running = []
+        running: list[Trial] = []
         for index, passes in enumerate(self.candidates):
             self.context.progress(index, len(self.candidates), f"trying {title(passes)}")
             trial = self._build(passes)

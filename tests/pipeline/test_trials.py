@@ -1,0 +1,246 @@
+"""Trials: the fastest rewrite within the budget is kept, and the rest says why it lost. No clock decides here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxcomp.budget import Budget
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.graph.edit import node_key
+from onnxcomp.graph.surgery import Graph
+from onnxcomp.model import Model
+from onnxcomp.pipeline import node_choice, optimize, replay
+from onnxcomp.pipeline.race import Course
+from onnxcomp.receipt import Receipt, StepReport
+from onnxcomp.recipe import Recipe, Step
+
+replaying = importlib.import_module("onnxcomp.pipeline.optimize")
+FEATURES = 8
+
+
+def chain(length: int) -> onnx.ModelProto:
+    """x times one matrix after another, each near the identity."""
+    rng = np.random.default_rng(0)
+    weights = [np.eye(FEATURES) + 0.1 * rng.normal(size=(FEATURES, FEATURES)) for _ in range(length)]
+    tensors = ["x", *(f"t{i}" for i in range(length - 1)), "y"]
+    nodes = [helper.make_node("MatMul", [tensors[i], f"w{i}"], [tensors[i + 1]], name=f"n{i}") for i in range(length)]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", FEATURES])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", FEATURES])],
+        [numpy_helper.from_array(each.astype(np.float32), f"w{i}") for i, each in enumerate(weights)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TintNodes(Pass):
+    """Put a Mul by one plus ``error`` before every MatMul, in the name of speed."""
+
+    effect = Effect(shrinks=("latency",), exact=False)
+
+    error: float = parameter(0.0, help="how far from one")
+    mark: str = parameter("fast", help="what the nodes are called after")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for node in list(graph.main.graph.nodes):
+            if node.op != "MatMul" or not context.selects(node_key(graph.main, node)):
+                continue
+            factor = graph.constant(graph.main, "factor", np.float32(1 + self.error))
+            made = graph.variable("tinted")
+            graph.node(
+                graph.main, "Mul", [node.inputs[0], factor], [made], name=f"{self.mark}_{node.name}", before=node
+            )
+            node.inputs[0] = made
+            outcome.change(node_key(graph.main, node), "tinted")
+        return outcome
+
+
+@dataclass
+class Stopwatch:
+    """Latencies by what a model's nodes are called, instead of a clock."""
+
+    took: Callable[[list[str]], float]
+    races: list[int] = field(default_factory=list)
+
+    def milliseconds(self, models: Mapping[str, Model]) -> dict[str, float]:
+        self.races.append(len(models))
+        return {name: self.took([node.name for node in each.proto.graph.node]) for name, each in models.items()}
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], float]], Stopwatch]:
+    def start(took: Callable[[list[str]], float]) -> Stopwatch:
+        made = Stopwatch(took)
+        monkeypatch.setattr(Course, "milliseconds", lambda self, models, seconds=0.0: made.milliseconds(models))
+        return made
+
+    return start
+
+
+@pytest.fixture
+def calib(tmp_path: Path) -> str:
+    path = tmp_path / "calib.npz"
+    np.savez(path, x=np.random.default_rng(1).normal(size=(60, FEATURES)).astype(np.float32))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let replaying find the pass of this file."""
+    shipped = replaying.get_pass
+    monkeypatch.setattr(replaying, "get_pass", lambda name: TintNodes if name == "tint-nodes" else shipped(name))
+
+
+def marked(names: list[str], mark: str) -> int:
+    return sum(name.startswith(f"{mark}_") for name in names)
+
+
+def run(
+    calib: str, *trials: Pass | tuple[Pass, ...], length: int = 3, **options: object
+) -> tuple[StepReport, Receipt, Model]:
+    given = [each if isinstance(each, tuple) else (each,) for each in trials]
+    recipe = Recipe("r", (Step.of_trials(*given),), goal="latency")
+    result = optimize(chain(length), recipe=recipe, calibration=calib, measure=False, **options)  # type: ignore[arg-type]
+    return result.receipt.steps[0], result.receipt, result.model
+
+
+def by_marks(**speedups: float) -> Callable[[list[str]], float]:
+    """A model takes 1 ms, times the speed-up of each mark that its nodes carry."""
+    return lambda names: float(np.prod([ratio for mark, ratio in speedups.items() if marked(names, mark)]))
+
+
+def test_the_fastest_within_the_budget_is_kept(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(quick=0.5, quicker=0.4, slow=1.2))
+    report, _, model = run(
+        calib,
+        TintNodes(mark="slow"),
+        TintNodes(mark="quick"),
+        TintNodes(mark="quicker"),
+        TintNodes(error=9, mark="bad"),
+    )
+    assert report.decision == "kept" and report.latency_ratio == 0.4
+    assert marked([node.name for node in model.proto.graph.node], "quicker") == 3
+    outcomes = {each.name.split("mark=")[1]: each.outcome for each in report.tried}
+    assert outcomes["quicker"] == "kept" and outcomes["slow"] == outcomes["bad"] == "no faster"
+    assert outcomes["quick"] == "slower"
+
+
+def test_what_breaks_the_budget_is_kept_in_part_where_that_is_faster(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    watch(lambda names: 1 - 0.1 * marked(names, "bad"))
+    report, receipt, model = run(calib, TintNodes(error=0.12, mark="bad"), length=4)
+    assert report.decision == "kept in part"
+    assert 0 < len(report.changed) < 4 and len(report.changed) + len(report.taken_back) == 4
+    assert "divergence" in report.tried[0].outcome and report.tried[1].outcome == "kept"
+    again = replay(chain(4), receipt, calibration=calib)
+    assert again.model.to_bytes() == model.to_bytes()
+
+
+def test_nothing_faster_leaves_the_model_as_it_was(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(even=0.99))
+    report, receipt, model = run(calib, TintNodes(mark="even"))
+    assert report.decision == "taken back" and "nothing that was tried is faster" in report.reason
+    assert not receipt.applied and model.proto == chain(3)
+
+
+def test_of_two_as_fast_the_nearer_is_kept(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(near=0.502, far=0.5))
+    report, _, _ = run(calib, TintNodes(error=0.003, mark="far"), TintNodes(error=0.001, mark="near"))
+    assert report.parameters["mark"] == "near"
+
+
+def test_a_latency_goal_that_is_reached_leaves_accuracy(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(near=0.7, far=0.5))
+    trials = TintNodes(error=0.003, mark="far"), TintNodes(error=0.001, mark="near")
+    report, _, _ = run(calib, *trials, budget=Budget.parse(target_latency="0.8x"))
+    assert report.parameters["mark"] == "near"
+    report, _, _ = run(calib, *trials, budget=Budget.parse(target_latency="0.6x"))
+    assert report.parameters["mark"] == "far"
+
+
+def test_passes_in_turn_are_one_trial_and_replay(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(first=0.8, second=0.8))
+    both = TintNodes(mark="first"), TintNodes(mark="second")
+    report, receipt, model = run(calib, both[0], both)
+    assert report.latency_ratio == pytest.approx(0.64)
+    assert [each.parameters["mark"] for each in receipt.applied] == ["first", "second"]
+    assert replay(chain(3), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
+
+
+def test_a_pass_that_finds_nothing_ends_its_trial(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    from onnxcomp.registry import get_pass
+
+    watch(by_marks(fast=0.5))
+    report, _, _ = run(calib, (get_pass("fuse-pad")(), TintNodes(mark="fast")))
+    assert report.tried[0].outcome.startswith("nothing to do for fuse-pad")
+
+
+def test_nodes_that_lose_are_left_out(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tinting helps but at n0 and n3, both at a border."""
+    gains = {"fast_n0": 1.3, "fast_n1": 0.6, "fast_n2": 0.6, "fast_n3": 1.1}
+
+    def took(names: list[str]) -> float:
+        return sum(gains.get(f"fast_n{i}", 1.0) if f"fast_n{i}" in names else 1.0 for i in range(4))
+
+    def profile(self: Course, model: Model) -> dict[str, float]:
+        names = [node.name for node in model.proto.graph.node]
+        return {f"n{i}": gains[f"fast_n{i}"] if f"fast_n{i}" in names else 1.0 for i in range(4)}
+
+    watch(took)
+    monkeypatch.setattr(Course, "profile", profile)
+    report, receipt, model = run(calib, TintNodes(), length=4)
+    assert [each.name for each in report.changed] == ["n1", "n2"]
+    assert {each.name for each in report.taken_back} == {"n0", "n3"}
+    assert report.tried[0].outcome.startswith("latency ratio") and report.tried[1].name.endswith("at 2 nodes")
+    assert receipt.applied[0].include == ["n1", "n2"]
+    assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
+
+
+def test_nodes_that_all_gain_are_not_timed_again(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopwatch = watch(by_marks(fast=0.4))
+
+    def profile(self: Course, model: Model) -> dict[str, float]:
+        gain = 0.4 if any(node.name.startswith("fast") for node in model.proto.graph.node) else 1.0
+        return {f"n{i}": gain for i in range(3)}
+
+    monkeypatch.setattr(Course, "profile", profile)
+    run(calib, TintNodes())
+    assert stopwatch.races == [2, 3]  # the heat, and the final with the original
+
+
+def test_receipts_with_what_was_tried_are_read_back(
+    calib: str, watch: Callable[..., Stopwatch], tmp_path: Path
+) -> None:
+    watch(by_marks(fast=0.5))
+    _, receipt, _ = run(calib, TintNodes())
+    path = tmp_path / "r.json"
+    path.write_text(receipt.to_json())
+    assert Receipt.read(path).steps[0].tried == receipt.steps[0].tried
+
+
+def test_proposals_differ_and_leave_something() -> None:
+    from onnxcomp.graph.segments import Segments
+    from onnxcomp.graph.surgery import open_graph
+    from onnxcomp.model import load
+
+    names = ["n0", "n1", "n2"]
+    segments = Segments(open_graph(load(chain(3))), names)
+    shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
+    found = node_choice._proposals(names, segments, shares, first=True)
+    assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]
