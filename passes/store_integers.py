@@ -83,9 +83,9 @@ class StoreIntegers(Pass):
     form nbits: MatMulNBits computes with codes. At accuracy_level 4 it rounds the inputs to 8 bits, block by block:
     0.2 to 1% of output error. Level 0 keeps them in float32, at 30 times the time for 2 and 8 bits.
     form dequantize: standard operators, exact as written; but ONNX Runtime on CPU makes MatMulNBits of level 4 of
-    DequantizeLinear and MatMul, unless session.qdq_matmulnbits_accuracy_level says otherwise, and decodes a weight
-    that several products read, or whose blocks are no power of two from 16 on, at every inference. Blocks need
-    opset 21, 4 bits 21, 2 bits 25. form auto: nbits where the target has the kernels.
+    DequantizeLinear and MatMul, unless session.qdq_matmulnbits_accuracy_level says otherwise; and where an
+    activation follows, several products read the weight, or blocks are no power of two from 16 on, it decodes at
+    every inference. Blocks need opset 21, 4 bits 21, 2 bits 25. form auto: nbits where the target has the kernels.
     """
 
     effect = Effect(shrinks=("bytes", "latency", "memory"), exact=False)
