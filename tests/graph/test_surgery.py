@@ -106,6 +106,11 @@ def test_changing_one_weight_leaves_the_rest_alone() -> None:
 
 
 def _set(model: onnx.ModelProto, name: str) -> None:
+    for sparse in list(model.graph.sparse_initializer):
+        if sparse.values.name == name:  # new values are stored dense
+            dense = np.full(tuple(sparse.dims), 2.5, np.float32)
+            model.graph.sparse_initializer.remove(sparse)
+            model.graph.initializer.append(numpy_helper.from_array(dense, name))
     for tensor in model.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), 2.5, np.float32), name))
