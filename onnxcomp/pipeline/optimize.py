@@ -30,12 +30,13 @@ from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.receipt import Application, Receipt, digest, file_digest
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
+from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
-PACKAGES = ("onnxcomp", "onnx", "onnxruntime", "numpy", "scikit-learn")
+PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -230,13 +231,19 @@ def _prepare(
         seed=seed,
         target=target.name,
         target_cpu=target.cpu,
-        versions={name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions=_versions(),
         source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": _source_digest(model)},
         data=_describe_data(data, checking),
         metric=verifier.describe(),
         notes=list(checking.notes),
     )
     return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
+
+
+def _versions() -> dict[str, str]:
+    """What the result was made with. ONNX Runtime comes in packages of many names, so it is asked itself."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return found | {"onnxruntime": installed_release(), "python": platform.python_version()}
 
 
 def _recipe_and_data(

@@ -71,6 +71,7 @@ FOREIGN_TYPES = {
     "float8e5m2fnuz": 20,
 }
 SHORT_FLOATS = frozenset({"float16", "bfloat16"})
+NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
 LOG_FATAL = 4
 
 
@@ -122,6 +123,11 @@ def installed_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def installed_release() -> str:
+    """The release of ONNX Runtime that is installed, whatever package it came in."""
+    return str(ort.__version__)
+
+
 def available_providers() -> tuple[str, ...]:
     """ONNX Runtime's names of the execution providers that this installation has."""
     return tuple(ort.get_available_providers())
@@ -139,7 +145,8 @@ class Session:
     provider: ONNX Runtime's own name; CPU is always there for the nodes that the provider does not take.
     threads: intra-op threads; 0 lets ONNX Runtime choose.
     optimization: graph optimization ``none``, ``basic``, ``extended`` or ``all``.
-    config: session config entries such as ``{"session.disable_quant_qdq": "1"}``.
+    config: session config entries such as ``{"session.disable_quant_qdq": "1"}``; with
+        ``session.disable_cpu_ep_fallback`` the provider has to take every node, or the model does not load.
     custom_ops: shared libraries with custom operators to register first.
     profile: a folder to which ONNX Runtime writes how long each node took (see ``end_profile``).
 
@@ -172,7 +179,8 @@ class Session:
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         providers: list[Any] = [(provider, dict(provider_options or {}))]
-        if provider != "CPUExecutionProvider":
+        strict = (config or {}).get(NO_CPU_FALLBACK) == "1"  # then ONNX Runtime refuses to be given CPU at all
+        if provider != "CPUExecutionProvider" and not strict:
             providers.append("CPUExecutionProvider")
         try:
             for library in custom_ops:
