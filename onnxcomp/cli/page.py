@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from onnxcomp.cli import formats
-from onnxcomp.cli.receipts import divergence, measure_name, totals
+from onnxcomp.cli.receipts import divergence, measure_name, totals, tried
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
 STYLE = """
@@ -27,6 +27,7 @@ def render(receipt: Receipt, *, name: str) -> str:
         _facts(totals(receipt)),
         "<h2>Steps</h2>",
         _steps(receipt.steps, measure_name(receipt)),
+        *_tried(receipt),
         "<h2>Weights by bytes saved</h2>",
         _weights(receipt.steps),
         *(_details(each) for each in receipt.steps),
@@ -60,6 +61,13 @@ def _steps(steps: Sequence[StepReport], measure: str) -> str:
     ]
     headings = ("step", "parameters", "result", "bytes before", "bytes after", measure, "seconds")
     return _table(headings, rows, numbers={3, 4, 6})
+
+
+def _tried(receipt: Receipt) -> list[str]:
+    """What was tried on the whole model, where a step did."""
+    headings = ("tried", "latency ratio", measure_name(receipt), "bytes", "result")
+    rows = tried(receipt.steps)
+    return ["<h2>Tried</h2>", _table(headings, rows, numbers={1, 2, 3})] if rows else []
 
 
 def _weights(steps: Sequence[StepReport]) -> str:

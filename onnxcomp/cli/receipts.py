@@ -28,6 +28,7 @@ def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
             )
         )
     screen.show(steps, *_later(receipt), *_reasons(receipt))
+    _show_tried(receipt)
     if verbose:
         _show_names(receipt)
     screen.show("", screen.facts(totals(receipt, written)))
@@ -91,6 +92,31 @@ def _reasons(receipt: Receipt) -> list[str]:
         if report.taken_back:
             lines.append(f"  taken back: {_named(report.taken_back)}")
     return ["", *lines] if lines else []
+
+
+def _show_tried(receipt: Receipt) -> None:
+    """What the steps tried on the whole model, and why the rest lost."""
+    headings = ("tried", "latency ratio", measure_name(receipt), "bytes", "result")
+    listed = screen.table(*headings, right=headings[1:4], whole=("tried",))
+    for row in tried(receipt.steps):
+        listed.add_row(*screen.cells(*row))
+    if listed.row_count:
+        screen.show("", listed)
+
+
+def tried(steps: Sequence[StepReport]) -> list[tuple[str, str, str, str, str]]:
+    """A row for each thing tried: name, latency ratio, distance from the original, bytes, result."""
+    return [
+        (
+            each.name,
+            "" if each.latency_ratio is None else f"{each.latency_ratio:.3f}",
+            "" if each.divergence is None else formats.significant(each.divergence),
+            "" if each.bytes_after is None else f"{each.bytes_after:,}",
+            each.outcome,
+        )
+        for report in steps
+        for each in report.tried
+    ]
 
 
 def _named(entries: Sequence[Entry]) -> str:

@@ -25,6 +25,8 @@ LEAST_GAIN = 0.6  # a node that gains more than this is never proposed
 BORDERING = 4  # nodes at a border proposed in one round
 WORST = 2  # and nodes anywhere that are slower than before
 BETTER = 0.985  # a proposal must bring the latency to this ratio
+GROWING = 1.1  # and one that makes the file this much larger
+BETTER_GROWING = 0.95  # to this
 MOST_S = 60.0  # spent on proposals, beside the one under way
 
 
@@ -49,11 +51,17 @@ def faster_nodes(
         if not built:
             break
         ratios = course.race(model, built)
-        best = min(ratios, key=lambda each: ratios[each])
-        if ratios[best] > BETTER:
+        fit = [each for each in ratios if ratios[each] <= _enough(model, built[each])]
+        if not fit:
             break
+        best = min(fit, key=lambda each: ratios[each])
         kept, model = proposals[int(best)], built[best]
     return kept
+
+
+def _enough(model: Model, made: Model) -> float:
+    """The latency ratio to which a proposal must come down: leaving out what is stored small costs bytes."""
+    return BETTER if made.size_bytes <= GROWING * model.size_bytes else BETTER_GROWING
 
 
 def _profiled(before: Model, after: Model, names: Sequence[str], course: Course) -> tuple[Segments, dict[str, float]]:

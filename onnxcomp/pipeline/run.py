@@ -30,6 +30,7 @@ from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 Progress = Callable[[int, int, str], None]
 
 EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
+SLOWER = 1.02  # a result that takes this share of the original's time, measured twice, is no result
 STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
 ENOUGH = 0.75  # of the budget: no stronger one is tried
 CLOSE = 1.15  # a limit this close to one that failed is not worth another try
@@ -86,6 +87,19 @@ class Run:
             self._lossy(step)
             lost = lost or len(self.receipt.applied) > applied
         self._exact(waiting)
+        if self.recipe.goal == "latency":
+            self._refuse_slower()
+
+    def _refuse_slower(self) -> None:
+        """Where speed was asked for, hand back the original rather than a model that is slower than it."""
+        if not self.receipt.applied or not self.data.sample_count:
+            return
+        course = Course(self.data, self.context.target or Target.of())
+        ratios = [course.race(self.original, {"result": self.current})["result"] for _ in range(2)]
+        if min(ratios) > SLOWER:
+            self.current, self.divergence = self.original, 0.0
+            self.receipt.applied.clear()
+            self.receipt.notes.append(f"all steps were taken back: together they took {min(ratios):.2f} of the time")
 
     def _exact(self, steps: Sequence[Step]) -> None:
         """Apply exact steps; when together they change the outputs, one by one, and take the culprit back."""

@@ -4,7 +4,7 @@
 2. Heat: all of them take turns with the model as it was. What is no faster is out.
 3. From the fastest on, each is verified. One that breaks the budget is taken back in part where it could still win.
 4. In the best ones, nodes that gain nothing are left out (``node_choice``).
-5. Final: the best of these take turns for longer. Who is as fast as the winner and errs less wins instead.
+5. Final: the best of these take turns for longer. Who is as fast as the winner and errs less, or is smaller, wins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from onnxcomp.verify import Verdict, Verifier
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
 FINALISTS = 4
 NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
-AS_FAST = 1.015  # times the latency of the fastest, and the smaller error decides
+AS_FAST = 1.015  # times the latency of the fastest, and the smaller error or the smaller file decides
+HARMLESS = 0.5  # of the budget: below it no error is smaller than another
 PARTS = 2  # trials taken back in part, at most: each takes tens of evaluations
 CHOSEN_NODES = 2  # trials whose nodes are chosen one by one, at most
 GOAL_SHARE = 0.97  # of a latency goal: what measures more than this has not surely reached it
@@ -251,7 +252,7 @@ class Trials:
         return GOAL_SHARE * self.goal.limit(took["original"]) / took["before"]
 
     def _winner(self, running: Sequence[Trial]) -> Trial | None:
-        """The fastest of the final; of those as fast, or that reach the goal, the one that errs least."""
+        """The fastest of the final; of those as fast, or that reach the goal, the one that harms least."""
         finalists = self._finalists(running)
         if not finalists:
             return None
@@ -282,9 +283,9 @@ class Trials:
 
 
 def _harm(trial: Trial) -> tuple[float, int]:
-    """How far from the original, and how large."""
+    """How far from the original, as far as it takes more than half of the budget, and how large."""
     assert trial.verdict is not None
-    return trial.verdict.energy, trial.model.size_bytes
+    return max(trial.verdict.energy, HARMLESS * trial.verdict.limit), trial.model.size_bytes
 
 
 def _nothing_changed(rewrite: Pass, outcome: Outcome) -> str:

@@ -243,3 +243,21 @@ def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], re
     result = invoke(*args)
     assert result.exit_code == 0
     assert "nothing was gained: the output is the original" in result.stdout
+
+
+def test_what_was_tried_is_listed_with_the_reason_why_it_lost(
+    invoke: Invoke, model_file: Path, calibration_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "onnxcomp.pipeline.race.Course.milliseconds",
+        lambda self, models, seconds=0.0: {name: float(model.size_bytes) for name, model in models.items()},
+    )
+    recipe = tmp_path / "try.toml"
+    recipe.write_text('[[step]]\ntry = [{pass = "fuse-pad"}, {pass = "quantize-static"}]\n')
+    page = tmp_path / "page.html"
+    args = ["optimize", model_file, "--recipe", recipe, "--calib-data", calibration_file, "-o", tmp_path / "o.onnx"]
+    text = invoke(*args, "--report", page).stdout
+    assert re.search(r"^tried +latency ratio +divergence +bytes +result$", text, re.MULTILINE)
+    assert re.search(r"^fuse-pad +nothing to do for fuse-pad$", text, re.MULTILINE)
+    assert re.search(r"^quantize-static +0\.\d+ +\S+ +[\d,]+ +kept$", text, re.MULTILINE)
+    assert "<h2>Tried</h2>" in page.read_text()
