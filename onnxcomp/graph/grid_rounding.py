@@ -20,11 +20,11 @@ from onnxcomp.graph.value_edit import NO_CHANNELS, decoded
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.affine import fit_grid
 from onnxcomp.numerics.awq import EXPONENTS, channel_factors
-from onnxcomp.numerics.compensate import compensated
 from onnxcomp.numerics.encoding import Encoding, GridEncoding, RescaledEncoding, compute_dtype, split_shape
 from onnxcomp.numerics.gains import gains, output_products
+from onnxcomp.numerics.gptq import compensated_in_parts
 from onnxcomp.numerics.hqq import robust_grids
-from onnxcomp.numerics.second_moment import output_error, relative_output_error, shrunk
+from onnxcomp.numerics.second_moment import output_error, shrunk
 from onnxcomp.numerics.weight_error import relative_error
 
 ALGORITHMS = ("nearest", "hqq", "gptq", "awq")
@@ -107,7 +107,7 @@ class _Rounding:
         self.axis = grid.axis(weight)
         self.block_size = grid.block_size if grid.granularity == "block" else None
         self.form: MatrixForm | None = None if gram is None else matrix_form(weight)
-        self.moment = None if gram is None else shrunk(gram)
+        self.moment = None if gram is None else shrunk(gram, dtype=np.float32)
 
     def nearest(self) -> Made:
         return self._rounded(self._fitted(self.old))
@@ -174,7 +174,7 @@ class _Rounding:
             codes: Array = np.clip(np.rint(target / size), -zero, steps - zero) * size
             return codes if pruned is None else np.where(_columns(pruned, columns), 0, codes)
 
-        values = self.form.unpack(compensated(old, self.moment, rounded))
+        values = self.form.unpack(compensated_in_parts(old, self.moment, rounded))
         return self._rounded(encoding, values.astype(self.old.dtype))
 
     def _by_value(self, per_group: Array | None) -> Array:
@@ -189,7 +189,9 @@ class _Rounding:
         """Of the node's output where its inputs are known, else of the values; relative, squared."""
         if self.form is None or self.moment is None:
             return relative_error(self.old, values)
-        return relative_output_error(self.form.pack(self.old), self.form.pack(values), self.moment)
+        old, new = (self.form.pack(each).astype(np.float32) for each in (self.old, values))
+        power = output_error(old, self.moment)
+        return output_error(new - old, self.moment) / power if power > 0 else 0.0
 
     def _factors(self, power: Array) -> list[Array]:
         axis = self.weight.input_axis

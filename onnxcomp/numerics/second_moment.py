@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
@@ -21,13 +21,14 @@ SHRINKAGE = 0.02
 JITTER = 1e-6
 
 
-def shrunk(gram: Array, amount: float = SHRINKAGE) -> Array:
-    """H (groups, K, K) float64 for G of the same shape; the identity where all inputs were zero."""
-    matrix = np.asarray(gram, np.float64)
-    power = np.trace(matrix, axis1=1, axis2=2) / matrix.shape[1]
-    identity = np.eye(matrix.shape[1])
-    mixed: Array = (1 - amount) * matrix + (amount * power)[:, None, None] * identity
-    return np.where((power > 0)[:, None, None], mixed, identity)
+def shrunk(gram: Array, amount: float = SHRINKAGE, *, dtype: DTypeLike = np.float64) -> Array:
+    """H (groups, K, K) for G of the same shape; the identity where all inputs were zero."""
+    power = np.trace(gram, axis1=1, axis2=2, dtype=np.float64) / gram.shape[1]
+    mixed = np.array(gram, dtype)  # in place from here on: K may be some thousands
+    mixed *= 1 - amount
+    diagonal = np.einsum("gkk->gk", mixed)
+    diagonal += np.where(power > 0, amount * power, 1.0)[:, None]
+    return mixed
 
 
 def feedback(moment: Array) -> tuple[Array, Array]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxcomp.numerics import gptq
 from onnxcomp.numerics.affine import fit_grid
 from onnxcomp.numerics.awq import channel_factors
+from onnxcomp.numerics.compensate import compensated
 from onnxcomp.numerics.gains import gains, output_products
 
 RNG = np.random.default_rng(5)
@@ -64,3 +66,27 @@ def test_a_group_whose_weights_are_all_zero_is_fitted_as_if_they_were_equal() ->
     weights = np.stack([np.zeros(50), np.ones(50)])
     scale, _ = fit_grid(values, bits=3, axis=0, search=True, weights=weights)
     assert np.array_equal(scale, fit_grid(values, bits=3, axis=0, search=True)[0])
+
+
+def test_wide_matrices_are_rounded_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptq, "FEWEST_COLUMNS", 10)
+    monkeypatch.setattr(gptq, "COLUMNS_PER_ROW", 1)
+    old, inputs = RNG.normal(size=(1, 3, 28)).astype(np.float32), RNG.normal(size=(100, 28))
+    moment = (inputs.T @ inputs / 100)[None]
+    steps = np.linspace(0.3, 0.9, 28)  # of each column, so that a wrong position shows
+
+    def rounded(target: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        step = steps[columns][:, None, :]
+        return np.rint(target / step) * step
+
+    found = gptq.compensated_in_parts(old, moment, rounded)
+    assert found / steps == pytest.approx(np.rint(found / steps), abs=1e-4)
+    for start, stop in ((0, 9), (9, 18), (18, 28)):
+        part = compensated(old[:, :, start:stop], moment[:, start:stop, start:stop],
+                           lambda target, columns, at=start: rounded(target, columns + at))  # fmt: skip
+        assert np.array_equal(found[:, :, start:stop], part)
+
+
+def test_a_part_is_all_of_a_matrix_of_usual_width() -> None:
+    assert gptq.part_width(768) == 4096
+    assert gptq.part_width(10) == 1024
