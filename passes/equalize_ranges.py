@@ -33,11 +33,13 @@ class EqualizeRanges(Pass):
 
     Deviations from the paper: tensors that are added to each other are scaled as one; several weights on one side
     count by the widest; the factors of a set of channels have the geometric mean 1; ReLU6 is not replaced by ReLU
-    but left, or given one bound a channel (``bounds``); absorbing high biases changes outputs, so it is not done.
+    but left, or given one bound a channel (``bounds``); absorbing high biases changes outputs and is a pass of its
+    own, ``absorb-biases``.
     """
 
     effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
     paper = "https://arxiv.org/abs/1906.04721"
+    prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 
     bounds: bool = parameter(False, help="scale through Clip, too, which gets a bound for each channel (slower)")
 

@@ -45,6 +45,7 @@ class SmoothActivations(Pass):
     needs = Needs.CALIBRATION
     effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
     paper = "https://arxiv.org/abs/2211.10438"
+    prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 
     migration: float | None = parameter(
         None, low=0.0, high=1.0, help="share of the difficulty that moves to the weights; searched where left out"

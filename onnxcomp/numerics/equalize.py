@@ -98,3 +98,11 @@ def _equalize(link: Link, logs: Floats, limit: float) -> float:
     for each in touched.values():
         each.scale(factors)
     return float(np.abs(step).max())
+
+
+def high_biases(mean: Floats, deviation: Floats, deviations: float) -> Floats:
+    """What of each channel's bias a Relu hardly ever sees the end of: max(0, mean - deviations * deviation).
+
+    mean, deviation: (channels,) of what goes into the Relu; relu(y - c) = relu(y) - c for every y of at least c.
+    """
+    return np.maximum(0.0, mean - deviations * deviation)

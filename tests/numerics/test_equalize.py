@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxcomp.numerics.equalize import Link, Peaks, equalizing_factors
+from onnxcomp.numerics.equalize import Link, Peaks, equalizing_factors, high_biases
 
 LARGE = 2.0**16
 
@@ -62,3 +62,8 @@ def test_factors_stay_below_the_largest() -> None:
     second = peaks(np.array([[[1.0, 1.0]]]), [0], [1, 2])
     s = equalizing_factors([Link(np.array([1, 2]), [first], [second])], 3, largest=4.0)
     np.testing.assert_allclose(s, [1, 4, 0.25])
+
+
+def test_high_biases_by_hand() -> None:
+    moved = high_biases(np.array([10.0, 1.0, -4.0]), np.array([2.0, 0.5, 1.0]), 3.0)
+    np.testing.assert_allclose(moved, [4, 0, 0])  # 10 - 6, 1 - 1.5, -4 - 3

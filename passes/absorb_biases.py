@@ -1,0 +1,202 @@
+"""High biases before a Relu move on into the biases of the nodes that read it.
+
+    W2 relu(y) + b2    becomes    W2 relu(y - c) + (b2 + W2 c),    c = max(0, mean(y) - 3 std(y))
+
+relu(y - c) = relu(y) - c for all y of at least c, so this changes little, and the activation's range, on which a grid
+must spend its levels, shrinks by c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxcomp.calibration.watch import watch
+from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.bias import Bias, bias_of
+from onnxcomp.graph.channel_trace import trace_channels
+from onnxcomp.graph.channels import Channels, Product
+from onnxcomp.graph.edit import is_onnx
+from onnxcomp.graph.surgery import Graph
+from onnxcomp.numerics.equalize import Floats, high_biases
+from onnxcomp.runtime import Session, Value
+
+MAKERS = frozenset({"conv", "conv_transpose", "right", "rows"})  # forms whose channels are on axis 1 or the last one
+LEAST_SHARE = 1e-3  # of the spread of the channels: less is not worth a change
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbsorbBiases(Pass):
+    """Move the part of biases that a Relu never cuts into the nodes that read it.
+
+    All that reads the activation must be a matrix product or a convolution without padding (where a kernel overlaps
+    the border, the padding would have to be c). Goes after ``equalize-ranges``, which can make biases high.
+
+    Deviation from the paper: mean and deviation come from calibration data, not from batch normalization.
+    """
+
+    needs = Needs.CALIBRATION
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1906.04721"
+    prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
+
+    min_deviations: float = parameter(
+        3.0, low=0.0, high=10.0, help="standard deviations that must stay between the Relu's cut and the mean"
+    )
+    samples: int = parameter(512, low=1, help="calibration samples used, at most")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        channels = trace_channels(graph)
+        sites = []
+        for product in channels.products:
+            found = _site(channels, product, context)
+            if isinstance(found, str):
+                if context.selects(product.key):
+                    outcome.skip(product.key, found)
+            elif found is not None:
+                sites.append(found)
+        self._measure(graph, sites, context)
+        for site in sites:
+            self._absorb(channels, site, outcome)
+        return outcome
+
+    def _measure(self, graph: Graph, sites: Sequence[_Site], context: Context) -> None:
+        """See what goes into each Relu."""
+        if context.calibration is None:
+            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
+        by_name = {site.bias.output.name: site for site in sites}
+
+        def see(name: str, value: Value) -> None:
+            by_name[name].see(value)
+
+        if by_name:
+            opened = Session if context.target is None else context.target.session
+            watch(
+                graph.model,
+                list(by_name),
+                context.calibration,
+                see,
+                limit=self.samples,
+                open_session=opened,
+                progress=context.progress,
+            )
+
+    def _absorb(self, channels: Channels, site: _Site, outcome: Outcome) -> None:
+        key, product = site.product.key, site.product
+        if site.count == 0:
+            outcome.skip(key, "what goes into the Relu is not float32 or not finite, or never came")
+            return
+        mean, deviation = site.mean, site.deviation
+        moved = high_biases(mean, deviation, self.min_deviations)
+        if moved.max(initial=0.0) <= LEAST_SHARE * deviation.max(initial=0.0):
+            outcome.skip(key, "no channel's bias is high")
+            return
+        by_number = np.zeros(channels.sets.count)
+        by_number[channels.sets.roots(product.rows)] = moved
+        for reader, bias in zip(site.readers, site.reader_biases, strict=True):
+            shift = _through(reader, by_number[channels.sets.roots(reader.columns)])
+            bias.set(channels.graph, bias.values() + shift, reader.weight.dtype)
+        site.bias.set(channels.graph, site.bias.values() - moved, product.weight.dtype)
+        count = int(np.count_nonzero(moved))
+        outcome.change(key, f"{count} of {moved.size} biases lowered by up to {moved.max():.3g}", channels=count)
+
+
+@dataclass(eq=False)
+class _Site:
+    """A product with its bias and a Relu, and the products that read that; sums of what goes into the Relu."""
+
+    product: Product
+    bias: Bias
+    readers: list[Product]
+    reader_biases: list[Bias]
+    count: int = 0
+    total: Floats = field(default_factory=lambda: np.zeros(0))
+    squares: Floats = field(default_factory=lambda: np.zeros(0))
+    is_odd: bool = False
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the nodes and weights that moving biases changes."""
+        products = [self.product, *self.readers]
+        biases = [self.bias, *self.reader_biases]
+        return [
+            *(name for each in products for name in (each.key, each.weight.name)),
+            *(name for each in biases for name in (each.node.name, each.name) if name),
+        ]
+
+    def see(self, value: Value) -> None:
+        """Take in one batch."""
+        ok = isinstance(value, np.ndarray) and value.dtype == np.float32 and bool(np.isfinite(value).all())
+        if self.is_odd or not ok or not isinstance(value, np.ndarray):
+            self.is_odd, self.count = True, 0
+            return
+        axis = 1 if self.product.form.kind.startswith("conv") else -1
+        rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
+        first = not self.count
+        total, squares = rows.sum(axis=0, dtype=np.float64), np.square(rows, dtype=np.float64).sum(axis=0)
+        self.total, self.squares = (total, squares) if first else (self.total + total, self.squares + squares)
+        self.count += len(rows)
+
+    @property
+    def mean(self) -> Floats:
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> Floats:
+        return np.sqrt(np.maximum(0.0, self.squares / self.count - self.mean**2))
+
+
+def _site(channels: Channels, product: Product, context: Context) -> _Site | str | None:
+    """What a product's high biases could move to; why they cannot, or None where no Relu follows or it is excluded."""
+    graph = channels.graph
+    if product.form.kind not in MAKERS or product.scope is not graph.main or product.rows.size != _outputs(product):
+        return None
+    bias = bias_of(graph, product.scope, product.node, product.rows.size)
+    if isinstance(bias, str):
+        return None
+    output = bias.output
+    relu = output.outputs[0] if len(output.outputs) == 1 and not graph.is_output(output) else None
+    if relu is None or not is_onnx(relu, "Relu"):
+        return None
+    readers = _readers(channels, relu.outputs[0])
+    if isinstance(readers, str):
+        return readers
+    biases = [bias_of(graph, each.scope, each.node, _outputs(each)) for each in readers]
+    missing = next((each for each in biases if isinstance(each, str)), None)
+    if missing is not None:
+        return f"a node that reads the Relu cannot take it: {missing}"
+    site = _Site(product, bias, readers, [each for each in biases if isinstance(each, Bias)])
+    return site if context.selects(product.key) and not context.excludes(*site.touched) else None
+
+
+def _outputs(product: Product) -> int:
+    """How many channels the product makes; those of a batch of matrices count once."""
+    together = 1 if product.form.kind.startswith("conv") else product.form.groups
+    return product.rows.size // together
+
+
+def _readers(channels: Channels, tensor: object) -> list[Product] | str:
+    """The products that read a tensor, or why something stands in the way."""
+    found = [each for each in channels.products if each.data is tensor]
+    if channels.graph.is_output(tensor) or len(found) != len(getattr(tensor, "outputs", [])) or not found:
+        return "something else than matrix products and convolutions reads its Relu"
+    for each in found:
+        if each.form.kind not in ("conv", "right", "rows") or each.fault or each.rows.size != _outputs(each):
+            return f"{each.key} reads its Relu and cannot take a bias"
+        padded = any(each.node.attrs.get("pads") or ()) or each.node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+        if padded:
+            return f"{each.key} pads what it reads"
+    return found
+
+
+def _through(product: Product, columns: Floats) -> Floats:
+    """What a product makes of one number a channel (groups * inputs,): (groups * outputs,) float64."""
+    packed = product.form.pack(product.weight.values)
+    groups, _, length = packed.shape
+    spread = columns.reshape(groups, -1, 1).repeat(length * groups // max(1, columns.size), axis=1)
+    made: Floats = np.matmul(packed.astype(np.float64), spread.reshape(groups, length, 1)).reshape(-1)
+    return made
