@@ -6,6 +6,7 @@ taken for block diagonal: the errors of a part are made up for inside it, and wh
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -33,14 +34,16 @@ def compensated_in_parts(matrices: Array, moment: Array, rounded: Round) -> Arra
     result = np.empty(matrices.shape, np.float32)
     edges = np.linspace(0, length, parts + 1).astype(int)
     for start, stop in itertools.pairwise(edges):
-        result[:, :, start:stop] = compensated(
-            matrices[:, :, start:stop],
-            moment[:, start:stop, start:stop],
-            lambda target, columns, at=start: rounded(target, columns + at),
-        )
+        part = slice(start, stop)
+        shifted = functools.partial(_shifted, rounded, start)
+        result[:, :, part] = compensated(matrices[:, :, part], moment[:, part, part], shifted)
     return result
 
 
 def part_width(rows: int) -> int:
     """How many columns of matrices with so many rows are rounded with one factored H."""
     return min(MOST_COLUMNS, max(FEWEST_COLUMNS, COLUMNS_PER_ROW * rows))
+
+
+def _shifted(rounded: Round, start: int, target: Array, columns: Array) -> Array:
+    return rounded(target, columns + start)
