@@ -14,6 +14,7 @@
         {pass = "quantize-static"},
         [{pass = "fuse-activations"}, {pass = "cast-float16"}],
     ]
+    otherwise = [[{pass = "equalize-ranges"}, {pass = "quantize-static"}]]  # where the fastest breaks the budget
 
 Everything is checked before any work starts: names, keys, ranges, needs, and an order that would undo itself.
 """
@@ -35,7 +36,7 @@ from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
 AUTO = "auto"
-STEP_KEYS = frozenset({"pass", "choose", "try", "when", "exclude"})
+STEP_KEYS = frozenset({"pass", "choose", "try", "otherwise", "when", "exclude"})
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
 GOALS = ("bytes", "latency")
 
@@ -47,6 +48,7 @@ class Step:
     auto: the pass's strength field was given as "auto": it is chosen for each weight.
     alternatives: more passes to choose from, each at all its strengths.
     trials: what to try on the whole model, each one pass or several in turn; ``rewrite`` is the first of all.
+    spares: what to try beside these where one that is faster than the rest breaks the budget.
     when: "always", or "calibration": only where calibration data is given.
     """
 
@@ -56,18 +58,25 @@ class Step:
     exclude: tuple[str, ...] = ()
     alternatives: tuple[Pass, ...] = ()
     trials: tuple[tuple[Pass, ...], ...] = ()
+    spares: tuple[tuple[Pass, ...], ...] = ()
 
     @classmethod
-    def of_trials(cls, *trials: Sequence[Pass], when: str = "always", exclude: Sequence[str] = ()) -> Step:
+    def of_trials(
+        cls,
+        *trials: Sequence[Pass],
+        spares: Iterable[Sequence[Pass]] = (),
+        when: str = "always",
+        exclude: Sequence[str] = (),
+    ) -> Step:
         """The step that tries each of these on the whole model."""
-        tried = tuple(tuple(each) for each in trials)
-        return cls(tried[0][0], when=when, exclude=tuple(exclude), trials=tried)
+        tried, kept = (tuple(tuple(each) for each in which) for which in (trials, spares))
+        return cls(tried[0][0], when=when, exclude=tuple(exclude), trials=tried, spares=kept)
 
     @property
     def rewrites(self) -> tuple[Pass, ...]:
         """The pass and its alternatives, or all passes that are tried."""
         if self.trials:
-            return tuple(itertools.chain.from_iterable(self.trials))
+            return tuple(itertools.chain.from_iterable((*self.trials, *self.spares)))
         return (self.rewrite, *self.alternatives)
 
     @property
@@ -139,7 +148,7 @@ class Recipe:
         for earlier, later in itertools.combinations(self.steps, 2):
             yield from itertools.product(earlier.rewrites, later.rewrites)
         for step in self.steps:
-            for trial in step.trials:
+            for trial in (*step.trials, *step.spares):
                 yield from itertools.combinations(trial, 2)
 
     def check_needs(self, *, calibration: bool) -> None:
@@ -152,9 +161,13 @@ class Recipe:
         """The recipe without the steps that wait for calibration data, and without trying what needs them."""
         steps = []
         for step in self.steps:
-            trials = tuple(each for each in step.trials if not _is_needy(each))
-            if step.when != "calibration" and (trials or not step.trials):
-                steps.append(dataclasses.replace(step, trials=trials, rewrite=trials[0][0]) if trials else step)
+            trials, spares = (
+                tuple(each for each in some if not _is_needy(each)) for some in (step.trials, step.spares)
+            )
+            if step.when == "calibration" or (step.trials and not trials):
+                continue
+            first = trials[0][0] if trials else step.rewrite
+            steps.append(dataclasses.replace(step, trials=trials, spares=spares, rewrite=first))
         return dataclasses.replace(self, steps=tuple(steps))
 
 
@@ -210,11 +223,15 @@ def _stated(where: str, entry: Any, others: frozenset[str]) -> tuple[type[Pass],
 def _trial_step(where: str, entry: Mapping[str, Any]) -> Step:
     """A step that tries several passes, or several in turn, on the whole model."""
     _refuse_unknown(where, entry, STEP_KEYS - {"pass", "choose"})
-    entries = entry["try"]
-    if not isinstance(entries, list) or not entries or not all(entries):
-        raise RecipeError(f"{where}: try must be a list of tables with the key pass, or of lists of them.")
-    trials = [_trial(f"{where}: try {number}", each) for number, each in enumerate(entries, 1)]
-    return Step.of_trials(*trials, when=_when(where, entry), exclude=_patterns(where, entry))
+    trials, spares = (_trials(where, entry, key) for key in ("try", "otherwise"))
+    return Step.of_trials(*trials, spares=spares, when=_when(where, entry), exclude=_patterns(where, entry))
+
+
+def _trials(where: str, entry: Mapping[str, Any], key: str) -> list[list[Pass]]:
+    entries = entry.get(key, [])
+    if not isinstance(entries, list) or not all(entries) or (key in entry and not entries):
+        raise RecipeError(f"{where}: {key} must be a list of tables with the key pass, or of lists of them.")
+    return [_trial(f"{where}: {key} {number}", each) for number, each in enumerate(entries, 1)]
 
 
 def _trial(where: str, entry: Any) -> list[Pass]:
@@ -231,7 +248,7 @@ def _trial(where: str, entry: Any) -> list[Pass]:
 def _choice(where: str, entry: Mapping[str, Any]) -> Step:
     """A step that names several passes, each to be taken at its best strength."""
     names = entry["choose"]
-    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "try"})
+    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "try", "otherwise"})
     if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
         raise RecipeError(f"{where}: choose must be a list of passes, got {names!r}.")
     kinds = [_pass(where, name) for name in names]

@@ -106,6 +106,7 @@ def test_conditional_steps_wait_for_calibration() -> None:
 TRY = """
 [[step]]
 try = [{pass = "cluster-weights", bits = 4}, [{pass = "fuse-pad"}, {pass = "quantize-static"}]]
+otherwise = [{pass = "quantize-static", calibrator = "entropy"}]
 """
 
 
@@ -113,6 +114,7 @@ def test_a_step_may_try_passes_on_the_whole_model(tmp_path: Path) -> None:
     step = Recipe.load(write(tmp_path, TRY)).steps[0]
     names = [[each.pass_name() for each in trial] for trial in step.trials]
     assert names == [["cluster-weights"], ["fuse-pad", "quantize-static"]]
+    assert step.spares[0][0].calibrator == "entropy"  # type: ignore[attr-defined]
     assert step.name == "cluster-weights | fuse-pad | quantize-static" and not step.exact
     assert step.trials[0][0].bits == 4  # type: ignore[attr-defined]
 
@@ -121,7 +123,7 @@ def test_what_needs_calibration_is_not_tried_without_it(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, TRY))
     recipe.check_needs(calibration=False)
     step = recipe.without_calibration().steps[0]
-    assert [len(trial) for trial in step.trials] == [1] and step.rewrite is step.trials[0][0]
+    assert [len(trial) for trial in step.trials] == [1] and not step.spares and step.rewrite is step.trials[0][0]
     needy = Recipe("r", (Step.of_trials([SmoothValues()]),))
     assert not needy.without_calibration().steps
 
@@ -131,6 +133,8 @@ def test_what_needs_calibration_is_not_tried_without_it(tmp_path: Path) -> None:
     [
         ("try = []", "try must be a list"),
         ('try = "fuse-pad"', "try must be a list"),
+        ('try = [{pass = "fuse-pad"}]\notherwise = []', "otherwise must be a list"),
+        ('choose = ["cluster-weights"]\notherwise = [{pass = "fuse-pad"}]', "unknown key otherwise"),
         ("try = [{bits = 3}]", "try 1: must be a table with the key pass"),
         ('try = [{pass = "fuse-pad"}, {pass = "cluster-weights", bits = 99}]', "try 2: cluster-weights: bits must be"),
         ('try = [{pass = "fuse-pad", when = "always"}]', "unknown key when"),

@@ -216,6 +216,7 @@ class Run:
             before=before,
             original=self.original,
             candidates=step.trials,
+            spares=step.spares,
             context=context,
             verifier=self.verifier,
             tuner=self.tuner,

@@ -2,7 +2,8 @@
 
 1. Each trial is built on the same model. What changes nothing or does not run is out.
 2. Heat: all of them take turns with the model as it was. What is no faster is out.
-3. From the fastest on, each is verified. One that breaks the budget is taken back in part where it could still win.
+3. From the fastest on, each is verified. Where one breaks the budget and is faster than all that keep it, the
+   step's spare trials are built; and where it would still win, it is taken back in part.
 4. In the best ones, nodes that gain nothing are left out (``node_choice``).
 5. Final: the best of these take turns for longer. Who is as fast as the winner and errs less, or is smaller, wins.
 """
@@ -13,7 +14,7 @@ import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.budget import Goal
@@ -103,6 +104,7 @@ class Trials:
     before: Model
     original: Model
     candidates: Sequence[tuple[Pass, ...]]
+    spares: Sequence[tuple[Pass, ...]]
     context: Context
     verifier: Verifier
     tuner: Verifier | None
@@ -113,19 +115,24 @@ class Trials:
 
     def run(self) -> Trial | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
-        running = self._built()
-        self._heat(running)
-        running = self._verified([each for each in running if not each.lost])
-        if not self._has_reached_goal(running):
-            running += self._with_chosen_nodes(running)
-        return self._winner(running)
+        passed, broken = self._verified(self._heat(self._built(self.candidates)))
+        if broken and self.spares and not self._has_reached_goal(passed):
+            more, _ = self._verified(self._heat(self._built(self.spares)))
+            passed = _ranked([*passed, *more])
+        for trial in broken[:PARTS]:
+            if time.monotonic() < self.deadline and not (passed and trial.ratio > MIN_SPEEDUP * passed[0].ratio):
+                passed = _ranked([*passed, *self._part(trial)])
+        if not self._has_reached_goal(passed):
+            passed = _ranked([*passed, *self._with_chosen_nodes(passed)])
+        return self._winner(passed)
 
     # --- building ---
 
-    def _built(self) -> list[Trial]:
+    def _built(self, candidates: Sequence[tuple[Pass, ...]]) -> list[Trial]:
+        """Those that change the model and run."""
         running: list[Trial] = []
-        for index, passes in enumerate(self.candidates):
-            self.context.progress(index, len(self.candidates), f"trying {title(passes)}")
+        for index, passes in enumerate(candidates):
+            self.context.progress(index, len(candidates), f"trying {title(passes)}")
             trial = self._build(passes)
             self.entered.append(trial)
             if running and time.monotonic() > self.deadline:
@@ -152,39 +159,39 @@ class Trials:
 
     # --- measuring ---
 
-    def _heat(self, running: Sequence[Trial]) -> None:
+    def _heat(self, running: Sequence[Trial]) -> list[Trial]:
+        """Those that are faster than what there was."""
         if not running:
-            return
+            return []
         self.context.progress(0, 1, "measuring latency")
         ratios = self.course.race(self.before, {str(index): each.model for index, each in enumerate(running)})
         for index, trial in enumerate(running):
             trial.ratio = ratios[str(index)]
             if trial.ratio > MIN_SPEEDUP:
                 trial.lost = "no faster"
+        return [each for each in running if not each.lost]
 
-    def _verified(self, running: Sequence[Trial]) -> list[Trial]:
-        """Those within the budget, fastest first; a few that break it are cut down to what it bears."""
+    def _verified(self, running: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+        """Those within the budget, and those that break it and are faster than all of these; fastest first."""
         passed: list[Trial] = []
-        parts = 0
-        for trial in sorted(running, key=lambda each: each.ratio):
+        broken: list[Trial] = []
+        for trial in _ranked(running):
             if passed and trial.ratio > NEAR * passed[0].ratio and self.goal is None:
                 trial.lost = "slower"
                 continue
             self.context.progress(0, 1, f"verifying {title(trial.passes)}")
             trial.verdict = self.verifier.check(trial.model)
+            trial.lost = "; ".join(trial.verdict.reasons)
             if trial.verdict.passed:
                 passed.append(trial)
-                continue
-            trial.lost = "; ".join(trial.verdict.reasons)
-            if parts < PARTS and len(trial.names) > 1 and time.monotonic() < self.deadline:
-                parts += 1
-                part = self._part(trial)
-                passed += [part] if part is not None else []
-                passed.sort(key=lambda each: each.ratio)
-        return passed
+            elif not passed:
+                broken.append(trial)
+        return passed, broken
 
-    def _part(self, trial: Trial) -> Trial | None:
+    def _part(self, trial: Trial) -> list[Trial]:
         """The largest part of a trial that the budget bears, if that is still faster."""
+        if len(trial.names) < 2:
+            return []
 
         def again(limited: Context) -> tuple[Model, Outcome]:
             made = self._build(trial.passes, sorted(limited.include or ()))
@@ -196,14 +203,12 @@ class Trials:
             self.before, trial.model, outcome, rewrite, self.context, self.verifier, self.tuner, several
         )
         if not rest.kept or self.course.fault(rest.model) is not None:
-            return None
+            return []
         part = self._build(trial.passes, None if rest.by_value else rest.kept)
         part.restore = rest.taken if rest.by_value else []
         part.model, part.verdict, part.taken = rest.model, verdict, rest.taken_entries()
         self.entered.append(part)
-        part.ratio = self.course.race(self.before, {"part": part.model})["part"]
-        part.lost = "" if part.ratio <= MIN_SPEEDUP else "no faster"
-        return None if part.lost else part
+        return self._heat([part])
 
     # --- nodes ---
 
@@ -273,13 +278,18 @@ class Trials:
         return best
 
     def _finalists(self, running: Sequence[Trial]) -> list[Trial]:
-        ranked = sorted(running, key=lambda each: each.ratio)
+        ranked = _ranked(running)
         near = [each for each in ranked if self.goal is not None or each.ratio <= NEAR * ranked[0].ratio]
         for trial in ranked:
             trial.lost = "slower"
         for trial in near[:FINALISTS]:
             trial.lost = ""
         return near[:FINALISTS]
+
+
+def _ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """The fastest first."""
+    return sorted(trials, key=lambda each: each.ratio)
 
 
 def _harm(trial: Trial) -> tuple[float, int]:

@@ -164,6 +164,18 @@ def test_what_breaks_the_budget_is_kept_in_part_where_that_is_faster(
     assert again.model.to_bytes() == model.to_bytes()
 
 
+def test_spares_are_tried_where_the_fastest_breaks_the_budget(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(bad=0.4, good=0.6, spare=0.5))
+    spares = [[TintNodes(mark="spare")]]
+    step = Step.of_trials([TintNodes(error=9, mark="bad")], [TintNodes(mark="good")], spares=spares)
+    options = {"calibration": calib, "measure": False}
+    report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
+    assert report.parameters["mark"] == "spare"
+    step = Step.of_trials([TintNodes(mark="good")], spares=spares)
+    report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
+    assert report.parameters["mark"] == "good" and len(report.tried) == 1
+
+
 def test_nothing_faster_leaves_the_model_as_it_was(calib: str, watch: Callable[..., Stopwatch]) -> None:
     watch(by_marks(even=0.99))
     report, receipt, model = run(calib, TintNodes(mark="even"))
