@@ -22,6 +22,7 @@ from onnxcomp.graph.edit import given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.products import Product, product_of
+from onnxcomp.graph.shapes import Shapes, infer_shapes
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.encoding import Encoding, GridEncoding
 from onnxcomp.numerics.grid_codes import FULL_LIMIT, REDUCED_LIMIT, SignedCodes, codes_of_grid, fit_codes, is_sliced
@@ -104,6 +105,7 @@ class QuantizeDynamic(Pass):
         """The nodes that can be rewritten; says why others of these operators cannot."""
         keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         units = []
+        shapes = infer_shapes(graph)
         on_cpu = context.target is None or context.target.name == "cpu"
         for scope, node in graph.nodes():
             if not _is_candidate(node):
@@ -111,7 +113,7 @@ class QuantizeDynamic(Pass):
             names = (node_key(scope, node), *(keys[each] for each in node.inputs if each in keys))
             if not context.selects(*names):
                 continue
-            unit = self._unit(scope, node, on_cpu)
+            unit = self._unit(scope, node, shapes, on_cpu)
             if isinstance(unit, Unit):
                 unit = self._refusal(graph, unit, keys) or unit
             if isinstance(unit, Unit) and not context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
@@ -122,12 +124,12 @@ class QuantizeDynamic(Pass):
                 units.append(unit)
         return units
 
-    def _unit(self, scope: Scope, node: Node, on_cpu: bool) -> Unit | str:
+    def _unit(self, scope: Scope, node: Node, shapes: Shapes, on_cpu: bool) -> Unit | str:
         """The unit of a node, or the reason why there is none."""
         if node.op in KERNELS_ON_CPU and not on_cpu:
             return f"only ONNX Runtime's CPU provider has an integer {node.op}"
         if node.op in PRODUCTS:
-            product = product_of(scope, node)
+            product = product_of(scope, node, shapes)
             return product if isinstance(product, str) else _product_unit(product)
         if node.op == "Conv":
             if not self.convolutions:

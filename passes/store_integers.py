@@ -47,7 +47,7 @@ REASONS = {
     "recurrent": "a decoder before a recurrent node would run at every inference",
     "bias": "a node adds it",
     "other": "a node reads it that needs it decoded",
-    "linear": "a product reads it as its left operand, cast, or in more than two dimensions",
+    "linear": "a product reads it cast, in more than two dimensions, or on the left of what has no known dimensions",
     "embedding": "a Gather reads it along another axis, or changed in form",
 }
 
@@ -109,14 +109,13 @@ class StoreIntegers(Pass):
     min_elements: int = parameter(16384, low=2, help="leave weights with fewer values alone")
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
+        outcome, shapes = Outcome(), infer_shapes(graph)
         form = _form(self.form, context)
-        found = self._found(graph, context, outcome)
+        found = self._found(graph, shapes, context, outcome)
         if form == "dequantize" and found:
             self._raise(graph, context, [(each, summed) for each, readers, summed in found if readers.products])
-            outcome = Outcome()
-            found = self._found(graph, context, outcome)
-        shapes = infer_shapes(graph) if any(readers.lookups for _, readers, _ in found) else Shapes()
+            outcome, shapes = Outcome(), infer_shapes(graph)
+            found = self._found(graph, shapes, context, outcome)
         for done, (weight, readers, summed) in enumerate(found):
             context.progress(done, len(found), weight.name)
             made = self._rows(weight, readers, summed, form)
@@ -134,9 +133,11 @@ class StoreIntegers(Pass):
             )  # fmt: skip
         return outcome
 
-    def _found(self, graph: Graph, context: Context, outcome: Outcome) -> list[tuple[Weight, Readers, int]]:
+    def _found(
+        self, graph: Graph, shapes: Shapes, context: Context, outcome: Outcome
+    ) -> list[tuple[Weight, Readers, int]]:
         """The weights to store, what reads them, and the axis along which their blocks run."""
-        readers = _readers(graph)
+        readers = _readers(graph, shapes)
         found = []
         for weight in weights(graph, min_size=self.min_elements):
             if not context.selects(weight.name, *weight.node_names):
@@ -263,12 +264,12 @@ def _has(context: Context, since: tuple[int, int]) -> bool:
     return oldest is None or oldest >= since
 
 
-def _readers(graph: Graph) -> dict[Constant, Readers]:
+def _readers(graph: Graph, shapes: Shapes) -> dict[Constant, Readers]:
     """What uses each constant as the weight of a product or as a table of rows."""
     found: defaultdict[Constant, Readers] = defaultdict(Readers)
     for scope, node in graph.nodes():
         if is_onnx(node, "MatMul", "Gemm"):
-            product = product_of(scope, node)
+            product = product_of(scope, node, shapes)
             if isinstance(product, Product) and len(product.perm) == 2:
                 found[product.weight].products.append(product)
         elif (lookup := lookup_of(scope, node)) is not None:

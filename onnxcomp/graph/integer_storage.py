@@ -92,7 +92,7 @@ class CodesWriter:
             kind = integer_type(rows.bits, signed=False)
             inputs.append(self._store("column_zeros", self._by_column(rows.zero_points), kind))
         self._graph.node(place, "DequantizeLinear", inputs, [decoded], attrs=self._axis())
-        if node.op == "MatMul" or _only_adds_a_vector(product):
+        if (node.op == "MatMul" and product.left is None) or _only_adds_a_vector(product):
             node.inputs[1] = decoded
             node.attrs.pop("transB", None)
             return
@@ -257,7 +257,7 @@ class CodesWriter:
 
 def _only_adds_a_vector(product: Product) -> bool:
     """Whether a Gemm is x @ W + c, c a vector or nothing."""
-    plain = not product.turned and product.alpha == 1 and product.beta == 1
+    plain = product.node.op == "Gemm" and not product.turned and product.alpha == 1 and product.beta == 1
     addend = product.addend
     return plain and (addend is None or (isinstance(addend, Constant) and len(addend.shape) == 1))
 

@@ -1,6 +1,7 @@
 """Products with a constant matrix, and what takes their place.
 
     MatMul(x, W)          y = x @ W                                          W: (.., K, N)
+    MatMul(W, x)          y = T(T(x) @ T(W)), T swaps the last two axes      W: (N, K)
     Gemm(x, W, c)         y = alpha * op(x) @ op(W) + beta * c               W: (K, N) or (N, K)
     Gather(W, ids)        y = W[ids]                                         W: (rows, width)
 
@@ -17,15 +18,17 @@ import numpy as np
 
 from onnxcomp.graph.edit import constant_value, given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir import Array, Constant, Node
+from onnxcomp.graph.shapes import Shapes
 from onnxcomp.graph.surgery import Graph, Scope
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A MatMul or Gemm whose right operand is constant.
+    """A MatMul or Gemm one of whose operands is constant.
 
-    perm: the constant's axes in the order (.., K, N). turned: x is transposed first.
+    perm: the constant's axes in the order (.., K, N). turned: x is transposed first, so a Gemm says.
     addend: what a Gemm adds, times ``beta``; None where it adds nothing.
+    left: where the constant is a MatMul's left operand, the number of dimensions of the right one; else None.
     """
 
     scope: Scope
@@ -36,6 +39,12 @@ class Product:
     alpha: float = 1.0
     beta: float = 1.0
     addend: Any = None
+    left: int | None = None
+
+    @property
+    def source(self) -> Any:
+        """The operand that is computed, as the node reads it."""
+        return self.node.inputs[0 if self.left is None else 1]
 
     @property
     def key(self) -> str:
@@ -56,11 +65,11 @@ class Lookup:
     weight: Constant
 
 
-def product_of(scope: Scope, node: Node) -> Product | str:
-    """The product that a MatMul or Gemm is, or the reason why it has no constant right operand."""
+def product_of(scope: Scope, node: Node, shapes: Shapes) -> Product | str:
+    """The product with a constant that a MatMul or Gemm is, or the reason why it is none."""
     found = constant_behind(node.inputs[1])
     if found is None:
-        return "its right operand is not a constant"
+        return _left_product(scope, node, shapes)
     weight, perm = found
     if isinstance(node.inputs[0], Constant):
         return "both its operands are constants"
@@ -78,6 +87,20 @@ def product_of(scope: Scope, node: Node) -> Product | str:
         float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0)),
         given(node, 2),
     )  # fmt: skip
+
+
+def _left_product(scope: Scope, node: Node, shapes: Shapes) -> Product | str:
+    """A MatMul whose left operand is a constant matrix."""
+    found = constant_behind(node.inputs[0])
+    if found is None:
+        return "none of its operands is a constant"
+    weight, perm = found
+    rank = shapes.rank(node.inputs[1])
+    if node.op == "Gemm" or len(weight.shape) != 2:
+        return "its constant is the left operand"
+    if rank is None or rank < 2:
+        return "its constant is the left operand, and the right one's dimensions are not known to be two or more"
+    return Product(scope, node, weight, perm[::-1], left=rank)
 
 
 def lookup_of(scope: Scope, node: Node) -> Lookup | None:
@@ -111,21 +134,36 @@ def constant_behind(tensor: Any) -> tuple[Constant, tuple[int, ...]] | None:
 def replace_product(graph: Graph, product: Product, multiply: Callable[[Any, Any], None]) -> None:
     """Take a product's node away; ``multiply(x, y)`` adds nodes that make y = alpha * x @ W in its scope.
 
-    What a Gemm did beside, transposing x and adding, is done by nodes of their own.
+    What a Gemm did beside, transposing x and adding, is done by nodes of their own, and so is what turns a product
+    with the constant on the left into one with the constant on the right.
     """
     scope, node = product.scope, product.node
-    source, result = node.inputs[0], node.outputs[0]
+    source, result = product.source, node.outputs[0]
     graph.remove_node(scope, node)
+    if product.left is not None:
+        turned = graph.variable(f"{result.name}_turned")
+        multiply(_turned(graph, scope, source, product.left), turned)
+        graph.node(scope, "Transpose", [turned], [result], attrs={"perm": _swapped(product.left)})
+        return
     if product.turned:
-        turned = graph.variable(f"{source.name}_turned")
-        graph.node(scope, "Transpose", [source], [turned], attrs={"perm": [1, 0]})
-        source = turned
+        source = _turned(graph, scope, source, 2)
     if product.addend is None:
         multiply(source, result)
         return
     plain = graph.variable(f"{result.name}_product")
     multiply(source, plain)
     graph.node(scope, "Add", [plain, _addend(graph, product)], [result])
+
+
+def _turned(graph: Graph, scope: Scope, tensor: Any, rank: int) -> Any:
+    """The tensor with its last two axes swapped."""
+    result = graph.variable(f"{tensor.name}_turned")
+    graph.node(scope, "Transpose", [tensor], [result], attrs={"perm": _swapped(rank)})
+    return result
+
+
+def _swapped(rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2]
 
 
 def _addend(graph: Graph, product: Product) -> Any:

@@ -136,6 +136,16 @@ def test_inputs_of_any_rank_become_one_kernel(shape: str, tmp_path: Path) -> Non
     assert_close(model, result, {"x": drawn(*dims, seed=9)})
 
 
+@pytest.mark.parametrize("shape", ["16,C", "N,16,5", "N,M,16,5"])
+def test_a_weight_on_the_left_is_turned(shape: str, tmp_path: Path) -> None:
+    out = shape.replace("16", "8")
+    model = model_of(f"g (float[{shape}] x) => (float[{out}] y) {{ y = MatMul(W, x) }}", W=drawn(8, 16))
+    result, _ = quantized(model)
+    assert kernels(result, tmp_path) == {"Transpose": 2, "DynamicQuantizeMatMul": 1}
+    dims = [3 if each in "NMC" else int(each) for each in shape.split(",")]
+    assert_close(model, result, {"x": drawn(*dims, seed=9)})
+
+
 def test_a_batch_of_matrices_has_one_scale_a_column() -> None:
     model = model_of("g (float[N,3,M,16] x) => (float[N,3,M,8] y) { y = MatMul(x, W) }", W=drawn(3, 16, 8))
     result, _ = quantized(model)
@@ -233,8 +243,13 @@ def test_older_opsets_are_raised_and_limits_kept() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("t = Relu(x) y = MatMul(x, t)", "right operand is not a constant"),
-        ("y = MatMul(W, x)", "right operand is not a constant"),
+        ("t = Relu(x) y = MatMul(x, t)", "none of its operands is a constant"),
+        ("y = Gemm(W, x)", "left operand"),
+        (
+            "i = Constant<value_int=3>() v = Gather(x, i) w = MatMul(W, v) "
+            "a = Constant<value_ints=[0]>() y = Unsqueeze(w, a)",
+            "not known to be two or more",
+        ),
         ("y = MatMul(x, E)", "not finite"),
         ("h = Cast<to=10>(x) w = MatMul(h, H) y = Cast<to=1>(w)", "float16"),
         ("y = MatMul(x, O)", "fewer than"),

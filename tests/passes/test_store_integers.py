@@ -147,6 +147,17 @@ def test_every_form_of_a_product_becomes_a_kernel(body: str, form: str, tmp_path
 
 
 @pytest.mark.parametrize("form", ["nbits", "dequantize"])
+@pytest.mark.parametrize("shape", ["64,C", "N,64,5"])
+def test_a_weight_on_the_left_is_turned(shape: str, form: str) -> None:
+    out = shape.replace("64", "24")
+    model = rounded(model_of(f"g (float[{shape}] x) => (float[{out}] y) {{ y = MatMul(W, x) }}", W=drawn(24, 64)))
+    result, outcome = stored(model, form=form)
+    assert outcome.changed[0].details["error"] == 0
+    dims = [3 if each in "NC" else int(each) for each in shape.split(",")]
+    assert_close(model, result, {"x": drawn(*dims, seed=9)}, 0.03)
+
+
+@pytest.mark.parametrize("form", ["nbits", "dequantize"])
 def test_a_gemm_may_add_what_is_computed(form: str) -> None:
     model = model_of("g (float[48,48] x) => (float[48,48] y) { y = Gemm<beta=0.5>(x, W, x) }", W=drawn(48, 48) / 7)
     result, _ = stored(model, form=form, bits=8, block_size=16)
@@ -353,7 +364,7 @@ def test_the_target_chooses_the_form() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("y = MatMul(W, x)", "left operand"),
+        ("y = Gemm(W, x)", "on the left"),
         ("s = Sigmoid(W) y = MatMul(x, s)", "needs it decoded"),
         ("a = MatMul(x, W) y = Mul(a, W)", "needs it decoded"),
         ("a = MatMul(x, W) y = Gemm<transB=1>(a, W)", "different axes"),
