@@ -184,12 +184,17 @@ def _rows(values: Array, most_rows: int, *, axis: int) -> Array:
 
 
 def _stacked(values: Array, most_rows: int, *, batch: tuple[int, ...]) -> Array:
-    """Inputs (.., *batch, M, K) of a product with matrices (*batch, K, N), matrix by matrix."""
+    """Inputs (.., *batch, M, K) of a product with matrices (*batch, K, N), matrix by matrix.
+
+    Where the matrices have one in a batch dimension and the inputs have many, all of these meet that one.
+    """
     full = np.broadcast_shapes(values.shape[:-2], batch)
     spread = np.broadcast_to(values, (*full, *values.shape[-2:]))
-    lead = int(np.prod(full[: len(full) - len(batch)], dtype=np.int64))
-    split = spread.reshape(lead, int(np.prod(batch)), *values.shape[-2:])
-    return _thinned(split.swapaxes(0, 1).reshape(split.shape[1], -1, values.shape[-1]), most_rows)
+    first = len(full) - len(batch)
+    matrices = [first + axis for axis, size in enumerate(batch) if size != 1]
+    samples = [axis for axis in range(len(full)) if axis not in matrices]
+    moved = spread.transpose(*matrices, *samples, -2, -1)
+    return _thinned(moved.reshape(math.prod(batch), -1, values.shape[-1]), most_rows)
 
 
 def _directions(values: Array, most_rows: int, *, axis: int) -> Array:
@@ -260,7 +265,7 @@ def _together(sums: Sequence[_Sums]) -> Moments | None:
     if any(each.fault for each in sums) or not all(each.count for each in sums):
         return None
     count = sum(each.count for each in sums)
-    gram = sum(np.asarray(each.gram) for each in sums) / np.float32(count)
+    gram = np.asarray(sum(np.asarray(each.gram) for each in sums) / np.float32(count))
     mean = (sum(each.total for each in sums) / count).astype(np.float32)
     peak = functools.reduce(np.maximum, [each.peak for each in sums])
     return Moments(gram, mean, peak, count)

@@ -1,0 +1,41 @@
+"""Inputs of batched products, matrix by matrix, against the products themselves."""
+
+import functools
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxcomp.calibration import CalibrationData, Group
+from onnxcomp.calibration.moments import input_moments
+from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.weights import weights
+from onnxcomp.model import load
+from onnxcomp.runtime import Session
+
+
+@pytest.mark.parametrize(
+    ("inputs", "matrices"), [((3, 1), (1, 2)), ((3, 2), (1, 2)), ((2,), (2,)), ((4, 1, 3), (2, 1)), ((), (2, 2))]
+)
+def test_every_matrix_meets_the_rows_that_broadcasting_gives_it(
+    inputs: tuple[int, ...], matrices: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*inputs, 3, 4)).astype(np.float32)
+    w = rng.standard_normal((*matrices, 4, 5)).astype(np.float32)
+    shapes = [",".join(map(str, shape)) for shape in (x.shape, (x @ w).shape)]
+    text = f"g (float[{shapes[0]}] x) => (float[{shapes[1]}] y) {{ y = MatMul(x, w) }}"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    model = load(proto)
+    groups = (Group("0", functools.partial(dict, {"x": x}), WHOLE),)
+    specs = Session(model.to_bytes()).inputs
+    data = CalibrationData(source="test", inputs=specs, groups=groups, order=np.array([[0, 0]], np.int64))
+    graph = open_graph(model)
+    gram = input_moments(graph, weights(graph), data)["w"].gram
+    stacked = w.reshape(-1, 4, 5)
+    power = sum(np.trace(matrix.T @ moment @ matrix) for matrix, moment in zip(stacked, gram, strict=True))
+    rows = (x @ w).size / 5 / len(stacked)
+    assert power * rows == pytest.approx(float(np.square(x @ w).sum()), rel=1e-4)
