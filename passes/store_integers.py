@@ -188,9 +188,7 @@ class StoreIntegers(Pass):
             return f"its levels are those of a {encoding.kind}"
         return self._kept(encoding, codes, readers, summed, form)
 
-    def _kept(
-        self, encoding: GridEncoding, codes: Array, readers: Readers, summed: int, form: str
-    ) -> RowBlocks | str:
+    def _kept(self, encoding: GridEncoding, codes: Array, readers: Readers, summed: int, form: str) -> RowBlocks | str:
         """The codes of a weight that lies on a grid."""
         shared, row = shared_block(encoding, tuple(codes.shape), summed), codes.shape[summed]
         if shared is None:

@@ -154,9 +154,7 @@ def fit_rows(
     blocks = -(-count // block_size)
     padded = np.zeros((rows, blocks * block_size), np.float32)
     padded[:, :count] = matrix
-    scale, zero_point = fit_grid(
-        padded, bits=bits, symmetric=symmetric, axis=1, block_size=block_size, search=search
-    )
+    scale, zero_point = fit_grid(padded, bits=bits, symmetric=symmetric, axis=1, block_size=block_size, search=search)
     encoding = GridEncoding(
         dtype="float32", levels=2**bits, scale=scale, zero_point=zero_point, axis=1, block_size=block_size
     )
