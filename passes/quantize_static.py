@@ -14,10 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from onnx import ModelProto
 
 from onnxcomp.calibration.observe import Observation, observe
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
@@ -35,7 +33,7 @@ from onnxcomp.graph.surgery import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.writer import ordered
 from onnxcomp.numerics.integer import Grid, activation_grid
 from onnxcomp.numerics.ranges import BY_ENDS, CALIBRATORS, range_by
-from onnxcomp.runtime import ModelSource, Session, optimized
+from onnxcomp.runtime import Session, optimized
 from onnxcomp.target import STYLES
 
 PER_TENSOR_OPSET = 10
@@ -48,15 +46,11 @@ Choice = bool | None
 CHOICES: Mapping[str, Choice] = {"target": None, "yes": True, "no": False}
 
 
-@dataclass
-class Tried:
-    """What came out of looking at optimized models.
+@dataclass(frozen=True)
+class Look:
+    """What came out of looking at an optimized model: units left in float, and why it does not load, "" if it does."""
 
-    idle: units that the target leaves in float. busy: those that it runs in integers. fault: why it does not load.
-    """
-
-    idle: set[str] = field(default_factory=set)
-    busy: set[str] = field(default_factory=set)
+    idle: frozenset[str] = frozenset()
     fault: str = ""
 
 
@@ -96,7 +90,7 @@ class QuantizeStatic(Pass):
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         style = self._style(graph, context)
-        tried = self._try(graph, context, style) if style.shows_kernels else Tried()
+        tried = self._try(graph, context, style) if style.shows_kernels else Look()
         if tried.fault:
             outcome.skip(graph.model.name, f"the target does not load the result: {tried.fault}")
             return outcome
@@ -127,27 +121,28 @@ class QuantizeStatic(Pass):
             tables=_chosen(self.tables, style.tables),
         )
 
-    def _try(self, graph: Graph, context: Context, style: QuantizationStyle) -> Tried:
+    def _try(self, graph: Graph, context: Context, style: QuantizationStyle) -> Look:
         """Look at what the target makes of the result, until no node is left that it would leave in float.
 
-        What was found is remembered with the model: taking back tries parts of the same nodes again and again.
+        The model remembers what came of each set of nodes, and of none but that very set: what a receipt applies
+        again must not depend on what else was tried before.
         """
-        tried: Tried = graph.model.memo.setdefault((QuantizeStatic, self, style), Tried())
+        known: dict[frozenset[str], Look] = graph.model.memo.setdefault((QuantizeStatic, self, style), {})
+        idle: frozenset[str] = frozenset()
         for _ in range(TRIALS):
             trial = open_graph(close_graph(graph))
-            done = self._rewrite(trial, graph, context, style, tried.idle, Outcome(), known=tried.busy)
-            if not done.marks:
+            done = self._rewrite(trial, graph, context, style, idle, Outcome(), known=known.keys())
+            if not done.keys:
                 break
-            try:
-                with close_graph(trial).opened_on(_look(context)) as found:
-                    left = idle_keys(found, done.marks)
-            except TargetError as error:
-                return dataclasses.replace(tried, fault=str(error))
-            tried.busy.update(done.marks.keys() - left)
-            if self.all_nodes or not left:
+            if done.keys not in known:
+                known[done.keys] = _look(trial, done, context)
+            found = known[done.keys]
+            if found.fault or self.all_nodes:
+                return Look(fault=found.fault)
+            if not found.idle:
                 break
-            tried.idle.update(left)
-        return tried
+            idle |= found.idle
+        return Look(idle)
 
     def _rewrite(
         self,
@@ -157,13 +152,12 @@ class QuantizeStatic(Pass):
         style: QuantizationStyle,
         idle: Set[str],
         outcome: Outcome,
-        known: Set[str] | None = None,
+        known: Set[frozenset[str]] = frozenset(),
     ) -> Rewritten:
         """Quantize ``graph``, a copy of ``source`` or it itself; says in the outcome what is left in float.
 
-        known: nothing is done where these are all the units that there are.
+        known: sets of units that are named, but not rewritten.
         """
-        done = Rewritten()
         plans = []
         for scope in graph.scopes:
             units = self._units(graph, scope, context, style, idle, outcome)
@@ -171,16 +165,16 @@ class QuantizeStatic(Pass):
             plan = self._plan(units, scope, source, context, style, seen, outcome)
             if plan.is_worth_it:
                 plans.append((scope, plan, seen))
-        keys = {unit.key for _, plan, _ in plans for unit in plan.units}
-        if not plans or (known is not None and keys <= known):
+        done = Rewritten(frozenset(unit.key for _, plan, _ in plans for unit in plan.units))
+        if not plans or done.keys in known:
             return done
         reason = raise_opset(graph, _needed_opset(style))
         if reason:
             outcome.skip(graph.model.name, reason)
-            return done
+            return Rewritten()
         store = CodeStore(graph, style)
         for scope, plan, seen in plans:
-            grids = {each: self._grid(seen[root], factor, style) for each, (root, factor) in plan.grids.items()}
+            grids = {each: self._grid(source, seen[root], factor, style) for each, (root, factor) in plan.grids.items()}
             Rewrite(graph, scope, plan, grids, _ranks(seen), style, store).run(done)
         return done
 
@@ -280,11 +274,18 @@ class QuantizeStatic(Pass):
             progress=context.progress,
         )
 
-    def _grid(self, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
-        steps = 2**16 - 1 if style.activation.endswith("16") else 255
-        low, high = range_by(self.calibrator, observation.values, coverage=self.coverage, steps=steps)
+    def _grid(self, source: Graph, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
+        low, high = self._range(source, observation, 2**16 - 1 if style.activation.endswith("16") else 255)
         grid = activation_grid(low, high, dtype=style.activation, symmetric=style.activation_symmetric)
         return grid.times(factor)
+
+    def _range(self, source: Graph, observation: Observation, steps: int) -> tuple[float, float]:
+        """The range of what was observed, which the model remembers along with the observation itself."""
+        known = source.model.memo.setdefault((QuantizeStatic, self.calibrator, self.coverage, steps), {})
+        if id(observation) not in known:
+            known[id(observation)] = range_by(self.calibrator, observation.values, coverage=self.coverage, steps=steps)
+        found: tuple[float, float] = known[id(observation)]
+        return found
 
 
 def _chosen(choice: str, target: bool) -> bool:
@@ -293,11 +294,15 @@ def _chosen(choice: str, target: bool) -> bool:
     return target if said is None else said
 
 
-def _look(context: Context) -> Callable[[ModelSource], ModelProto]:
-    """Gives what the target makes of a model."""
-    if context.target is None:
-        return optimized
-    return functools.partial(optimized, provider=context.target.provider, custom_ops=context.target.custom_ops)
+def _look(trial: Graph, done: Rewritten, context: Context) -> Look:
+    """What the target makes of a rewritten graph."""
+    target = context.target
+    options: dict[str, Any] = {} if target is None else {"provider": target.provider, "custom_ops": target.custom_ops}
+    try:
+        with close_graph(trial).opened_on(functools.partial(optimized, **options)) as found:
+            return Look(frozenset(idle_keys(found, done.marks)))
+    except TargetError as error:
+        return Look(fault=str(error))
 
 
 def _needed_opset(style: QuantizationStyle) -> int:

@@ -42,8 +42,13 @@ class Mark:
 
 @dataclass
 class Rewritten:
-    """What was done: for each unit that computes for its own sake, in order, its node and details; marks by key."""
+    """What was done.
 
+    keys: of all units of the plans. changes: each unit that computes for its own sake, in order, and details of it.
+    marks: by the unit's key.
+    """
+
+    keys: frozenset[str] = frozenset()
     changes: list[tuple[Unit, dict[str, Any]]] = field(default_factory=list)
     marks: dict[str, Mark] = field(default_factory=dict)
 

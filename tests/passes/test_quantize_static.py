@@ -560,9 +560,9 @@ def test_what_was_tried_once_is_not_tried_again(monkeypatch: pytest.MonkeyPatch)
     text = "g (float[N,8] x) => (float[N,8] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
     model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
     data = calibration(model, {"x": drawn(20, 8)})
-    for include in (None, frozenset({"first"}), frozenset({"second"})):
+    for include in (None, frozenset({"first"}), None, frozenset({"first", "second"})):
         QuantizeStatic().apply(open_graph(model), Context(calibration=data, include=include))
-    assert len(looked) == 1
+    assert len(looked) == 2
 
 
 @pytest.mark.parametrize(
