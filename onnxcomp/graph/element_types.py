@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxcomp.graph.edit import is_onnx
 from onnxcomp.graph.formal import FLOAT, ports, schema_of, type_name
-from onnxcomp.graph.ir import Node, Variable
+from onnxcomp.graph.ir import Constant, Node, Variable
 from onnxcomp.graph.shapes import Shapes
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
 from onnxcomp.graph.writer import node_proto
@@ -27,6 +27,7 @@ GENERATED = {
     "HannWindow": "output_datatype", "HammingWindow": "output_datatype", "BlackmanWindow": "output_datatype",
     "MelWeightMatrix": "output_datatype",
 }  # fmt: skip
+MOST_SETTINGS = 64  # elements
 SWEEPS = 4  # over all scopes: types cross the borders of nested subgraphs one after another
 
 Ask = Callable[[ModelProto], "tuple[str, ...] | None"]
@@ -132,7 +133,8 @@ class ElementTypes:
         proto.CopyFrom(node_proto(self._graph, node))
         proto.name, proto.doc_string = "", ""
         del proto.input[:], proto.output[:]
-        inputs = {}
+        inputs: dict[str, ValueInfoProto] = {}
+        held: dict[str, TensorProto] = {}
         numbers = {tensor: index for index, tensor in enumerate(node.inputs)}
         for tensor in node.inputs:
             name = f"i{numbers[tensor]}" if tensor.name else ""
@@ -140,11 +142,13 @@ class ElementTypes:
             kind = data_type if tensor in tensors else self.of(tensor)
             if name and not kind:
                 return None
-            if name:
+            if name and _is_setting(tensor):
+                held[name] = numpy_helper.from_array(tensor.values, name)
+            elif name:
                 inputs[name] = self._info(name, tensor, kind)
         proto.output.extend(f"o{index}" if each.name else "" for index, each in enumerate(node.outputs))
         _state_generated(proto, node, tensors, data_type)
-        graph = helper.make_graph([proto], "one", list(inputs.values()), [])
+        graph = helper.make_graph([proto], "one", list(inputs.values()), [], list(held.values()))
         for name in proto.output:
             if name:
                 graph.output.add(name=name)
@@ -157,6 +161,11 @@ class ElementTypes:
         shape = self._shapes.shape(tensor)
         dims = None if shape is None else [f"{name}_{axis}" if dim is None else dim for axis, dim in enumerate(shape)]
         return helper.make_tensor_value_info(name, data_type, dims)
+
+
+def _is_setting(tensor: Any) -> bool:
+    """Whether it is a constant that says what to do, such as axes: some providers refuse to have it fed."""
+    return isinstance(tensor, Constant) and tensor.size <= MOST_SETTINGS and np.dtype(tensor.dtype).kind in "iub"
 
 
 def _inferred(model: ModelProto) -> list[int] | None:

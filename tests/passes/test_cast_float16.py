@@ -421,7 +421,8 @@ def test_every_operator_computes_in_the_type_or_is_left_alone(
     """Casts cost nothing here, so that all that can change does."""
     monkeypatch.setattr(float_casts, "CAST_COST", 0)
     failures = []
-    for case in (*node_cases().cases[shard::SHARDS], *weight_cases().cases[shard::SHARDS]):
+    step = SHARDS * (1 if dtype == "float16" else 4)  # hardly any operator has a kernel for bfloat16 on CPU
+    for case in (*node_cases().cases[shard::step], *weight_cases().cases[shard::step]):
         try:
             problem = _problem(case, dtype)
         except Exception as error:  # noqa: BLE001 - collected, so that one run names every failing model
