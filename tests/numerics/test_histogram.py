@@ -75,6 +75,33 @@ def test_of_large_arrays_evenly_spaced_values_are_counted_and_stand_for_the_rest
     assert len(per_channel) == 8 and per_channel == pytest.approx(2000, rel=0.02)
 
 
+def test_what_lies_far_out_is_counted_wherever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALL_COUNTED", 10_000)
+    monkeypatch.setattr(module, "PART", 500)
+    parts = [np.random.default_rng(i).standard_normal(20_000).astype(np.float32) for i in range(5)]
+    for part in parts[1:]:
+        part[7], part[11] = 50, -20
+    histogram, values = filled(*parts), np.concatenate(parts)
+    places = np.clip(np.abs(histogram.middles) > 10, 0, 1)
+    assert (histogram.counts * places).sum() == 8
+    assert histogram.counts.sum() == pytest.approx(values.size)
+    for share in (0.0002, 0.001, 0.1, 0.5, 0.9, 0.999, 0.9998):
+        assert np.mean(values < histogram.quantile(share)) == pytest.approx(share, abs=0.02 * min(1, 20 * share))
+
+
+def test_zeros_that_come_often_do_not_count_as_far_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALL_COUNTED", 10_000)
+    monkeypatch.setattr(module, "PART", 500)
+    values = np.maximum(np.random.default_rng(0).standard_normal(20_000), 0).astype(np.float32)
+    histogram, counted = Histogram(), []
+    bins = histogram._bins
+    monkeypatch.setattr(histogram, "_bins", lambda each: counted.append(each.size) or bins(each))
+    for _ in range(3):
+        histogram.add(values)
+    assert counted[0] == 20_000 and sum(counted[1:]) < 2 * 600
+    assert histogram.counts[HALF] == pytest.approx(3 * np.sum(values < histogram.width), rel=0.1)
+
+
 def test_a_sample_stands_for_all_that_it_was_drawn_from() -> None:
     histogram = filled(np.float32([1, 2]))
     histogram.add_sample(np.float32([3, 3, 4, 4]), low=-1, high=6, count=10)
