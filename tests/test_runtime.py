@@ -186,3 +186,10 @@ def test_seconds_of_a_node_are_the_median_of_its_runs() -> None:
         *[{"cat": "Node", "name": "inner_kernel_time", "dur": 4}] * 6,  # twice a run, in a loop
     ]
     assert node_seconds(events, 3) == pytest.approx({"conv": 30e-6, "inner": 8e-6})
+
+
+def test_prepared_runs_are_runs() -> None:
+    add, x = Session(ADD), np.array([[1, 2]], np.float32)
+    assert np.array_equal(add.prepared({"x": x})()[0], [[2, 4]])  # type: ignore[index]
+    cast = Session(CAST)
+    assert set(cast.prepared({"x": np.zeros(1, ml_dtypes.bfloat16)})()) == {"y", "z"}  # type: ignore[call-overload]

@@ -36,7 +36,10 @@ class Course:
         return None
 
     def race(self, base: Model, rivals: Mapping[str, Model], *, seconds: float = HEAT_S) -> dict[str, float]:
-        """Median latency of each rival over that of ``base``, in alternated runs of ``seconds`` for each model."""
+        """Median latency of each rival over that of ``base``, in alternated runs of ``seconds`` for each model.
+
+        Warm ones: among many models the caches would otherwise favour the small ones, which no user sees.
+        """
         found: dict[str, float] = {}
         for group in _groups(base, rivals):
             took = self.milliseconds({BASE: base, **group}, seconds=seconds)
@@ -51,6 +54,7 @@ class Course:
                 self.data.first_sample(),
                 runs=FEWEST_RUNS,
                 seconds=seconds * len(paths),
+                warm=True,
                 **session_options(self.target),
             )
         return {name: each.median_ms for name, each in took.items()}

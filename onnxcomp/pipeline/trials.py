@@ -35,6 +35,7 @@ FINALISTS = 4
 NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
 AS_FAST = 1.015  # times the latency of the fastest, and the smaller error or the smaller file decides
 HARMLESS = 0.5  # of the budget: below it no error is smaller than another
+FAR_FASTER = 0.9  # times the latency of the fastest within the budget, and one that breaks it is worth more work
 PARTS = 2  # trials taken back in part, at most: each takes tens of evaluations
 CHOSEN_NODES = 2  # trials whose nodes are chosen one by one, at most
 GOAL_SHARE = 0.97  # of a latency goal: what measures more than this has not surely reached it
@@ -116,11 +117,11 @@ class Trials:
     def run(self) -> Trial | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
-        if broken and self.spares and not self._has_reached_goal(passed):
+        if _worth_saving(broken, passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.spares)))
             passed = _ranked([*passed, *more])
         for trial in broken[:PARTS]:
-            if time.monotonic() < self.deadline and not (passed and trial.ratio > MIN_SPEEDUP * passed[0].ratio):
+            if time.monotonic() < self.deadline and _worth_saving([trial], passed):
                 passed = _ranked([*passed, *self._part(trial)])
         if not self._has_reached_goal(passed):
             passed = _ranked([*passed, *self._with_chosen_nodes(passed)])
@@ -290,6 +291,11 @@ class Trials:
 def _ranked(trials: Iterable[Trial]) -> list[Trial]:
     """The fastest first."""
     return sorted(trials, key=lambda each: each.ratio)
+
+
+def _worth_saving(broken: Sequence[Trial], passed: Sequence[Trial]) -> bool:
+    """Whether trials that break the budget are faster by far than all that keep it."""
+    return bool(broken) and not (passed and broken[0].ratio > FAR_FASTER * passed[0].ratio)
 
 
 def _harm(trial: Trial) -> tuple[float, int]:
