@@ -55,8 +55,9 @@ class CorrectBias(Pass):
         choices=("auto", "empirical", "analytic"),
         help="compare observed outputs, or multiply the weights' differences with the mean inputs; auto: the better",
     )
+    # EfficientNet-Lite0 in int8, 50 images: 0.0077 with 3, 0.0069 with 8; all 50 levels do not help.
     rounds: int = parameter(
-        64, low=1, high=1000, help="levels of nodes observed one after the other; of more, evenly spaced ones"
+        8, low=1, high=1000, help="levels of nodes observed one after the other; of more, evenly spaced ones"
     )
     insert: bool = parameter(False, help="put an Add behind a MatMul that has no bias")
     samples: int = parameter(512, low=1, help="calibration samples used, at most")

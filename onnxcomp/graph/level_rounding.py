@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxcomp.graph.grid_rounding import Grid, Rounded
+from onnxcomp.graph.grid_rounding import Grid, Rounded, round_to_grid
 from onnxcomp.graph.ir import Array
 from onnxcomp.graph.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights import Weight
@@ -23,6 +23,7 @@ from onnxcomp.numerics.rounding import FREE, improve_codes, round_matrices
 from onnxcomp.numerics.second_moment import relative_output_error, shrunk
 
 ALGORITHM = "output"
+MOST_COLUMNS = 4096  # of a matrix whose second moment is factorized several times: each takes seconds from there on
 UNEXPLAINED_ZEROS = 0.005  # share of the values from which on zeros are a mask's, not rounding's
 LEAST_GAIN = 1e-4  # of the error: less is not worth a rewritten weight
 
@@ -32,6 +33,8 @@ def round_to_new_grid(weight: Weight, grid: Grid, gram: Array) -> Rounded | None
 
     gram: (groups or 1, K, K) second moments of its inputs in its matrix form. The weight must have no obstacle.
     """
+    if gram.shape[-1] > MOST_COLUMNS:
+        return round_to_grid(weight, grid, "gptq", gram)
     old, axis = np.asarray(weight.values), grid.axis(weight)
     block_size = grid.block_size if grid.granularity == "block" else None
     scale, zero_point = fit_grid(
@@ -86,11 +89,11 @@ class _Rounding:
     def improved(self, codes: Array) -> Rounded | None:
         """The better of what comes from the present codes and from the reference; levels and scales then fitted."""
         problem, lattice, fixed = self.problem, self.lattice, self._fixed
-        start = self._form.pack(codes)
-        anew = round_matrices(problem.weights, problem.moment, lattice, fixed=fixed)
-        onward = improve_codes(problem.weights, problem.moment, lattice, start, fixed=fixed)
-        less = problem.error(lattice, onward) < problem.error(lattice, anew)
-        best = np.where(less[:, :, None], onward, anew)
+        best = improve_codes(problem.weights, problem.moment, lattice, self._form.pack(codes), fixed=fixed)
+        if problem.weights.shape[2] <= MOST_COLUMNS:
+            anew = round_matrices(problem.weights, problem.moment, lattice, fixed=fixed)
+            less = problem.error(lattice, anew) < problem.error(lattice, best)
+            best = np.where(less[:, :, None], anew, best)
         scales, levels = self._encoding.scale is not None, isinstance(self._encoding, CodebookEncoding)
         return self.made(*refined(problem, lattice, best, scales=scales, levels=levels))
 

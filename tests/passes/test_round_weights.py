@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
+from onnxcomp.graph import level_rounding
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
@@ -142,6 +143,17 @@ def test_a_weight_of_more_levels_gets_a_grid(tmp_path: Path) -> None:
     after, _ = apply(before, NAME, Context(calibration=data, original=model), bits=3)
     encoding = weight_of(after).encoding
     assert encoding is not None and encoding.level_count == 8
+
+
+def test_large_matrices_are_rounded_with_less_effort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level_rounding, "MOST_COLUMNS", 11)
+    model = model_of("MatMul")
+    data = data_for(model, tmp_path)
+    context = Context(calibration=data, original=model)
+    nearest, _ = apply(model, "quantize-weights", context, bits=3, algorithm="nearest")
+    for start in (model, nearest):
+        rounded, _ = apply(start, NAME, context, bits=3)
+        assert output_error(model, rounded, data) < 0.6 * output_error(model, nearest, data)
 
 
 def test_zeros_of_a_pruned_weight_stay(tmp_path: Path) -> None:
