@@ -188,6 +188,7 @@ def _stacked(values: Array, most_rows: int, *, batch: tuple[int, ...]) -> Array:
 
     Where the matrices have one in a batch dimension and the inputs have many, all of these meet that one.
     """
+    values = values[None] if values.ndim == 1 else values
     full = np.broadcast_shapes(values.shape[:-2], batch)
     spread = np.broadcast_to(values, (*full, *values.shape[-2:]))
     first = len(full) - len(batch)
