@@ -19,7 +19,7 @@ from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.bias import Bias, bias_of
 from onnxcomp.graph.channel_trace import trace_channels
 from onnxcomp.graph.channels import Channels, Product
-from onnxcomp.graph.edit import is_onnx
+from onnxcomp.graph.edit import is_onnx, node_key
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.numerics.equalize import Floats, high_biases
 from onnxcomp.runtime import Session, Value
@@ -125,7 +125,7 @@ class _Site:
         biases = [self.bias, *self.reader_biases]
         return [
             *(name for each in products for name in (each.key, each.weight.name)),
-            *(name for each in biases for name in (each.node.name, each.name) if name),
+            *(name for each in biases for name in (node_key(each.scope, each.node), each.name) if name),
         ]
 
     def see(self, value: Value) -> None:

@@ -18,7 +18,7 @@ from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.weights import Weight
 from onnxcomp.runtime import Session, Value
 
-KEPT_ELEMENTS = 2**20  # of a weight's columns together
+KEPT_ELEMENTS = 2**19  # of a weight's columns together
 MOST_ROWS, LEAST_ROWS = 256, 64
 SEEN_ELEMENTS = 2**22  # of one batch, for the reach
 

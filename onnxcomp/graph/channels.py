@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.channel_sets import ChannelSets, Numbers
+from onnxcomp.graph.edit import node_key
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.matrix_form import MatrixForm
 from onnxcomp.graph.surgery import Graph, Scope
@@ -110,9 +111,9 @@ class ChannelGroup:
         names = {source.key for source in self.sources}
         names.update(name for each in products for name in (each.key, each.weight.name))
         for factor in self.factors:
-            names.add(factor.scope.key(factor.node.name or factor.node.outputs[0].name))
+            names.add(node_key(factor.scope, factor.node))
             names.add(factor.scope.key(factor.constant.name))
-        names.update(bound.scope.key(bound.node.name or bound.node.outputs[0].name) for bound in self.bounds)
+        names.update(node_key(bound.scope, bound.node) for bound in self.bounds)
         return names
 
 
