@@ -148,13 +148,15 @@ def convolution_batchnorm_relu(b: Builder, x: Value) -> Value:
 
 @block(ranks=(3, 4, 5), grows=True)
 def separable_convolution(b: Builder, x: Value) -> Value:
-    """Depthwise, activation, 1x1: the mobile nets' block."""
+    """Depthwise, activation, 1x1, and before it 1x1 where there are few channels: the mobile nets' blocks."""
     kernel = [b.choice([k for k in (3, 1) if k <= extent]) for extent in x.shape[2:]]
-    weight = random_weight(b, (x.shape[1], 1, *kernel))
-    y = b.node("Conv", [x.name, weight], group=x.shape[1], auto_pad="SAME_UPPER")
+    point, channels, y = [1] * len(kernel), x.shape[1], x.name
+    if channels < 8:
+        channels, y = 10, b.node("Conv", [y, random_weight(b, (10, channels, *point)), *_bias(b, 10)])
+    y = b.node("Conv", [y, random_weight(b, (channels, 1, *kernel))], group=channels, auto_pad="SAME_UPPER")
     y = b.node("Relu", [y])
     chosen = b.choice([16, 8, 32])
-    y = b.node("Conv", [y, random_weight(b, (chosen, x.shape[1], *[1] * len(kernel))), *_bias(b, chosen)])
+    y = b.node("Conv", [y, random_weight(b, (chosen, channels, *point)), *_bias(b, chosen)])
     return Value(y, (x.shape[0], chosen, *x.shape[2:]))
 
 
