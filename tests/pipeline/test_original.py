@@ -1,0 +1,44 @@
+"""Passes that repair see the model from before anything was lost, in a run and when it is replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import numpy_helper, parser
+
+from onnxcomp.budget import Budget, Drop
+from onnxcomp.pipeline.optimize import optimize, replay
+from onnxcomp.recipe import Recipe
+from onnxcomp.registry import get_pass
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,12] x) => (float[N,5] y) {
+    p = Gemm(x, w, b) q = BatchNormalization(p, s, t, m, d) r = Relu(q) y = Gemm(r, v, c) }"""
+SHAPES = {"w": (12, 16), "b": (16,), "s": (16,), "t": (16,), "m": (16,), "d": (16,), "v": (16, 5), "c": (5,)}
+
+
+def test_weights_and_means_are_held_against_what_exact_steps_left(tmp_path: Path) -> None:
+    proto = parser.parse_model(TEXT)
+    rng = np.random.default_rng(0)
+    for name, shape in SHAPES.items():
+        values = np.abs(rng.standard_normal(shape)) + 0.5 if name in "sd" else rng.standard_normal(shape)
+        proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    np.savez(tmp_path / "calib.npz", x=rng.standard_normal((200, 12)).astype(np.float32) + 4)
+    steps = [
+        get_pass("fuse-batch-norm")(),
+        get_pass("quantize-weights")(bits=3, algorithm="nearest"),
+        get_pass("correct-bias")(),
+        get_pass("round-weights")(bits=3),
+    ]
+    data = str(tmp_path / "calib.npz")
+    result = optimize(
+        proto, recipe=Recipe.of(*steps), calibration=data, budget=Budget(max_drop=Drop(10.0)), measure=False
+    )
+    reports = {each.rewrite: each for each in result.receipt.steps}
+    # Without the fused weights as the reference, no rounded form of the original's would be found.
+    assert len(reports["round-weights"].changed) == 2
+    assert reports["correct-bias"].changed
+    first, second = reports["quantize-weights"].divergence, reports["correct-bias"].divergence
+    assert first is not None and second is not None and second < first
+    again = replay(proto, result.receipt, calibration=data)
+    assert again.model.to_bytes() == result.model.to_bytes()
