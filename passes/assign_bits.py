@@ -19,7 +19,7 @@ from onnxcomp.calibration.moments import Moments, input_moments
 from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid, worth_moments
 from onnxcomp.graph.surgery import Graph, close_graph, open_graph
 from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
@@ -131,7 +131,7 @@ class AssignBits(Pass):
     ) -> None:
         moments = input_moments(
             graph,
-            found,
+            [each for each in found if worth_moments(each)],
             data,
             open_session=Session if context.target is None else context.target.session,
             progress=context.progress,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from onnxcomp.calibration.moments import Moments, input_moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid, worth_moments
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight
@@ -105,7 +105,7 @@ class QuantizeWeights(Pass):
             return {}
         return input_moments(
             graph,
-            weights,
+            [each for each in weights if worth_moments(each)],
             context.calibration,
             open_session=Session if context.target is None else context.target.session,
             progress=context.progress,

@@ -29,6 +29,8 @@ from onnxcomp.numerics.weight_error import relative_error
 
 ALGORITHMS = ("nearest", "hqq", "gptq", "awq")
 ON_DATA = ("gptq", "awq")  # need the second moments
+MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth
+MOMENTS_PER_VALUE = 8  # and those that a large one is worth
 GRANULARITIES = ("tensor", "channel", "block")
 
 
@@ -64,6 +66,15 @@ class Grid:
             if weight.shape[axis] % self.block_size:
                 return f"blocks of {self.block_size} do not divide its axis of {weight.shape[axis]}"
         return None
+
+
+def worth_moments(weight: Weight) -> bool:
+    """Whether the second moments of its inputs take no more room than makes sense for a weight of its size."""
+    form = matrix_form(weight)
+    if form is None:
+        return False
+    groups, _, length = form.pack(np.broadcast_to(np.float32(0), weight.shape)).shape
+    return groups * length**2 <= max(MOST_MOMENTS, MOMENTS_PER_VALUE * weight.size)
 
 
 @dataclass(frozen=True)

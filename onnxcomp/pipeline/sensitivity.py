@@ -11,6 +11,7 @@ from onnxcomp.calibration.moments import input_moments
 from onnxcomp.calibration.sensitivity import sensitivities
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.grid_rounding import worth_moments
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.value_edit import all_finite
 from onnxcomp.graph.weights import Weight, weights
@@ -85,7 +86,8 @@ def _rows(model: Model, context: Context, limit: float) -> tuple[WeightSensitivi
     bits = {each.name: int(each.details["bits"]) for each in outcome.changed}
     found = {each.name: each for each in weights(open_graph(model)) if all_finite(each.values)}
     selected = [each for each in found.values() if context.selects(each.name, *each.node_names)]
-    moments = input_moments(open_graph(model), selected, context.calibration, open_session=context.target.session)
+    seen = [each for each in selected if worth_moments(each)]
+    moments = input_moments(open_graph(model), seen, context.calibration, open_session=context.target.session)
     names = [each.name for each in selected]
     measured = sensitivities(model, names, context.divergence, moments, progress=context.progress)
     rows = [_row(found[name], each.influence, bits.get(name)) for name, each in measured.items()]

@@ -258,3 +258,9 @@ def test_says_what_it_needs() -> None:
     assert not quantize(algorithm="nearest").draws_on_data(calibration=True)
     with pytest.raises(CalibrationError, match="awq needs calibration data"):
         revalue(random_weight(8, 8), (NAME, {"algorithm": "awq"}))
+
+
+def test_a_wide_weight_of_few_rows_is_not_worth_the_moments_of_its_inputs() -> None:
+    values, inputs = random_weight(6000, 2), random_weight(3, 6000)
+    done = revalue(values, (NAME, {"bits": 4}), calibration=data_for(values, inputs))
+    assert "gptq" not in done.outcome.changed[0].what
