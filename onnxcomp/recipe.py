@@ -86,7 +86,9 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The pass's name, or the names to choose from."""
+        """The pass's name, or the names to choose from, or how many things are tried."""
+        if self.trials:
+            return f"fastest of {len(self.trials)}"
         return " | ".join(dict.fromkeys(each.pass_name() for each in self.rewrites))
 
     @property

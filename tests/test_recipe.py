@@ -115,7 +115,7 @@ def test_a_step_may_try_passes_on_the_whole_model(tmp_path: Path) -> None:
     names = [[each.pass_name() for each in trial] for trial in step.trials]
     assert names == [["cluster-weights"], ["fuse-pad", "quantize-static"]]
     assert step.spares[0][0].calibrator == "entropy"  # type: ignore[attr-defined]
-    assert step.name == "cluster-weights | fuse-pad | quantize-static" and not step.exact
+    assert step.name == "fastest of 2" and not step.exact
     assert step.trials[0][0].bits == 4  # type: ignore[attr-defined]
 
 

@@ -23,6 +23,7 @@ ROUNDS = 5
 LITTLE_GAINS = (1.0, 0.8, 0.6)  # time after over time before, from which on all such nodes are left out at once
 LEAST_GAIN = 0.6  # a node that gains more than this is never proposed
 BORDERING = 4  # nodes at a border proposed in one round
+BEHIND = 2  # nodes one away from a border, with what stands between
 WORST = 2  # and nodes anywhere that are slower than before
 BETTER = 0.985  # a proposal must bring the latency to this ratio
 GROWING = 1.1  # and one that makes the file this much larger
@@ -79,11 +80,21 @@ def _proposals(kept: Sequence[str], segments: Segments, shares: Mapping[str, flo
     slow = sorted((each for each in kept if shares.get(each, 0.0) > LEAST_GAIN), key=lambda each: -shares[each])
     bordering = [each for each in slow if _is_at_border(each, inside, segments)][:BORDERING]
     worst = [each for each in slow if shares[each] > 1 and each not in bordering][:WORST]
-    out: list[set[str]] = [{each} for each in (*bordering, *worst)]
+    behind = [group for each in slow if (group := _up_to_border(each, inside, segments))][:BEHIND]
+    out: list[set[str]] = [{each} for each in (*bordering, *worst)] + behind
     if first:
         out += [{each for each in slow if shares[each] > gain} for gain in LITTLE_GAINS]
     distinct = {frozenset(each): None for each in out if each}
     return [rest for each in distinct if (rest := [name for name in kept if name not in each])]
+
+
+def _up_to_border(name: str, inside: set[str], segments: Segments) -> set[str]:
+    """A node with the one between it and a border; empty where there is none or more."""
+    for beside in (segments.sources.get(name, set()), segments.readers.get(name, set())):
+        between = beside & inside
+        if len(between) == 1 and all(_is_at_border(each, inside, segments) for each in between):
+            return {name, *between}
+    return set()
 
 
 def _is_at_border(name: str, inside: set[str], segments: Segments) -> bool:

@@ -31,6 +31,7 @@ from onnxcomp.receipt import Application, Entry, Tried
 from onnxcomp.verify import Verdict, Verifier
 
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
+HOPEFUL = 1.3  # the same, and what gains at some nodes may still be worth it
 FINALISTS = 4
 NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
 AS_FAST = 1.015  # times the latency of the fastest, and the smaller error or the smaller file decides
@@ -214,13 +215,16 @@ class Trials:
     # --- nodes ---
 
     def _with_chosen_nodes(self, running: Sequence[Trial]) -> list[Trial]:
-        """The best trials once more, without the nodes that gain nothing by them."""
+        """The best trials once more, without the nodes that gain nothing by them; where none is faster than what
+        there was, the one that is least slower: part of it may be."""
         main = open_graph(self.before).main
         nodes = {node_key(main, each) for each in main.graph.nodes}
-        able = [each for each in running if nodes.issuperset(each.names) and len(each.names) > 1 and not each.restore]
+        near = [each for each in running if each.ratio <= NEAR * running[0].ratio]
+        chosen = near or _ranked(each for each in self.entered if each.ratio <= HOPEFUL)
+        able = [each for each in chosen if nodes.issuperset(each.names) and len(each.names) > 1 and not each.restore]
         found = []
-        for trial in able[:CHOSEN_NODES]:
-            if trial.ratio > NEAR * running[0].ratio or time.monotonic() > self.deadline:
+        for trial in able[: CHOSEN_NODES if near else 1]:
+            if time.monotonic() > self.deadline:
                 break
             rebuild = functools.partial(self._at_nodes, trial.passes)
             tell = self.context.progress

@@ -244,6 +244,25 @@ def test_nodes_that_lose_are_left_out(
     assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
+def test_a_rewrite_that_is_slower_as_a_whole_may_be_faster_in_part(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = {0: 1.9, 1: 0.5}
+
+    def took(names: list[str]) -> float:
+        return sum(gains[i] if f"fast_n{i}" in names else 1.0 for i in gains)
+
+    def profile(self: Course, model: Model) -> dict[str, float]:
+        names = [node.name for node in model.proto.graph.node]
+        return {f"n{i}": gains[i] if f"fast_n{i}" in names else 1.0 for i in gains}
+
+    watch(took)
+    monkeypatch.setattr(Course, "profile", profile)
+    report, _, _ = run(calib, TintNodes(), length=2)
+    assert [each.name for each in report.changed] == ["n1"] and report.latency_ratio == 0.75
+    assert report.tried[0].outcome == "no faster"
+
+
 def test_nodes_that_all_gain_are_not_timed_again(
     calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
