@@ -10,7 +10,7 @@ is taken row by row:
 - the successive rounding of GPTQ (Frantar et al. 2022, https://arxiv.org/abs/2210.17323);
 - gradual rounding: coordinate descent on values that are drawn ever closer to their levels, which does what
   AdaRound's relaxed rounding does, without its gradient steps. On ResNet-8's layers of 144 and more inputs at 3
-  and 4 bits it leaves 5 to 18% less error than successive rounding, and 2 to 8% less than 3000 steps of AdaRound.
+  and 4 bits it leaves 8 to 13% less error than successive rounding, as much as 3000 steps of AdaRound do.
 
 No randomness. Letters: g groups of matrices, r rows (outputs), k columns (inputs).
 """
