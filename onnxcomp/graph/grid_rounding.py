@@ -74,7 +74,8 @@ def worth_moments(weight: Weight) -> bool:
     if form is None:
         return False
     groups, _, length = form.pack(np.broadcast_to(np.float32(0), weight.shape)).shape
-    return groups * length**2 <= max(MOST_MOMENTS, MOMENTS_PER_VALUE * weight.size)
+    numbers: int = groups * length**2
+    return numbers <= max(MOST_MOMENTS, MOMENTS_PER_VALUE * weight.size)
 
 
 @dataclass(frozen=True)
