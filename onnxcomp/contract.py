@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnxcomp.calibration import CalibrationData
+    from onnxcomp.calibration.moments import Moments
     from onnxcomp.graph.surgery import Graph
+    from onnxcomp.graph.weights import Weight
     from onnxcomp.model import Model
     from onnxcomp.target import Target
 
@@ -213,6 +215,16 @@ class Context:
     def excludes(self, *names: str) -> bool:
         """Whether one of these names is excluded, whatever is included."""
         return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
+
+    def input_moments(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Moments]:
+        """The second moments of what each weight is multiplied with, by name; nothing without calibration data."""
+        from onnxcomp.calibration.moments import input_moments
+        from onnxcomp.runtime import Session
+
+        if self.calibration is None:
+            return {}
+        opened = Session if self.target is None else self.target.session
+        return input_moments(graph, weights, self.calibration, open_session=opened, progress=self.progress)
 
     def rng(self, *key: str) -> np.random.Generator:
         """A generator that depends on the seed and the key only, not on what ran before."""

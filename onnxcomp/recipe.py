@@ -9,6 +9,7 @@
     exclude = ["*embedding*"]
     [[step]]
     choose = ["quantize-weights", "cluster-weights"]    # for each weight the pass and strength that serve best
+    then = ["match-outputs"]    # applied to what was chosen before it is judged, so that it is part of the choice
     [[step]]
     try = [                     # for the whole model: each is measured, the fastest within the budget kept
         {pass = "quantize-static"},
@@ -36,7 +37,7 @@ from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
 AUTO = "auto"
-STEP_KEYS = frozenset({"pass", "choose", "try", "otherwise", "when", "exclude"})
+STEP_KEYS = frozenset({"pass", "choose", "then", "try", "otherwise", "when", "exclude"})
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
 GOALS = ("bytes", "latency")
 
@@ -47,6 +48,7 @@ class Step:
 
     auto: the pass's strength field was given as "auto": it is chosen for each weight.
     alternatives: more passes to choose from, each at all its strengths.
+    then: passes applied to every choice before it is judged.
     trials: what to try on the whole model, each one pass or several in turn; ``rewrite`` is the first of all.
     spares: what to try beside these where one that is faster than the rest breaks the budget.
     when: "always", or "calibration": only where calibration data is given.
@@ -59,6 +61,7 @@ class Step:
     alternatives: tuple[Pass, ...] = ()
     trials: tuple[tuple[Pass, ...], ...] = ()
     spares: tuple[tuple[Pass, ...], ...] = ()
+    then: tuple[Pass, ...] = ()
 
     @classmethod
     def of_trials(
@@ -148,8 +151,10 @@ class Recipe:
     def _in_order(self) -> Iterator[tuple[Pass, Pass]]:
         """Every two passes of which the second may come after the first."""
         for earlier, later in itertools.combinations(self.steps, 2):
-            yield from itertools.product(earlier.rewrites, later.rewrites)
+            yield from itertools.product((*earlier.rewrites, *earlier.then), (*later.rewrites, *later.then))
         for step in self.steps:
+            yield from itertools.product(step.rewrites, step.then)
+            yield from itertools.combinations(step.then, 2)
             for trial in (*step.trials, *step.spares):
                 yield from itertools.combinations(trial, 2)
 
@@ -166,10 +171,11 @@ class Recipe:
             trials, spares = (
                 tuple(each for each in some if not _is_needy(each)) for some in (step.trials, step.spares)
             )
+            then = tuple(each for each in step.then if not _is_needy([each]))
             if step.when == "calibration" or (step.trials and not trials):
                 continue
             first = trials[0][0] if trials else step.rewrite
-            steps.append(dataclasses.replace(step, trials=trials, spares=spares, rewrite=first))
+            steps.append(dataclasses.replace(step, trials=trials, spares=spares, rewrite=first, then=then))
         return dataclasses.replace(self, steps=tuple(steps))
 
 
@@ -224,7 +230,7 @@ def _stated(where: str, entry: Any, others: frozenset[str]) -> tuple[type[Pass],
 
 def _trial_step(where: str, entry: Mapping[str, Any]) -> Step:
     """A step that tries several passes, or several in turn, on the whole model."""
-    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "choose"})
+    _refuse_unknown(where, entry, STEP_KEYS - {"pass", "choose", "then"})
     trials, spares = (_trials(where, entry, key) for key in ("try", "otherwise"))
     return Step.of_trials(*trials, spares=spares, when=_when(where, entry), exclude=_patterns(where, entry))
 
@@ -258,7 +264,16 @@ def _choice(where: str, entry: Mapping[str, Any]) -> Step:
         if not kind.choices():
             raise RecipeError(f"{where}: {kind.pass_name()} has no strength to choose.")
     first, *others = [kind() for kind in kinds]
-    return Step(first, True, _when(where, entry), _patterns(where, entry), tuple(others))
+    then = tuple(itertools.chain.from_iterable(_trial(f"{where}: then", each) for each in _named(where, entry)))
+    return Step(first, True, _when(where, entry), _patterns(where, entry), tuple(others), then=then)
+
+
+def _named(where: str, entry: Mapping[str, Any]) -> list[Any]:
+    """What stands under "then", each a table with the key pass; a pass's name alone is one, too."""
+    given = entry.get("then", [])
+    if not isinstance(given, list):
+        raise RecipeError(f"{where}: then must be a list of passes, got {given!r}.")
+    return [{"pass": each} if isinstance(each, str) else each for each in given]
 
 
 def _pass(where: str, name: str) -> type[Pass]:

@@ -1,11 +1,12 @@
-"""Weights move to the nearest of a few levels, which k-means chooses.
+"""Weights move to a few levels, which k-means chooses.
 
     w -> c[q]          one codebook c of at most 2^bits levels for the whole weight
     w -> s[i] * c[q]   the same with a scale for each output channel i
     (w1, .., wd) -> C[q]   vectors along the summed axis (product quantization)
 
 The values stay floats, and the graph stays as it is. One codebook is near exactly optimal; the scales and
-their codebook are set to their least-squares optimum in turn.
+their codebook are set to their least-squares optimum in turn. With calibration data each value is weighed by what
+its error costs at the node's output, and the error of the values that are rounded is made up for by the others.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.errors import ParameterError
+from onnxcomp.calibration.moments import Moments
+from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.errors import CalibrationError, ParameterError
+from onnxcomp.graph.codebook_rounding import round_to_codebook, round_to_vectors
 from onnxcomp.graph.ir import Array
+from onnxcomp.graph.matrix_form import matrix_form
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights, has_levels, is_pruned
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
 from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.layout import along_axis, rows_of
+from onnxcomp.numerics.second_moment import removal_cost, shrunk
 from onnxcomp.numerics.sparsity import pruned_masks
 from onnxcomp.numerics.weight_error import relative_error
 
@@ -36,8 +41,10 @@ SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in
 class ClusterWeights(Pass):
     """Give every weight at most 2^bits different values, chosen by k-means.
 
-    The zeros of a pruned weight stay zero. Deviation from the paper: optimal one-dimensional k-means instead
-    of Lloyd's iterations from linear centroids, and no retraining here.
+    The zeros of a pruned weight stay zero. Deviations from the paper: optimal one-dimensional k-means instead
+    of Lloyd's iterations from linear centroids, and no retraining here. With calibration data the codes are found
+    column by column as GPTQ does (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), vectors as GPTVQ does (van
+    Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs.
     """
 
     effect = Effect(shrinks=("bytes",), exact=False)
@@ -50,13 +57,12 @@ class ClusterWeights(Pass):
     variants = tuple(
         {"bits": bits, "vector_size": vector_size, "sparsity": sparsity, "granularity": granularity}
         for bits, vector_size, sparsity, granularity in (
-            (8.0, 1, 0.0, "tensor"), (7.0, 1, 0.0, "tensor"), (6.5, 1, 0.0, "channel"), (6.0, 1, 0.0, "channel"),
-            (6.0, 1, 0.0, "tensor"), (5.5, 1, 0.0, "channel"), (5.0, 1, 0.0, "channel"), (5.0, 1, 0.0, "tensor"),
-            (4.5, 1, 0.0, "channel"), (4.5, 1, 0.0, "tensor"), (4.0, 1, 0.0, "channel"), (4.0, 1, 0.0, "tensor"),
-            (5.0, 1, 0.4, "auto"), (8.0, 2, 0.0, "auto"), (3.5, 1, 0.0, "channel"), (3.5, 1, 0.0, "tensor"),
-            (7.0, 2, 0.0, "auto"), (4.0, 1, 0.5, "auto"), (6.0, 2, 0.0, "auto"), (3.0, 1, 0.0, "channel"),
-            (3.0, 1, 0.0, "tensor"), (4.0, 1, 0.6, "auto"), (5.0, 2, 0.0, "auto"), (4.0, 1, 0.7, "auto"),
-            (8.0, 4, 0.0, "auto"), (2.0, 1, 0.0, "channel"),
+            (6.0, 1, 0.0, "channel"), (5.5, 1, 0.0, "channel"), (5.0, 1, 0.0, "channel"), (5.0, 1, 0.0, "tensor"),
+            (4.5, 1, 0.0, "channel"), (4.0, 1, 0.0, "channel"), (4.0, 1, 0.0, "tensor"), (8.0, 2, 0.0, "auto"),
+            (3.5, 1, 0.0, "channel"), (3.5, 1, 0.0, "tensor"), (4.0, 1, 0.5, "auto"), (3.0, 1, 0.0, "channel"),
+            (3.0, 1, 0.0, "tensor"), (6.0, 2, 0.0, "auto"), (3.0, 1, 0.6, "auto"), (2.6, 1, 0.0, "channel"),
+            (2.4, 1, 0.0, "channel"), (2.0, 1, 0.6, "auto"), (8.0, 4, 0.0, "auto"), (2.0, 1, 0.0, "channel"),
+            (2.0, 1, 0.75, "auto"), (1.6, 1, 0.0, "channel"),
         )
     )  # fmt: skip
 
@@ -75,6 +81,11 @@ class ClusterWeights(Pass):
         choices=("auto", "tensor", "channel"),
         help="one codebook, or the same with a scale for each output channel; auto takes scales where they pay",
     )
+    algorithm: str = parameter(
+        "auto",
+        choices=("auto", "nearest", "output"),
+        help="nearest level, or least output error on calibration data; auto: output where there are some",
+    )
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
     sparsity: float = parameter(
@@ -90,14 +101,27 @@ class ClusterWeights(Pass):
             )
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
+        if context.calibration is None and self.needed() is Needs.CALIBRATION:
+            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
         outcome = Outcome()
+        found = []
         for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
             reason = self._reason(weight)
             if reason:
                 outcome.skip(weight.name, reason)
             else:
-                self._cluster(weight, context, outcome)
+                found.append(weight)
+        moments = {} if self.algorithm == "nearest" else context.input_moments(graph, found)
+        for index, weight in enumerate(found):
+            context.progress(index, len(found), weight.name)
+            self._cluster(weight, moments.get(weight.name), context, outcome)
         return outcome
+
+    def needed(self) -> Needs:
+        return Needs.CALIBRATION if self.algorithm == "output" else Needs.NOTHING
+
+    def draws_on_data(self, *, calibration: bool) -> bool:
+        return calibration and self.algorithm != "nearest"
 
     def _reason(self, weight: Weight) -> str | None:
         """Why the weight is left alone, or None."""
@@ -116,9 +140,9 @@ class ClusterWeights(Pass):
                 return f"vectors of {self.vector_size} do not divide its axis of {weight.shape[weight.input_axis]}"
         return None
 
-    def _cluster(self, weight: Weight, context: Context, outcome: Outcome) -> None:
+    def _cluster(self, weight: Weight, moments: Moments | None, context: Context, outcome: Outcome) -> None:
         old = np.asarray(weight.values)
-        kept = self._without_smallest(old)
+        kept = self._without_smallest(weight, moments)
         best: tuple[Array, Encoding] | None = None
         error = math.inf
         for bits in self._bit_widths(weight):
@@ -133,14 +157,41 @@ class ClusterWeights(Pass):
             outcome.skip(weight.name, f"{self.bits:g} bits leave a relative error of {error:.2g}")
             return
         values, encoding = best
+        how = ""
+        if moments is not None:
+            found = self._by_output(weight, encoding, kept, moments)
+            if found is not None:
+                values, encoding, error = found
+                how = ", by output error"
         weight.set(values, encoding)
-        outcome.change(weight.name, _description(encoding), bits=bits, error=error)
+        outcome.change(weight.name, _description(encoding) + how, bits=bits, error=error)
 
-    def _without_smallest(self, old: Array) -> Array:
-        """The values with the asked share of smallest magnitudes at zero (Deep Compression's first step)."""
+    def _by_output(
+        self, weight: Weight, encoding: Encoding, kept: Array, moments: Moments
+    ) -> tuple[Array, Encoding, float] | None:
+        """Values, encoding and relative output error of the codes that cost the outputs least."""
+        if isinstance(encoding, VectorEncoding):
+            found = round_to_vectors(weight, encoding, moments.gram)
+        else:
+            assert isinstance(encoding, CodebookEncoding)
+            zeros = kept == 0 if self.keep_zero or self.sparsity or is_pruned(weight) else None
+            found = round_to_codebook(weight, encoding, moments.gram, keep=zeros)
+        if found is None or not math.isfinite(found.error):
+            return None
+        return found.values, found.encoding, found.error
+
+    def _without_smallest(self, weight: Weight, moments: Moments | None) -> Array:
+        """The values with the asked share at zero: those of smallest magnitude (Deep Compression's first step), or,
+        where the inputs are known, those that the outputs miss least."""
+        old = np.asarray(weight.values)
         if not self.sparsity:
             return old
-        (mask,) = pruned_masks([old], sparsity=self.sparsity)
+        form = None if moments is None else matrix_form(weight)
+        if moments is None or form is None:
+            (mask,) = pruned_masks([old], sparsity=self.sparsity)
+        else:
+            cost = np.sqrt(removal_cost(form.pack(old), shrunk(moments.gram)))
+            (mask,) = pruned_masks([form.unpack(cost.astype(np.float32))], sparsity=self.sparsity)
         return np.where(mask, old.dtype.type(0), old)
 
     def _bit_widths(self, weight: Weight) -> Iterator[float]:

@@ -47,7 +47,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Where the columns of a weight come from: a tensor, and how its values are cut. Equal keys, equal columns.
 
     length: of a column. matrices: how many of them see columns of their own.
@@ -117,7 +117,7 @@ def input_moments(
     return {each.name: moments for each in weights if (moments := known[each.name]) is not None}
 
 
-def sources_of(graph: Graph, weight: Weight) -> list[_Source]:
+def sources_of(graph: Graph, weight: Weight) -> list[Source]:
     """For each reader of the weight where its columns come from; nothing where one of them cannot be watched."""
     form = matrix_form(weight)
     if form is None or weight.scope is not graph.main:
@@ -127,7 +127,7 @@ def sources_of(graph: Graph, weight: Weight) -> list[_Source]:
     return [each for each in found if each] if all(found) else []
 
 
-def _source(role: Role, form: MatrixForm) -> _Source | None:
+def _source(role: Role, form: MatrixForm) -> Source | None:
     node = role.node
     if form.kind in ("conv", "conv_transpose"):
         return _convolved(node, form)
@@ -144,11 +144,11 @@ def _source(role: Role, form: MatrixForm) -> _Source | None:
     size = form.shape[-1] if form.kind in ("left", "rows") else form.shape[-2]
     if form.groups > 1:
         cut = functools.partial(_stacked, batch=form.shape[:-2])
-        return _Source(tensor.name, (tensor.name, "stacked", form.shape[:-2]), cut, size, form.groups)
-    return _Source(tensor.name, (tensor.name, axis), functools.partial(_rows, axis=axis), size)
+        return Source(tensor.name, (tensor.name, "stacked", form.shape[:-2]), cut, size, form.groups)
+    return Source(tensor.name, (tensor.name, axis), functools.partial(_rows, axis=axis), size)
 
 
-def _convolved(node: Node, form: MatrixForm) -> _Source | None:
+def _convolved(node: Node, form: MatrixForm) -> Source | None:
     tensor = node.inputs[0]
     window = window_of(node, form.shape[2:])
     if window is None or isinstance(tensor, Constant):
@@ -160,22 +160,22 @@ def _convolved(node: Node, form: MatrixForm) -> _Source | None:
     inputs = form.shape[0] // form.groups if form.kind == "conv_transpose" else form.shape[1]
     stated = {name: value for name, value in node.attrs.items() if name != "kernel_shape"}
     key = (tensor.name, node.op, form.shape[2:], repr(sorted(stated.items())))
-    return _Source(tensor.name, key, cut, inputs * math.prod(form.shape[2:]), form.groups)
+    return Source(tensor.name, key, cut, inputs * math.prod(form.shape[2:]), form.groups)
 
 
-def _recurrent(node: Node, index: int, form: MatrixForm) -> _Source | None:
+def _recurrent(node: Node, index: int, form: MatrixForm) -> Source | None:
     """The columns of W are the inputs, those of R the hidden states, which are the output a step later."""
     size = form.shape[2]
     if index == 1:
         if isinstance(node.inputs[0], Constant):
             return None
-        return _Source(node.inputs[0].name, (node.inputs[0].name, -1), functools.partial(_rows, axis=-1), size)
+        return Source(node.inputs[0].name, (node.inputs[0].name, -1), functools.partial(_rows, axis=-1), size)
     if not node.outputs or not node.outputs[0].name:
         return None
     axis = 2 if node.attrs.get("layout", 0) else 1
     name = node.outputs[0].name
     cut = functools.partial(_directions, axis=axis)
-    return _Source(name, (name, "directions", axis), cut, size, form.groups)
+    return Source(name, (name, "directions", axis), cut, size, form.groups)
 
 
 def _rows(values: Array, most_rows: int, *, axis: int) -> Array:
@@ -209,9 +209,9 @@ def _thinned(rows: Array, most_rows: int) -> Array:
     return rows[:, (step - 1) // 2 :: step] if rows.shape[1] > step else rows
 
 
-def _parts(sources: list[_Source]) -> list[list[_Source]]:
+def _parts(sources: list[Source]) -> list[list[Source]]:
     """Sources whose sums fit in the room together."""
-    parts: list[list[_Source]] = []
+    parts: list[list[Source]] = []
     used = ROOM_BYTES
     for each in sources:
         if used + each.size_bytes > ROOM_BYTES:
@@ -224,7 +224,7 @@ def _parts(sources: list[_Source]) -> list[list[_Source]]:
 
 def _run(
     graph: Graph,
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     data: CalibrationData,
     limit: int | None,
     samples: int,
@@ -232,7 +232,7 @@ def _run(
     progress: Progress,
 ) -> dict[Hashable, _Sums]:
     sums = {each.key: _Sums() for each in sources}
-    by_tensor: dict[str, list[_Source]] = {}
+    by_tensor: dict[str, list[Source]] = {}
     for each in sources:
         by_tensor.setdefault(each.tensor, []).append(each)
 
@@ -241,17 +241,20 @@ def _run(
             if not isinstance(value, np.ndarray) or value.dtype != np.float32:
                 sums[each.key].fault = True
                 continue
-            # As many of each sample as make the whole number over all of them.
-            share = max(1, max(LEAST_ROWS, ROWS_PER_COLUMN * each.length) // samples)
-            sums[each.key].add(each.cut(value, share * max(1, _batch(value, samples))))
+            sums[each.key].add(each.cut(value, rows_of(each, value, samples)))
 
     watch(graph.model, list(by_tensor), data, see, limit=limit, open_session=open_session, progress=progress)
     return sums
 
 
-def _batch(value: Array, samples: int) -> int:
-    """How many samples a value is likely to hold; a guess that only sets how many rows are taken of it."""
-    return min(value.shape[0], samples) if value.ndim > 1 else 1
+def rows_of(source: Source, value: Array, samples: int) -> int:
+    """How many columns of one batch's value to take, so that about the wanted number comes from all ``samples``.
+
+    The first axis is taken for that of the samples; a wrong guess only takes more or fewer columns.
+    """
+    wanted = max(LEAST_ROWS, ROWS_PER_COLUMN * source.length)
+    held = min(value.shape[0], samples) if value.ndim > 1 else 1
+    return max(1, wanted // samples) * max(1, held)
 
 
 def _spilled(sums: _Sums, graph: Graph) -> _Sums:

@@ -27,6 +27,7 @@ FIRST_FETCH = 32  # tensors fetched at once before their sizes are known
 OpenSession = Callable[[bytes | Path], Session]
 Progress = Callable[[int, int, str], None]
 See = Callable[[str, Value], None]
+SeeBoth = Callable[[str, Value, Value], None]
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -64,6 +65,31 @@ def watch(
                     see(name, batch.feeds[name])
             for group in groups:
                 _fetch(session, batch.feeds, group, sizes, see)
+
+
+def watch_both(
+    first: Model,
+    second: Model,
+    names: Sequence[str],
+    data: CalibrationData,
+    see: SeeBoth,
+    *,
+    open_session: OpenSession = Session,
+) -> None:
+    """Call ``see(name, value, value)`` with what both models hold in each tensor, batch by batch; as ``watch``."""
+    inputs = {each.name for each in second.proto.graph.input}
+    inner = [name for name in names if name not in inputs]
+    openers = [functools.partial(_opened, open_session, _shown(model, inner)) for model in (first, second)]
+    with first.opened_on(openers[0]) as one, second.opened_on(openers[1]) as other:
+        groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
+        for batch in _in_room(data, other, groups)[0].labelled_batches():
+            for name in names:
+                if name in inputs and name in batch.feeds:
+                    see(name, batch.feeds[name], batch.feeds[name])
+            for group in groups:
+                before, after = one.run(batch.feeds, group), other.run(batch.feeds, group)
+                for name in group:
+                    see(name, before.pop(name), after.pop(name))
 
 
 def _fetch(session: Session, feeds: Feeds, names: Sequence[str], sizes: dict[str, int], see: See) -> None:

@@ -86,7 +86,7 @@ class Rounded:
     """
 
     values: Array
-    encoding: Encoding
+    encoding: Encoding | None
     algorithm: str
     error: float
     on_output: bool

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
-SHRINKAGE = 0.02
+SHRINKAGE = 0.05
 JITTER = 1e-6
 
 
@@ -44,6 +44,31 @@ def feedback(moment: Array) -> tuple[Array, Array]:
     upper = lower[:, ::-1, ::-1]
     root = np.diagonal(upper, axis1=1, axis2=2)
     return upper / root[:, None, :], np.square(root)
+
+
+def best_weights(matrices: Array, gram: Array, cross: Array, amount: float = SHRINKAGE) -> Array:
+    """V (g, r, k) of least E|W x - V x'|^2 for W (g, r, k), gram = E[x' x'^T] and cross = E[x x'^T] (g or 1, k, k).
+
+    Both moments are shrunk towards the same multiple of the identity, so that V is W where the inputs are the same.
+    """
+    moment = shrunk(gram, amount)
+    spread = (np.trace(np.asarray(gram, np.float64), axis1=1, axis2=2) / gram.shape[1])[:, None, None]
+    mixed = (1 - amount) * np.asarray(cross, np.float64) + amount * spread * np.eye(gram.shape[1])
+    mixed = np.where(spread > 0, mixed, np.eye(gram.shape[1]))
+    product = np.matmul(np.asarray(matrices, np.float64), mixed)
+    solved: Array = np.linalg.solve(moment, product.swapaxes(1, 2)).swapaxes(1, 2)
+    return solved
+
+
+def removal_cost(matrices: Array, moment: Array) -> Array:
+    """What setting each value to zero adds to the output error when all others of its row make up for it, (g, r, k).
+
+    w^2 / [H^-1]_kk: LeCun et al. 1989 and Hassibi & Stork 1992 (Optimal Brain Surgeon).
+    """
+    inverse = np.linalg.inv(moment)
+    spare = np.diagonal(inverse, axis1=1, axis2=2)[:, None, :]
+    cost: Array = np.square(np.asarray(matrices, np.float64)) / spare
+    return cost
 
 
 def output_error(difference: Array, moment: Array) -> float:

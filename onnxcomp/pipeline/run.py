@@ -30,6 +30,8 @@ from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 Progress = Callable[[int, int, str], None]
 
 EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
+RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
+NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
 SLOWER = 1.02  # a result that takes this share of the original's time, measured twice, is no result
 STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
 ENOUGH = 0.75  # of the budget: no stronger one is tried
@@ -264,39 +266,59 @@ class Run:
 
     def _by_divergence(self, step: Step, context: Context, table: search.Table) -> _Trial | None:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
-        (labels, the user's score), stronger ones are tried until one fails."""
+        (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
+        until one fails."""
         assert self.tuner is not None
         evaluate, limit = energy_of(self.tuner), self.tuner.search_limit
         search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
         options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
+        options["descend"] = not step.then  # what follows changes what single changes do
+        if step.then:
+            limit *= RECOVERED
         best: _Trial | None = None
-        broken = math.inf  # the smallest limit of the search that did not verify
+        held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
         for _ in range(VERIFY_ATTEMPTS):
             found = search.assign(self.current, table, evaluate, limit, context, **options)
             trial = self._tried(step, context, table, found)
-            if trial.verdict.passed:
+            if trial.verdict.passed and trial.verdict.energy <= self._bearable(step):
                 best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
-                if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
+                held = limit
+                if self._is_enough(step, trial.verdict, limit) or limit * CLOSE >= broken:
                     break
-                limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * STRONGER
+                limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
             elif best is not None or not search.retreat(table, found):
                 broken = min(broken, limit)
-                limit *= self._tightening(trial.verdict)
+                limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
+            if best is not None and (time.monotonic() > self.deadline or limit <= held * math.sqrt(CLOSE)):
+                break
         return best
 
-    def _is_enough(self, verdict: Verdict, limit: float) -> bool:
+    def _bearable(self, step: Step) -> float:
+        """The energy up to which a trial is taken: a search that goes on after verifying keeps to its own share."""
+        return self.verifier.search_limit if step.then else math.inf
+
+    def _is_enough(self, step: Step, verdict: Verdict, limit: float) -> bool:
         """Whether to stop at a result that verified: the search may not go beyond its own limit, and little of the
         budget is left below it. A budget in another unit than the search's is spent until a result fails."""
         assert self.tuner is not None
         if self.tuner.metric != self.verifier.metric:
             return False
+        if step.then:
+            return verdict.energy >= NEARLY * self.verifier.search_limit
         return limit >= self.tuner.search_limit or verdict.energy >= ENOUGH * self.verifier.limit
+
+    def _loosening(self, verdict: Verdict) -> float:
+        """By how much the search's limit may grow after a result that verified with budget to spare."""
+        assert self.tuner is not None
+        if self.tuner.metric != self.verifier.metric or verdict.energy <= 0:
+            return STRONGER
+        return min(STRONGER, max(CLOSE, self.verifier.search_limit / verdict.energy))
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
         if not math.isfinite(verdict.energy):
             return STRICTER
-        return min(0.95, max(0.5, 0.97 * self.verifier.limit / verdict.energy))
+        return min(0.95, max(0.5, 0.97 * self.verifier.search_limit / verdict.energy))
 
     def _goal_bytes(self, table: search.Table) -> int | None:
         """What the weights of the table may take for the whole model to reach its size goal."""
@@ -318,6 +340,11 @@ class Run:
             applied.beside = bool(applications)
             applications.append(applied)
         model = search.build(self.current, table, assignment)
+        for rewrite in step.then:
+            model, outcome = apply_pass(model, rewrite, context)
+            noted.extend(entries(outcome))
+            if outcome.changed:
+                applications.append(application(rewrite, context))
         verdict = self.verifier.check(model)
         return _Trial(model, noted, applications, verdict, search.total_bytes(assignment))
 

@@ -264,9 +264,11 @@ def assign(
     *,
     goal_bytes: int | None = None,
     deadline: float = math.inf,
+    descend: bool = True,
 ) -> Assignment:
     """The assignment of fewest bytes whose measured divergence is at most ``limit``.
 
+    descend: try single changes on it by measurement, which finds what the prediction missed.
     goal_bytes: enough is enough: of the weights together; milder strengths are taken once it is reached.
     """
     best: Assignment = {name: options[0] for name, options in table.options.items()}
@@ -286,6 +288,8 @@ def assign(
         predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
     if goal_bytes is not None and best_bytes < goal_bytes:
         return _just_enough(table, best, goal_bytes)
+    if not descend:
+        return best
     return _descended(model, table, best, evaluate, limit, context, deadline=deadline)
 
 

@@ -1,0 +1,159 @@
+"""Weights take other codes on levels of their own, node after node, each making up for what came before it.
+
+    original:  y = W x           changed so far:  y' = Q x'
+    Q <- levels nearest to  W C G^-1  in the sense of G,   G = E[x' x'^T],  C = E[x x'^T]
+
+A weight that was rounded or clustered keeps its form and its number of levels; codes, scales and the values of a
+codebook are found anew. The nodes are taken in order, so that the errors of one are seen by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.calibration.paired import PairedMoments, paired_moments
+from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.codebook_rounding import round_in_turn, round_to_vectors
+from onnxcomp.graph.grid_rounding import Rounded
+from onnxcomp.graph.ir import Array, Constant
+from onnxcomp.graph.matrix_form import matrix_form
+from onnxcomp.graph.order import depths
+from onnxcomp.graph.surgery import Graph, close_graph, open_graph
+from onnxcomp.graph.value_edit import editable_weights
+from onnxcomp.graph.weights import Weight, constants_by_key, weights
+from onnxcomp.model import Model
+from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding, VectorEncoding
+from onnxcomp.numerics.second_moment import best_weights, relative_output_error, shrunk
+from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.runtime import Session
+
+UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
+LEAST_CHANGE = 1e-9  # of the output's power: what a weight without levels is worth moving for
+UNKNOWN = "its values from before are not known"
+LEVELLED = (CodebookEncoding, GridEncoding, VectorEncoding)
+MASKED_SHARE = 0.4  # of zeros: from here on they are what makes the weight small, and stay
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchOutputs(Pass):
+    """Round weights anew, in order, so that their nodes' outputs match the original's from inputs as they now are.
+
+    Needs the model from before the weights were rounded, as the steps of a recipe have it. Weights without levels
+    take whatever values match best. Left alone are weights in subgraphs, whose inputs cannot be seen, and pruned ones
+    without levels. Deviations from the paper: levels and scales are fitted along with the codes, and codes are
+    improved by coordinate descent.
+    """
+
+    needs = Needs.CALIBRATION
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/2504.02692"
+    makes = frozenset({"levels"})
+    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+
+    free: bool = parameter(True, help="move weights that have no levels, too")
+    rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")
+    stages: int = parameter(
+        32, low=1, high=4096, help="times that the model is run in a round, at most; weights side by side share one"
+    )
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        if context.calibration is None:
+            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
+        outcome = Outcome()
+        if context.original is None:
+            outcome.skip(graph.model.name, "the model from before its weights were rounded is not known")
+            return outcome
+        found = self._candidates(graph, context.original, context, outcome)
+        errors: dict[str, float] = {}
+        stages = self._stages(graph, list(found)) * self.rounds
+        for index, names in enumerate(stages):
+            context.progress(index, len(stages), f"matching {names[0]}")
+            errors |= _matched(graph, names, found, context)
+        for name in found:
+            if name in errors:
+                outcome.change(name, "its levels chosen in turn", error=errors[name])
+            else:
+                outcome.skip(name, "no other choice of its levels brings its outputs nearer")
+        return outcome
+
+    def _stages(self, graph: Graph, names: Sequence[str]) -> list[list[str]]:
+        """The names in order, those that do not depend on each other together, neighbours too where there are many."""
+        wanted = set(names)
+        nodes = {each.name: {id(role.node) for role in each.roles} for each in weights(graph) if each.name in wanted}
+        depth = depths(graph, {node for readers in nodes.values() for node in readers})
+        by_depth: dict[int, list[str]] = {}
+        for name, readers in nodes.items():
+            by_depth.setdefault(min(depth.get(node, 0) for node in readers), []).append(name)
+        parts = np.array_split(np.array(sorted(by_depth), np.int64), min(self.stages, max(1, len(by_depth))))
+        return [[name for level in part for name in by_depth[int(level)]] for part in parts if part.size]
+
+    def _candidates(self, graph: Graph, original: Model, context: Context, outcome: Outcome) -> Mapping[str, Array]:
+        """The values from before of each weight that may move, by name; the others are skipped with the reason."""
+        constants = constants_by_key(open_graph(original))
+        found: dict[str, Array] = {}
+        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+            before = constants.get(weight.name)
+            reason = self._obstacle(weight, graph, before)
+            if reason is not None or before is None:
+                outcome.skip(weight.name, reason or UNKNOWN)
+            else:
+                found[weight.name] = np.asarray(before.values)
+        return found
+
+    def _obstacle(self, weight: Weight, graph: Graph, before: Constant | None) -> str | None:
+        """Why the weight is left alone, or None. before: what it was in the original, None where there is none."""
+        if not isinstance(weight.encoding, LEVELLED) and not (self.free and weight.encoding is None):
+            return "it has no levels"
+        if weight.scope is not graph.main or matrix_form(weight) is None:
+            return "its inputs cannot be seen"
+        if before is None or tuple(before.shape) != weight.shape or before.dtype != weight.dtype:
+            return UNKNOWN
+        if weight.encoding is None and np.mean(np.asarray(weight.values) == 0) > MASKED_SHARE:
+            return "it is pruned, and its zeros are to stay"
+        if not relative_error(np.asarray(before.values), np.asarray(weight.values)) < UNLIKE:
+            return "it is no rounded form of the original's weight of that name"
+        return None
+
+
+def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], context: Context) -> dict[str, float]:
+    """Round the named weights anew for what their nodes read now; the relative output errors of those that changed."""
+    assert context.original is not None and context.calibration is not None
+    now = open_graph(close_graph(graph))
+    present = {each.name: each for each in weights(now) if each.name in set(names)}
+    moments = paired_moments(
+        context.original,
+        now,
+        list(present.values()),
+        context.calibration,
+        open_session=Session if context.target is None else context.target.session,
+    )
+    errors: dict[str, float] = {}
+    own = {each.name: each for each in weights(graph) if each.name in moments}
+    for name, weight in own.items():
+        found = _rounded(weight, before[name], moments[name])
+        if found is not None and not np.array_equal(found.values, weight.values):
+            weight.set(found.values, found.encoding)
+            errors[name] = found.error
+    return errors
+
+
+def _rounded(weight: Weight, before: Array, moments: PairedMoments) -> Rounded | None:
+    """The weight on its levels, nearest to what gives the original's outputs from the inputs as they now are."""
+    form, encoding, values = matrix_form(weight), weight.encoding, np.asarray(weight.values)
+    assert form is not None
+    wanted = best_weights(form.pack(before), moments.gram, moments.cross)
+    reference = form.unpack(wanted).astype(weight.dtype)
+    if not np.isfinite(reference).all():
+        return None
+    if encoding is None:
+        error = relative_output_error(wanted, form.pack(values), shrunk(moments.gram))
+        return Rounded(reference, encoding, "free", error, True) if error > LEAST_CHANGE else None
+    if isinstance(encoding, VectorEncoding):
+        return round_to_vectors(weight, encoding, moments.gram, reference=reference)
+    assert isinstance(encoding, CodebookEncoding | GridEncoding)
+    zeros = values == 0
+    return round_in_turn(weight, encoding, reference, moments.gram, keep=zeros if zeros.mean() > MASKED_SHARE else None)

@@ -1,0 +1,147 @@
+"""match-outputs: what comes out of two nodes in a row, what stays, and what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import numpy_helper, parser
+
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context, Outcome
+from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.weights import weights
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.registry import get_pass
+from onnxcomp.runtime import Session
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,24] x) => (float[N,8] y) {
+  a = MatMul(x, w0)
+  b = Relu(a)
+  y = MatMul(b, w1)
+}"""
+
+
+def model_of(seed: int = 0) -> Model:
+    proto = parser.parse_model(TEXT)
+    rng = np.random.default_rng(seed)
+    for name, shape in (("w0", (24, 16)), ("w1", (16, 8))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return load(proto)
+
+
+def inputs(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((400, 8)) @ np.random.default_rng(9).standard_normal((8, 24))
+    return (mixed + 0.3 * rng.standard_normal((400, 24))).astype(np.float32)
+
+
+def data_of(model: Model, folder: Path) -> CalibrationData:
+    np.savez(folder / "calib.npz", x=inputs(1))
+    return CalibrationData.open(folder / "calib.npz", Session(model.to_bytes()).inputs)
+
+
+def outputs(model: Model, values: np.ndarray) -> np.ndarray:
+    return np.asarray(Session(model.to_bytes()).run({"x": values})["y"])
+
+
+def distance(left: Model, right: Model, values: np.ndarray) -> float:
+    wanted = outputs(left, values)
+    return float(np.square(outputs(right, values) - wanted).sum() / np.square(wanted).sum())
+
+
+def clustered(model: Model, **fields: object) -> Model:
+    fields = {"bits": 2.0, "granularity": "tensor", "algorithm": "nearest"} | fields
+    return apply_pass(model, get_pass("cluster-weights")(**fields), Context())[0]
+
+
+def matched(model: Model, **context: object) -> tuple[Model, Outcome]:
+    fields = context.pop("fields", {})
+    return apply_pass(model, get_pass("match-outputs")(**fields), Context(**context))  # type: ignore[arg-type]
+
+
+def values_of(model: Model) -> dict[str, np.ndarray]:
+    return {each.name: np.asarray(each.values) for each in weights(open_graph(model))}
+
+
+def test_brings_outputs_nearer_on_inputs_it_never_saw(tmp_path: Path) -> None:
+    original = model_of()
+    rough = clustered(original)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    assert [each.name for each in outcome.changed] == ["w0", "w1"]
+    unseen = inputs(2)
+    assert distance(original, better, unseen) < 0.5 * distance(original, rough, unseen)
+
+
+def test_second_node_makes_up_for_the_first(tmp_path: Path) -> None:
+    """With w0 left as it was rounded, w1 alone is fitted to the inputs that it then has; numpy's least squares, on
+    inputs as they are, is the best that any w1 can do."""
+    original = model_of()
+    rough = clustered(original)
+    data = data_of(original, tmp_path)
+    alone = {"calibration": data, "original": original, "include": frozenset({"w1"})}
+    freed, _ = apply_pass(rough, get_pass("match-outputs")(), Context(**alone))  # type: ignore[arg-type]
+    assert np.array_equal(values_of(freed)["w0"], values_of(rough)["w0"])
+    x = inputs(1)
+    hidden = np.maximum(x @ values_of(rough)["w0"], 0)
+    best, *_ = np.linalg.lstsq(hidden, outputs(original, x), rcond=None)
+    graph = open_graph(rough)
+    next(each for each in weights(graph) if each.name == "w1").set(best.astype(np.float32))
+    limit = distance(original, close_graph(graph), x)
+    before, after = distance(original, rough, x), distance(original, freed, x)
+    assert limit < after < before
+
+
+def test_weights_keep_their_number_of_levels_and_encoding(tmp_path: Path) -> None:
+    original = model_of()
+    rough = clustered(original)
+    better, _ = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    for name, values in values_of(better).items():
+        assert np.unique(values).size <= 4
+        assert better.encodings[name].encode(values) is not None
+
+
+def test_zeros_of_a_mask_stay(tmp_path: Path) -> None:
+    original = model_of()
+    rough = clustered(original, bits=3.0, sparsity=0.6)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    assert outcome.changed
+    for name, values in values_of(better).items():
+        assert not values[values_of(rough)[name] == 0].any()
+
+
+def test_vectors_stay_vectors(tmp_path: Path) -> None:
+    original = model_of()
+    rough = clustered(original, bits=4.0, vector_size=2, granularity="auto")
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    assert outcome.changed
+    values = values_of(better)["w0"]
+    assert len(np.unique(np.moveaxis(values, 0, -1).reshape(-1, 2), axis=0)) <= 16
+    assert distance(original, better, inputs(2)) < distance(original, rough, inputs(2))
+
+
+def test_a_weight_without_levels_takes_the_least_squares_solution(tmp_path: Path) -> None:
+    original = model_of()
+    rough = apply_pass(original, get_pass("cluster-weights")(bits=1.0, algorithm="nearest"), Context(exclude=("w1",)))[0]
+    data = data_of(original, tmp_path)
+    better, _ = matched(rough, calibration=data, original=original, include=frozenset({"w1"}))
+    assert distance(original, better, inputs(2)) < 0.8 * distance(original, rough, inputs(2))
+    kept, outcome = matched(rough, calibration=data, original=original, fields={"free": False}, include=frozenset({"w1"}))
+    assert not outcome.changed and [each.reason for each in outcome.skipped] == ["it has no levels"]
+    assert np.array_equal(values_of(kept)["w1"], values_of(rough)["w1"])
+
+
+def test_nothing_to_match_where_nothing_was_lost(tmp_path: Path) -> None:
+    original = model_of()
+    _, outcome = matched(original, calibration=data_of(original, tmp_path), original=original)
+    assert not outcome.changed
+
+
+def test_says_that_the_original_is_not_known(tmp_path: Path) -> None:
+    original = model_of()
+    _, outcome = matched(clustered(original), calibration=data_of(original, tmp_path))
+    assert [each.reason for each in outcome.skipped] == [
+        "the model from before its weights were rounded is not known"
+    ]
