@@ -66,9 +66,14 @@ class Segments:
 
 
 def with_names(model: Model) -> Model:
-    """The model with each nameless node of its main graph called by its key, so that a profile can name it."""
+    """The model with each nameless node of its main graph called by its key, so that a profile can name it.
+
+    ONNX Runtime refuses two nodes of one name, so a key that another node has for a name is left.
+    """
     graph = open_graph(model)
+    taken = {node.name for _, node in graph.nodes()}
     for node in graph.main.graph.nodes:
-        if not node.name:
-            node.name = node_key(graph.main, node)
+        key = node_key(graph.main, node)
+        if not node.name and key not in taken:
+            node.name = key
     return close_graph(graph)

@@ -38,3 +38,9 @@ def test_seconds_are_summed_by_segment() -> None:
 def test_nameless_nodes_are_called_by_their_first_output() -> None:
     named = with_names(load(onnx.parser.parse_model(TEXT)))
     assert [node.name for node in named.proto.graph.node] == ["t", "r", "u", "y", "s", "z"]
+
+
+def test_a_name_that_is_taken_is_not_given_again() -> None:
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.node[0].name = "r"  # the output of the next node, which has no name
+    assert [node.name for node in with_names(load(proto)).proto.graph.node][:3] == ["r", "", "u"]
