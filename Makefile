@@ -2,6 +2,7 @@
 #   make demo    set up, compress a real model, compare it with the original
 #   make test    set up, run the tests
 #   make check   what must hold before a commit: lint, types, generated docs, tests
+#   make test-openvino   tests on a second execution provider, in an environment of its own
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,12 +11,20 @@ MODEL ?= lenet5
 CALIB ?= mnist_calib
 UNSEEN ?= mnist_unseen
 
+# onnxruntime-openvino takes the place of onnxruntime, so it needs an environment of its own.
+OPENVINO ?= onnxruntime-openvino==1.24.1
+OPENVINO_VENV ?= .venv-openvino
+OPENVINO_PYTHON := $(OPENVINO_VENV)/bin/python
+OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  needs = project["dependencies"] + [each for each in project["optional-dependencies"]["dev"] if "pytest>" in each]; \
+  print(*(each for each in needs if "onnxruntime" not in each), sep="\n")'
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-slow check lint types docs docs-check clean
+.PHONY: demo test test-slow test-openvino check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -39,6 +48,16 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Where the package cannot be had the tests are skipped, and say so. One after another: they print latencies.
+test-openvino:
+	@$(PYTHON) -m venv $(OPENVINO_VENV)
+	@if ! $(OPENVINO_PYTHON) -m pip install -qq '$(OPENVINO)'; then \
+	  echo "OpenVINO tests skipped: $(OPENVINO) cannot be installed here, for the reason above"; exit 0; fi; \
+	set -e; $(OPENVINO_PYTHON) -c $(OPENVINO_NEEDS) > $(OPENVINO_VENV)/needs.txt; \
+	$(OPENVINO_PYTHON) -m pip install -qq -r $(OPENVINO_VENV)/needs.txt; \
+	$(OPENVINO_PYTHON) -m pip install -qq --no-deps --editable .; \
+	$(OPENVINO_PYTHON) -m pytest tests/providers
 
 check: lint types docs-check test
 

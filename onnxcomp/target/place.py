@@ -44,6 +44,11 @@ PROVIDERS: Mapping[str, str] = {
     "azure": "AzureExecutionProvider",
 }
 
+# Providers with threads of their own, which ONNX Runtime's number does not bind, and their option for it.
+THREAD_OPTIONS: Mapping[str, str] = {
+    "openvino": "num_of_threads",  # https://onnxruntime.ai/docs/execution-providers/OpenVINO-ExecutionProvider.html
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -95,7 +100,7 @@ class Target:
             provider=provider,
             style=fitted_to(style, chosen) if on_cpu else style,
             threads=threads,
-            provider_options=dict(provider_options or {}),
+            provider_options=_with_threads(short, threads, provider_options or {}),
             custom_ops=custom_ops,
             cpu=chosen.name if on_cpu else "",
             min_ort=min_ort,
@@ -126,6 +131,13 @@ class Target:
 
     def _limits(self) -> list[tuple[int, int]]:
         return [supported(), *([] if self.min_ort is None else [supported(self.min_ort)])]
+
+
+def _with_threads(name: str, threads: int, options: Mapping[str, str]) -> dict[str, str]:
+    """The provider's options, with the number of threads where it wants to be told and was not."""
+    if name not in THREAD_OPTIONS or threads < 1:
+        return dict(options)
+    return {THREAD_OPTIONS[name]: str(threads), **options}
 
 
 def _resolve(name: str) -> tuple[str, str, QuantizationStyle]:
