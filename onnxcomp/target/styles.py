@@ -45,7 +45,8 @@ TENSORRT = QuantizationStyle(
     source="https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/"
     "quantized-types-explicit-quantization.html",
 )
-# Its low precision transformations move DequantizeLinear down through these operators; results may stay float.
+# Its low precision transformations move DequantizeLinear down through these operators. Measured with 1.24 on an EPYC
+# with VNNI, against results of Conv in float: resnet8 0.53 instead of 0.57, EfficientNet-Lite0 0.38 instead of 0.39.
 OPENVINO = QuantizationStyle(
     computes=LINEAR,
     between=frozenset({
@@ -53,7 +54,6 @@ OPENVINO = QuantizationStyle(
         "ReduceSum", "LayerNormalization", "Sub",
     }),
     moves=RESHAPING | CHOOSING | {"MaxPool", "Resize", "ReduceMax", "Pad"},
-    float_results=LINEAR,
     products=True,
     integer_bias=False,
     source="https://docs.openvino.ai/2024/documentation/openvino-extensibility/openvino-plugin-library/"

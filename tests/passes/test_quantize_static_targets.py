@@ -86,10 +86,12 @@ def test_tensorrt_quantizes_what_products_read_and_the_residual_branch(residual:
     assert all(each.dtype == np.int8 and each == 0 for each in placed.zero_points())
 
 
-def test_openvino_keeps_biases_and_results_in_float(residual: Any) -> None:
+def test_openvino_keeps_biases_and_results_of_products_in_float(residual: Any) -> None:
     placed = quantized_for("openvino", *residual)
     for node in (*placed.of("Conv"), *placed.of("Gemm")):
         assert placed.on_grid(node.input[0]) and placed.arrays[node.input[2]].dtype == np.float32
+    assert not placed.on_grid("y")
+    assert all(placed.on_grid(each) for each in placed.of("Add")[0].input)
     assert all(each.dtype == np.uint8 for each in placed.zero_points())
     assert any(each != 0 for each in placed.zero_points())
 
