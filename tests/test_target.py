@@ -86,6 +86,8 @@ def test_weights_keep_to_seven_bits_where_sums_saturate(
     found = identify(frozenset(features), machine)
     assert found.name == name
     assert fitted_to(STYLES["cpu"], found).reduce_range is reduced
+    assert fitted_to(STYLES["openvino"], found).reduce_range is reduced
+    assert fitted_to(STYLES["tensorrt"], found) == STYLES["tensorrt"]
 
 
 def test_a_processor_can_be_named() -> None:

@@ -21,6 +21,7 @@ class QuantizationStyle:
 
     activation, weight: element types; symmetric means a zero point in the middle of the range.
     per_channel: one weight scale an output channel, for the operators of ``channelled``.
+    on_processor: computed by the processor, so that its instructions matter.
     reduce_range: weights keep to 7 bits, where the processor's 16-bit sums would saturate.
     fast_integer: False where integers are only stored and float16 is what runs fast.
 
@@ -45,6 +46,7 @@ class QuantizationStyle:
     weight_symmetric: bool = True
     per_channel: bool = True
     channelled: frozenset[str] = LINEAR
+    on_processor: bool = False
     reduce_range: bool = False
     fast_integer: bool = True
     computes: frozenset[str] = LINEAR - {"ConvTranspose"}

@@ -94,15 +94,14 @@ class Target:
         if provider not in installed:
             names = ", ".join(_short_name(item) for item in installed)
             raise TargetError(f"execution provider {name!r} is not installed; installed are: {names}")
-        on_cpu = short == "cpu"
         return cls(
             name=short,
             provider=provider,
-            style=fitted_to(style, chosen) if on_cpu else style,
+            style=fitted_to(style, chosen),
             threads=threads,
             provider_options=_with_threads(short, threads, provider_options or {}),
             custom_ops=custom_ops,
-            cpu=chosen.name if on_cpu else "",
+            cpu=chosen.name if style.on_processor else "",
             min_ort=min_ort,
         )
 

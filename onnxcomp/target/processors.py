@@ -105,4 +105,4 @@ def processor_features() -> frozenset[str]:
 
 def fitted_to(style: QuantizationStyle, chosen: Processor) -> QuantizationStyle:
     """The style with weights of 7 bits where the processor's sums of two u8 x s8 products saturate."""
-    return replace(style, reduce_range=chosen.saturates)
+    return replace(style, reduce_range=chosen.saturates) if style.on_processor else style

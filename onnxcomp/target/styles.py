@@ -19,6 +19,7 @@ ASYMMETRIC = QuantizationStyle()
 # MLAS convolves without im2col where input channels come in fours and output channels in sixteens.
 CPU = replace(
     ASYMMETRIC,
+    on_processor=True,
     least_channels=4,
     whole_outputs=16,
     expands=frozenset({"HardSigmoid", "HardSwish"}),
@@ -48,6 +49,7 @@ TENSORRT = QuantizationStyle(
 # Its low precision transformations move DequantizeLinear down through these operators. Measured with 1.24 on an EPYC
 # with VNNI, against results of Conv in float: resnet8 0.53 instead of 0.57, EfficientNet-Lite0 0.38 instead of 0.39.
 OPENVINO = QuantizationStyle(
+    on_processor=True,
     computes=LINEAR,
     between=frozenset({
         "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "PRelu", "Clip", "ReduceMean",
@@ -107,7 +109,7 @@ STYLES: Mapping[str, QuantizationStyle] = {
     "rocm": STORED_ONLY,
     "migraphx": replace(SYMMETRIC, integer_bias=False, float_results=LINEAR),
     "openvino": OPENVINO,
-    "dnnl": ASYMMETRIC,
+    "dnnl": replace(ASYMMETRIC, on_processor=True),
     "vitisai": replace(SYMMETRIC, per_channel=False, float_results=frozenset(), drops_clips=True),
     "qnn": QNN,
     "nnapi": NNAPI,
