@@ -53,11 +53,12 @@ def _windows(values: Array, window: Window) -> Array:
         # The output is a plain convolution of the spread input with the kernel turned around.
         values = _spread(values, strides)
         reach = [(size - 1) * step for size, step in zip(window.kernel, window.dilations, strict=True)]
-        pads = [(max(0, r - low), max(0, r - high)) for r, (low, high) in zip(reach, window.pads, strict=True)]
+        pads = [(r - low, r - high) for r, (low, high) in zip(reach, window.pads, strict=True)]
         strides = (1,) * len(strides)
+        values = _cropped(values, pads)
     else:
         pads = list(window.pads)
-    padded = np.pad(values, [(0, 0), (0, 0), *pads])
+    padded = np.pad(values, [(0, 0), (0, 0), *((max(0, low), max(0, high)) for low, high in pads)])
     axes = tuple(range(2, padded.ndim))
     extent = [(size - 1) * step + 1 for size, step in zip(window.kernel, window.dilations, strict=True)]
     seen = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=axes)
@@ -73,6 +74,12 @@ def _spread(values: Array, strides: Sequence[int]) -> Array:
     spread = np.zeros((*values.shape[:2], *shape), values.dtype)
     spread[(slice(None), slice(None), *(slice(None, None, step) for step in strides))] = values
     return spread
+
+
+def _cropped(values: Array, pads: Sequence[tuple[int, int]]) -> Array:
+    """The values without those that negative padding takes away."""
+    ends = zip(values.shape[2:], pads, strict=True)
+    return values[(slice(None), slice(None), *(slice(max(0, -low), size + min(0, high)) for size, (low, high) in ends))]
 
 
 def _strides(shape: tuple[int, ...], rank: int, most_rows: int) -> list[slice]:
