@@ -5,6 +5,9 @@
 U comes from H = U diag(d) U^T, H the second moment of the inputs, so that the output error
 tr((W - Q) H (W - Q)^T) stays near its least: Frantar et al., GPTQ, https://arxiv.org/abs/2210.17323, in the
 form of Chee et al., QuIP, https://arxiv.org/abs/2307.13304. Columns of large second moment come first.
+
+Columns that are rounded together have targets that none of them has been rounded for. With c their sums above over the
+columns before them and T their own part of U:    target = w + c T^-1
 """
 
 from __future__ import annotations
@@ -43,11 +46,14 @@ def compensated(matrices: Array, moment: Array, rounded: Round, *, width: int = 
     step = max(width, BLOCK // width * width)
     for start in range(0, length, step):
         stop = min(start + step, length)
-        target = taken[:, :, start:stop] + np.matmul(error[:, :, :start], upper[:, :start, start:stop])
+        before = np.matmul(error[:, :, :start], upper[:, :start, start:stop])
         for at in range(start, stop, width):
             part = slice(at, at + width)
-            inner = np.matmul(error[:, :, start:at], upper[:, start:at, part])
-            result[:, :, part] = rounded(target[:, :, at - start : at - start + width] + inner, order[:, part])
+            owed = before[:, :, at - start : at - start + width]
+            owed = owed + np.matmul(error[:, :, start:at], upper[:, start:at, part])
+            if width > 1:
+                owed = np.matmul(owed, np.linalg.inv(upper[:, part, part]))
+            result[:, :, part] = rounded(taken[:, :, part] + owed, order[:, part])
             error[:, :, part] = taken[:, :, part] - result[:, :, part]
     back = np.argsort(order, axis=1)
     return np.take_along_axis(result, back[:, None, :], axis=2)
