@@ -179,7 +179,7 @@ def _recurrent(node: Node, index: int, form: MatrixForm) -> Source | None:
 
 
 def _rows(values: Array, most_rows: int, *, axis: int) -> Array:
-    moved = np.moveaxis(values, axis, -1)
+    moved = np.moveaxis(values, axis, -1) if values.ndim > 1 else values  # a product with a vector sums over it
     return _thinned(moved.reshape(1, -1, moved.shape[-1]), most_rows)
 
 

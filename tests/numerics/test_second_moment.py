@@ -7,8 +7,13 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from onnxcomp.numerics.second_moment import (
-    best_weights, feedback, output_error, relative_output_error, removal_cost, shrunk,
-)  # fmt: skip
+    best_weights,
+    feedback,
+    output_error,
+    relative_output_error,
+    removal_cost,
+    shrunk,
+)
 
 
 def columns(count: int, size: int, seed: int = 0) -> np.ndarray:
