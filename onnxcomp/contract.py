@@ -217,14 +217,17 @@ class Context:
         return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
 
     def input_moments(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Moments]:
-        """The second moments of what each weight is multiplied with, by name; nothing without calibration data."""
+        """The second moments of what each weight is multiplied with, by name; nothing without calibration data, nor for
+        weights that they would be far larger than."""
         from onnxcomp.calibration.moments import input_moments
+        from onnxcomp.graph.matrix_form import worth_moments
         from onnxcomp.runtime import Session
 
         if self.calibration is None:
             return {}
         opened = Session if self.target is None else self.target.session
-        return input_moments(graph, weights, self.calibration, open_session=opened, progress=self.progress)
+        worth = [each for each in weights if worth_moments(each)]
+        return input_moments(graph, worth, self.calibration, open_session=opened, progress=self.progress)
 
     def rng(self, *key: str) -> np.random.Generator:
         """A generator that depends on the seed and the key only, not on what ran before."""

@@ -14,19 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.moments import Moments, input_moments
+from onnxcomp.calibration.moments import Moments
 from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid, worth_moments
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.surgery import Graph, close_graph, open_graph
 from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.allotment import Choice, bytes_of, fewest_bytes, least_harm
 from onnxcomp.numerics.storage import estimate_bytes
-from onnxcomp.runtime import Session
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 FEW_VALUES = 256  # a weight of no more gets 8 bits: fewer would save less than a decoder takes
@@ -109,7 +107,7 @@ class AssignBits(Pass):
             else:
                 found.append(weight)
         if found:
-            self._assign(graph, found, data, context, outcome)
+            self._assign(graph, found, context, outcome)
         return outcome
 
     def _reason(self, weight: Weight) -> str | None:
@@ -126,16 +124,8 @@ class AssignBits(Pass):
             symmetric=self.symmetric,
         )
 
-    def _assign(
-        self, graph: Graph, found: list[Weight], data: CalibrationData, context: Context, outcome: Outcome
-    ) -> None:
-        moments = input_moments(
-            graph,
-            [each for each in found if worth_moments(each)],
-            data,
-            open_session=Session if context.target is None else context.target.session,
-            progress=context.progress,
-        )
+    def _assign(self, graph: Graph, found: list[Weight], context: Context, outcome: Outcome) -> None:
+        moments = context.input_moments(graph, found)
         table = self._tabulate(graph.model, [each.name for each in found], moments, context)
         measured = self._weigh(graph.model, table, moments, context)
         chosen = self._chosen(graph.model, table, context)

@@ -57,6 +57,7 @@ class ClusterWeights(Pass):
     variants = tuple(
         {"bits": bits, "vector_size": vector_size, "sparsity": sparsity, "granularity": granularity}
         for bits, vector_size, sparsity, granularity in (
+            (8.0, 1, 0.0, "tensor"), (7.0, 1, 0.0, "tensor"),
             (6.0, 1, 0.0, "channel"), (5.5, 1, 0.0, "channel"), (5.0, 1, 0.0, "channel"), (5.0, 1, 0.0, "tensor"),
             (4.5, 1, 0.0, "channel"), (4.0, 1, 0.0, "channel"), (4.0, 1, 0.0, "tensor"), (8.0, 2, 0.0, "auto"),
             (3.5, 1, 0.0, "channel"), (3.5, 1, 0.0, "tensor"), (4.0, 1, 0.5, "auto"), (3.0, 1, 0.0, "channel"),

@@ -20,13 +20,13 @@ from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.codebook_rounding import round_in_turn, round_to_vectors
 from onnxcomp.graph.grid_rounding import Rounded
 from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.matrix_form import matrix_form
+from onnxcomp.graph.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.order import depths
 from onnxcomp.graph.surgery import Graph, close_graph, open_graph
 from onnxcomp.graph.value_edit import editable_weights
 from onnxcomp.graph.weights import Weight, constants_by_key, weights
 from onnxcomp.model import Model
-from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding, VectorEncoding
+from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding
 from onnxcomp.numerics.second_moment import best_weights, relative_output_error, shrunk
 from onnxcomp.numerics.weight_error import relative_error
 from onnxcomp.runtime import Session
@@ -110,6 +110,8 @@ class MatchOutputs(Pass):
             return "it has no levels"
         if weight.scope is not graph.main or matrix_form(weight) is None:
             return "its inputs cannot be seen"
+        if not worth_moments(weight):
+            return "it has too many inputs for its size"
         if before is None or tuple(before.shape) != weight.shape or before.dtype != weight.dtype:
             return UNKNOWN
         if weight.encoding is None and np.mean(np.asarray(weight.values) == 0) > MASKED_SHARE:
@@ -135,14 +137,15 @@ def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], co
     own = {each.name: each for each in weights(graph) if each.name in moments}
     for name, weight in own.items():
         found = _rounded(weight, before[name], moments[name])
-        if found is not None and not np.array_equal(found.values, weight.values):
-            weight.set(found.values, found.encoding)
-            errors[name] = found.error
+        if found is not None and not np.array_equal(found[0], weight.values):
+            values, encoding, errors[name] = found
+            weight.set(values, encoding)
     return errors
 
 
-def _rounded(weight: Weight, before: Array, moments: PairedMoments) -> Rounded | None:
-    """The weight on its levels, nearest to what gives the original's outputs from the inputs as they now are."""
+def _rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Array, Encoding | None, float] | None:
+    """Values nearest to what gives the original's outputs from the inputs as they now are, on the weight's levels
+    where it has some; with their encoding and relative output error. None where there is nothing to gain."""
     form, encoding, values = matrix_form(weight), weight.encoding, np.asarray(weight.values)
     assert form is not None
     wanted = best_weights(form.pack(before), moments.gram, moments.cross)
@@ -151,9 +154,14 @@ def _rounded(weight: Weight, before: Array, moments: PairedMoments) -> Rounded |
         return None
     if encoding is None:
         error = relative_output_error(wanted, form.pack(values), shrunk(moments.gram))
-        return Rounded(reference, encoding, "free", error, True) if error > LEAST_CHANGE else None
+        return (reference, None, error) if error > LEAST_CHANGE else None
+    found = _on_levels(weight, encoding, reference, moments.gram)
+    return None if found is None else (found.values, found.encoding, found.error)
+
+
+def _on_levels(weight: Weight, encoding: Encoding, reference: Array, gram: Array) -> Rounded | None:
     if isinstance(encoding, VectorEncoding):
-        return round_to_vectors(weight, encoding, moments.gram, reference=reference)
+        return round_to_vectors(weight, encoding, gram, reference=reference)
     assert isinstance(encoding, CodebookEncoding | GridEncoding)
-    zeros = values == 0
-    return round_in_turn(weight, encoding, reference, moments.gram, keep=zeros if zeros.mean() > MASKED_SHARE else None)
+    zeros = np.asarray(weight.values) == 0
+    return round_in_turn(weight, encoding, reference, gram, keep=zeros if zeros.mean() > MASKED_SHARE else None)

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxcomp.calibration.moments import Moments, input_moments
+from onnxcomp.calibration.moments import Moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid, worth_moments
+from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight
-from onnxcomp.runtime import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +102,7 @@ class QuantizeWeights(Pass):
             raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
         if context.calibration is None or not self.draws_on_data(calibration=True):
             return {}
-        return input_moments(
-            graph,
-            [each for each in weights if worth_moments(each)],
-            context.calibration,
-            open_session=Session if context.target is None else context.target.session,
-            progress=context.progress,
-        )
+        return context.input_moments(graph, weights)
 
     def _quantize(self, weight: Weight, grid: Grid, algorithm: str, moments: Moments | None, outcome: Outcome) -> None:
         rounded = round_to_grid(weight, grid, algorithm, None if moments is None else moments.gram)

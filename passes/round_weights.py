@@ -8,12 +8,10 @@ and its number of levels, and gets other codes, scales and codebook values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.moments import Moments, input_moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.grid_rounding import GRANULARITIES, Grid, Rounded, round_to_grid
@@ -24,7 +22,6 @@ from onnxcomp.graph.value_edit import editable_weights, has_levels
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.numerics.weight_error import relative_error
-from onnxcomp.runtime import Session
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
 
@@ -82,7 +79,7 @@ class RoundWeights(Pass):
         return outcome
 
     def _to_grids(self, graph: Graph, fresh: list[Weight], grid: Grid, context: Context, outcome: Outcome) -> None:
-        moments = _moments(graph, fresh, context)
+        moments = context.input_moments(graph, fresh)
         for index, weight in enumerate(fresh):
             context.progress(index, len(fresh), weight.name)
             seen = moments.get(weight.name)
@@ -97,7 +94,7 @@ class RoundWeights(Pass):
 
     def _improve(self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome) -> None:
         """By the inputs of the original: those of a model that lost much are far from what they will be in the end."""
-        moments = _moments(before, [original for _, original in again], context)
+        moments = context.input_moments(before, [original for _, original in again])
         for index, (weight, original) in enumerate(again):
             context.progress(index, len(again), weight.name)
             seen, encoding = moments.get(weight.name), weight.encoding
@@ -110,17 +107,6 @@ class RoundWeights(Pass):
                 outcome.skip(weight.name, found)
             else:
                 _set(weight, found, f"its {encoding.level_count} levels chosen by output error", outcome)
-
-
-def _moments(graph: Graph, of: list[Weight], context: Context) -> Mapping[str, Moments]:
-    assert context.calibration is not None
-    return input_moments(
-        graph,
-        of,
-        context.calibration,
-        open_session=Session if context.target is None else context.target.session,
-        progress=context.progress,
-    )
 
 
 def _unlike(weight: Weight, original: Weight | None) -> str | None:

@@ -20,7 +20,14 @@ from onnxcomp.graph.value_edit import NO_CHANNELS, decoded
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.affine import fit_grid
 from onnxcomp.numerics.awq import EXPONENTS, channel_factors
-from onnxcomp.numerics.encoding import Encoding, GridEncoding, RescaledEncoding, compute_dtype, split_shape
+from onnxcomp.numerics.encoding import (
+    Encoding,
+    GridEncoding,
+    RescaledEncoding,
+    compute_dtype,
+    short_scales,
+    split_shape,
+)
 from onnxcomp.numerics.gains import gains, output_products
 from onnxcomp.numerics.gptq import compensated_in_parts
 from onnxcomp.numerics.hqq import robust_grids
@@ -29,8 +36,6 @@ from onnxcomp.numerics.weight_error import relative_error
 
 ALGORITHMS = ("nearest", "hqq", "gptq", "awq")
 ON_DATA = ("gptq", "awq")  # need the second moments
-MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth
-MOMENTS_PER_VALUE = 8  # and those that a large one is worth
 GRANULARITIES = ("tensor", "channel", "block")
 
 
@@ -68,16 +73,6 @@ class Grid:
         return None
 
 
-def worth_moments(weight: Weight) -> bool:
-    """Whether the second moments of its inputs take no more room than makes sense for a weight of its size."""
-    form = matrix_form(weight)
-    if form is None:
-        return False
-    groups, _, length = form.pack(np.broadcast_to(np.float32(0), weight.shape)).shape
-    numbers: int = groups * length**2
-    return numbers <= max(MOST_MOMENTS, MOMENTS_PER_VALUE * weight.size)
-
-
 @dataclass(frozen=True)
 class Rounded:
     """A weight's new values, their encoding, which algorithm made them and the relative squared error.
@@ -86,7 +81,7 @@ class Rounded:
     """
 
     values: Array
-    encoding: Encoding | None
+    encoding: Encoding
     algorithm: str
     error: float
     on_output: bool
@@ -169,7 +164,7 @@ class _Rounding:
             factor = factor.reshape(())
         elif self.block_size is not None:
             factor = np.expand_dims(factor, self.axis + 1)
-        scale = (encoding.scale * factor).astype(encoding.scale.dtype)
+        scale = short_scales((encoding.scale * factor).astype(encoding.scale.dtype))
         changed = replace(encoding, scale=np.maximum(scale, np.finfo(scale.dtype).tiny))
         made = changed.decode(encoding.nearest(values), values.shape)
         return None if changed.encode(made) is None else (made, changed)

@@ -21,6 +21,9 @@ from onnxcomp.graph.edit import is_onnx
 from onnxcomp.graph.ir import Array
 from onnxcomp.graph.weights import RECURRENT, Role, Weight
 
+MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth
+MOMENTS_PER_VALUE = 8  # and those that a large one is worth
+
 
 @dataclass(frozen=True)
 class MatrixForm:
@@ -82,3 +85,13 @@ def _form(weight: Weight, role: Role) -> MatrixForm | None:
         return MatrixForm(role.axes, "left", shape, 1) if is_plain else None
     kind = "rows" if node.attrs.get("transB", 0) else "right"
     return MatrixForm(role.axes, kind, shape, math.prod(shape[:-2]))
+
+
+def worth_moments(weight: Weight) -> bool:
+    """Whether the second moments of its inputs take no more room than makes sense for a weight of its size."""
+    form = matrix_form(weight)
+    if form is None:
+        return False
+    groups, _, length = form.pack(np.broadcast_to(np.float32(0), weight.shape)).shape
+    numbers: int = groups * length**2
+    return numbers <= max(MOST_MOMENTS, MOMENTS_PER_VALUE * weight.size)

@@ -21,6 +21,8 @@ from onnxcomp.numerics.nearest_level import nearest_codes
 
 Array = NDArray[Any]
 
+LEAST_SHORT, LARGEST_SHORT = 2.0**-14, 2.0**14  # normal numbers of float16; levels up to 4 times larger stay in range
+
 
 def same_bits(left: Array, right: Array) -> bool:
     """Whether two arrays agree in shape, dtype and every bit (-0.0 differs from 0.0, NaN equals itself)."""
@@ -38,6 +40,18 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 def float_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a float weight by name, bfloat16 included."""
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def short_scales(scale: Array) -> Array:
+    """Scales rounded to what float16 holds, in their own type, so that they can be stored in half the bytes.
+
+    That changes them by a 2048th at most, far less than few bits do. Left as they are where one is out of the range
+    that float16 holds at full precision.
+    """
+    size = np.abs(scale[scale != 0])
+    if size.size and not (size.min() >= LEAST_SHORT and size.max() <= LARGEST_SHORT):
+        return scale
+    return scale.astype(np.float16).astype(scale.dtype)
 
 
 def split_shape(shape: tuple[int, ...], axis: int | None, block_size: int | None) -> tuple[int, ...]:

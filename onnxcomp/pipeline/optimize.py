@@ -24,6 +24,7 @@ from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load, refuse_output, save, write_text
+from onnxcomp.pipeline.choosing import fitting_part
 from onnxcomp.pipeline.measure import compare_costs
 from onnxcomp.pipeline.rewrite import apply_pass, put_back
 from onnxcomp.pipeline.run import Progress, Run
@@ -131,6 +132,7 @@ def replay(
         progress=progress,
         max_opset=target.supported_opset,
     )
+    fit = None if data is None else fitting_part(data, receipt.seed)[0]
     current = before = model
     is_exact = True  # what was applied so far
     for application in receipt.applied:
@@ -141,11 +143,12 @@ def replay(
         if application.on_data and data is None:
             name = application.rewrite
             raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
+        given = dataclasses.replace(context, calibration=fit) if application.fitted else context
         if application.beside:
-            after = _apply_again(before, rewrite, application, context)
+            after = _apply_again(before, rewrite, application, given)
             current = compose(current, dict.fromkeys(application.include or (), after))
         else:
-            before, current = current, _apply_again(current, rewrite, application, context)
+            before, current = current, _apply_again(current, rewrite, application, given)
     return Result(current, dataclasses.replace(receipt, missed=[]))
 
 

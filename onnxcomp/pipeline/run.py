@@ -14,15 +14,14 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.expand import differing_constants
 from onnxcomp.model import Model
-from onnxcomp.pipeline import search
 from onnxcomp.pipeline.account import application, entries, parameters_of, skipped, title
+from onnxcomp.pipeline.choosing import Choosing
 from onnxcomp.pipeline.measure import latency_ratio
-from onnxcomp.pipeline.noise import assign_by_noise
 from onnxcomp.pipeline.race import Course
 from onnxcomp.pipeline.rewrite import apply_pass
-from onnxcomp.pipeline.takeback import STRICTER, VERIFY_ATTEMPTS, energy_of, verified_part
+from onnxcomp.pipeline.takeback import verified_part
 from onnxcomp.pipeline.trials import MIN_SPEEDUP, Trials
-from onnxcomp.receipt import Application, Entry, Receipt, StepReport
+from onnxcomp.receipt import Application, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
@@ -30,24 +29,7 @@ from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 Progress = Callable[[int, int, str], None]
 
 EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
-RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
-NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
 SLOWER = 1.02  # a result that takes this share of the original's time, measured twice, is no result
-STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
-ENOUGH = 0.75  # of the budget: no stronger one is tried
-CLOSE = 1.15  # a limit this close to one that failed is not worth another try
-GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One assignment of strengths, applied and verified."""
-
-    model: Model
-    entries: list[Entry]
-    applications: list[Application]
-    verdict: Verdict
-    size_bytes: int  # of the assigned weights, estimated
 
 
 @dataclass
@@ -244,109 +226,29 @@ class Run:
 
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""
-        context, before = self._context(step), self.current
-        most_error = search.NOISE_ERROR if self.tuner is None else search.HOPELESS_ERROR
-        table = search.tabulate(before, step.candidates, context, most_error=most_error, deadline=self.deadline)
-        outcome = Outcome(skipped=list(table.skipped))
-        report = self._report(step.rewrite, outcome, before, before, started)
+        before = self.current
+        choosing = Choosing(
+            step=step,
+            model=before,
+            original=self.original,
+            context=self._context(step),
+            verifier=self.verifier,
+            tuner=self.tuner,
+            target_size=self.budget.target_size,
+            deadline=self.deadline,
+        )
+        trial = choosing.choose()
+        report = self._report(step.rewrite, Outcome(skipped=choosing.skipped), before, before, started)
         report.rewrite, report.parameters = step.name, _auto_parameters(step)
         self.receipt.steps.append(report)
-        if not table.options:
+        if trial is None:
             return
-        mild = assign_by_noise(before, table)
-        trial = self._by_divergence(step, context, table) if self.tuner is not None else None
-        if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > search.total_bytes(mild)):
-            trial = self._tried(step, context, table, mild)
         if trial.verdict.passed:
             report.changed = trial.entries
             self._keep(report, trial.model, trial.verdict, trial.applications)
         else:
             self._refuse(report, before, "; ".join(trial.verdict.reasons))
         report.seconds = time.monotonic() - started
-
-    def _by_divergence(self, step: Step, context: Context, table: search.Table) -> _Trial | None:
-        """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
-        (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
-        until one fails."""
-        assert self.tuner is not None
-        evaluate, limit = energy_of(self.tuner), self.tuner.search_limit
-        search.measure_influence(self.current, table, evaluate, context, deadline=self.deadline)
-        options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
-        options["descend"] = not step.then  # what follows changes what single changes do
-        if step.then:
-            limit *= RECOVERED
-        best: _Trial | None = None
-        held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
-        for _ in range(VERIFY_ATTEMPTS):
-            found = search.assign(self.current, table, evaluate, limit, context, **options)
-            trial = self._tried(step, context, table, found)
-            if trial.verdict.passed and trial.verdict.energy <= self._bearable(step):
-                best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
-                held = limit
-                if self._is_enough(step, trial.verdict, limit) or limit * CLOSE >= broken:
-                    break
-                limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
-            elif best is not None or not search.retreat(table, found):
-                broken = min(broken, limit)
-                limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
-            if best is not None and (time.monotonic() > self.deadline or limit <= held * math.sqrt(CLOSE)):
-                break
-        return best
-
-    def _bearable(self, step: Step) -> float:
-        """The energy up to which a trial is taken: a search that goes on after verifying keeps to its own share."""
-        return self.verifier.search_limit if step.then else math.inf
-
-    def _is_enough(self, step: Step, verdict: Verdict, limit: float) -> bool:
-        """Whether to stop at a result that verified: the search may not go beyond its own limit, and little of the
-        budget is left below it. A budget in another unit than the search's is spent until a result fails."""
-        assert self.tuner is not None
-        if self.tuner.metric != self.verifier.metric:
-            return False
-        if step.then:
-            return verdict.energy >= NEARLY * self.verifier.search_limit
-        return limit >= self.tuner.search_limit or verdict.energy >= ENOUGH * self.verifier.limit
-
-    def _loosening(self, verdict: Verdict) -> float:
-        """By how much the search's limit may grow after a result that verified with budget to spare."""
-        assert self.tuner is not None
-        if self.tuner.metric != self.verifier.metric or verdict.energy <= 0:
-            return STRONGER
-        return min(STRONGER, max(CLOSE, self.verifier.search_limit / verdict.energy))
-
-    def _tightening(self, verdict: Verdict) -> float:
-        """By how much the search's limit must shrink after a result that did not verify."""
-        if not math.isfinite(verdict.energy):
-            return STRICTER
-        return min(0.95, max(0.5, 0.97 * self.verifier.search_limit / verdict.energy))
-
-    def _goal_bytes(self, table: search.Table) -> int | None:
-        """What the weights of the table may take for the whole model to reach its size goal."""
-        if self.budget.target_size is None:
-            return None
-        rest = self.current.size_bytes - sum(options[0].size_bytes for options in table.options.values())
-        return int(GOAL_SHARE * self.budget.target_size.limit(self.original.size_bytes) - rest)
-
-    def _tried(self, step: Step, context: Context, table: search.Table, assignment: search.Assignment) -> _Trial:
-        """An assignment, verified: each weight as its choice left it, all applied to the same model."""
-        noted: list[Entry] = []
-        applications: list[Application] = []
-        for index, rewrite in enumerate(step.candidates):
-            names = sorted(name for name, option in assignment.items() if option.choice == index)
-            if not names:
-                continue
-            noted.extend(table.entries[index, name] for name in names)
-            applied = application(rewrite, context, include=names)
-            applied.beside = bool(applications)
-            applications.append(applied)
-        model = search.build(self.current, table, assignment)
-        for rewrite in step.then:
-            model, outcome = apply_pass(model, rewrite, context)
-            noted.extend(entries(outcome))
-            if outcome.changed:
-                applications.append(application(rewrite, context))
-        verdict = self.verifier.check(model)
-        return _Trial(model, noted, applications, verdict, search.total_bytes(assignment))
 
     # --- keeping and refusing ---
 

@@ -11,7 +11,7 @@ from onnxcomp.calibration.moments import input_moments
 from onnxcomp.calibration.sensitivity import sensitivities
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import worth_moments
+from onnxcomp.graph.matrix_form import worth_moments
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.value_edit import all_finite
 from onnxcomp.graph.weights import Weight, weights

@@ -47,6 +47,15 @@ class Verdict:
         return not self.failed and self.divergence <= self.limit
 
     @property
+    def passed_safely(self) -> bool:
+        """Whether the divergence would pass one standard error (a quarter of the interval) higher, too.
+
+        A search takes the strongest of many results that pass, and so the luckiest; a single one is decided on the
+        estimate.
+        """
+        return self.passed and (self.divergence + self.interval[1]) / 2 <= self.limit
+
+    @property
     def energy(self) -> float:
         """The divergence as a quantity that grows with the squared error near the original, at most ``limit``
         where it passes: a root of a divergence squared again. Searches add it up; infinite for a failure."""

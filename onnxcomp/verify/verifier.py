@@ -97,6 +97,9 @@ class Verifier:
     ) -> None:
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
+        self._asked: dict[str, Any] = {
+            "target": target, "metric": metric, "max_drop": max_drop, "seed": seed, "shorter_ends": shorter_ends,
+        }  # fmt: skip
         self.original = original
         self.data = data
         self.target = target
@@ -114,6 +117,10 @@ class Verifier:
         self.metric = self._resolve(metric)
         self.original_score = self._original_score()
         self.limit = self._limit(max_drop)
+
+    def on(self, data: CalibrationData) -> Verifier:
+        """The same judge on other samples."""
+        return Verifier(self.original, data, **self._asked)
 
     @property
     def search_limit(self) -> float:

@@ -156,9 +156,12 @@ def test_a_dry_run_as_json_has_every_weight(invoke: Invoke, args: list[object]) 
     assert {each["name"]: each["excluded"] for each in content["weights"]} == {"W1": True, "W2": False}
 
 
-def test_replay_makes_the_same_file(invoke: Invoke, args: list[object], model_file: Path, out: Path) -> None:
+def test_replay_makes_the_same_file(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path, out: Path
+) -> None:
     invoke(*args)
-    result = invoke("optimize", model_file, "--replay", out / "small.receipt.json", "-o", out / "again.onnx")
+    receipt, again = out / "small.receipt.json", out / "again.onnx"
+    result = invoke("optimize", model_file, "--replay", receipt, "--calib-data", calibration_file, "-o", again)
     assert result.exit_code == 0, result.stderr
     assert (out / "again.onnx").read_bytes() == (out / "small.onnx").read_bytes()
 

@@ -124,11 +124,13 @@ def test_vectors_stay_vectors(tmp_path: Path) -> None:
 
 def test_a_weight_without_levels_takes_the_least_squares_solution(tmp_path: Path) -> None:
     original = model_of()
-    rough = apply_pass(original, get_pass("cluster-weights")(bits=1.0, algorithm="nearest"), Context(exclude=("w1",)))[0]
+    halves = get_pass("cluster-weights")(bits=1.0, algorithm="nearest")
+    rough = apply_pass(original, halves, Context(exclude=("w1",)))[0]
     data = data_of(original, tmp_path)
     better, _ = matched(rough, calibration=data, original=original, include=frozenset({"w1"}))
     assert distance(original, better, inputs(2)) < 0.8 * distance(original, rough, inputs(2))
-    kept, outcome = matched(rough, calibration=data, original=original, fields={"free": False}, include=frozenset({"w1"}))
+    given = {"calibration": data, "original": original, "include": frozenset({"w1"})}
+    kept, outcome = matched(rough, fields={"free": False}, **given)
     assert not outcome.changed and [each.reason for each in outcome.skipped] == ["it has no levels"]
     assert np.array_equal(values_of(kept)["w1"], values_of(rough)["w1"])
 

@@ -225,7 +225,7 @@ def test_replaying_a_receipt_makes_the_same_bytes(calib: Path, tmp_path: Path) -
     onnx.save(wide_classifier(), source)
     result = optimize(source, recipe=auto_recipe(), calibration=str(calib), measure=False)
     files = result.save(tmp_path / "out.onnx")
-    again = replay(source, Receipt.read(files[-1]))
+    again = replay(source, Receipt.read(files[-1]), calibration=str(calib))
     assert again.model.to_bytes() == (tmp_path / "out.onnx").read_bytes()
 
 

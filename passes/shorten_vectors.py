@@ -1,0 +1,92 @@
+"""Biases and other vectors are rounded to what float16 holds; they stay float32, and the graph stays as it is.
+
+    b -> float32(float16(b))
+
+``store-compact`` then keeps them in half the bytes. Weights of two and more dimensions are left to the passes that
+know more about them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.graph.edit import is_onnx, node_key
+from onnxcomp.graph.ir import Array, Constant
+from onnxcomp.graph.surgery import Graph, Scope
+from onnxcomp.numerics.weight_error import relative_error
+
+# Operator -> where it reads a vector whose values add up or scale, so that a 2048th of one is little. Not among them
+# are variances (a root is taken), bounds, epsilons and what says sizes.
+PLACES: dict[str, frozenset[int]] = {
+    "Conv": frozenset({2}), "ConvTranspose": frozenset({2}), "Gemm": frozenset({2}),
+    "LSTM": frozenset({3}), "GRU": frozenset({3}), "RNN": frozenset({3}),
+    "Add": frozenset({0, 1}), "Sub": frozenset({0, 1}), "Mul": frozenset({0, 1}), "PRelu": frozenset({1}),
+    "BatchNormalization": frozenset({1, 2}), "InstanceNormalization": frozenset({1, 2}),
+    "LayerNormalization": frozenset({1, 2}), "GroupNormalization": frozenset({1, 2}),
+}  # fmt: skip
+LARGEST = float(np.finfo(np.float16).max)
+LEAST_PEAK = 2.0**-10  # the largest value: below, too many others would be coarser than float16 usually is
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortenVectors(Pass):
+    """Round biases and other float32 vectors to what float16 holds, for compact storage.
+
+    Left alone are vectors with values beyond float16's range, or all of them tiny, and those read where a small change
+    may be large: variances, bounds, sizes. Deviation from the paper: only what is stored is short.
+    """
+
+    effect = Effect(shrinks=("bytes",), exact=False)
+    paper = "https://arxiv.org/abs/1710.03740"
+    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+
+    min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for scope in graph.scopes:
+            for constant in scope.constants:
+                key = scope.key(constant.name)
+                if not self._is_vector(graph, constant) or not context.selects(key, *_readers(scope, constant)):
+                    continue
+                values = np.asarray(constant.values)
+                reason = _obstacle(values)
+                if reason is not None:
+                    outcome.skip(key, reason)
+                    continue
+                short = values.astype(np.float16).astype(np.float32)
+                if short.tobytes() != values.tobytes():
+                    constant.values = short
+                    outcome.change(key, "rounded to float16", error=relative_error(values, short))
+        return outcome
+
+    def _is_vector(self, graph: Graph, constant: Constant) -> bool:
+        """Whether it is a float32 vector that is read at the known places only."""
+        if constant.dtype != np.float32 or constant.size < self.min_size or graph.is_output(constant):
+            return False
+        if sum(size > 1 for size in constant.shape) != 1 and constant.shape != (1, constant.size):
+            return False
+        places = [
+            is_onnx(node, *PLACES) and index in PLACES[node.op]
+            for node in constant.outputs
+            for index, each in enumerate(node.inputs)
+            if each is constant
+        ]
+        return bool(places) and all(places)
+
+
+def _readers(scope: Scope, constant: Constant) -> list[str]:
+    return [node_key(scope, node) for node in constant.outputs]
+
+
+def _obstacle(values: Array) -> str | None:
+    """Why the values cannot be rounded, or None."""
+    if not np.isfinite(values).all():
+        return "it has values that are not finite"
+    peak = float(np.abs(values).max())
+    if peak > LARGEST:
+        return "it has values beyond the range of float16"
+    return f"all its values are under {LEAST_PEAK:.1g}" if 0 < peak < LEAST_PEAK else None
