@@ -52,7 +52,7 @@ def test_outputs_lose_less_than_by_nearest_levels(op: str, fields: dict[str, Any
 def test_zeros_are_as_many_as_asked(tmp_path: Path) -> None:
     model = model_of("MatMul")
     values = values_of(clustered(model, tmp_path, bits=2.0, sparsity=0.5))
-    assert np.mean(values == 0) == pytest.approx(0.5, abs=0.02)
+    assert 0.5 <= np.mean(values == 0) < 0.6
 
 
 def test_without_data_the_nearest_level_is_taken(tmp_path: Path) -> None:
