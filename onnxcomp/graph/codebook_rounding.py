@@ -17,11 +17,18 @@ from onnxcomp.graph.ir import Array
 from onnxcomp.graph.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.compensate import compensated
-from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding, compute_dtype
+from onnxcomp.numerics.encoding import (
+    CodebookEncoding,
+    Encoding,
+    GridEncoding,
+    VectorEncoding,
+    compute_dtype,
+    short_scales,
+)
 from onnxcomp.numerics.lattice import Lattice, lattice_of, with_lattice
 from onnxcomp.numerics.lattice_fit import Problem, refit_levels, refit_scales
 from onnxcomp.numerics.rounding import FREE, improve_codes, successive_codes
-from onnxcomp.numerics.second_moment import relative_output_error, shrunk
+from onnxcomp.numerics.second_moment import CAUTIOUS_SHRINKAGE, relative_output_error, shrunk
 from onnxcomp.numerics.vector_fit import nearest_vectors, refit_vectors
 
 ALGORITHM = "output"
@@ -39,7 +46,7 @@ def round_to_codebook(weight: Weight, encoding: CodebookEncoding, gram: Array, *
     """
     old = np.asarray(weight.values)
     form = _form(weight)
-    moment = shrunk(gram)
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
     lattice = lattice_of(encoding, weight.shape)
     lattice = replace(lattice, unit=form.pack(lattice.unit))
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
@@ -59,7 +66,10 @@ def _refitted(
     products = codes.size * codes.shape[2] * lattice.level.size
     if isinstance(encoding, CodebookEncoding) and products <= FITTED_PRODUCTS:
         lattice, codes = refit_levels(problem, lattice, codes)
-    return (refit_scales(problem, lattice, codes) if encoding.scale is not None else lattice), codes
+    if encoding.scale is not None:
+        lattice = refit_scales(problem, lattice, codes)
+        lattice = replace(lattice, scale=short_scales(lattice.scale))
+    return lattice, codes
 
 
 def round_in_turn(
@@ -76,7 +86,7 @@ def round_in_turn(
     the reference's outputs. The present values where nothing is nearer.
     """
     form, present = _form(weight), np.asarray(weight.values)
-    moment = shrunk(gram)
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
     lattice = lattice_of(encoding, weight.shape)
     lattice = replace(lattice, unit=form.pack(lattice.unit))
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
@@ -101,7 +111,7 @@ def round_to_vectors(
     old = np.asarray(weight.values if reference is None else reference)
     form = _form(weight)
     width = encoding.codebook.shape[1]
-    moment = shrunk(gram)
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
     packed = form.pack(old)
     if not _runs_along_columns(form, encoding, old.shape) or packed.shape[2] % width:
         return None

@@ -25,7 +25,6 @@ from onnxcomp.numerics.encoding import (
     GridEncoding,
     RescaledEncoding,
     compute_dtype,
-    short_scales,
     split_shape,
 )
 from onnxcomp.numerics.gains import gains, output_products
@@ -164,7 +163,7 @@ class _Rounding:
             factor = factor.reshape(())
         elif self.block_size is not None:
             factor = np.expand_dims(factor, self.axis + 1)
-        scale = short_scales((encoding.scale * factor).astype(encoding.scale.dtype))
+        scale = (encoding.scale * factor).astype(encoding.scale.dtype)
         changed = replace(encoding, scale=np.maximum(scale, np.finfo(scale.dtype).tiny))
         made = changed.decode(encoding.nearest(values), values.shape)
         return None if changed.encode(made) is None else (made, changed)

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.encoding import compute_dtype, short_scales, split_shape
+from onnxcomp.numerics.encoding import compute_dtype, split_shape
 
 Array = NDArray[Any]
 Fit = Callable[["Grids"], tuple[Array, Array]]
@@ -58,7 +58,7 @@ def fit_grid(
     else:
         given = None if weights is None else weights.astype(compute).reshape(shape)
         scale, zero_point = _fitted(grids, given, fit)
-    scale = _within_range(short_scales(scale), zero_point, bits, values.dtype)
+    scale = _within_range(scale, zero_point, bits, values.dtype)
     if axis is None:
         scale, zero_point = scale.reshape(()), zero_point.reshape(())
     return scale, zero_point.astype(np.uint8)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.encoding import compute_dtype, short_scales
+from onnxcomp.numerics.encoding import compute_dtype
 from onnxcomp.numerics.line_kmeans import best_levels, best_levels_with_zero
 from onnxcomp.numerics.nearest_level import nearest_codes
 from onnxcomp.numerics.sorted_line import SortedLine
@@ -88,7 +88,7 @@ def fit_scaled_codebook(values: Array, k: int, *, keep_zero: bool = False) -> tu
             codes = _nearest(unit, scale[part], codebook)
             scale[part] = _best_scales(unit, codes, scale[part], codebook)
     scale = np.maximum(scale * power, LEAST_POWER[compute.name])
-    return short_scales(np.where(alive, scale, 1.0 if 0 in codebook else 0.0).astype(compute)), codebook
+    return np.where(alive, scale, 1.0 if 0 in codebook else 0.0).astype(compute), codebook
 
 
 def scale_gain(values: Array, k: int, *, keep_zero: bool = False) -> float:

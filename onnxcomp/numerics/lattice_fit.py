@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.encoding import compute_dtype, short_scales
+from onnxcomp.numerics.encoding import compute_dtype
 from onnxcomp.numerics.lattice import Lattice
 from onnxcomp.numerics.rounding import chunks, improve_codes, of_group, round_matrices, row_errors, successive_codes
 
@@ -132,8 +132,8 @@ def _stored(scale: Array, lattice: Lattice, dtype: np.dtype[Any]) -> Array:
     largest = float(ml_dtypes.finfo(dtype).max) * (1 - 1e-6)  # type: ignore[no-untyped-call]
     least = float(np.finfo(compute).tiny)
     size = np.clip(np.abs(scale), least, largest / np.maximum(lattice.reach, 1e-30))
-    stored = np.where(scale == 0, 0.0, np.copysign(size, scale)).astype(compute)
-    return short_scales(stored).astype(np.float64)
+    stored: Array = np.where(scale == 0, 0.0, np.copysign(size, scale)).astype(compute).astype(np.float64)
+    return stored
 
 
 def refit_levels(problem: Problem, lattice: Lattice, codes: Array) -> tuple[Lattice, Array]:

@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
-SHRINKAGE = 0.05
+SHRINKAGE = 0.02
+CAUTIOUS_SHRINKAGE = 0.05  # better on samples that were not seen where these are few, worse on those that were
 JITTER = 1e-6
 
 
@@ -46,7 +47,7 @@ def feedback(moment: Array) -> tuple[Array, Array]:
     return upper / root[:, None, :], np.square(root)
 
 
-def best_weights(matrices: Array, gram: Array, cross: Array, amount: float = SHRINKAGE) -> Array:
+def best_weights(matrices: Array, gram: Array, cross: Array, amount: float = CAUTIOUS_SHRINKAGE) -> Array:
     """V (g, r, k) of least E|W x - V x'|^2 for W (g, r, k), gram = E[x' x'^T] and cross = E[x x'^T] (g or 1, k, k).
 
     Both moments are shrunk towards the same multiple of the identity, so that V is W where the inputs are the same.

@@ -29,7 +29,7 @@ def moment_of(x: np.ndarray) -> np.ndarray:
 def test_shrunk_keeps_the_trace_and_bears_silent_inputs() -> None:
     gram = np.stack([np.diag([2.0, 0.0]), np.zeros((2, 2)), np.array([[1.0, 3.0], [3.0, 9.0]])])
     expected = [[[1.9 * 1 + 0.1 * 0.5, 0], [0, 0.05]], [[1, 0], [0, 1]], [[0.95 + 0.25, 2.85], [2.85, 8.55 + 0.25]]]
-    assert shrunk(gram) == pytest.approx(np.array(expected))
+    assert shrunk(gram, 0.05) == pytest.approx(np.array(expected))
     assert np.linalg.eigvalsh(shrunk(gram)).min() > 0
     assert gram[0, 1, 1] == 0  # the argument stays
 

@@ -116,8 +116,8 @@ def test_blocks_and_asymmetric_grids(tmp_path: Path) -> None:
     [
         ("quantize-weights", {"bits": 3, "algorithm": "nearest"}, GridEncoding),
         ("quantize-weights", {"bits": 3, "algorithm": "nearest", "granularity": "tensor"}, GridEncoding),
-        ("cluster-weights", {"bits": 3.0, "granularity": "tensor"}, CodebookEncoding),
-        ("cluster-weights", {"bits": 3.0, "granularity": "channel"}, CodebookEncoding),
+        ("cluster-weights", {"bits": 3.0, "granularity": "tensor", "algorithm": "nearest"}, CodebookEncoding),
+        ("cluster-weights", {"bits": 3.0, "granularity": "channel", "algorithm": "nearest"}, CodebookEncoding),
     ],
 )
 def test_levels_that_a_weight_has_are_chosen_anew(
