@@ -45,7 +45,7 @@ def test_feedback_takes_the_moment_apart() -> None:
 
 def test_feedback_is_what_each_column_should_make_up() -> None:
     """With errors on the first columns, the best value of column k with all later ones free is w_k + e U."""
-    moment = shrunk(moment_of(columns(60, 6)))
+    moment = shrunk(moment_of(columns(60, 6)), 0.05)
     upper, power = feedback(moment)
     errors = np.array([0.3, -0.2])
     # Minimize d H d^T over d_2 .. d_5, where d = q - w and d_0, d_1 are given.
