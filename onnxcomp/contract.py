@@ -313,9 +313,7 @@ def parameters(of: type[Pass]) -> tuple[Parameter, ...]:
     for each in fields(of):
         kind, optional = _plain_type(hints[each.name])
         default = each.default if each.default is not MISSING else None
-        found.append(
-            Parameter(name=each.name, type=kind, default=default, optional=optional, **each.metadata)
-        )
+        found.append(Parameter(name=each.name, type=kind, default=default, optional=optional, **each.metadata))
     return tuple(found)
 
 

@@ -102,9 +102,7 @@ class Model:
     def to_bytes(self) -> bytes:
         """The whole model in one message; ModelError above protobuf's limit of 2 GB."""
         if self.size_bytes >= PROTOBUF_LIMIT_BYTES:
-            raise ModelError(
-                f"{self.name}: the model is over 2 GB and cannot be one message. Use materialize."
-            )
+            raise ModelError(f"{self.name}: the model is over 2 GB and cannot be one message. Use materialize.")
         return _serialize(self._inlined(), self.name)
 
     def materialize(self, folder: Path) -> Path:
@@ -216,9 +214,7 @@ def refuse_output(target: Path, *, model: Model, force: bool) -> None:
         data = target.with_name(target.name + ".data").resolve()
         used = {external_path(t, model.folder) for t in tensors_of(model.proto) if is_external(t)}
         if data in used:
-            raise ModelError(
-                f"{target}: its data file {data.name} belongs to the input. Name another output."
-            )
+            raise ModelError(f"{target}: its data file {data.name} belongs to the input. Name another output.")
 
 
 # --- inside --------------------------------------------------------------------------------------------
@@ -287,9 +283,7 @@ def _with_encodings(model: Model) -> ModelProto:
     proto = ModelProto()
     proto.CopyFrom(model.proto)
     content = json.dumps({name: each.to_dict() for name, each in sorted(model.encodings.items())})
-    proto.metadata_props.add(
-        key=ENCODINGS_KEY, value=base64.b64encode(zlib.compress(content.encode())).decode()
-    )
+    proto.metadata_props.add(key=ENCODINGS_KEY, value=base64.b64encode(zlib.compress(content.encode())).decode())
     return proto
 
 
@@ -320,11 +314,7 @@ def _move_out(proto: ModelProto, folder: Path | None, location: str) -> Iterator
     for tensor in tensors_of(proto):
         if not is_external(tensor) and not tensor.HasField("raw_data"):
             continue
-        data = (
-            external_bytes(tensor, folder)
-            if is_external(tensor)
-            else np.frombuffer(tensor.raw_data, np.uint8)
-        )
+        data = external_bytes(tensor, folder) if is_external(tensor) else np.frombuffer(tensor.raw_data, np.uint8)
         clear_reference(tensor)
         if data.size < EXTERNAL_FROM_BYTES:
             tensor.raw_data = data.tobytes()

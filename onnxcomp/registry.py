@@ -36,9 +36,7 @@ def _third_party() -> dict[str, EntryPoint]:
         name = point.name.replace("_", "-")
         taken = _shipped().get(name) or (found[name].value if name in found else None)
         if taken:
-            raise PassError(
-                f"{point.value}: the pass name {name} is already taken by {taken}. Rename one of them."
-            )
+            raise PassError(f"{point.value}: the pass name {name} is already taken by {taken}. Rename one of them.")
         found[name] = point
     return found
 

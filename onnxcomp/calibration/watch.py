@@ -1,7 +1,8 @@
 """Run calibration data through a model and hand over the values of its inner tensors as they come.
 
-The wanted tensors are added to the model's outputs. Batches are as small as it takes for their values to fit in a
-fixed room; where those of one sample are far over it, the session is asked for some of them at a time, and runs again.
+The model is cut down to the nodes that the wanted tensors come from, and these are its outputs. Batches are as small
+as it takes for their values to fit in a fixed room; where those of one sample are far over it, the session is asked
+for some of them at a time, and runs again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnx import ModelProto
-
 from onnxcomp.calibration.data import CalibrationData
 from onnxcomp.errors import TargetError
+from onnxcomp.graph.part import up_to
 from onnxcomp.model import Model
 from onnxcomp.runtime import Feeds, Session, Value
 
@@ -51,7 +51,7 @@ def watch(
     """
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
-    with model.opened_on(functools.partial(_opened, open_session, _shown(model, inner))) as session:
+    with up_to(model, inner).opened_on(functools.partial(_opened, open_session)) as session:
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         data, sizes = _in_room(data, session, groups)
         total = data.sample_count if limit is None else min(limit, data.sample_count)
@@ -79,8 +79,8 @@ def watch_both(
     """Call ``see(name, value, value)`` with what both models hold in each tensor, batch by batch; as ``watch``."""
     inputs = {each.name for each in second.proto.graph.input}
     inner = [name for name in names if name not in inputs]
-    openers = [functools.partial(_opened, open_session, _shown(model, inner)) for model in (first, second)]
-    with first.opened_on(openers[0]) as one, second.opened_on(openers[1]) as other:
+    opened = functools.partial(_opened, open_session)
+    with up_to(first, inner).opened_on(opened) as one, up_to(second, inner).opened_on(opened) as other:
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         for batch in _in_room(data, other, groups)[0].labelled_batches():
             for name in names:
@@ -122,33 +122,15 @@ def _ignore(name: str, value: Value) -> None:
     """Let go of a value."""
 
 
-def _opened(open_session: OpenSession, shown: bytes, source: bytes | Path) -> Session:
-    """A session on the model with more outputs, without graph optimizations where these fail.
+def _opened(open_session: OpenSession, source: bytes | Path) -> Session:
+    """A session on the model with other outputs, without graph optimizations where these fail.
 
     ONNX Runtime's GemmTransposeFusion (1.31) drops a Transpose whose result is an output, too.
     """
-    if isinstance(source, bytes):
-        source += shown
-    else:
-        with source.open("ab") as file:
-            file.write(shown)
     try:
         return open_session(source)
     except TargetError:
         return Session(source, optimization="none")
-
-
-def _shown(model: Model, names: Sequence[str]) -> bytes:
-    """What, at the end of the model's message, makes these tensors outputs; ONNX Runtime finds their types itself.
-
-    Messages of protobuf that follow each other merge, so no copy of the model is needed.
-    """
-    outputs = {each.name for each in model.proto.graph.output}
-    more = ModelProto()
-    for name in names:
-        if name not in outputs:
-            more.graph.output.add(name=name)
-    return more.SerializeToString()
 
 
 def _grouped(sizes: Mapping[str, int]) -> list[list[str]]:

@@ -49,9 +49,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         self.tensor = tensor
         self.model = model
         self.shape = tuple(tensor.dims)
-        self.data_type = (
-            tensor.values.data_type if isinstance(tensor, SparseTensorProto) else tensor.data_type
-        )
+        self.data_type = tensor.values.data_type if isinstance(tensor, SparseTensorProto) else tensor.data_type
         self.dtype = helper.tensor_dtype_to_np_dtype(self.data_type)
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
@@ -91,11 +89,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
-        if (
-            isinstance(values, np.ndarray)
-            and values.nbytes >= SPILL_BYTES
-            and not isinstance(values, np.memmap)
-        ):
+        if isinstance(values, np.ndarray) and values.nbytes >= SPILL_BYTES and not isinstance(values, np.memmap):
             values = spill(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None
@@ -104,9 +98,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
     def data_type(self) -> int:
         """The ONNX element type."""
         held = self._values
-        return (
-            held.data_type if isinstance(held, ProtoValues) else helper.np_dtype_to_tensor_dtype(held.dtype)
-        )
+        return held.data_type if isinstance(held, ProtoValues) else helper.np_dtype_to_tensor_dtype(held.dtype)
 
     @property
     def size(self) -> int:

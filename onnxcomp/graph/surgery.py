@@ -177,9 +177,7 @@ class _Reader:
                 continue
             node = Node(proto.op_type, proto.name, domain=proto.domain or None)
             node.inputs.extend([self._look_up(names, name) for name in proto.input])
-            node.outputs.extend(
-                [self._look_up(names, name) if name else Variable("") for name in proto.output]
-            )
+            node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
             scope.graph.nodes.append(node)
@@ -204,9 +202,7 @@ class _Reader:
         names[constant.name] = constant
         return constant
 
-    def _read_attribute(
-        self, attribute: AttributeProto, scope: Scope, names: ChainMap[str, Any], label: str
-    ) -> Any:
+    def _read_attribute(self, attribute: AttributeProto, scope: Scope, names: ChainMap[str, Any], label: str) -> Any:
         if attribute.ref_attr_name:
             return gs.Node.AttributeRef(attribute.ref_attr_name, attribute.type)
         if attribute.type == AttributeProto.GRAPH:

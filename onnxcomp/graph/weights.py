@@ -185,15 +185,8 @@ def _roles(graph: Graph, tensor: Any, axes: Axes, direct: bool) -> Iterator[Role
             if read is not tensor or (id(node), index) in seen:
                 continue
             seen.add((id(node), index))
-            if (
-                node.op in SEE_THROUGH
-                and not node.domain
-                and index == 0
-                and not graph.is_output(node.outputs[0])
-            ):
-                yield from _roles(
-                    graph, node.outputs[0], _axes_after(node, axes, len(tensor.shape or ())), False
-                )
+            if node.op in SEE_THROUGH and not node.domain and index == 0 and not graph.is_output(node.outputs[0]):
+                yield from _roles(graph, node.outputs[0], _axes_after(node, axes, len(tensor.shape or ())), False)
             else:
                 yield _role(node, index, axes, direct)
 

@@ -23,7 +23,7 @@ from onnxcomp.numerics.weight_error import channel_error
 Array = NDArray[Any]
 
 CHUNK = 2**20
-MOST_SAMPLED_ROWS = 2**16
+MOST_SAMPLED_ROWS = 2**15
 MOST_SAMPLED_VALUES = 2**18
 MOST_JUDGED_VALUES = 2**16
 ROUNDS = 15
@@ -192,7 +192,7 @@ def _root_mean_square(rows: Array) -> Array:
 def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
     """The k vectors (k', d), k' <= k, that the rows (n, d) lie nearest to in the sense of least squares.
 
-    scikit-learn's k-means on at most 65,536 rows (or 32 a vector) drawn with the seed, then two of Lloyd's
+    scikit-learn's k-means on at most 32,768 rows (or 32 a vector) drawn with the seed, then two of Lloyd's
     iterations over all rows. Distinct rows come back as they are where there are at most k. The vectors have
     the type that decoders compute in, in lexicographic order.
     """

@@ -21,6 +21,7 @@ from onnxcomp.numerics.nearest_level import nearest_codes
 
 Array = NDArray[Any]
 
+NEAR_DISTANCES = 2**16  # between values and levels, computed together: they stay in the cache
 LEAST_SHORT, LARGEST_SHORT = 2.0**-14, 2.0**14  # normal numbers of float16; levels up to 4 times larger stay in range
 
 
@@ -215,17 +216,35 @@ class VectorEncoding(Encoding):
         return np.moveaxis(self.codebook[codes.ravel()].reshape(moved), -1, self.axis)
 
     def nearest(self, values: Array) -> Array:
+        rows, shape = self._rows(np.asarray(values))
+        return self._codes(rows, compute_dtype(values.dtype)).reshape(shape)
+
+    def encode(self, values: Array) -> Array | None:
+        if str(values.dtype) != self.dtype or not self.fits(values.shape):
+            return None
+        rows, shape = self._rows(np.asarray(values))
+        codes = self._codes(rows, compute_dtype(values.dtype))
+        missed = (self.codebook[codes] != rows).any(axis=1)  # of two vectors closer than the type can tell
+        codes[missed] = self._codes(rows[missed], np.dtype(np.float64))
+        found = codes.reshape(shape)
+        return found if same_bits(self.decode(found, values.shape), np.asarray(values)) else None
+
+    def _rows(self, values: Array) -> tuple[Array, tuple[int, ...]]:
+        """The vectors (n, d) of the values, and the shape of their codes."""
         width = self.codebook.shape[1]
-        moved = np.moveaxis(np.asarray(values), self.axis, -1)
-        rows = moved.reshape(-1, width).astype(np.float64)
-        book = self.codebook.astype(np.float64)
+        moved = np.moveaxis(values, self.axis, -1)
+        return moved.reshape(-1, width), (*moved.shape[:-1], moved.shape[-1] // width)
+
+    def _codes(self, rows: Array, compute: np.dtype[Any]) -> Array:
+        book = self.codebook.astype(compute)
+        half = np.square(book).sum(axis=1) / 2
         codes = np.empty(len(rows), np.uint16 if len(book) > 256 else np.uint8)
-        step = max(1, 2**22 // len(book))
+        step = max(1, NEAR_DISTANCES // len(book))
         for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            distance = (book**2).sum(1) - 2 * part @ book.T
-            codes[start : start + step] = distance.argmin(1)
-        return codes.reshape(*moved.shape[:-1], -1)
+            distance = rows[start : start + step].astype(compute) @ -book.T
+            distance += half
+            codes[start : start + step] = distance.argmin(axis=1)
+        return codes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -81,9 +81,7 @@ def digits(levels: int, group: int, rows: int) -> Term:
     return binary("Mod", quotients, literal(levels, INDEX))
 
 
-def indices(
-    planes: Callable[[], Sequence[Array]], count: int, layout: Layout, shape: Shape | None = None
-) -> Term:
+def indices(planes: Callable[[], Sequence[Array]], count: int, layout: Layout, shape: Shape | None = None) -> Term:
     """int32 indices of ``count`` packed codes, of any shape that reads as (layout.indices(count),)."""
     total, widths = layout.indices(count), layout.widths
     if len(widths) == 1:

@@ -151,4 +151,3 @@ def _squeezed(parts: Array, width: int) -> Array:
 def bits_per_code(levels: int) -> float:
     """The fewest bits that a code of ``levels`` levels takes; 0 for one level."""
     return layouts(levels)[-1].bits_per_code if levels > 1 else 0.0
-

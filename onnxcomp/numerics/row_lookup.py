@@ -23,9 +23,7 @@ BYTES = Layout(256, 1, 8)
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
 
 
-def row_storages(
-    read: Callable[[], Array], encoding: Encoding | None, *, memo: Memo
-) -> Iterator[tuple[str, Term]]:
+def row_storages(read: Callable[[], Array], encoding: Encoding | None, *, memo: Memo) -> Iterator[tuple[str, Term]]:
     """(name, term) for the ways to store a table that ``rows_at`` can look up before decoding."""
     symbols = encoded_symbols(read, encoding, memo) if encoding is not None else None
     if symbols is None:

@@ -235,4 +235,3 @@ def _values_at(values: Array, entries: Entries, size: int) -> Array:
     positions = np.concatenate([entries.positions, np.repeat(entries.positions[-1:], size - entries.positions.size)])
     found: Array = flat[positions]
     return found
-

@@ -57,9 +57,7 @@ class Storage:
     term: Term
 
 
-def storages(
-    read: Callable[[], Array], encoding: Encoding | None, *, opset: int, memo: Memo
-) -> Iterator[Storage]:
+def storages(read: Callable[[], Array], encoding: Encoding | None, *, opset: int, memo: Memo) -> Iterator[Storage]:
     """The ways to store the array that ``read`` gives; plain is not among them.
 
     memo: drop it after weighing and after writing; the formulas' data is made again when it is asked for.
@@ -86,9 +84,7 @@ def storages(
             yield Storage(name, cut(term, values.shape))
 
 
-def estimate_bytes(
-    shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding | None, *, zeros: float = 0.0
-) -> int:
+def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding | None, *, zeros: float = 0.0) -> int:
     """About how many bytes ``storages`` will need, without looking at data.
 
     zeros: the share of values that are exactly zero, for what pruning gains.

@@ -121,9 +121,7 @@ def _encode(values: Array, encoding: Encoding) -> Array:
 # --- scalar books --------------------------------------------------------------------------------------
 
 
-def _grid_symbols(
-    codes: Callable[[], Array], encoding: GridEncoding, shape: Shape, memo: Memo
-) -> Symbols:
+def _grid_symbols(codes: Callable[[], Array], encoding: GridEncoding, shape: Shape, memo: Memo) -> Symbols:
     compute = compute_dtype(float_dtype(encoding.dtype))
     low, high = int(codes().min()), int(codes().max())
     shifted = memo(lambda: codes() - np.uint8(low))
@@ -171,9 +169,7 @@ def _grid_book(levels: Array, compute: np.dtype[Any], offset: int, scale: Array 
     return cast(book, levels.dtype)
 
 
-def _book_symbols(
-    codes: Callable[[], Array], encoding: CodebookEncoding, shape: Shape, memo: Memo
-) -> Symbols:
+def _book_symbols(codes: Callable[[], Array], encoding: CodebookEncoding, shape: Shape, memo: Memo) -> Symbols:
     used, numbered, counts = _renumbered(codes, memo)
     levels = encoding.codebook[used]
     finish, scaled = _scaling(encoding, shape, None), True
@@ -237,9 +233,7 @@ def narrowed(values: Array) -> Term:
 # --- vectors -------------------------------------------------------------------------------------------
 
 
-def _vector_symbols(
-    codes: Callable[[], Array], encoding: VectorEncoding, shape: Shape, memo: Memo
-) -> Symbols:
+def _vector_symbols(codes: Callable[[], Array], encoding: VectorEncoding, shape: Shape, memo: Memo) -> Symbols:
     used, numbered, counts = _renumbered(codes, memo)
     rows = encoding.codebook[used]
     axis, width = encoding.axis, rows.shape[1]

@@ -1,6 +1,6 @@
 """The columns that a convolution's kernel is multiplied with, cut from its input (im2col).
 
-    x (n, channels, *spatial)  ->  rows (groups, positions, channels/groups * kernel)
+x (n, channels, *spatial)  ->  rows (groups, positions, channels/groups * kernel)
 """
 
 from __future__ import annotations
