@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.surgery import close_graph, open_graph
@@ -22,9 +23,11 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     """The model after the pass, and what the pass says it did. The model handed in stays as it is.
 
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
+    Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
     """
     graph = open_graph(model)
-    outcome = rewrite.apply(graph, context)
+    with threadpool_limits(1):
+        outcome = rewrite.apply(graph, context)
     after = close_graph(graph) if outcome.changed else model
     if "compact" in rewrite.makes and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
