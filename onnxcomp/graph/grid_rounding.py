@@ -25,6 +25,7 @@ from onnxcomp.numerics.encoding import (
     GridEncoding,
     RescaledEncoding,
     compute_dtype,
+    short_scales,
     split_shape,
 )
 from onnxcomp.numerics.gains import gains, output_products
@@ -138,6 +139,8 @@ class _Rounding:
     def compensated(self) -> Made:
         """Column by column on the grid that fits the values; its scales then are set to fit the outputs."""
         encoding = self._fitted(self.old)
+        assert encoding.scale is not None
+        encoding = replace(encoding, scale=short_scales(encoding.scale))
         found = self._compensated(encoding)
         if found is None:
             return None
@@ -163,7 +166,7 @@ class _Rounding:
             factor = factor.reshape(())
         elif self.block_size is not None:
             factor = np.expand_dims(factor, self.axis + 1)
-        scale = (encoding.scale * factor).astype(encoding.scale.dtype)
+        scale = short_scales((encoding.scale * factor).astype(encoding.scale.dtype))
         changed = replace(encoding, scale=np.maximum(scale, np.finfo(scale.dtype).tiny))
         made = changed.decode(encoding.nearest(values), values.shape)
         return None if changed.encode(made) is None else (made, changed)

@@ -18,12 +18,14 @@ from onnxcomp.numerics.encoding import compute_dtype
 from onnxcomp.numerics.line_kmeans import best_levels, best_levels_with_zero
 from onnxcomp.numerics.nearest_level import nearest_codes
 from onnxcomp.numerics.sorted_line import SortedLine
+from onnxcomp.numerics.vector_fit import nearest_vectors
 from onnxcomp.numerics.weight_error import channel_error
 
 Array = NDArray[Any]
 
 CHUNK = 2**20
-MOST_SAMPLED_ROWS = 2**15
+MOST_SAMPLED_ROWS = 2**14
+LAST_ITERATIONS = 4  # of Lloyd's, over all rows
 MOST_SAMPLED_VALUES = 2**18
 MOST_JUDGED_VALUES = 2**16
 ROUNDS = 15
@@ -192,7 +194,7 @@ def _root_mean_square(rows: Array) -> Array:
 def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
     """The k vectors (k', d), k' <= k, that the rows (n, d) lie nearest to in the sense of least squares.
 
-    scikit-learn's k-means on at most 32,768 rows (or 32 a vector) drawn with the seed, then two of Lloyd's
+    scikit-learn's k-means on at most 16,384 rows (or 32 a vector) drawn with the seed, then four of Lloyd's
     iterations over all rows. Distinct rows come back as they are where there are at most k. The vectors have
     the type that decoders compute in, in lexicographic order.
     """
@@ -206,12 +208,12 @@ def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
         distinct = np.unique(plain, axis=0)
     if len(distinct) <= k:
         return distinct + 0.0
-    model = sklearn.cluster.KMeans(k, n_init=1, max_iter=50, random_state=seed)
+    model = sklearn.cluster.KMeans(k, n_init=1, max_iter=30, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
         book = model.fit(sample).cluster_centers_
     if len(sample) < len(plain):
-        for _ in range(2):
+        for _ in range(LAST_ITERATIONS):
             book = _vector_means(plain, book)
     return np.unique(book.astype(compute) + 0.0, axis=0)
 
@@ -224,12 +226,10 @@ def _sample(rows: Array, most: int, seed: int) -> Array:
 
 def _vector_means(rows: Array, book: Array) -> Array:
     """The means of the rows nearest to each vector; a vector nearest to none stays."""
-    import sklearn.metrics
-
     totals, counts = np.zeros(book.shape), np.zeros(len(book))
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        codes = sklearn.metrics.pairwise_distances_argmin(part, book.astype(part.dtype))
+        codes = nearest_vectors(part, book.astype(part.dtype))
         counts += np.bincount(codes, minlength=len(book))
         for column in range(book.shape[1]):
             totals[:, column] += np.bincount(codes, part[:, column], len(book))

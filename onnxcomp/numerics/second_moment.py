@@ -84,9 +84,11 @@ def relative_output_error(reference: Array, matrices: Array, moment: Array) -> f
     reference, matrices: (groups, rows, K). Each row counts by its own power, so that outputs that are small but
     as much read as others weigh alike.
     """
-    wanted = np.asarray(reference, np.float64)
-    difference = np.asarray(matrices, np.float64) - wanted
-    error = np.sum(np.matmul(difference, moment) * difference, axis=2)
-    power = np.sum(np.matmul(wanted, moment) * wanted, axis=2)
-    total = float(power.sum())
-    return float(error.sum()) / total if total > 0 else 0.0
+    largest, power = np.abs(reference).max(initial=0.0), np.abs(moment).max(initial=0.0)
+    if not (largest > 0 and power > 0):
+        return 0.0
+    wanted = np.asarray(reference, np.float64) / largest
+    difference = np.asarray(matrices, np.float64) / largest - wanted
+    form = (moment / power).astype(np.float32)  # of about one, so that float32 holds all products
+    total = output_error(wanted.astype(np.float32), form)
+    return output_error(difference.astype(np.float32), form) / total if total > 0 else 0.0

@@ -45,7 +45,11 @@ FILL_OPSET = 9  # ConstantOfShape, and Scatter for what is sparse
 BFLOAT16_OPSET = 13
 CHUNK = 2**20
 BESIDE_NARROW = 2**13  # distinct values beside a narrower type: 14 and more bits gain little and take more to decode
-DECODER_BYTES = 120  # of nodes and small constants in front of a weight, for estimates
+# Of nodes and small constants in front of a weight, names shortened, for estimates:
+DECODER_BYTES = 60
+GROUP_BYTES = 60  # more where several codes are one number
+PLANE_BYTES = 90  # and for each plane of bits beside the first
+SPARSE_BYTES = 220
 SCALE_BYTES = 50
 
 
@@ -102,15 +106,31 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
         codes, book = count // encoding.codebook.shape[1], encoding.codebook.nbytes
     elif isinstance(encoding, CodebookEncoding):
         book = encoding.codebook.nbytes
-    dense = bits_per_code(encoding.level_count)
-    sparse = min(1 + (1 - zeros) * bits_per_code(max(1, encoding.level_count - 1)), best_width(1 - zeros, dense)[1])
-    bits = dense if isinstance(encoding, VectorEncoding) else min(dense, sparse)
-    size = math.ceil(codes * bits / 8) + book + DECODER_BYTES
+    size = _packed_bytes(encoding.level_count, codes)
+    if zeros and not isinstance(encoding, VectorEncoding):
+        size = min(size, _sparse_bytes(encoding.level_count, codes, zeros))
+    size += book + DECODER_BYTES
     if isinstance(encoding, ScaledEncoding) and encoding.scale is not None and encoding.scale.size > 1:
-        size += encoding.scale.nbytes + SCALE_BYTES
+        size += encoding.scale.nbytes // (2 if _survives(encoding.scale, np.dtype(np.float16)) else 1) + SCALE_BYTES
     if isinstance(encoding, GridEncoding) and encoding.zero_point.size > 1 and np.ptp(encoding.zero_point):
         size += encoding.zero_point.size + SCALE_BYTES
     return min(size, count * kind.itemsize)
+
+
+def _packed_bytes(levels: int, count: int) -> int:
+    """About what packed codes and the nodes that take them apart need."""
+    return min(
+        layout.size_bytes(count) + GROUP_BYTES * (layout.group > 1) + PLANE_BYTES * (len(layout.widths) - 1)
+        for layout in fitting_layouts(max(2, levels), count)
+    )
+
+
+def _sparse_bytes(levels: int, count: int, zeros: float) -> int:
+    """The same where zeros are told by a mask or by the distances between the other values."""
+    kept = math.ceil((1 - zeros) * count)
+    by_mask = math.ceil(count / 8) + _packed_bytes(levels - 1, kept)
+    by_distance = math.ceil(count * best_width(1 - zeros, bits_per_code(levels))[1] / 8)
+    return min(by_mask, by_distance) + SPARSE_BYTES
 
 
 def _is_constant(values: Array) -> bool:

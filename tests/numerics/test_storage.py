@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -224,11 +225,13 @@ def test_estimates_are_within_a_few_percent_of_the_stored_data(levels: int) -> N
 
 
 def test_estimates_count_scales_and_zeros() -> None:
-    scale = np.ones((200, 1), np.float32)
+    scale = np.geomspace(0.1, 1.0, 200, dtype=np.float32)[:, None]
     encoding = CodebookEncoding(dtype="float32", codebook=np.zeros(16, np.float32), scale=scale, axis=0)
+    short = replace(encoding, scale=scale.astype(np.float16).astype(np.float32))
     plain = CodebookEncoding(dtype="float32", codebook=np.zeros(16, np.float32))
     with_scale = estimate_bytes((200, 300), np.float32, encoding)
     assert with_scale >= estimate_bytes((200, 300), np.float32, plain) + 800
+    assert with_scale == estimate_bytes((200, 300), np.float32, short) + 400
     assert estimate_bytes((200, 300), np.float32, encoding, zeros=0.9) < 0.5 * with_scale
     assert estimate_bytes((200, 300), np.float32, None) == 240000
     assert estimate_bytes((200, 300), np.float32, MaskEncoding(dtype="float32"), zeros=0.9) < 0.2 * 240000
