@@ -9,17 +9,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcomp.budget import Goal
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Skip
+from onnxcomp.contract import Context, Needs, Pass, Skip
 from onnxcomp.model import Model
 from onnxcomp.pipeline import search
 from onnxcomp.pipeline.account import application, entries
 from onnxcomp.pipeline.noise import assign_by_noise
 from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.table import (
+    HOPELESS_ERROR,
+    NOISE_ERROR,
+    Assignment,
+    Table,
+    build,
+    fit_again,
+    tabulate,
+    total_bytes,
+)
 from onnxcomp.pipeline.takeback import STRICTER, VERIFY_ATTEMPTS, energy_of
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.recipe import Step
@@ -28,6 +39,7 @@ from onnxcomp.verify import Verdict, Verifier
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
 RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
+UNCERTAIN = 0.05  # of the predicted divergence: single changes are tried that should go so far over the budget
 NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
 MOST_TIGHTENED = 0.3
 LIMITS_TRIED = 24  # limits of a search that end in an assignment known already cost next to nothing
@@ -45,7 +57,12 @@ class Trial:
     entries: list[Entry]
     applications: list[Application]
     verdict: Verdict
-    size_bytes: int  # of the assigned weights, estimated
+    assignment: Assignment
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the assigned weights, estimated."""
+        return total_bytes(self.assignment)
 
 
 @dataclass
@@ -71,16 +88,31 @@ class Choosing:
         step = self.step
         fit, tuner = self._parts_to_search(step)
         context = dataclasses.replace(self.context, calibration=fit)
-        most_error = search.NOISE_ERROR if tuner is None else search.HOPELESS_ERROR
-        table = search.tabulate(self.model, step.candidates, context, most_error=most_error, deadline=self.deadline)
+        table = self._table(context, tuner)
         self.skipped = list(table.skipped)
         if not table.options:
             return None
         mild = assign_by_noise(self.model, table)
         trial = self._by_divergence(step, context, table, tuner) if tuner is not None else None
-        if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > search.total_bytes(mild)):
+        if trial is None or (time.monotonic() > self.deadline and trial.size_bytes > total_bytes(mild)):
             trial = self._tried(step, context, table, mild)
         return trial
+
+    def _table(self, context: Context, tuner: Verifier | None) -> Table:
+        """What each weight can become. Where candidates draw on data, all are made without, and those in question for
+        a weight again with data."""
+        candidates, limits = self.step.candidates, {"deadline": self.deadline}
+        most_error = NOISE_ERROR if tuner is None else HOPELESS_ERROR
+        if tuner is None or not _fit_later(candidates, context):
+            return tabulate(self.model, candidates, context, most_error=most_error, **limits)
+        plain = dataclasses.replace(context, calibration=None)
+        table = tabulate(self.model, candidates, plain, most_error=most_error, **limits)
+        if table.options:
+            mild = assign_by_noise(self.model, table)
+            search.measure_influence(self.model, table, energy_of(tuner), context, once=True, **limits)
+            search.shortlist(table, tuner.search_limit, mild)
+            fit_again(table, self.model, candidates, context, **limits)
+        return table
 
     def _parts_to_search(self, step: Step) -> tuple[CalibrationData | None, Verifier | None]:
         """What candidates are fitted to, and the judge of them.
@@ -95,7 +127,7 @@ class Choosing:
         fit, rest = fitting_part(data, self.context.seed)
         return fit, self.tuner.on(rest)
 
-    def _by_divergence(self, step: Step, context: Context, table: search.Table, tuner: Verifier) -> Trial | None:
+    def _by_divergence(self, step: Step, context: Context, table: Table, tuner: Verifier) -> Trial | None:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
@@ -125,6 +157,27 @@ class Choosing:
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(step, trial.verdict)
             if best is not None and (time.monotonic() > self.deadline or limit <= held * math.sqrt(CLOSE)):
                 break
+        return best if best is None or not step.then else self._strengthened(step, context, table, best)
+
+    def _strengthened(self, step: Step, context: Context, table: Table, best: Trial) -> Trial:
+        """A trial that verified after single changes that save bytes, each verified with all that follows.
+
+        Tried is what the budget left over should bear, by prediction and what that was worth for the whole.
+        """
+        refuted: set[tuple[str, int | None]] = set()
+        for _ in range(search.moves_tried(table)):
+            room = search.predicted_total(table, best.assignment) * (
+                1 / max(self._spent(best.verdict), 0.1) - 1 + UNCERTAIN
+            )
+            move = search.cheapest_move(table, best.assignment, room, refuted)
+            if move is None or time.monotonic() > self.deadline:
+                break
+            name, option = move
+            trial = self._tried(step, context, table, best.assignment | {name: option})
+            if self._holds(step, trial.verdict):
+                best = trial
+            else:
+                refuted.add((name, option.choice))
         return best
 
     def _holds(self, step: Step, verdict: Verdict) -> bool:
@@ -166,14 +219,14 @@ class Choosing:
             return min(0.9, max(MOST_TIGHTENED, 0.97 / self._spent(verdict)))
         return min(0.95, max(0.5, 0.97 * self.verifier.limit / verdict.energy))
 
-    def _goal_bytes(self, table: search.Table) -> int | None:
+    def _goal_bytes(self, table: Table) -> int | None:
         """What the weights of the table may take for the whole model to reach its size goal."""
         if self.target_size is None:
             return None
         rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(GOAL_SHARE * self.target_size.limit(self.original.size_bytes) - rest)
 
-    def _tried(self, step: Step, context: Context, table: search.Table, assignment: search.Assignment) -> Trial:
+    def _tried(self, step: Step, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
         noted: list[Entry] = []
         applications: list[Application] = []
@@ -185,7 +238,7 @@ class Choosing:
             applied = application(rewrite, context, include=names)
             applied.beside, applied.fitted = bool(applications), applied.on_data
             applications.append(applied)
-        model = search.build(self.model, table, assignment)
+        model = build(self.model, table, assignment)
         context = dataclasses.replace(context, calibration=self.context.calibration)
         for rewrite in step.then:
             model, outcome = apply_pass(model, rewrite, context)
@@ -193,7 +246,13 @@ class Choosing:
             if outcome.changed:
                 applications.append(application(rewrite, context))
         verdict = self.verifier.check(model)
-        return Trial(model, noted, applications, verdict, search.total_bytes(assignment))
+        return Trial(model, noted, applications, verdict, assignment)
+
+
+def _fit_later(candidates: Sequence[Pass], context: Context) -> bool:
+    """Whether candidates can be made without data first and draw on it later."""
+    with_data = any(each.draws_on_data(calibration=True) for each in candidates)
+    return context.calibration is not None and with_data and all(each.needed() is Needs.NOTHING for each in candidates)
 
 
 def fitting_part(data: CalibrationData, seed: int) -> tuple[CalibrationData, CalibrationData]:

@@ -14,7 +14,7 @@ from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.weight_error import channel_error, relative_error
-from onnxcomp.pipeline.search import Assignment, Table
+from onnxcomp.pipeline.table import Assignment, Table
 
 Array = NDArray[Any]
 

@@ -14,161 +14,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxcomp.calibration.sensitivity import PROBE_ERROR, PROBED_WEIGHTS, divergence_alone
 from onnxcomp.calibration.sensitivity import Evaluate as Evaluate
-from onnxcomp.contract import Context, Pass, Skip, parameters
-from onnxcomp.errors import RecipeError
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import Weight, compose, weights
+from onnxcomp.contract import Context
 from onnxcomp.model import Model
 from onnxcomp.numerics.allotment import Choice, fewest_bytes
-from onnxcomp.numerics.storage import estimate_bytes
-from onnxcomp.pipeline.rewrite import apply_pass, only_values, relative_errors, zero_shares
-from onnxcomp.receipt import Entry
-
-Array = NDArray[Any]
+from onnxcomp.pipeline.table import ANY_FAMILY, Assignment, Option, Table, build, total_bytes
 
 MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
-HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
-NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
-LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it save nothing
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
-ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
+FEWEST_MOVES = 3  # tried on an assignment with all that follows; one for each 16 evaluations
+SHORTLISTED = tuple(2.0**power for power in range(-2, 7))  # limits, relative to the one that is asked for
+ALIKE = 1.12, 3.0  # bytes and errors of options that may change places when they are fitted to data
+LEAST_MOVE = 0.01  # of all bytes: what a change should save for its price alone to count
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 
 
-@dataclass(frozen=True)
-class Option:
-    """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is."""
-
-    choice: int | None
-    size_bytes: int
-    error: float
-    family: int = 0  # of candidates that differ in strength only: their divergence grows with the error alike
-
-
-@dataclass
-class Table:
-    """What every weight can become: options by weight, the rewritten models by choice."""
-
-    options: dict[str, list[Option]]
-    variants: dict[int, Model]
-    entries: dict[tuple[int, str], Entry] = field(default_factory=dict)  # of (choice, weight): for the receipt
-    skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
-    influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
-    measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
-
-    def predicted(self, name: str, option: Option) -> float:
-        """The divergence that this option alone causes, measured or by the weight's influence."""
-        if option.choice is None or not option.error:
-            return 0.0
-        known = self.measured.get((name, option.choice))
-        if known is not None:
-            return known
-        of_weight = self.influence[name, ANY_FAMILY]
-        return self.influence.get((name, option.family), of_weight) * option.error
-
-
-Assignment = dict[str, Option]
-
-
-def tabulate(
-    model: Model,
-    candidates: Sequence[Pass],
-    context: Context,
-    *,
-    most_error: float = HOPELESS_ERROR,
-    deadline: float = math.inf,
-) -> Table:
-    """Apply each candidate to all weights and note bytes and errors.
-
-    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
-    tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
-    """
-    if not candidates:
-        raise RecipeError('"auto" is for passes that have a strength.')
-    by_name = {each.name: each for each in weights(open_graph(model))}
-    table = Table({}, {})
-    families: dict[Hashable, int] = {}
-    hopeless: set[int] = set()
-    for index, rewrite in enumerate(candidates):
-        family = families.setdefault(_family(rewrite), len(families))
-        if family in hopeless or (table.variants and time.monotonic() > deadline):
-            continue
-        context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
-        after, outcome = apply_pass(model, rewrite, context)
-        names = [each.name for each in outcome.changed]
-        if not only_values(model, after, names):
-            raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
-        table.variants[index] = after
-        table.skipped.extend(outcome.skipped)
-        errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
-        errors |= {each.name: each.details["error"] for each in outcome.changed if "error" in each.details}
-        for each in outcome.changed:
-            table.entries[index, each.name] = Entry(each.name, each.what, dict(each.details))
-        for name in names:
-            weight = by_name[name]
-            size = estimate_bytes(weight.shape, weight.dtype, after.encodings.get(name), zeros=zeros[name])
-            table.options.setdefault(name, []).append(Option(index, size, errors[name], family))
-        if names and min(errors.values()) > most_error:
-            hopeless.add(family)
-    return _completed(table, by_name)
-
-
-def _completed(table: Table, by_name: Mapping[str, Weight]) -> Table:
-    """With the option of leaving each weight as it is, without options that save next to nothing, and with only
-    the weights skipped that no candidate changed."""
-    names = set(table.options)
-    for name, found in table.options.items():
-        found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
-        plain = found[0].size_bytes
-        table.options[name] = [
-            each
-            for each in found
-            if each.choice is None or (math.isfinite(each.error) and each.size_bytes + LEAST_GAIN_BYTES < plain)
-        ]
-    table.options = {name: found for name, found in table.options.items() if len(found) > 1}
-    for name in names - table.options.keys():
-        table.skipped.append(Skip(name, "no strength saves enough bytes"))
-    left = {each.name: each for each in table.skipped if each.name not in table.options}
-    table.skipped = list(left.values())
-    return table
-
-
-def _family(rewrite: Pass) -> Hashable:
-    """What a candidate is, but for its strength."""
-    strength = rewrite.strength()
-    fields = [each.name for each in parameters(type(rewrite)) if strength is None or each.name != strength.name]
-    return (rewrite.pass_name(), *(getattr(rewrite, name) for name in fields))
-
-
-def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
-    """The model with each weight at its assigned strength."""
-    chosen = {name: table.variants[option.choice] for name, option in assignment.items() if option.choice is not None}
-    return compose(model, chosen)
-
-
-# --- with data -----------------------------------------------------------------------------------------
-
-
 def measure_influence(
-    model: Model, table: Table, evaluate: Evaluate, context: Context, *, deadline: float = math.inf
+    model: Model, table: Table, evaluate: Evaluate, context: Context, *, deadline: float = math.inf, once: bool = False
 ) -> None:
     """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
 
-    Each weight is measured once, and the largest ones option by option as far as ``_evaluations`` allows.
-    What is not measured, the smallest weights and all that comes after the deadline, stays mild.
+    Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``_evaluations``
+    allows. What is not measured, the smallest weights and all that comes after the deadline, stays mild.
     """
     base = evaluate(model)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
@@ -184,7 +60,7 @@ def measure_influence(
             continue
         option = _nearest(changed)
         table.influence[name, ANY_FAMILY] = _measure(model, table, name, option, evaluate, base) / option.error
-    planned = _further(table, ranked)
+    planned = [] if once else _further(table, ranked)
     for index, (name, option) in enumerate(planned):
         context.progress(index, len(planned), f"measuring {name}")
         if time.monotonic() > deadline:
@@ -245,6 +121,25 @@ def _mildest(options: Sequence[Option]) -> list[Option]:
     return [*left, min(changed, key=lambda each: each.error)] if changed else left
 
 
+def shortlist(table: Table, limit: float, always: Assignment) -> None:
+    """Leave each weight the options that assignments for limits around this one take, and those much like them.
+
+    always: options that stay in any case. Fitted to data later, options cause a fraction of the divergence that is
+    predicted now, some less than others.
+    """
+    chosen = [always, *(allot(table, share * limit) for share in SHORTLISTED)]
+    for name, options in table.options.items():
+        taken = [assignment[name] for assignment in chosen]
+        table.options[name] = [
+            each for each in options if each.choice is None or any(_alike(each, one) for one in taken)
+        ]
+
+
+def _alike(option: Option, other: Option) -> bool:
+    size, error = ALIKE
+    return 1 / size <= option.size_bytes / other.size_bytes <= size and option.error <= error * other.error
+
+
 def allot(table: Table, limit: float) -> Assignment:
     """The assignment of fewest bytes whose predicted divergence is at most ``limit``."""
     items = [
@@ -286,6 +181,8 @@ def assign(
             break
         ratio = limit * 0.97 / measured if measured > 0 and math.isfinite(measured) else (4.0 if measured <= 0 else 0.2)
         predicted_limit *= float(np.clip(ratio, 0.1, 4.0))
+        if measured > limit:  # where options are few, the same assignment would come again
+            predicted_limit = min(predicted_limit, 0.999 * predicted_total(table, found))
     if goal_bytes is not None and best_bytes < goal_bytes:
         return _just_enough(table, best, goal_bytes)
     if not descend:
@@ -334,6 +231,34 @@ def _descended(
     return best
 
 
+def moves_tried(table: Table) -> int:
+    """How many single changes to try on an assignment where each takes a whole trial."""
+    return max(FEWEST_MOVES, _evaluations(table) // 16)
+
+
+def cheapest_move(
+    table: Table, assignment: Assignment, room: float, refuted: Collection[tuple[str, int | None]]
+) -> tuple[str, Option] | None:
+    """The weight and the option of fewer bytes that add least divergence for a byte, at most ``room``; changes that
+    save little come after all others. None where there is no such change but those in ``refuted``."""
+    least = LEAST_MOVE * total_bytes(assignment)
+    moves = []
+    for name, options in table.options.items():
+        now = assignment[name]
+        for option in options:
+            saved = now.size_bytes - option.size_bytes
+            added = table.predicted(name, option) - table.predicted(name, now)
+            if saved > 0 and added <= room and (name, option.choice) not in refuted:
+                moves.append((saved < least, added / saved, name, option))
+    best = min(moves, key=lambda each: each[:2], default=None)
+    return None if best is None else best[2:]
+
+
+def predicted_total(table: Table, assignment: Assignment) -> float:
+    """The sum of what each weight's option alone should cause."""
+    return sum(table.predicted(name, option) for name, option in assignment.items())
+
+
 def retreat(table: Table, assignment: Assignment) -> bool:
     """After a result that did not verify: where one weight carries most of the predicted divergence, forbid its
     option and all that leave more error, since its measurement was too kind. False where no weight stands out."""
@@ -357,8 +282,3 @@ def _just_enough(table: Table, strongest: Assignment, goal_bytes: int) -> Assign
             break
         best = found
     return best
-
-
-def total_bytes(assignment: Assignment) -> int:
-    """Estimated bytes of all assigned weights."""
-    return sum(option.size_bytes for option in assignment.values())
