@@ -42,12 +42,13 @@ class Applied:
         return self.after.to_bytes()
 
 
-def apply(proto: onnx.ModelProto, rewrite: Pass, feeds: Feeds, **context: Any) -> Applied:
-    """Apply the pass to the model; the feeds serve as calibration data, one batch."""
-    model = load(proto)
+def apply(source: onnx.ModelProto | Model, rewrite: Pass, feeds: Feeds, **context: Any) -> Applied:
+    """Apply the pass to the model; the feeds serve as calibration data, one batch, where `context` has none."""
+    model = source if isinstance(source, Model) else load(source)
     graph = open_graph(model)
-    data = calibration_of(proto, feeds) if rewrite.needed() is not Needs.NOTHING else None
-    original = None if data is None else _as_before(proto)
+    needs_data = rewrite.needed() is not Needs.NOTHING
+    data = calibration_of(model.proto, feeds) if needs_data and "calibration" not in context else None
+    original = _as_before(model.proto) if needs_data and "original" not in context else None
     options = {"target": CPU, "calibration": data, "original": original, "max_opset": CPU.supported_opset}
     chosen = Context(**(options | context))
     outcome = rewrite.apply(graph, chosen)
