@@ -16,6 +16,7 @@ from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target
+from onnxcomp.tensors import tensors_of
 from tests.conformance.cases import Feeds, differences
 from tests.graphs.running import EXACT
 
@@ -147,7 +148,7 @@ def assert_exact_to_the_bit(done: Applied, feeds: Feeds, *, where: str) -> None:
 
 def rounding_of(proto: onnx.ModelProto) -> float:
     """What rounding may change in this model's outputs, as a share of the largest value."""
-    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    kinds = {tensor.data_type for tensor in tensors_of(proto)}
     kinds |= {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}
     return max((share for kind, share in ROUNDING.items() if kind in kinds), default=FLOAT_ROUNDING)
 
