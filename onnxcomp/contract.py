@@ -25,7 +25,7 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -215,6 +215,19 @@ class Context:
     def excludes(self, *names: str) -> bool:
         """Whether one of these names is excluded, whatever is included."""
         return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
+
+    def editable_weights(
+        self, graph: Graph, outcome: Outcome, obstacle: Callable[[Weight], str | None] | None = None
+    ) -> Iterator[Weight]:
+        """The weights whose values a pass may change; the others are skipped in its outcome, with the reason.
+
+        obstacle: why the pass itself leaves a weight alone, or None.
+        """
+        from onnxcomp.graph.value_edit import editable_weights
+
+        return editable_weights(
+            graph, selects=self.selects, skip=outcome.skip, progress=self.progress, obstacle=obstacle
+        )
 
     def input_moments(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Moments]:
         """The second moments of what each weight is multiplied with, by name; nothing without calibration data, nor for

@@ -99,8 +99,8 @@ class AbsorbBiases(Pass):
         by_number[channels.sets.roots(product.rows)] = moved
         for reader, bias in zip(site.readers, site.reader_biases, strict=True):
             shift = _through(reader, by_number[channels.sets.roots(reader.columns)])
-            bias.set(channels.graph, bias.values() + shift, reader.weight.dtype)
-        site.bias.set(channels.graph, site.bias.values() - moved, product.weight.dtype)
+            bias.set(channels.graph, bias.values() + shift)
+        site.bias.set(channels.graph, site.bias.values() - moved)
         count = int(np.count_nonzero(moved))
         outcome.change(key, f"{count} of {moved.size} biases lowered by up to {moved.max():.3g}", channels=count)
 

@@ -20,7 +20,7 @@ from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.surgery import Graph, close_graph, open_graph
-from onnxcomp.graph.value_edit import editable_weights, has_levels
+from onnxcomp.graph.value_edit import has_levels
 from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.allotment import Choice, bytes_of, fewest_bytes, least_harm
@@ -99,18 +99,12 @@ class AssignBits(Pass):
         if data is None or (context.divergence is None and self.max_divergence is not None):
             raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         outcome = Outcome()
-        found = []
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
-            reason = self._reason(weight)
-            if reason:
-                outcome.skip(weight.name, reason)
-            else:
-                found.append(weight)
+        found = list(context.editable_weights(graph, outcome, self._obstacle))
         if found:
             self._assign(graph, found, context, outcome)
         return outcome
 
-    def _reason(self, weight: Weight) -> str | None:
+    def _obstacle(self, weight: Weight) -> str | None:
         """Why the weight is left alone, or None."""
         if has_levels(weight, 2 ** WIDTHS[-1]):
             return f"it already has no more than {2 ** WIDTHS[-1]} levels"

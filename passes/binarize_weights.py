@@ -14,7 +14,7 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.graph.ir import Array
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, editable_weights, is_pruned
+from onnxcomp.graph.value_edit import NO_CHANNELS, is_pruned
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.numerics.layout import along_axis, rows_of
@@ -41,7 +41,7 @@ class BinarizeWeights(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+        for weight in context.editable_weights(graph, outcome):
             self._binarize(weight, outcome)
         return outcome
 

@@ -24,7 +24,7 @@ from onnxcomp.graph.codebook_rounding import round_to_codebook, round_to_vectors
 from onnxcomp.graph.ir import Array
 from onnxcomp.graph.matrix_form import matrix_form
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights, has_levels, is_pruned
+from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, has_levels, is_pruned
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
 from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
@@ -105,13 +105,7 @@ class ClusterWeights(Pass):
         if context.calibration is None and self.needed() is Needs.CALIBRATION:
             raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
         outcome = Outcome()
-        found = []
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
-            reason = self._reason(weight)
-            if reason:
-                outcome.skip(weight.name, reason)
-            else:
-                found.append(weight)
+        found = list(context.editable_weights(graph, outcome, self._obstacle))
         moments = {} if self.algorithm == "nearest" else context.input_moments(graph, found)
         for index, weight in enumerate(found):
             context.progress(index, len(found), weight.name)
@@ -124,7 +118,7 @@ class ClusterWeights(Pass):
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.algorithm != "nearest"
 
-    def _reason(self, weight: Weight) -> str | None:
+    def _obstacle(self, weight: Weight) -> str | None:
         """Why the weight is left alone, or None."""
         if has_levels(weight, levels_of(self.bits)):
             return f"it already has no more than {levels_of(self.bits)} levels"

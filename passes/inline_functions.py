@@ -14,16 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
 from onnxcomp.graph.edit import key_holders, node_key, renew_keys
-from onnxcomp.graph.functions import (
-    FunctionId,
-    Inliner,
-    called,
-    drop_function,
-    functions_of,
-    is_in_function,
-    misfit,
-    used_functions,
-)
+from onnxcomp.graph.functions import FunctionId, Inliner, called, drop_function, functions_of, misfit, used_functions
 from onnxcomp.graph.ir import Node
 from onnxcomp.graph.surgery import Graph, Scope
 
@@ -46,7 +37,7 @@ class InlineFunctions(Pass):
             return outcome
         holders = key_holders(graph)
         run = _Run(graph, context, outcome, functions)
-        for scope in [each for each in graph.scopes if not is_in_function(each)]:
+        for scope in [each for each in graph.scopes if not each.is_in_function]:
             run.expand(scope)
         renew_keys(graph, holders)
         keys = {constant: key for key, constant in key_holders(graph).items()}

@@ -13,7 +13,6 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import editable_weights
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.encoding import MaskEncoding
 from onnxcomp.numerics.sparsity import pruned_masks
@@ -46,7 +45,7 @@ class PruneWeights(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        found = editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress)
+        found = context.editable_weights(graph, outcome)
         if self.scope == "model":
             self._prune(list(found), outcome)
         else:

@@ -208,7 +208,7 @@ class QuantizeStatic(Pass):
         table = table_unit(scope, node) if is_onnx(node, "Gather") and style.tables else None
         if table is None and not is_onnx(node, *LINEAR):
             between = dataclasses.replace(context, include=None)
-            wanted = not _in_function(scope) and names[0] not in idle and between.selects(*names)
+            wanted = not scope.is_in_function and names[0] not in idle and between.selects(*names)
             return element_unit(graph, scope, node, style) if wanted else None
         if not context.selects(*names):
             return None
@@ -216,12 +216,12 @@ class QuantizeStatic(Pass):
         if isinstance(found, str):
             outcome.skip(names[0], found)
             return None
-        return None if _in_function(scope) else found
+        return None if scope.is_in_function else found
 
     def _compute_unit(
         self, graph: Graph, scope: Scope, node: Node, style: QuantizationStyle, idle: Set[str]
     ) -> Unit | str:
-        if _in_function(scope):
+        if scope.is_in_function:
             return "it is inside a function, which inline-functions would write out"
         if node.op not in style.computes:
             return f"the target has no integer {node.op} (all_nodes quantizes it all the same)"
@@ -309,14 +309,6 @@ def _needed_opset(style: QuantizationStyle) -> int:
     if style.activation.endswith("16"):
         return SIXTEEN_BIT_OPSET
     return PER_CHANNEL_OPSET if style.per_channel else PER_TENSOR_OPSET
-
-
-def _in_function(scope: Scope | None) -> bool:
-    while scope is not None:
-        if scope.kind == "function":
-            return True
-        scope = scope.parent
-    return False
 
 
 def _small(seen: Mapping[Any, Observation]) -> Callable[[Unit, Any], bool]:

@@ -16,7 +16,7 @@ from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import editable_weights, has_levels
+from onnxcomp.graph.value_edit import has_levels
 from onnxcomp.graph.weights import Weight
 
 
@@ -68,13 +68,7 @@ class QuantizeWeights(Pass):
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         grid = self._grid()
-        found = []
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
-            reason = self._reason(weight, grid)
-            if reason:
-                outcome.skip(weight.name, reason)
-            else:
-                found.append(weight)
+        found = list(context.editable_weights(graph, outcome, self._obstacle))
         moments = self._moments(graph, found, context)
         algorithm = self.algorithm if self.algorithm != "auto" else "gptq"
         for index, weight in enumerate(found):
@@ -91,11 +85,11 @@ class QuantizeWeights(Pass):
             search_range=self.search_range,
         )
 
-    def _reason(self, weight: Weight, grid: Grid) -> str | None:
+    def _obstacle(self, weight: Weight) -> str | None:
         """Why the weight is left alone, or None."""
         if has_levels(weight, 2**self.bits):
             return f"it already has no more than {2**self.bits} levels"
-        return grid.obstacle(weight)
+        return self._grid().obstacle(weight)
 
     def _moments(self, graph: Graph, weights: list[Weight], context: Context) -> Mapping[str, Moments]:
         if context.calibration is None and self.needed() is Needs.CALIBRATION:

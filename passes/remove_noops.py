@@ -144,7 +144,8 @@ def _slice(node: Node, shapes: Shapes, opset: int) -> bool:
             return False
     if starts is None or ends is None or len(steps) != len(starts) or any(step != 1 for step in steps):
         return False
-    if shapes.static(node.inputs[0]) is not None and shapes.same_form(node.inputs[0], node.outputs[0]):
+    static = shapes.static(node.inputs[0])
+    if static is not None and static == shapes.static(node.outputs[0]):
         return True
     shape = shapes.shape(node.inputs[0])
     axes = list(range(len(starts))) if axes is None else axes

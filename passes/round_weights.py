@@ -18,7 +18,7 @@ from onnxcomp.graph.grid_rounding import GRANULARITIES, Grid, Rounded, round_to_
 from onnxcomp.graph.level_rounding import round_again, round_to_new_grid
 from onnxcomp.graph.matrix_form import matrix_form
 from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.value_edit import editable_weights, has_levels
+from onnxcomp.graph.value_edit import has_levels
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.numerics.weight_error import relative_error
@@ -63,7 +63,7 @@ class RoundWeights(Pass):
         originals = {} if before is None else {each.name: each for each in weights(before)}
         fresh: list[Weight] = []
         again: list[tuple[Weight, Weight]] = []
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+        for weight in context.editable_weights(graph, outcome):
             rounded = has_levels(weight, 2**self.bits)
             original = originals.get(weight.name)
             reason = _unlike(weight, original) if rounded else grid.obstacle(weight)

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, editable_weights
+from onnxcomp.graph.value_edit import NO_CHANNELS, decoded
 from onnxcomp.graph.weights import Weight
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.numerics.layout import along_axis, rows_of
@@ -40,7 +40,7 @@ class TernarizeWeights(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
+        for weight in context.editable_weights(graph, outcome):
             self._ternarize(weight, outcome)
         return outcome
 

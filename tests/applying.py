@@ -16,6 +16,7 @@ from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target
+from onnxcomp.tensors import tensors_of
 from tests.conformance.cases import Feeds, differences
 from tests.graphs.running import EXACT
 
@@ -42,12 +43,13 @@ class Applied:
         return self.after.to_bytes()
 
 
-def apply(proto: onnx.ModelProto, rewrite: Pass, feeds: Feeds, **context: Any) -> Applied:
-    """Apply the pass to the model; the feeds serve as calibration data, one batch."""
-    model = load(proto)
+def apply(source: onnx.ModelProto | Model, rewrite: Pass, feeds: Feeds, **context: Any) -> Applied:
+    """Apply the pass to the model; the feeds serve as calibration data, one batch, where `context` has none."""
+    model = source if isinstance(source, Model) else load(source)
     graph = open_graph(model)
-    data = calibration_of(proto, feeds) if rewrite.needed() is not Needs.NOTHING else None
-    original = None if data is None else _as_before(proto)
+    needs_data = rewrite.needed() is not Needs.NOTHING
+    data = calibration_of(model.proto, feeds) if needs_data and "calibration" not in context else None
+    original = _as_before(model.proto) if needs_data and "original" not in context else None
     options = {"target": CPU, "calibration": data, "original": original, "max_opset": CPU.supported_opset}
     chosen = Context(**(options | context))
     outcome = rewrite.apply(graph, chosen)
@@ -146,7 +148,7 @@ def assert_exact_to_the_bit(done: Applied, feeds: Feeds, *, where: str) -> None:
 
 def rounding_of(proto: onnx.ModelProto) -> float:
     """What rounding may change in this model's outputs, as a share of the largest value."""
-    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    kinds = {tensor.data_type for tensor in tensors_of(proto)}
     kinds |= {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}
     return max((share for kind, share in ROUNDING.items() if kind in kinds), default=FLOAT_ROUNDING)
 

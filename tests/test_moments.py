@@ -1,15 +1,18 @@
-"""Second moments of what weights are multiplied with, of one model and of two side by side."""
+"""Second moments of what weights are multiplied with, matrix by matrix, of one model and of two side by side."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import numpy_helper, parser
 
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Group
 from onnxcomp.calibration.moments import input_moments
 from onnxcomp.calibration.paired import paired_moments
+from onnxcomp.calibration.sample_axes import WHOLE
 from onnxcomp.graph.order import depths
 from onnxcomp.graph.surgery import Graph, open_graph
 from onnxcomp.graph.weights import weights
@@ -113,3 +116,47 @@ def test_depth_counts_the_nodes_on_the_longest_way() -> None:
     nodes = {node.outputs[0].name: node for node in graph.main.graph.nodes}
     depth = depths(graph, {id(node) for node in nodes.values() if node.op == "MatMul"})
     assert {name: depth[id(node)] for name, node in nodes.items()} == {"a": 0, "b": 1, "c": 1, "d": 2, "y": 2}
+
+
+def product_of(text: str, x: np.ndarray, w: np.ndarray, result: tuple[int, ...]) -> Model:
+    """A model of one product of x and w."""
+    given, made = (",".join(map(str, shape)) for shape in (x.shape, result))
+    proto = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[{given}] x) => (float[{made}] y) {{ y = {text} }}'
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    return load(proto)
+
+
+def gram_of_one_batch(model: Model, x: np.ndarray) -> np.ndarray:
+    """The second moments of w's inputs where all of x is one batch that is never cut."""
+    groups = (Group("0", functools.partial(dict, {"x": x}), WHOLE),)
+    specs = Session(model.to_bytes()).inputs
+    data = CalibrationData(source="test", inputs=specs, groups=groups, order=np.array([[0, 0]], np.int64))
+    return input_moments(*opened(model), data)["w"].gram
+
+
+@pytest.mark.parametrize(("shape", "result"), [((4,), (5,)), ((4, 3), (5, 3)), ((2, 4, 3), (2, 5, 3))])
+def test_a_matrix_on_the_left_meets_columns_and_vectors(shape: tuple[int, ...], result: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    gram = gram_of_one_batch(product_of("MatMul(w, x)", x, np.ones((5, 4), np.float32), result), x)
+    columns = x.reshape(-1, 4) if len(shape) == 1 else np.moveaxis(x, -2, -1).reshape(-1, 4)
+    expected = sum(np.outer(column, column) for column in columns) / len(columns)
+    np.testing.assert_allclose(gram[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "matrices"),
+    [((3, 1, 3), (1, 2)), ((3, 2, 3), (1, 2)), ((2, 3), (2,)), ((4, 1, 3, 3), (2, 1)), ((3,), (2, 2)), ((), (3,))],
+)
+def test_every_matrix_meets_the_rows_that_broadcasting_gives_it(
+    inputs: tuple[int, ...], matrices: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*inputs, 4)).astype(np.float32)
+    w = rng.standard_normal((*matrices, 4, 5)).astype(np.float32)
+    gram = gram_of_one_batch(product_of("MatMul(x, w)", x, w, (x @ w).shape), x)
+    stacked = w.reshape(-1, 4, 5)
+    power = sum(np.trace(matrix.T @ moment @ matrix) for matrix, moment in zip(stacked, gram, strict=True))
+    rows = (x @ w).size / 5 / len(stacked)
+    assert power * rows == pytest.approx(float(np.square(x @ w).sum()), rel=1e-4)

@@ -17,6 +17,7 @@ from onnxcomp.target import (
     supported,
 )
 from onnxcomp.target.processors import fitted_to
+from onnxcomp.target.short_floats import COMPUTED, computes_in
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
@@ -109,3 +110,10 @@ def test_every_style_names_operators_and_types_of_onnx() -> None:
         assert style.activation in ("uint8", "int8") and style.weight in ("uint8", "int8"), name
         assert bool(style.computes) is style.fast_integer, name
         assert not style.source or style.source.startswith("https://"), name
+
+
+def test_short_floats_are_computed_by_known_providers_only() -> None:
+    assert PROVIDERS.keys() >= COMPUTED.keys()
+    assert computes_in("cuda", "bfloat16") and computes_in("dml", "float16")
+    assert not computes_in("dml", "bfloat16")
+    assert not any(computes_in(name, "float16") for name in ("cpu", "coreml", "SomeExecutionProvider"))

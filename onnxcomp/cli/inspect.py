@@ -13,6 +13,7 @@ from onnxcomp.cli import options
 if TYPE_CHECKING:
     from onnxcomp.graph.inspect import Inspection
     from onnxcomp.pipeline.sensitivity import SensitivityTable
+    from onnxcomp.target import Target
 
 WORTH_SAYING = 0.05  # of the file; what gains less is not shown
 SHOWN = 15  # rows of a table without --verbose
@@ -43,11 +44,13 @@ def command(
     """
     from onnxcomp.cli import screen
     from onnxcomp.graph.inspect import inspect
+    from onnxcomp.target import Target
 
     if sensitivity:
         if calib_data is None:
             raise click.UsageError("--sensitivity is measured on inputs: give them with --calib-data.")
-        _sensitivity(model, calib_data, seed, ep, threads, custom_ops, as_json=as_json, verbose=verbose)
+        target = Target.of(ep, threads=threads, custom_ops=custom_ops)
+        _sensitivity(model, calib_data, target, seed, as_json=as_json, verbose=verbose)
         return
     found = inspect(model)
     if as_json:
@@ -57,22 +60,10 @@ def command(
         _show(found, verbose=verbose)
 
 
-def _sensitivity(
-    model: Path,
-    calib_data: str,
-    seed: int,
-    ep: str,
-    threads: int,
-    custom_ops: tuple[Path, ...],
-    *,
-    as_json: bool,
-    verbose: bool,
-) -> None:
+def _sensitivity(model: Path, calib_data: str, target: Target, seed: int, *, as_json: bool, verbose: bool) -> None:
     from onnxcomp.cli import screen
     from onnxcomp.pipeline.sensitivity import measure_sensitivity
-    from onnxcomp.target import Target
 
-    target = Target.of(ep, threads=threads, custom_ops=custom_ops)
     with screen.progress(quiet=as_json) as tell:
         found = measure_sensitivity(model, calibration=calib_data, target=target, seed=seed, progress=tell)
     if as_json:

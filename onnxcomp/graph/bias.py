@@ -39,12 +39,15 @@ class Bias:
             return np.zeros(self.channels)
         return np.asarray(constant.values, np.float64).reshape(-1)
 
-    def set(self, graph: Graph, values: Array, dtype: np.dtype[Any]) -> None:
-        """Give the node a constant of its own with these values (channels,)."""
+    def set(self, graph: Graph, values: Array) -> None:
+        """Give a node that computes in float32 a constant of its own with these values (channels,).
+
+        The weight's type tells nothing: a shorter one may stand behind a Cast.
+        """
         old = given(self.node, self.index)
         shape = (self.channels,) if old is None else tuple(old.shape)
         name = f"{self.output.name}_bias" if old is None else old.name
-        made = graph.constant(self.scope, name, values.astype(dtype).reshape(shape))
+        made = graph.constant(self.scope, name, values.astype(np.float32).reshape(shape))
         if self.index < len(self.node.inputs):
             self.node.inputs[self.index] = made
         else:

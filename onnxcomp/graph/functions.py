@@ -89,7 +89,7 @@ class Inliner:
         self._nodes: set[str] = set()
         self._encodings: dict[Any, Any] = {}
         for scope in graph.scopes:
-            if not is_in_function(scope):
+            if not scope.is_in_function:
                 self._tensors.update(each.name for each in _defined(scope))
                 self._nodes.update(node.name for node in scope.graph.nodes)
 
@@ -194,14 +194,6 @@ def _defined(scope: Scope) -> Iterator[Any]:
         yield from scope.graph.inputs
     for node in scope.graph.nodes:
         yield from (out for out in node.outputs if out.name)
-
-
-def is_in_function(scope: Scope | None) -> bool:
-    while scope is not None:
-        if scope.kind == "function":
-            return True
-        scope = scope.parent
-    return False
 
 
 def _all_nodes(body: gs.Graph) -> Iterator[Node]:

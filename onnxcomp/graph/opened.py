@@ -39,6 +39,11 @@ class Scope:
         """The name by which the whole model knows a tensor or node of this scope."""
         return f"{self.path}/{name}" if self.path else name
 
+    @property
+    def is_in_function(self) -> bool:
+        """Whether it is the body of a local function or a subgraph in one."""
+        return self.kind == "function" or (self.parent is not None and self.parent.is_in_function)
+
 
 class Graph:
     """A model opened for editing."""

@@ -207,17 +207,9 @@ def _state_versions(graph: Graph, opset: int) -> None:
     needed = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     graph.ir_version = max(graph.ir_version, needed)
     for scope in graph.scopes:
-        if not _in_function(scope):
+        if not scope.is_in_function:
             scope.opset = opset
             scope.graph.opset = opset
-
-
-def _in_function(scope: Scope | None) -> bool:
-    while scope is not None:
-        if scope.kind == "function":
-            return True
-        scope = scope.parent
-    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -21,16 +21,19 @@ def editable_weights(
     selects: Callable[..., bool],
     skip: Callable[[str, str], None],
     progress: Callable[[int, int, str], None],
+    obstacle: Callable[[Weight], str | None] | None = None,
 ) -> Iterator[Weight]:
     """The selected weights whose values are finite numbers; the others are skipped with the reason.
 
     selects, progress: of the pass's context. skip: of its outcome.
+    obstacle: why the pass leaves a weight alone, or None; without it none is left alone.
     """
     found = [each for each in weights(graph) if selects(each.name, *each.node_names)]
     for index, weight in enumerate(found):
         progress(index, len(found), weight.name)
-        if not all_finite(weight.values):
-            skip(weight.name, "it has values that are not finite")
+        reason = "it has values that are not finite" if not all_finite(weight.values) else obstacle and obstacle(weight)
+        if reason:
+            skip(weight.name, reason)
         else:
             yield weight
 

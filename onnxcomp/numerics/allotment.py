@@ -30,36 +30,14 @@ def fewest_bytes(items: Items, most_harm: float) -> list[int]:
     """For each item the position of its option: as few bytes as the harm of all together allows."""
     best = _priced(items, lambda found: harm_of(items, found) <= most_harm, dear=True)
     slack = most_harm - harm_of(items, best)
-    while True:
-        moves = [
-            (items[at][best[at]].size_bytes - option.size_bytes, at, position)
-            for at, options in enumerate(items)
-            for position, option in enumerate(options)
-            if option.size_bytes < items[at][best[at]].size_bytes and option.harm - items[at][best[at]].harm <= slack
-        ]
-        if not moves:
-            return best
-        _, at, position = max(moves, key=lambda move: move[0])
-        slack -= items[at][position].harm - items[at][best[at]].harm
-        best[at] = position
+    return _spent(items, best, slack, cost=lambda each: each.harm, gain=_bytes_saved)
 
 
 def least_harm(items: Items, most_bytes: int) -> list[int]:
     """For each item the position of its option: as little harm as the bytes of all together allow."""
     best = _priced(items, lambda found: bytes_of(items, found) <= most_bytes, dear=False)
     slack = most_bytes - bytes_of(items, best)
-    while True:
-        moves = [
-            (_gain(items[at][best[at]], option), at, position)
-            for at, options in enumerate(items)
-            for position, option in enumerate(options)
-            if option.harm < items[at][best[at]].harm and option.size_bytes - items[at][best[at]].size_bytes <= slack
-        ]
-        if not moves:
-            return best
-        _, at, position = max(moves, key=lambda move: move[0])
-        slack -= items[at][position].size_bytes - items[at][best[at]].size_bytes
-        best[at] = position
+    return _spent(items, best, slack, cost=lambda each: each.size_bytes, gain=_harm_saved)
 
 
 def bytes_of(items: Items, positions: Sequence[int]) -> int:
@@ -72,7 +50,36 @@ def harm_of(items: Items, positions: Sequence[int]) -> float:
     return sum(options[position].harm for options, position in zip(items, positions, strict=True))
 
 
-def _gain(present: Choice, other: Choice) -> float:
+def _spent(
+    items: Items,
+    positions: Sequence[int],
+    slack: float,
+    *,
+    cost: Callable[[Choice], float],
+    gain: Callable[[Choice, Choice], float],
+) -> list[int]:
+    """The choices changed one by one, that of most gain first, as long as what the changes cost is within the slack."""
+    best = list(positions)
+    while True:
+        present = [options[position] for options, position in zip(items, best, strict=True)]
+        moves = [
+            (gain(present[at], option), at, position)
+            for at, options in enumerate(items)
+            for position, option in enumerate(options)
+            if gain(present[at], option) > 0 and cost(option) - cost(present[at]) <= slack
+        ]
+        if not moves:
+            return best
+        _, at, position = max(moves, key=lambda move: move[0])
+        slack -= cost(items[at][position]) - cost(present[at])
+        best[at] = position
+
+
+def _bytes_saved(present: Choice, other: Choice) -> float:
+    return present.size_bytes - other.size_bytes
+
+
+def _harm_saved(present: Choice, other: Choice) -> float:
     """Harm that a change saves for each byte that it takes."""
     saved = present.harm - other.harm
     return saved / max(1, other.size_bytes - present.size_bytes)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -98,22 +93,3 @@ def _loop(tensor: TensorProto, x: Any, y: Any) -> GraphProto:
 def feeds_of(proto: ModelProto) -> dict[str, Array]:
     x = np.random.default_rng(1).normal(size=(3, SIDE)).astype(np.float32)
     return {"x": x, "c": np.array(True)} if len(proto.graph.input) > 1 else {"x": x}
-
-
-def optimized(content: bytes) -> Counter[str]:
-    """How often each operator is left after ONNX Runtime's basic optimizations, in branches too."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return _operators(onnx.load(options.optimized_model_filepath).graph)
-
-
-def _operators(graph: GraphProto) -> Counter[str]:
-    found = Counter(node.op_type for node in graph.node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += _operators(attribute.g)
-    return found

@@ -1,5 +1,9 @@
 """Check and run a model as the tests do: onnx.checker, then ONNX Runtime on one thread."""
 
+import tempfile
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -35,3 +39,23 @@ def run(
 def check(model: onnx.ModelProto) -> None:
     """Raise what onnx.checker raises; its full check (shape inference) knows no sparse initializers."""
     onnx.checker.check_model(model, full_check=not model.graph.sparse_initializer)
+
+
+def kernels(content: bytes, *, level: str = "ORT_ENABLE_ALL") -> Counter[str]:
+    """How often each operator is left after ONNX Runtime's optimizations, in subgraphs too."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        ort.InferenceSession(content, options, providers=PROVIDERS)
+        return _operators(onnx.load(options.optimized_model_filepath).graph)
+
+
+def _operators(graph: onnx.GraphProto) -> Counter[str]:
+    found = Counter(node.op_type for node in graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                found += _operators(body)
+    return found

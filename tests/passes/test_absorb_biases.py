@@ -82,6 +82,20 @@ def test_through_several_nodes_in_a_row(tmp_path: Path) -> None:
     assert absorb(proto, tmp_path, uniform(40, 4)).outcome.changed
 
 
+def test_a_new_bias_is_of_the_type_that_is_computed_in(tmp_path: Path) -> None:
+    """Not of the weights', which Casts widen."""
+    body = """g (float[N, 4] x) => (float[N, 3] y) {
+        w32 = Cast <to = 1> (w) v32 = Cast <to = 1> (v) h = Gemm(x, w32, b) r = Relu(h) y = Gemm(r, v32) }"""
+    proto = with_weights(body, w=(4, 4), b=(4,), v=(4, 3))
+    for tensor in proto.graph.initializer:
+        if tensor.name != "b":
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    done = absorb(proto, tmp_path, uniform(40, 4))
+    assert done.outcome.changed
+    assert done.initializer(done.graph.node[-1].input[2]).dtype == np.float32
+
+
 SKIPPED = [
     ("r = Relu(h) y = Conv <pads = [1, 1, 1, 1]> (r, v)", "pads what it reads"),
     ('r = Relu(h) y = Conv <auto_pad = "SAME_UPPER"> (r, v)', "pads what it reads"),

@@ -1,12 +1,9 @@
 """quantize-dynamic: its numbers against integer arithmetic by hand, and the kernels that ONNX Runtime makes of it."""
 
-import collections
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
@@ -17,6 +14,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from onnxcomp.target import QuantizationStyle, Target
+from tests.graphs.running import kernels
 
 Array = NDArray[Any]
 QuantizeDynamic = get_pass("quantize-dynamic")
@@ -42,15 +40,6 @@ def quantized(model: Model, context: dict[str, Any] | None = None, **fields: Any
     result = close_graph(graph)
     onnx.checker.check_model(result.proto, full_check=True)
     return result, outcome
-
-
-def kernels(model: Model, tmp_path: Path) -> dict[str, int]:
-    """The operators that ONNX Runtime runs in the end."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
-    return dict(collections.Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node))
 
 
 def outputs(model: Model, feeds: dict[str, Array]) -> list[Array]:
@@ -125,23 +114,23 @@ def test_every_form_of_a_product_keeps_its_meaning(body: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["16", "N,16", "2,N,16", "N,3,M,16"])
-def test_inputs_of_any_rank_become_one_kernel(shape: str, tmp_path: Path) -> None:
+def test_inputs_of_any_rank_become_one_kernel(shape: str) -> None:
     out = ",".join([*shape.split(",")[:-1], "8"])
     model = model_of(
         f"g (float[{shape}] x) => (float[{out}] y) {{ h = MatMul(x, W) y = Add(h, b) }}", W=drawn(16, 8), b=drawn(8)
     )
     result, _ = quantized(model)
-    assert kernels(result, tmp_path) == {"DynamicQuantizeMatMul": 1}
+    assert kernels(result.to_bytes()) == {"DynamicQuantizeMatMul": 1}
     dims = [3 if each in "NM" else int(each) for each in shape.split(",")]
     assert_close(model, result, {"x": drawn(*dims, seed=9)})
 
 
 @pytest.mark.parametrize("shape", ["16,C", "N,16,5", "N,M,16,5"])
-def test_a_weight_on_the_left_is_turned(shape: str, tmp_path: Path) -> None:
+def test_a_weight_on_the_left_is_turned(shape: str) -> None:
     out = shape.replace("16", "8")
     model = model_of(f"g (float[{shape}] x) => (float[{out}] y) {{ y = MatMul(W, x) }}", W=drawn(8, 16))
     result, _ = quantized(model)
-    assert kernels(result, tmp_path) == {"Transpose": 2, "DynamicQuantizeMatMul": 1}
+    assert kernels(result.to_bytes()) == {"Transpose": 2, "DynamicQuantizeMatMul": 1}
     dims = [3 if each in "NMC" else int(each) for each in shape.split(",")]
     assert_close(model, result, {"x": drawn(*dims, seed=9)})
 
@@ -153,11 +142,11 @@ def test_a_batch_of_matrices_has_one_scale_a_column() -> None:
     assert_close(model, result, {"x": drawn(2, 3, 4, 16, seed=9)})
 
 
-def test_what_several_nodes_read_is_quantized_once(tmp_path: Path) -> None:
+def test_what_several_nodes_read_is_quantized_once() -> None:
     text = "g (float[N,16] x) => (float[N,16] y) { a = MatMul(x, V) b = Gemm(x, W) y = Add(a, b) }"
     model = model_of(text, V=drawn(16, 16), W=drawn(16, 16, seed=8))
     result, _ = quantized(model)
-    assert kernels(result, tmp_path) == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 2, "Add": 1}
+    assert kernels(result.to_bytes()) == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 2, "Add": 1}
     assert_close(model, result, {"x": drawn(4, 16, seed=9)})
 
 
@@ -169,7 +158,7 @@ def test_a_shared_weight_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_an_lstm_becomes_the_kernel_of_the_runtime(direction: str, tmp_path: Path) -> None:
+def test_an_lstm_becomes_the_kernel_of_the_runtime(direction: str) -> None:
     many = 2 if direction == "bidirectional" else 1
     model = model_of(
         f"""g (float[T,N,12] x, int32[N] lengths) => (float[T,D,N,8] y, float[D,N,8] h, float[D,N,8] c) {{
@@ -179,18 +168,18 @@ def test_an_lstm_becomes_the_kernel_of_the_runtime(direction: str, tmp_path: Pat
     )  # fmt: skip
     result, outcome = quantized(model)
     assert outcome.changed[0].details["weight"] == ["W", "R"]
-    assert kernels(result, tmp_path) == {"DynamicQuantizeLSTM": 1}
+    assert kernels(result.to_bytes()) == {"DynamicQuantizeLSTM": 1}
     assert_close(model, result, {"x": drawn(5, 3, 12), "lengths": np.array([5, 2, 4], np.int32)}, share=0.04)
     assert result.size_bytes < model.size_bytes
 
 
-def test_an_attention_becomes_the_kernel_of_the_runtime(tmp_path: Path) -> None:
+def test_an_attention_becomes_the_kernel_of_the_runtime() -> None:
     text = """g (float[N,T,16] x, int32[N] mask) => (float[N,T,16] y) {
         y = com.microsoft.Attention<num_heads=2>(x, W, b, mask) }"""
     model = model_of(text, W=drawn(16, 48) / 4, b=drawn(48) / 4)
     result, outcome = quantized(model)
     assert [each.what.split()[0] for each in outcome.changed] == ["Attention"]
-    assert kernels(result, tmp_path)["QAttention"] == 1
+    assert kernels(result.to_bytes())["QAttention"] == 1
     assert_close(model, result, {"x": drawn(2, 5, 16, seed=9), "mask": np.array([5, 3], np.int32)}, share=0.04)
 
 
@@ -322,11 +311,11 @@ def test_weights_keep_to_seven_bits_where_the_target_asks() -> None:
     np.testing.assert_allclose(got, by_hand(x.astype(np.float64), w.astype(np.float64), 64), rtol=1e-4, atol=1e-4)
 
 
-def test_unsigned_weights_have_their_zero_in_the_middle(tmp_path: Path) -> None:
+def test_unsigned_weights_have_their_zero_in_the_middle() -> None:
     x, w = drawn(5, 24), drawn(24, 6, seed=8)
     model = model_of("g (float[N,24] x) => (float[N,6] y) { y = MatMul(x, W) }", W=w)
     result, _ = quantized(model, context=styled(weight="uint8"))
-    assert kernels(result, tmp_path) == {"DynamicQuantizeMatMul": 1}
+    assert kernels(result.to_bytes()) == {"DynamicQuantizeMatMul": 1}
     (got,) = outputs(result, {"x": x})
     np.testing.assert_allclose(got, by_hand(x.astype(np.float64), w.astype(np.float64)), rtol=1e-4, atol=1e-4)
 

@@ -1,13 +1,10 @@
 """quantize-static: what ONNX Runtime makes of the result, and its numbers against integer arithmetic by hand."""
 
-import collections
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
@@ -21,6 +18,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from onnxcomp.target import QuantizationStyle, Target
+from tests.graphs.running import kernels
 
 Array = NDArray[Any]
 QuantizeStatic = get_pass("quantize-static")
@@ -55,20 +53,6 @@ def quantized(
     return result, outcome
 
 
-def kernels(model: Model, tmp_path: Path) -> dict[str, int]:
-    """The operators that ONNX Runtime runs in the end."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
-    return dict(collections.Counter(each.op_type for each in nodes_of(onnx.load(tmp_path / "optimized.onnx").graph)))
-
-
-def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    bodies = [each.g for node in graph.node for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
-    return [*graph.node, *(node for body in bodies for node in nodes_of(body))]
-
-
 def assert_close(model: Model, result: Model, feeds: dict[str, Array], share: float = 0.03) -> None:
     """8 bits keep a few layers within some hundredths of the outputs' range."""
     before, after = (Session(each.to_bytes()).run(feeds) for each in (model, result))
@@ -91,7 +75,7 @@ def test_gemm_computes_what_integers_give_by_hand() -> None:
     np.testing.assert_allclose(Session(result.to_bytes()).run({"x": x})["y"], expected, rtol=1e-4)
 
 
-def test_a_convolutional_net_runs_on_integers_alone(tmp_path: Path) -> None:
+def test_a_convolutional_net_runs_on_integers_alone() -> None:
     model = model_of(
         """g (float[N,3,8,8] x) => (float[N,5] y) {
             c = Conv<kernel_shape=[3,3]>(x, W, b) r = Relu(c) p = MaxPool<kernel_shape=[2,2]>(r)
@@ -103,7 +87,7 @@ def test_a_convolutional_net_runs_on_integers_alone(tmp_path: Path) -> None:
     result, outcome = quantized(model, feeds)
     assert not outcome.skipped and len(outcome.changed) == 3
     assert [len(each.details.get("between", [])) for each in outcome.changed] == [1, 3, 0]
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert found["QuantizeLinear"] == 1 and "DequantizeLinear" not in found
     assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (2, 1, 1)
     assert not {"Conv", "Relu", "Add", "Gemm", "GlobalAveragePool"} & found.keys()
@@ -124,24 +108,24 @@ def test_a_convolutional_net_runs_on_integers_alone(tmp_path: Path) -> None:
         ("c = Constant<value=float[1]{2.5}>() h = MatMul(x, W) y = Mul(h, c)", "MatMulIntegerToFloat"),
     ],
 )
-def test_every_form_of_a_matrix_product_gets_an_integer_kernel(body: str, kernel: str, tmp_path: Path) -> None:
+def test_every_form_of_a_matrix_product_gets_an_integer_kernel(body: str, kernel: str) -> None:
     constants = {"W": drawn(16, 16), "V": drawn(16, 16, seed=8), "b": drawn(16)}
     used = {name: each for name, each in constants.items() if f"{name})" in body or f"{name}," in body}
     model = model_of(f"g (float[N,16] x) => (float[N,16] y) {{ {body} }}", **used)
     feeds = {"x": drawn(20, 16)}
     result, outcome = quantized(model, feeds)
     assert not outcome.skipped
-    assert kernel in kernels(result, tmp_path)
+    assert kernel in kernels(result.to_bytes())
     assert_close(model, result, feeds)
 
 
 @pytest.mark.parametrize("shape", ["2,4,16", "N,L,16"])
-def test_a_product_of_three_dimensions_stays_an_integer_kernel_beside_its_bias(shape: str, tmp_path: Path) -> None:
+def test_a_product_of_three_dimensions_stays_an_integer_kernel_beside_its_bias(shape: str) -> None:
     text = f"g (float[{shape}] x) => (float[{shape}] y) {{ h = MatMul(x, W) k = Add(h, b) y = Relu(k) }}"
     model = model_of(text, W=drawn(16, 16), b=drawn(16))
     feeds = {"x": drawn(2, 4, 16)}
     result, _ = quantized(model, feeds)
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert found["MatMulIntegerToFloat"] == 1 and "Gemm" not in found
     assert_close(model, result, feeds)
 
@@ -209,12 +193,12 @@ LOOP = """g (int64 n, bool c, float[4,8] x) => (float[4,8] y) { y = Loop(n, c, x
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_branches_run_on_integers(taken: bool, tmp_path: Path) -> None:
+def test_branches_run_on_integers(taken: bool) -> None:
     model = model_of(IF, W=drawn(8, 8))
     feeds = {"x": drawn(20, 8), "c": np.array(taken)}
     result, outcome = quantized(model, {**feeds, "c": np.array(True)}, {**feeds, "c": np.array(False)})
     assert {each.name for each in outcome.changed} == {"h", "y/then_branch/inner", "y/else_branch/other"}
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert (found["MatMulIntegerToFloat"], found["QGemm"]) == (2, 1) and "MatMul" not in found
     assert not any(each.dims == [8, 8] and each.data_type == 1 for each in result.proto.graph.initializer)
     assert_close(model, result, feeds, 0.05)
@@ -227,12 +211,12 @@ def test_a_branch_that_calibration_never_took_stays_in_float() -> None:
     assert [(each.name, "no values" in each.reason) for each in outcome.skipped] == [("y/else_branch/other", True)]
 
 
-def test_a_loop_runs_on_integers(tmp_path: Path) -> None:
+def test_a_loop_runs_on_integers() -> None:
     model = model_of(LOOP, W=drawn(8, 8) / 4)
     feeds = {"x": drawn(4, 8), "n": np.array(3), "c": np.array(True)}
     result, outcome = quantized(model, feeds)
     assert [each.name for each in outcome.changed] == ["y/body/inner"]
-    assert kernels(result, tmp_path)["MatMulIntegerToFloat"] == 1
+    assert kernels(result.to_bytes())["MatMulIntegerToFloat"] == 1
     assert_close(model, result, feeds, 0.05)
 
 
@@ -275,11 +259,11 @@ def test_a_tensor_that_never_comes_leaves_its_node_in_float() -> None:
     assert result.proto.SerializeToString() == model.proto.SerializeToString()
 
 
-def test_products_of_activations_are_quantized_on_request(tmp_path: Path) -> None:
+def test_products_of_activations_are_quantized_on_request() -> None:
     model = model_of("g (float[N,8] x, float[8,N] z) => (float[N,N] y) { y = MatMul(x, z) }")
     feeds = {"x": drawn(20, 8), "z": drawn(8, 20)}
     result, _ = quantized(model, feeds, products="yes")
-    assert "MatMulIntegerToFloat" in kernels(result, tmp_path)
+    assert "MatMulIntegerToFloat" in kernels(result.to_bytes())
     assert_close(model, result, feeds)
 
 
@@ -334,7 +318,7 @@ def test_needs_calibration_data() -> None:
         QuantizeStatic().apply(open_graph(model), Context())
 
 
-def test_factors_and_levels_quantize_too(tmp_path: Path) -> None:
+def test_factors_and_levels_quantize_too() -> None:
     model = model_of("g (float[N,64] x) => (float[N,64] y) { y = MatMul(x, W) }", W=drawn(64, 4) @ drawn(4, 64))
     graph = open_graph(model)
     get_pass("factorize-linear")(rank=4).apply(graph, Context())
@@ -345,7 +329,7 @@ def test_factors_and_levels_quantize_too(tmp_path: Path) -> None:
     assert_close(model, result, feeds)
 
 
-def test_a_hard_swish_in_pieces_runs_on_integers(tmp_path: Path) -> None:
+def test_a_hard_swish_in_pieces_runs_on_integers() -> None:
     model = model_of(
         """g (float[N,3,8,8] x) => (float[N,4,4,4] y) {
             three = Constant<value_float=3.0>() six = Constant<value_float=6.0>() zero = Constant<value_float=0.0>()
@@ -355,7 +339,7 @@ def test_a_hard_swish_in_pieces_runs_on_integers(tmp_path: Path) -> None:
     feeds = {"x": drawn(2, 3, 8, 8)}
     result, outcome = quantized(model, feeds)
     assert len(outcome.changed) == 2
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert not {"Add", "Clip", "Mul", "Div"} & found.keys()
     assert (found["QLinearAdd"], found["QLinearMul"], found["QuantizeLinear"]) == (1, 1, 1)
     assert_close(model, result, feeds)
@@ -422,7 +406,7 @@ def test_a_subgraph_reads_what_a_form_node_makes_of_integers(nodes: str, read: s
     assert_close(model, result, feeds)
 
 
-def test_hard_swish_runs_on_integers(tmp_path: Path) -> None:
+def test_hard_swish_runs_on_integers() -> None:
     model = model_of(
         "g (float[N,3,8,8] x) => (float[N,4,4,4] y) { c = Conv(x, W) h = HardSwish(c) y = Conv(h, V) }",
         W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3),
@@ -430,13 +414,13 @@ def test_hard_swish_runs_on_integers(tmp_path: Path) -> None:
     feeds = {"x": drawn(2, 3, 8, 8)}
     result, outcome = quantized(model, feeds)
     assert outcome.changed[0].details["between"] == ["h"]
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert (found["QLinearAdd"], found["QLinearMul"], found["QuantizeLinear"]) == (1, 1, 1)
     assert not {"HardSwish", "HardSigmoid", "Add", "Mul", "Clip"} & found.keys()
     assert_close(model, result, feeds)
 
 
-def test_a_channel_gate_is_quantized_beside_the_map_that_it_multiplies(tmp_path: Path) -> None:
+def test_a_channel_gate_is_quantized_beside_the_map_that_it_multiplies() -> None:
     model = model_of(
         """g (float[N,3,9,9] x) => (float[N,8,5,5] y) {
             c = Conv(x, W) p = GlobalAveragePool(c) s = Conv(p, S) e = HardSigmoid<alpha=0.3, beta=0.4>(s)
@@ -445,13 +429,13 @@ def test_a_channel_gate_is_quantized_beside_the_map_that_it_multiplies(tmp_path:
     )  # fmt: skip
     feeds = {"x": drawn(2, 3, 9, 9)}
     result, _ = quantized(model, feeds)
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert (found["QLinearMul"], found["QLinearAdd"], found["QuantizeLinear"]) == (1, 1, 1)
     assert_close(model, result, feeds, 0.05)
 
 
 @pytest.mark.parametrize(("height", "joins"), [(6, True), (1, False)])
-def test_an_operand_of_float_nodes_joins_only_where_it_is_small(height: int, joins: bool, tmp_path: Path) -> None:
+def test_an_operand_of_float_nodes_joins_only_where_it_is_small(height: int, joins: bool) -> None:
     model = model_of(
         """g (float[N,3,8,8] x, float[N,4,1,1] e) => (float[N,4,H,6] y) {
             c = Conv(x, W) p = MaxPool<kernel_shape=[K,1]>(c) t = Tanh(e) m = Mul(p, t) y = Conv(m, V) }""".replace(
@@ -461,11 +445,11 @@ def test_an_operand_of_float_nodes_joins_only_where_it_is_small(height: int, joi
     )  # fmt: skip
     feeds = {"x": drawn(2, 3, 8, 8), "e": drawn(2, 4, 1, 1)}
     result, _ = quantized(model, feeds)
-    assert ("QLinearMul" in kernels(result, tmp_path)) is joins
+    assert ("QLinearMul" in kernels(result.to_bytes())) is joins
     assert_close(model, result, feeds, 0.05)
 
 
-def test_embeddings_are_looked_up_as_codes(tmp_path: Path) -> None:
+def test_embeddings_are_looked_up_as_codes() -> None:
     table = drawn(1000, 32) * np.linspace(0.1, 3, 32, dtype=np.float32)
     model = model_of("g (int64[N,5] i) => (float[N,5,32] y) { [look] e = Gather(T, i) y = Neg(e) }", T=table)
     feeds = {"i": np.random.default_rng(0).integers(0, 1000, (4, 5))}
@@ -479,7 +463,7 @@ def test_embeddings_are_looked_up_as_codes(tmp_path: Path) -> None:
     assert not outcome.changed and untouched.size_bytes == model.size_bytes
 
 
-def test_what_the_target_leaves_in_float_is_left_alone(tmp_path: Path) -> None:
+def test_what_the_target_leaves_in_float_is_left_alone() -> None:
     text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { [first] c = Conv(x, W) y = Relu(c) }"
     model = model_of(text, W=drawn(4, 3, 3, 3))
     feeds = {"x": drawn(2, 3, 8, 8)}
@@ -491,7 +475,7 @@ def test_what_the_target_leaves_in_float_is_left_alone(tmp_path: Path) -> None:
     assert_close(model, result, feeds)
 
 
-def test_relu_is_no_part_of_a_kernel_about_zero(tmp_path: Path) -> None:
+def test_relu_is_no_part_of_a_kernel_about_zero() -> None:
     """A symmetric grid does not cut off what is below zero, so ONNX Runtime finds no kernel for Conv -> Relu."""
     text = (
         """g (float[N,3,8,8] x) => (float[N,4,4,4] y) { [first] c = Conv(x, W) r = Relu(c) [second] y = Conv(r, V) }"""
@@ -501,23 +485,23 @@ def test_relu_is_no_part_of_a_kernel_about_zero(tmp_path: Path) -> None:
     result, outcome = quantized(model, feeds, symmetric="yes")
     assert [each.name for each in outcome.changed] == ["second"]
     assert "in float" in outcome.skipped[0].reason
-    assert kernels(result, tmp_path)["QLinearConv"] == 1
+    assert kernels(result.to_bytes())["QLinearConv"] == 1
     assert_close(model, result, feeds)
 
 
-def test_attention_runs_on_integers_where_products_are_asked_for(tmp_path: Path) -> None:
+def test_attention_runs_on_integers_where_products_are_asked_for() -> None:
     text = """g (float[N,6,16] x) => (float[N,6,16] y) {
         q = MatMul(x, Q) k = MatMul(x, K) t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s)
         y = MatMul(p, x) }"""
     model = model_of(text, Q=drawn(16, 16), K=drawn(16, 16, seed=8) / 9)
     feeds = {"x": drawn(4, 6, 16)}
     result, _ = quantized(model, feeds, products="yes")
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert "MatMul" not in found and found["Softmax"] == 1
     assert_close(model, result, feeds, 0.05)
 
 
-def test_shapes_need_not_be_known(tmp_path: Path) -> None:
+def test_shapes_need_not_be_known() -> None:
     """Reshape to a computed shape: what is inferred ends there, and what is seen does not."""
     model = model_of(
         """g (float[A,B] x, int64[S] s) => (float[C,8] y) {
@@ -526,11 +510,11 @@ def test_shapes_need_not_be_known(tmp_path: Path) -> None:
     )  # fmt: skip
     feeds = {"x": drawn(4, 16), "s": np.array([8, 8])}
     result, outcome = quantized(model, feeds)
-    assert len(outcome.changed) == 1 and "QGemm" in kernels(result, tmp_path)
+    assert len(outcome.changed) == 1 and "QGemm" in kernels(result.to_bytes())
     assert_close(model, result, feeds)
 
 
-def test_weights_may_be_constant_nodes(tmp_path: Path) -> None:
+def test_weights_may_be_constant_nodes() -> None:
     values = ", ".join(str(each) for each in drawn(4 * 3 * 3 * 3))
     model = model_of(
         f"""g (float[N,3,8,8] x) => (float[N,4,6,6] y) {{
@@ -539,7 +523,7 @@ def test_weights_may_be_constant_nodes(tmp_path: Path) -> None:
     )
     feeds = {"x": drawn(2, 3, 8, 8)}
     result, outcome = quantized(model, feeds)
-    assert len(outcome.changed) == 1 and kernels(result, tmp_path)["QLinearConv"] == 1
+    assert len(outcome.changed) == 1 and kernels(result.to_bytes())["QLinearConv"] == 1
     assert_close(model, result, feeds)
 
 
@@ -569,14 +553,12 @@ def test_what_was_tried_once_is_not_tried_again(monkeypatch: pytest.MonkeyPatch)
     ("before", "outputs", "filled"),
     [("n = Neg(x)", 16, 1), ("n = Transpose<perm=[0,2,1,3]>(x)", 16, 0), ("n = Neg(x)", 10, 0)],
 )
-def test_a_first_convolution_of_three_channels_gets_a_fourth(
-    before: str, outputs: int, filled: int, tmp_path: Path
-) -> None:
+def test_a_first_convolution_of_three_channels_gets_a_fourth(before: str, outputs: int, filled: int) -> None:
     text = f"g (float[N,3,3,8] x) => (float[N,{outputs},1,6] y) {{ {before} y = Conv(n, W, b) }}"
     model = model_of(text, W=drawn(outputs, 3, 3, 3), b=drawn(outputs))
     feeds = {"x": drawn(4, 3, 3, 8) + 1}
     result, _ = quantized(model, feeds)
-    found = kernels(result, tmp_path)
+    found = kernels(result.to_bytes())
     assert found["QLinearConv"] == 1 and found.get("Pad", 0) == filled
     plain, _ = quantized(model, feeds, context={"target": styled(rescales=True)})
     codes = [Session(each.to_bytes()).run(feeds)["y"] for each in (result, plain)]

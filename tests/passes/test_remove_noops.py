@@ -110,6 +110,16 @@ def test_shapes_that_only_the_model_states_prove_nothing() -> None:
     assert rewrite(model(body), "remove-noops").ops == ["Slice", "Relu", "Neg"]
 
 
+def test_a_slice_of_unknown_length_is_not_taken_for_the_whole() -> None:
+    """Of constants around a branch shape inference learns nothing: the length stays open."""
+    body = """g (float[8] x, bool c) => (float[N] y) <int64[1] s = {0}, int64[1] e = {3}> {
+        y = If (c) <then_branch = t () => (float[K] p) { r = Slice(x, s, e, s) p = Relu(r) },
+                    else_branch = f () => (float[L] q) { q = Neg(x) }> }"""
+    done = rewrite(model(body), "remove-noops")
+    assert not done.outcome.changed
+    check_same(done, {"x": floats(8), "c": np.array(True)})
+
+
 def test_open_batch_is_no_hindrance_to_reshape() -> None:
     body = """g (float[N, 4] x) => (float[N, 4] y) <int64[2] s = {-1, 4}>
         { h = Relu(x) t = Reshape(h, s) y = Neg(t) }"""

@@ -1,12 +1,9 @@
 """store-integers: the values of the codes to the bit, and what ONNX Runtime makes of each form."""
 
-import collections
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
@@ -18,6 +15,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from onnxcomp.target import QuantizationStyle, Target
+from tests.graphs.running import kernels
 
 Array = NDArray[Any]
 StoreIntegers = get_pass("store-integers")
@@ -52,15 +50,6 @@ def stored(model: Model, context: dict[str, Any] | None = None, **fields: Any) -
     result = close_graph(graph)
     onnx.checker.check_model(onnx.load_from_string(result.to_bytes()), full_check=True)
     return result, outcome
-
-
-def kernels(model: Model, tmp_path: Path) -> dict[str, int]:
-    """The operators that ONNX Runtime runs in the end."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
-    return dict(collections.Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node))
 
 
 def outputs(model: Model, feeds: dict[str, Array], **options: Any) -> list[Array]:
@@ -136,13 +125,13 @@ def test_kernels_multiply_by_the_values_of_the_codes(fields: dict[str, Any]) -> 
         "h = MatMul(x, W) y = Add(h, b)",
     ],
 )
-def test_every_form_of_a_product_becomes_a_kernel(body: str, form: str, tmp_path: Path) -> None:
+def test_every_form_of_a_product_becomes_a_kernel(body: str, form: str) -> None:
     constants = {"W": drawn(48, 48) / 7, "b": drawn(48), "c": drawn(1, 48)}
     used = {name: each for name, each in constants.items() if f"{name})" in body or f"{name}," in body}
     model = model_of(f"g (float[48,48] x) => (float[48,48] y) {{ {body} }}", **used)
     result, outcome = stored(model, form=form, bits=8, block_size=16)
     assert [each.name for each in outcome.changed] == ["W"]
-    assert not {"MatMul", "Gemm", "DequantizeLinear"} & kernels(result, tmp_path).keys()
+    assert not {"MatMul", "Gemm", "DequantizeLinear"} & kernels(result.to_bytes()).keys()
     assert_close(model, result, {"x": drawn(48, 48, seed=9)}, 0.03)
 
 
@@ -240,7 +229,7 @@ def test_two_bits_never_get_the_blocks_that_are_slow() -> None:
         {"bits": 2},
     ],
 )
-def test_rows_of_a_table_are_decoded_to_the_bit(fields: dict[str, Any], opset: int, form: str, tmp_path: Path) -> None:
+def test_rows_of_a_table_are_decoded_to_the_bit(fields: dict[str, Any], opset: int, form: str) -> None:
     model = rounded(
         model_of("g (int64[N,M] ids) => (float[N,M,48] y) { y = Gather(W, ids) }", opset, W=drawn(40, 48)), **fields
     )
