@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,34 +227,49 @@ def _class_axes(rank: int) -> Sequence[int]:
 
 
 def _kind_of_classes(batches: Batches, axis: int, *, is_usual: bool) -> str | None:
-    """ "probability", "log" or "logits" where all batches look so along ``axis``, else None.
+    """ "probability", "log" or "logits" where all rows along ``axis`` look so, else None.
 
     is_usual: whether logits may lie there; features are often first in (samples, F, positions).
     """
-    looks = [_class_kind(block, axis) for block, _ in batches()]
-    kinds = {kind for kind, _ in looks}
-    if kinds == {"logits"}:
-        return "logits" if is_usual and _winner_varies([winners for _, winners in looks]) else None
-    return kinds.pop() if kinds in ({"probability"}, {"log"}) else None
+    looks = [_class_look(block, axis) for block, _ in batches()]
+    kinds = {each.kind for each in looks}
+    if kinds != {"other"}:
+        return kinds.pop() if kinds in ({"probability"}, {"log"}) else None
+    entropies, spreads = (
+        np.concatenate(parts) for parts in zip(*((each.entropy, each.spread) for each in looks), strict=True)
+    )
+    if not entropies.size or not np.isfinite(entropies).all():
+        return None
+    # Coordinates in pixels have a peaked softmax too; what trained models give as logits spans less.
+    is_peaked = entropies.mean() < PEAKED_ENTROPY_SHARE and np.median(spreads) < MAX_LOGIT_SPREAD
+    return "logits" if is_peaked and is_usual and _winner_varies([each.winners for each in looks]) else None
 
 
-def _class_kind(block: Array, axis: int) -> tuple[str, Array]:
-    """("probability" | "log" | "logits" | "other", winners) of one batch, from at most 4,096 rows."""
+class _ClassLook(NamedTuple):
+    """kind: "probability", "log" or "other". Of rows (n,): winners, entropy of the softmax as a share of the largest
+    possible, spread from the least to the largest value."""
+
+    kind: str
+    winners: Array
+    entropy: Floats
+    spread: Floats
+
+
+def _class_look(block: Array, axis: int) -> _ClassLook:
+    """How one batch looks, from at most 4,096 rows; its entropies are infinite where no softmax can be made."""
     rows = _rows(block, axis)
     rows = rows[:: max(1, len(rows) // SAMPLED_ROWS)].astype(np.float64)
     winners = rows.argmax(axis=1) if rows.size else np.zeros(0, int)
     if rows.shape[1] < 2 or not np.isfinite(rows).all():
-        return "other", winners
+        return _ClassLook("other", winners, np.array([np.inf]), np.array([np.inf]))
+    spread = rows.max(axis=1) - rows.min(axis=1)
     if rows.min(initial=0) >= -1e-6 and np.abs(rows.sum(axis=1) - 1).max(initial=0) < SUM_TOLERANCE:
-        return "probability", winners
+        return _ClassLook("probability", winners, np.zeros(len(rows)), spread)
     if rows.max(initial=-1) <= 1e-6 and np.abs(np.exp(rows).sum(axis=1) - 1).max(initial=0) < SUM_TOLERANCE:
-        return "log", winners
+        return _ClassLook("log", winners, np.zeros(len(rows)), spread)
     logs = log_softmax(rows)
-    entropy = -(np.exp(logs) * logs).sum(axis=1).mean()
-    # Coordinates in pixels have a peaked softmax too; what trained models give as logits spans less.
-    spread = np.median(rows.max(axis=1) - rows.min(axis=1)) if rows.size else np.inf
-    is_peaked = entropy < PEAKED_ENTROPY_SHARE * np.log(rows.shape[1]) and spread < MAX_LOGIT_SPREAD
-    return ("logits" if is_peaked else "other"), winners
+    entropy = -(np.exp(logs) * logs).sum(axis=1) / np.log(rows.shape[1])
+    return _ClassLook("other", winners, entropy, spread)
 
 
 def _winner_varies(winners: Sequence[Array]) -> bool:

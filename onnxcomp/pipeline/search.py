@@ -32,8 +32,8 @@ DOMINATING = 1.5  # an option of more bytes and this many times the error is nev
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 FEWEST_MOVES = 3  # tried on an assignment with all that follows; one for each 16 evaluations
-SHORTLISTED = tuple(2.0**power for power in range(-2, 7))  # limits, relative to the one that is asked for
-ALIKE = 1.12, 3.0  # bytes and errors of options that may change places when they are fitted to data
+SHORTLISTED = tuple(2.0**power for power in range(-1, 6))  # limits, relative to the one that is asked for
+ALIKE = 1.08, 2.0  # bytes and errors of options that may change places when they are fitted to data
 LEAST_MOVE = 0.01  # of all bytes: what a change should save for its price alone to count
 CORRECTIONS = 6  # whole assignments measured on the way to the limit
 

@@ -58,6 +58,14 @@ def test_tells_what_an_output_looks_like(block: np.ndarray, kind: str, axis: int
         assert output.axis == axis
 
 
+def test_an_uncertain_sample_alone_in_its_batch_does_not_decide() -> None:
+    """Large inputs come one by one: all samples together say what an output is."""
+    uncertain = 0.1 * RNG.normal(size=(1, 10))
+    rows = np.concatenate([LOGITS, uncertain])
+    output = metrics.describe(lambda: iter([(rows[at : at + 1], None) for at in range(len(rows))]), channel_axis=None)
+    assert output.kind == "logits"
+
+
 def test_class_divergence_is_kl_times_one_plus_inverse_entropy() -> None:
     p, q = softmax(LOGITS), softmax(LOGITS + RNG.normal(size=LOGITS.shape) * 0.01)
     output = described(p)
