@@ -24,7 +24,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-slow test-openvino check lint types docs docs-check clean
+.PHONY: demo test test-slow test-thorough test-openvino check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -48,6 +48,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# With every pair of passes on every model of models/, and on those below the folder ONNXCOMP_MORE_MODELS: an hour.
+test-thorough: $(READY)
+	ONNXCOMP_THOROUGH=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # Where the package cannot be had the tests are skipped, and say so. One after another: they print latencies.
 test-openvino:

@@ -1,7 +1,7 @@
 """Every pass on models that people trained and exported, alone and in pairs: none breaks, and exact ones are exact.
 
-The models are those of models/. In ONNXCOMP_MORE_MODELS, or else ../shared/data, there may be more, of any
-size: every .onnx below that folder is tried on random inputs.
+The models are those of models/. Every .onnx below the folder that ONNXCOMP_MORE_MODELS names is tried, too, on random
+inputs. All pairs take half an hour: they run with ONNXCOMP_THOROUGH set (`make test-thorough`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from tests.conformance.cases import Feeds, run
 
 FOLDER = Path(__file__).parent.parent / "models"
 MODELS = {each["file"]: each["calibration"] for each in tomllib.loads((FOLDER / "manifest.toml").read_text())["model"]}
-MORE = Path(os.environ.get("ONNXCOMP_MORE_MODELS", FOLDER.parent.parent / "shared" / "data"))
+MORE = Path(os.environ.get("ONNXCOMP_MORE_MODELS") or os.devnull)
 SAMPLES, BATCH = 4, 2
 SAMPLED_PAIRS = 14
 
 MORE_MODELS = sorted(str(path.relative_to(MORE)) for path in MORE.rglob("*.onnx"))
-NO_MORE = pytest.param("", marks=pytest.mark.skip(reason=f"no models in {MORE}; name a folder by ONNXCOMP_MORE_MODELS"))
+NO_MORE = pytest.param("", marks=pytest.mark.skip(reason="name a folder with models by ONNXCOMP_MORE_MODELS"))
 
 EACH_MODEL = pytest.mark.parametrize("file", MODELS)
 EACH_PASS = pytest.mark.parametrize("name", pass_names())
+THOROUGH = pytest.mark.skipif("ONNXCOMP_THOROUGH" not in os.environ, reason="takes half an hour: make test-thorough")
 EACH_FURTHER_MODEL = pytest.mark.parametrize("file", MORE_MODELS or [NO_MORE])
 
 
@@ -122,6 +123,7 @@ def test_sampled_pairs(file: str, first: str, second: str) -> None:
 
 
 @pytest.mark.slow
+@THOROUGH
 @EACH_MODEL
 @EACH_PASS
 def test_every_choice_of_the_pass(name: str, file: str) -> None:
@@ -131,6 +133,7 @@ def test_every_choice_of_the_pass(name: str, file: str) -> None:
 
 
 @pytest.mark.slow
+@THOROUGH
 @EACH_MODEL
 @pytest.mark.parametrize("first", pass_names())
 def test_every_pair(first: str, file: str) -> None:
