@@ -39,6 +39,7 @@ from onnxcomp.verify import Verdict, Verifier
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
 RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
+LEAST_SPENT = 0.1  # of the budget, that a result is counted to take up where single changes follow
 UNCERTAIN = 0.05  # of the predicted divergence: single changes are tried that should go so far over the budget
 NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
 MOST_TIGHTENED = 0.3
@@ -133,7 +134,8 @@ class Choosing:
         until one fails."""
         evaluate, limit = energy_of(tuner), tuner.search_limit
         search.measure_influence(self.model, table, evaluate, context, deadline=self.deadline)
-        options: dict[str, Any] = {"goal_bytes": self._goal_bytes(table), "deadline": self.deadline}
+        goal = self._goal_bytes(table)
+        options: dict[str, Any] = {"goal_bytes": goal, "deadline": self.deadline}
         options["descend"] = not step.then  # what follows changes what single changes do
         if step.then:
             limit *= RECOVERED
@@ -157,7 +159,9 @@ class Choosing:
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(step, trial.verdict)
             if best is not None and (time.monotonic() > self.deadline or limit <= held * math.sqrt(CLOSE)):
                 break
-        return best if best is None or not step.then else self._strengthened(step, context, table, best)
+        if step.then and best is not None and (goal is None or best.size_bytes > goal):
+            best = self._strengthened(step, context, table, best)
+        return best
 
     def _strengthened(self, step: Step, context: Context, table: Table, best: Trial) -> Trial:
         """A trial that verified after single changes that save bytes, each verified with all that follows.
@@ -166,9 +170,8 @@ class Choosing:
         """
         refuted: set[tuple[str, int | None]] = set()
         for _ in range(search.moves_tried(table)):
-            room = search.predicted_total(table, best.assignment) * (
-                1 / max(self._spent(best.verdict), 0.1) - 1 + UNCERTAIN
-            )
+            left = 1 / max(self._spent(best.verdict), LEAST_SPENT) - 1 + UNCERTAIN
+            room = left * search.predicted_total(table, best.assignment)
             move = search.cheapest_move(table, best.assignment, room, refuted)
             if move is None or time.monotonic() > self.deadline:
                 break
