@@ -40,6 +40,7 @@ class _Option:
 
     bits: int
     size_bytes: int
+    code_bits: int  # of all its values
     error: float
     algorithm: str
 
@@ -52,12 +53,14 @@ class _Table:
     models: dict[int, Model]
     influence: dict[str, float]
 
-    def items(self) -> list[list[Choice]]:
-        """Bytes and expected divergence of each option."""
-        return [
-            [Choice(each.size_bytes, self.influence[name] * each.error) for each in options]
-            for name, options in self.options.items()
-        ]
+    def items(self, *, codes: bool = False) -> list[list[Choice]]:
+        """Bytes (of the codes alone: bits) and expected divergence of each option."""
+
+        def choice(name: str, option: _Option) -> Choice:
+            cost = option.code_bits if codes else option.size_bytes
+            return Choice(cost, self.influence[name] * option.error)
+
+        return [[choice(name, each) for each in options] for name, options in self.options.items()]
 
     def chosen(self, positions: Sequence[int]) -> dict[str, _Option]:
         """The options at these positions, by weight."""
@@ -136,7 +139,7 @@ class AssignBits(Pass):
 
     def _chosen(self, model: Model, table: _Table, context: Context) -> dict[str, _Option]:
         if self.max_divergence is None:
-            return self._within_bytes(table)
+            return self._within_average(table)
         return self._within_divergence(model, table, context, self.max_divergence)
 
     def _tabulate(self, model: Model, names: Sequence[str], moments: Mapping[str, Moments], context: Context) -> _Table:
@@ -154,7 +157,7 @@ class AssignBits(Pass):
                     continue
                 weight.set(rounded.values, rounded.encoding)
                 size = estimate_bytes(weight.shape, weight.dtype, rounded.encoding)
-                option = _Option(bits, size, rounded.error, rounded.algorithm)
+                option = _Option(bits, size, weight.size * bits, rounded.error, rounded.algorithm)
                 table.options.setdefault(weight.name, []).append(option)
             table.models[bits] = close_graph(graph)
         return table
@@ -180,13 +183,13 @@ class AssignBits(Pass):
                 table.influence[name], options[:-1] = 0.0, []
         return measured
 
-    def _within_bytes(self, table: _Table) -> dict[str, _Option]:
-        """The least expected divergence at the bytes that the average would take."""
+    def _within_average(self, table: _Table) -> dict[str, _Option]:
+        """The least expected divergence with as many bits on the average."""
         budget = 0.0
         for options in table.options.values():
-            widths, sizes = [each.bits for each in options], [each.size_bytes for each in options]
-            budget += float(np.interp(self.average_bits, widths, sizes))
-        return table.chosen(least_harm(table.items(), math.floor(budget)))
+            widths, bits = [each.bits for each in options], [each.code_bits for each in options]
+            budget += float(np.interp(self.average_bits, widths, bits))
+        return table.chosen(least_harm(table.items(codes=True), math.floor(budget)))
 
     def _within_divergence(self, model: Model, table: _Table, context: Context, limit: float) -> dict[str, _Option]:
         """The fewest bytes whose measured divergence is at most ``limit``; nothing where no bits bear it.

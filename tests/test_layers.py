@@ -226,7 +226,7 @@ def test_the_walk_resolves_every_form_of_import(tmp_path: Path) -> None:
 def test_imports_come_from_the_standard_library_or_declared_dependencies(source: Source) -> None:
     declared = {
         "onnxcomp", "onnx", "onnxruntime", "onnx_graphsurgeon", "numpy", "scipy", "sklearn", "click", "rich",
-        "psutil", "ml_dtypes", "google", "torch",
+        "psutil", "ml_dtypes", "google", "threadpoolctl", "torch",
     }  # fmt: skip
     roots = {found.module.split(".")[0] for found in imports(source)}
     assert roots <= declared | sys.stdlib_module_names

@@ -31,7 +31,7 @@ def test_a_plain_weight_has_estimates_near_its_codes() -> None:
     assert (found.size_bytes, found.encoding, found.kind) == (64 * 64 * 4, "", "linear")
     for bits, size in found.bits_bytes.items():
         codes = 64 * 64 * bits / 8
-        assert codes <= size <= codes + 4 * 2**bits + 200, bits
+        assert codes <= size <= 1.1 * codes + 4 * 2**bits + 200, bits  # whole bytes hold no whole number of some codes
 
 
 def test_the_note_of_a_clustering_is_shown() -> None:
