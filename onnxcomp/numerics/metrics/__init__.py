@@ -1,0 +1,20 @@
+"""How far a model's outputs are from the original's.
+
+``describe`` says what an output looks like and which lenses belong to it; every lens gives numbers a sample, whose
+mean is a divergence on one scale for all; the worst lens counts.
+"""
+
+from onnxcomp.numerics.metrics.arrays import Floats, new_nonfinite, over_positions, per_element, shared_finite
+from onnxcomp.numerics.metrics.class_scores import kl_and_entropy
+from onnxcomp.numerics.metrics.intervals import Estimate, drop, estimate, samples_to_resolve, share
+from onnxcomp.numerics.metrics.lenses import Lens, Pair, winners
+from onnxcomp.numerics.metrics.looks import Batches, Seen
+from onnxcomp.numerics.metrics.plain import cosine_distance, noise_to_signal, squared_error
+from onnxcomp.numerics.metrics.readings import KINDS, Output, describe
+from onnxcomp.numerics.metrics.scales import CONSTANT_FLOOR
+
+__all__ = [
+    "CONSTANT_FLOOR", "KINDS", "Batches", "Estimate", "Floats", "Lens", "Output", "Pair", "Seen", "cosine_distance",
+    "describe", "drop", "estimate", "kl_and_entropy", "new_nonfinite", "noise_to_signal", "over_positions",
+    "per_element", "samples_to_resolve", "share", "shared_finite", "squared_error", "winners",
+]  # fmt: skip
