@@ -100,7 +100,7 @@ def describe(
         return Output("labels", (LabelChange(),), silent=silent)
     if not sum(block.size for block in blocks) or len({block.ndim for block in blocks}) != 1:
         return Output("values", (_errors(batches, None, floor),) if not silent else (), silent=silent)
-    found = _read(batches, _steady(blocks, channel_axes), floor, asked, linear)
+    found = _read(batches, _steady(batches, channel_axes), floor, asked, linear)
     return Output(found.kind, found.lenses, found.axis, found.form, found.entropy, silent)
 
 
@@ -115,8 +115,8 @@ def _silence(blocks: Sequence[Array]) -> str:
         return "no values"
     if blocks[0].dtype.kind not in "biOSUuc" and not any(np.isfinite(block).any() for block in blocks):
         return "not finite"
-    first = next(block[0] for block in blocks if len(block))
-    same = all(block.shape[1:] == first.shape and _equal(block, first) for block in blocks)
+    first = next(block[:1] for block in blocks if len(block))
+    same = all(block.shape[1:] == first.shape[1:] and _equal(block, first) for block in blocks)
     return "constant" if same and sum(map(len, blocks)) > 1 else ""
 
 
@@ -127,9 +127,13 @@ def _equal(block: Array, first: Array) -> bool:
         return bool(np.allclose(block, first, rtol=scales.ROUNDING, atol=0, equal_nan=True))
 
 
-def _steady(blocks: Sequence[Array], axes: Sequence[int]) -> list[int]:
-    """Those of the axes along which all batches are of one size, small enough for channels."""
-    sizes = {axis: {block.shape[1 + axis] for block in blocks} for axis in axes if axis < blocks[0].ndim - 1}
+def _steady(batches: Batches, axes: Sequence[int]) -> list[int]:
+    """Those of the axes along which all batches are of one size, small enough for channels. Where positions have
+    weights they lie on axis 0, and no channels do."""
+    sizes: dict[int, set[int]] = {}
+    for block, weights, _ in batches():
+        for axis in (each for each in axes if each < block.ndim - 1):
+            sizes.setdefault(axis, set()).add(block.shape[1 + axis] if axis or weights is None else 0)
     return [axis for axis, found in sizes.items() if len(found) == 1 and 0 < max(found) <= MAX_CHANNELS]
 
 
@@ -156,7 +160,7 @@ def _read(batches: Batches, channel_axes: Sequence[int], floor: float, asked: st
 
 def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linear: bool) -> Output | None:
     """The reading as class scores: kind "classes" where they are nothing else, "values" where they may be."""
-    for axis in _steady(blocks, class_axes(blocks[0].ndim)):
+    for axis in _steady(batches, class_axes(blocks[0].ndim)):
         look = class_look(batches, axis, forced=asked == "classes", linear=linear)
         if look is not None:
             lenses, entropy = _class_lenses(batches, look.form, axis)
@@ -201,14 +205,20 @@ def _probabilities(batches: Batches, channel_axes: Sequence[int]) -> Output:
 
 def _of_unit_channels(batches: Batches, axis: int) -> list[Lens]:
     """The lenses of probabilities for those channels of an output that are some, beside others that are none."""
-    chosen = np.flatnonzero(unit_channels(batches, axis))
-    if not 0 < len(chosen) < next(iter(batches())).block.shape[1 + axis]:
+    chosen = _units_beside_others(batches, axis)
+    if not len(chosen):
         return []
 
     def only() -> list[Seen]:
         return [Seen(np.take(each.block, chosen, axis=1 + axis), each.weights) for each in batches()]
 
     return [OfChannels(axis, chosen, lens) for lens in _class_lenses(only, "each", None)[0]]
+
+
+def _units_beside_others(batches: Batches, axis: int) -> Array:
+    """The channels that hold probabilities where there are others too; else none."""
+    found = unit_channels(batches, axis)
+    return np.flatnonzero(found) if not found.all() else np.zeros(0, np.int64)
 
 
 def _errors(batches: Batches, axis: int | None, floor: float) -> RelativeError:
@@ -224,14 +234,16 @@ def _scaled(lenses: Sequence[RelativeError], share: float) -> tuple[RelativeErro
 
 def _like_embedding(batches: Batches, blocks: Sequence[Array], beside: Sequence[RelativeError]) -> bool:
     """Whether the last axis holds 32 or more features of one kind. Nothing that has the shape of an input is an
-    embedding of it, nor do boxes beside scores have features of one kind."""
+    embedding of it, nor do boxes beside scores have features of one kind, on whichever axis they lie."""
     rank = blocks[0].ndim
-    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not _steady(blocks, [rank - 2]):
+    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not _steady(batches, [rank - 2]):
         return False
     if any(each.base is not None for each in batches()):
         return False
-    variance = next((each.variance for each in beside if each.axis == rank - 2), None)
-    return variance is None or bool(variance.max() <= MAX_SPREAD_RATIO * np.median(variance))
+    named = {each.axis: each.variance for each in beside if each.axis is not None}
+    if any(axis != rank - 2 and len(_units_beside_others(batches, axis)) for axis in named):
+        return False
+    return all(each.max() <= MAX_SPREAD_RATIO * np.median(each) for each in named.values())
 
 
 def _of_scale(batches: Batches, beside: Sequence[RelativeError]) -> list[Lens]:
