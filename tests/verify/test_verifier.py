@@ -235,7 +235,7 @@ def test_maps_of_class_scores_are_one_output(tmp_path: Path) -> None:
 
 
 def mixing(noise: float, padded: int) -> Model:
-    """Every position is the sum of those that count, plus its own; padding, where mask == ``padded``, gets noise."""
+    """Each position is the mean of those that the mask marks, plus its own; padding (mask == ``padded``) gets noise."""
     text = (
         "g (int64[N, T] ids, int64[N, T] mask) => (float[N, T, 40] y) {"
         " e = Gather(table, ids) same = Equal(mask, padded) m = Cast<to = 1>(same) p = Unsqueeze(m, last)"

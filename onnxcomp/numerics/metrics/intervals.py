@@ -27,11 +27,15 @@ def estimate(values: Floats, *, transform: Callable[[Floats], Floats] | None = N
     """Mean of per-sample values with a 95% bootstrap interval (1,000 resamples), after ``transform``.
 
     The bootstrap and not a normal interval, up to 4,096 samples: a few of them often make most of a divergence.
+    A sample that is infinite leaves the upper end open.
     """
     change = transform or (lambda array: array)
     if len(values) == 0:
         return Estimate(0.0, 0.0, 0.0)
     mean = values.mean()
+    if not np.isfinite(mean):
+        least = estimate(np.where(np.isfinite(values), values, 0.0), transform=transform, seed=seed)
+        return Estimate(float(mean), least.low, math.inf)
     if len(values) > MAX_BOOTSTRAP_SAMPLES:
         half = 1.96 * values.std() / np.sqrt(len(values))
         low = max(mean - half, values.min())
@@ -39,7 +43,7 @@ def estimate(values: Floats, *, transform: Callable[[Floats], Floats] | None = N
         return Estimate(float(value), float(low), float(high))
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=1000)
-    means = counts @ np.where(np.isfinite(values), values, 0) / len(values)
+    means = counts @ values / len(values)
     low, high = np.quantile(change(means), [ALPHA / 2, 1 - ALPHA / 2])
     return Estimate(float(change(np.array([mean]))[0]), float(low), float(high))
 

@@ -3,8 +3,8 @@
     classes            KL(p||q) (1 + 1/H), at least 3 KL, mean over positions
     balanced classes   3 KL, each winning class with the same weight
     values             6 e^2 / variance, mean over channels
-    worst channel      2 e^2 / variance of the channel that fares worst
-    samples            3 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
+    worst channel      5 e^2 / variance of the channel that fares worst
+    samples            6 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
     embedding          RMS shift of the cosines with the original's vectors
     labels             share that differs
 
@@ -27,8 +27,8 @@ from onnxcomp.numerics.metrics.class_scores import Form, kl_and_entropy
 MIN_ENTROPY = 1e-3
 CLASS_FACTOR = 3.0
 VALUES_FACTOR = 6.0
-CHANNEL_FACTOR = 2.0
-SAMPLE_FACTOR = 3.0
+CHANNEL_FACTOR = 5.0
+SAMPLE_FACTOR = 6.0
 TRIMMED_SHARE = 0.1
 
 

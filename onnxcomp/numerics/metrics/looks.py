@@ -20,6 +20,8 @@ MAX_IMAGE_CHANNELS = 4
 IMAGE_CORRELATION = 0.5  # between the channels of a picture; class scores go against each other
 IMAGE_SPREAD = 16.0  # of a picture in numbers of 0 to 255, at least
 SAMPLED_ROWS = 4096
+UNDECIDED = 0.1  # further from both 0 and 1 a chance is open
+DECIDED_SHARE = 0.25
 
 
 class Seen(NamedTuple):
@@ -102,6 +104,19 @@ def is_picture(batches: Batches, axis: int) -> bool:
 def is_unit_interval(block: Array) -> bool:
     """Whether all is from 0 to 1; of uint8, which is for pictures, never."""
     return block.dtype.kind != "u" and bool(block.size == 0 or (block.min() >= 0 and block.max() <= 1))
+
+
+def are_chances(batches: Batches) -> bool:
+    """Whether all elements are chances of something: from 0 to 1, most of them decided, and not on one side only.
+
+    Coordinates as shares of a picture lie in the middle, concentrations and other small numbers below.
+    """
+    blocks = [each.block for each in batches()]
+    if not all(map(is_unit_interval, blocks)):
+        return False
+    decided = sum(int(((block < UNDECIDED) | (block > 1 - UNDECIDED)).sum()) for block in blocks)
+    highest = max((float(block.max()) for block in blocks if block.size), default=0.0)
+    return highest >= 0.5 and decided >= DECIDED_SHARE * sum(block.size for block in blocks)
 
 
 def unit_channels(batches: Batches, axis: int) -> Array:

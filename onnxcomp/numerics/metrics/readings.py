@@ -39,7 +39,7 @@ from onnxcomp.numerics.metrics.looks import (
     Seen,
     class_axes,
     class_look,
-    is_unit_interval,
+    are_chances,
     unit_channels,
 )
 
@@ -47,7 +47,6 @@ KINDS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")
 MAX_SPREAD_RATIO = 100.0  # variance of the largest over the median feature of an embedding; boxes beside scores: 1e4
 BESIDE_CLASSES = 1 / 6  # of the values lens' factor: it guards against a regression taken for class scores
 BESIDE_EMBEDDING = 1 / 24  # of a sentence encoder 10% of the power may go before its score does
-CONTRIBUTED_SHARE = 0.5  # of an output's variance, at most, that it adds to the input of the same shape
 PROBABILITY_SPREAD = 0.05
 MAX_CHANNELS = 4096
 RAREST = 3  # a class that fewer positions win than these counts as if so many did
@@ -100,7 +99,7 @@ def describe(
         return Output("labels", (LabelChange(),), silent=silent)
     if not sum(block.size for block in blocks) or len({block.ndim for block in blocks}) != 1:
         return Output("values", (_errors(batches, None, floor),) if not silent else (), silent=silent)
-    found = _read(batches, _steady(blocks, channel_axes), floor, asked, linear)
+    found = _read(batches, _steady(batches, channel_axes), floor, asked, linear)
     return Output(found.kind, found.lenses, found.axis, found.form, found.entropy, silent)
 
 
@@ -115,8 +114,8 @@ def _silence(blocks: Sequence[Array]) -> str:
         return "no values"
     if blocks[0].dtype.kind not in "biOSUuc" and not any(np.isfinite(block).any() for block in blocks):
         return "not finite"
-    first = next(block[0] for block in blocks if len(block))
-    same = all(block.shape[1:] == first.shape and _equal(block, first) for block in blocks)
+    first = next(block[:1] for block in blocks if len(block))
+    same = all(block.shape[1:] == first.shape[1:] and _equal(block, first) for block in blocks)
     return "constant" if same and sum(map(len, blocks)) > 1 else ""
 
 
@@ -127,9 +126,13 @@ def _equal(block: Array, first: Array) -> bool:
         return bool(np.allclose(block, first, rtol=scales.ROUNDING, atol=0, equal_nan=True))
 
 
-def _steady(blocks: Sequence[Array], axes: Sequence[int]) -> list[int]:
-    """Those of the axes along which all batches are of one size, small enough for channels."""
-    sizes = {axis: {block.shape[1 + axis] for block in blocks} for axis in axes if axis < blocks[0].ndim - 1}
+def _steady(batches: Batches, axes: Sequence[int]) -> list[int]:
+    """Those of the axes along which all batches are of one size, small enough for channels. Where positions have
+    weights they lie on axis 0, and no channels do."""
+    sizes: dict[int, set[int]] = {}
+    for block, weights, _ in batches():
+        for axis in (each for each in axes if each < block.ndim - 1):
+            sizes.setdefault(axis, set()).add(block.shape[1 + axis] if axis or weights is None else 0)
     return [axis for axis, found in sizes.items() if len(found) == 1 and 0 < max(found) <= MAX_CHANNELS]
 
 
@@ -141,7 +144,7 @@ def _read(batches: Batches, channel_axes: Sequence[int], floor: float, asked: st
     if classes is not None and classes.kind == "classes":
         guard = () if classes.form in ("probability", "log") else _scaled(beside, BESIDE_CLASSES)
         return Output("classes", (*classes.lenses, *guard), classes.axis, classes.form, classes.entropy)
-    if asked == "probabilities" or (asked is None and all(map(is_unit_interval, blocks))):
+    if asked == "probabilities" or (asked is None and are_chances(batches)):
         return _probabilities(batches, channel_axes)
     if asked == "embedding" or (asked is None and classes is None and _like_embedding(batches, blocks, beside)):
         found = scales.basis(batches)
@@ -156,7 +159,7 @@ def _read(batches: Batches, channel_axes: Sequence[int], floor: float, asked: st
 
 def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linear: bool) -> Output | None:
     """The reading as class scores: kind "classes" where they are nothing else, "values" where they may be."""
-    for axis in _steady(blocks, class_axes(blocks[0].ndim)):
+    for axis in _steady(batches, class_axes(blocks[0].ndim)):
         look = class_look(batches, axis, forced=asked == "classes", linear=linear)
         if look is not None:
             lenses, entropy = _class_lenses(batches, look.form, axis)
@@ -201,14 +204,20 @@ def _probabilities(batches: Batches, channel_axes: Sequence[int]) -> Output:
 
 def _of_unit_channels(batches: Batches, axis: int) -> list[Lens]:
     """The lenses of probabilities for those channels of an output that are some, beside others that are none."""
-    chosen = np.flatnonzero(unit_channels(batches, axis))
-    if not 0 < len(chosen) < next(iter(batches())).block.shape[1 + axis]:
+    chosen = _units_beside_others(batches, axis)
+    if not len(chosen):
         return []
 
     def only() -> list[Seen]:
         return [Seen(np.take(each.block, chosen, axis=1 + axis), each.weights) for each in batches()]
 
     return [OfChannels(axis, chosen, lens) for lens in _class_lenses(only, "each", None)[0]]
+
+
+def _units_beside_others(batches: Batches, axis: int) -> Array:
+    """The channels that hold probabilities where there are others too; else none."""
+    found = unit_channels(batches, axis)
+    return np.flatnonzero(found) if not found.all() else np.zeros(0, np.int64)
 
 
 def _errors(batches: Batches, axis: int | None, floor: float) -> RelativeError:
@@ -224,14 +233,16 @@ def _scaled(lenses: Sequence[RelativeError], share: float) -> tuple[RelativeErro
 
 def _like_embedding(batches: Batches, blocks: Sequence[Array], beside: Sequence[RelativeError]) -> bool:
     """Whether the last axis holds 32 or more features of one kind. Nothing that has the shape of an input is an
-    embedding of it, nor do boxes beside scores have features of one kind."""
+    embedding of it, nor do boxes beside scores have features of one kind, on whichever axis they lie."""
     rank = blocks[0].ndim
-    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not _steady(blocks, [rank - 2]):
+    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not _steady(batches, [rank - 2]):
         return False
     if any(each.base is not None for each in batches()):
         return False
-    variance = next((each.variance for each in beside if each.axis == rank - 2), None)
-    return variance is None or bool(variance.max() <= MAX_SPREAD_RATIO * np.median(variance))
+    named = {each.axis: each.variance for each in beside if each.axis is not None}
+    if any(axis != rank - 2 and len(_units_beside_others(batches, axis)) for axis in named):
+        return False
+    return all(each.max() <= MAX_SPREAD_RATIO * np.median(each) for each in named.values())
 
 
 def _of_scale(batches: Batches, beside: Sequence[RelativeError]) -> list[Lens]:
@@ -246,6 +257,6 @@ def _of_correction(batches: Batches, beside: Sequence[RelativeError], floor: flo
         return []
     first = beside[0]
     added = scales.spread(batches, first.axis, floor=floor, of_base=True)
-    if added.variance.mean() > CONTRIBUTED_SHARE * first.variance.mean():
+    if added.variance.mean() >= first.variance.mean():
         return []
     return [RelativeError(first.axis, added.variance, added.varies, name="correction")]

@@ -12,6 +12,7 @@ from onnxcomp.numerics.metrics.looks import SAMPLED_ROWS, Batches
 
 CONSTANT_FLOOR = 1e-3  # a channel that never changes is held to this share of its size
 ROUNDING = 1e-6  # of the size: a spread below is float32's own rounding
+LEAST_SQUARE = float(np.finfo(np.float32).tiny) ** 2
 MIN_VECTORS = 8
 FEW_CHANNELS = 64  # up to so many may be quantities of their own, in units of their own
 WEAKEST = 1e-2  # of the median variance: of many channels none is held to less
@@ -28,28 +29,27 @@ class Spread(NamedTuple):
 def spread(batches: Batches, axis: int | None, *, floor: float = CONSTANT_FLOOR, of_base: bool = False) -> Spread:
     """The variance of each channel along ``axis`` over samples and positions, padding left out.
 
-    Where all samples have one shape and are no fewer than 8, it is taken about each element's own mean over the
-    samples: what an output says whatever the input (anchors, priors) is not what it tells.
+    Where all samples have one shape and no fewer than 8 count at an element, it is taken about that element's own mean
+    over the samples: what an output says whatever the input (anchors, priors) is not what it tells.
     of_base: of the difference from the input that the output is a correction of.
     floor: what a channel that does not vary is held to, as a share of its size.
     """
     count, total, square = _sums(batches, axis, of_base)
-    mean = total / count
-    centre = _element_means(batches, axis, of_base)
+    centre = _centre(batches, axis, of_base, total / count)
     deviation = sum(
-        _weighed(np.square(values - (mean if centre is None else centre)), weights).sum(axis=(0, 1))
+        _weighed(np.square(values - centre), weights).sum(axis=(0, 1))
         for values, weights in _values(batches, axis, of_base)
     )
     variance = np.atleast_1d(np.asarray(deviation / count, dtype=np.float64))
     size = np.atleast_1d(np.asarray(square / count, dtype=np.float64))
-    varies = variance > ROUNDING**2 * np.maximum(size, np.finfo(np.float32).tiny)
+    varies = variance > ROUNDING**2 * np.maximum(size, LEAST_SQUARE)
     own = np.where(size > 0, size, size.mean())
     variance = np.where(varies, variance, floor**2 * own)
     if floor > CONSTANT_FLOOR:  # noise: what hardly varies from draw to draw
         variance = np.maximum(variance, floor**2 * own)
     if len(variance) > FEW_CHANNELS and varies.any():
         variance = np.maximum(variance, WEAKEST * np.median(variance[varies]))
-    return Spread(np.maximum(variance, np.finfo(np.float32).tiny), varies)
+    return Spread(np.maximum(variance, LEAST_SQUARE), varies)
 
 
 def own_scale(batches: Batches, axis: int | None) -> bool:
@@ -94,14 +94,16 @@ def _sums(batches: Batches, axis: int | None, of_base: bool) -> tuple[float, Flo
     return max(count, 1.0), total, square
 
 
-def _element_means(batches: Batches, axis: int | None, of_base: bool) -> Floats | None:
-    """(positions, channels): the mean of each element over the samples, where these are of one shape and enough."""
-    shapes = {each.block.shape[1:] for each in batches()}
-    count = sum(len(each.block) for each in batches())
-    if len(shapes) != 1 or count < MIN_VECTORS:
-        return None
-    total = sum(values.sum(axis=0) for values, _ in _values(batches, axis, of_base))
-    return np.asarray(total / count)
+def _centre(batches: Batches, axis: int | None, of_base: bool, mean: Floats) -> Floats:
+    """What each element varies about, (positions, channels) or (channels,): its own mean over the samples, where these
+    are of one shape and enough of them count there, else that of its channel, ``mean``."""
+    if len({each.block.shape[1:] for each in batches()}) != 1:
+        return mean
+    count, total = np.zeros(1), np.zeros(1)
+    for values, weights in _values(batches, axis, of_base):
+        count = count + _weighed(np.ones((*values.shape[:2], 1)), weights).sum(axis=0)
+        total = total + _weighed(values, weights).sum(axis=0)
+    return np.asarray(np.where(count >= MIN_VECTORS, total / np.maximum(count, 1), mean))
 
 
 def _weighed(values: Floats, weights: Array | None) -> Floats:
