@@ -38,7 +38,7 @@ class Comparison:
             lenses = lenses_of(self.metric, output)
             if not lenses or name not in reference or name not in candidate:
                 continue
-            pair = self.outputs.pair(i, name, reference[name], candidate[name])
+            pair = self.outputs.pair(i, name, reference, candidate[name])
             for at, lens in enumerate(lenses):
                 self._values.setdefault((name, at), []).append(lens.measure(pair))
             kept = self.outputs.kept_error(i, name, reference[name], candidate[name])

@@ -45,7 +45,11 @@ def lenses_of(metric: str, output: Output) -> tuple[Lens, ...]:
         return output.lenses if output.kind == "labels" else ()
     if output.kind == "labels":
         return ()
-    return (Plain(metric, lambda pair: PLAIN[metric](*pair)),) if metric in PLAIN else ()
+    return (
+        (Plain(metric, lambda pair: PLAIN[metric](pair.reference, pair.candidate, pair.weights)),)
+        if metric in PLAIN
+        else ()
+    )
 
 
 def agreement(output: Output, pair: Pair) -> Floats:

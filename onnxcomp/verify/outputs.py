@@ -5,6 +5,7 @@ what each one was taken for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnxcomp.verify.evidence import Evidence
 from onnxcomp.verify.limits import NOISE_FLOOR
 from onnxcomp.verify.padding import Padding
 from onnxcomp.verify.reference import Layout, OutputStore, channel_axes, sample_axis, samples_first
+from onnxcomp.verify.salience import Salience, find_salience
 
 Array = NDArray[Any]
 
@@ -28,8 +30,7 @@ class Outputs:
     """How each output of the original is read and cut.
 
     asked: the user's word for some of them. numbers: integer outputs that were made by rounding. linear: outputs that a
-    linear operator computes. left_out: outputs that
-    are not compared, with the reason.
+    linear operator computes. left_out: outputs that are not compared, with the reason.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Outputs:
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.data, self.layouts, self.store, self.specs = data, layouts, store, specs
+        self.salience: dict[str, Salience] = {}
         self.padding = padding
         self.axes = self._sample_axes()
         self.copies: dict[str, Copy] = {} if data.is_random else find_copies(self._fed())
@@ -55,6 +57,11 @@ class Outputs:
             if name not in (left_out or {})
         }
         self._left_out = dict(left_out or {})
+        self.salience = find_salience(self.described, lambda name: lambda: self._seen(name), self._channel_axes)
+        for name, found in self.salience.items():
+            own = found.scores if found.source == name else None
+            read = functools.partial(self._seen, name)
+            self.described[name] = metrics.where_salient(self.described[name], read, found.axis, own)
 
     def evidence(self) -> Evidence:
         """What the data show of these outputs."""
@@ -62,12 +69,14 @@ class Outputs:
         compared = tuple(name for name, each in self.described.items() if not each.silent)
         return Evidence(self.data.distinct_count, compared, silent)
 
-    def pair(self, i: int, name: str, reference: Array, candidate: Array) -> Pair:
-        """Both as they are compared: what is no copy, samples first, and the weights of their positions."""
-        left, right = (samples_first(self._fresh(i, name, each), self.axes[name]) for each in (reference, candidate))
+    def pair(self, i: int, name: str, reference: Mapping[str, Array], candidate: Array) -> Pair:
+        """An output of batch ``i`` in both models as it is compared: what is no copy, samples first, and the weights of
+        its positions. reference: all outputs of the original."""
+        both = (reference[name], candidate)
+        left, right = (samples_first(self._fresh(i, name, each), self.axes[name]) for each in both)
         if left.dtype.kind not in "biuOSU" or self.described[name].kind != "labels":
             left, right = metrics.shared_finite(left, right) if left.dtype.kind not in "OSU" else (left, right)
-        return Pair(left, right, self._weights(i, name, left))
+        return Pair(left, right, self._weights(i, name, left), self._salience(name, reference))
 
     def kept_error(self, i: int, name: str, reference: Array, candidate: Array) -> Floats | None:
         """(samples,) mean squared error of what is a copy of an input in the original, over the mean square of what is
@@ -114,13 +123,10 @@ class Outputs:
         weights = self._masks[i]
         return weights if weights is not None and array.shape[:2] == weights.shape else None
 
-    @property
+    @functools.cached_property
     def _masks(self) -> list[Array | None]:
-        if not hasattr(self, "_kept_masks"):
-            assert self.padding is not None
-            batches = self.data.labelled_batches()
-            self._kept_masks = [self.padding.weights(batch.feeds, batch.count) for batch in batches]
-        return self._kept_masks
+        assert self.padding is not None
+        return [self.padding.weights(batch.feeds, batch.count) for batch in self.data.labelled_batches()]
 
     # --- what they are ---
 
@@ -130,7 +136,20 @@ class Outputs:
             base = next(bases)
             if name in outputs:
                 block = samples_first(self._fresh(i, name, outputs[name]), self.axes[name])
-                yield Seen(block, self._weights(i, name, block), base)
+                yield Seen(block, self._weights(i, name, block), base, self._salience(name, outputs))
+
+    def _salience(self, name: str, outputs: Mapping[str, Array]) -> Floats | None:
+        """(samples, positions): how much each position of an output says, where other scores tell."""
+        found = self.salience.get(name)
+        if found is None:
+            return None
+        return found.scores.salience(samples_first(outputs[found.source], self.axes[found.source]))
+
+    def _channel_axes(self, name: str) -> tuple[int, ...]:
+        """Where the channels of an output may lie, without its sample axis."""
+        ranks = {outputs[name].ndim for outputs in self.store if name in outputs}
+        axis = self.axes[name]
+        return channel_axes(self.specs.get(name), axis, ranks.pop() + (axis is None)) if len(ranks) == 1 else ()
 
     def _bases(self, name: str) -> Iterator[Array | None]:
         """In each batch the first input of floats that has the output's shape; None throughout where there is none."""
@@ -151,12 +170,9 @@ class Outputs:
         return None
 
     def _describe(self, name: str, asked: str | None, are_numbers: bool, linear: bool) -> Output:
-        ranks = {outputs[name].ndim for outputs in self.store if name in outputs}
-        axis = self.axes[name]
-        rank = ranks.pop() + (axis is None) if len(ranks) == 1 else 0
         found = metrics.describe(
             lambda: self._seen(name),
-            channel_axes=channel_axes(self.specs.get(name), axis, rank) if rank else (),
+            channel_axes=self._channel_axes(name),
             floor=NOISE_FLOOR if self.data.is_random else metrics.CONSTANT_FLOOR,
             asked=asked,
             are_numbers=are_numbers,

@@ -11,10 +11,36 @@ from onnxcomp.numerics.metrics.lenses import Lens, Pair, winners
 from onnxcomp.numerics.metrics.looks import Batches, Seen
 from onnxcomp.numerics.metrics.plain import cosine_distance, noise_to_signal, squared_error
 from onnxcomp.numerics.metrics.readings import KINDS, Output, describe
+from onnxcomp.numerics.metrics.salience import LEAST_POSITIONS, Scores, positions, scores_of, where_salient
 from onnxcomp.numerics.metrics.scales import CONSTANT_FLOOR
 
 __all__ = [
-    "CONSTANT_FLOOR", "KINDS", "Batches", "Estimate", "Floats", "Lens", "Output", "Pair", "Seen", "cosine_distance",
-    "describe", "drop", "estimate", "kl_and_entropy", "new_nonfinite", "noise_to_signal", "over_positions",
-    "per_element", "samples_to_resolve", "share", "shared_finite", "squared_error", "winners",
+    "CONSTANT_FLOOR",
+    "KINDS",
+    "LEAST_POSITIONS",
+    "Batches",
+    "Estimate",
+    "Floats",
+    "Lens",
+    "Output",
+    "Pair",
+    "Scores",
+    "Seen",
+    "cosine_distance",
+    "describe",
+    "drop",
+    "estimate",
+    "kl_and_entropy",
+    "new_nonfinite",
+    "noise_to_signal",
+    "over_positions",
+    "per_element",
+    "positions",
+    "samples_to_resolve",
+    "scores_of",
+    "share",
+    "shared_finite",
+    "squared_error",
+    "where_salient",
+    "winners",
 ]  # fmt: skip

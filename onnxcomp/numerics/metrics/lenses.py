@@ -1,10 +1,10 @@
 """Ways of looking at the difference between two outputs; each gives a number a sample, and the worst lens counts.
 
-    classes            KL(p||q) (1 + 1/H), at least 3 KL, mean over positions
-    balanced classes   3 KL, each winning class with the same weight
-    values             6 e^2 / variance, mean over channels
-    worst channel      5 e^2 / variance of the channel that fares worst
-    samples            6 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
+    classes            KL(p||q) (1 + 1/H), at least 4 KL, mean over positions
+    balanced classes   4 KL, each winning class with the same weight (of chances: the sum over yes and no)
+    values             10 e^2 / variance, mean over channels
+    worst channel      8 e^2 / variance of the channel that fares worst
+    samples            8 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
     embedding          RMS shift of the cosines with the original's vectors
     labels             share that differs
 
@@ -25,20 +25,21 @@ from onnxcomp.numerics.metrics.arrays import Array, Floats, by_channel, over_pos
 from onnxcomp.numerics.metrics.class_scores import Form, kl_and_entropy
 
 MIN_ENTROPY = 1e-3
-CLASS_FACTOR = 3.0
-VALUES_FACTOR = 6.0
-CHANNEL_FACTOR = 5.0
-SAMPLE_FACTOR = 6.0
+CLASS_FACTOR = 4.0
+VALUES_FACTOR = 10.0
+CHANNEL_FACTOR = 8.0
+SAMPLE_FACTOR = 8.0
 TRIMMED_SHARE = 0.1
 
 
 class Pair(NamedTuple):
-    """One output of one batch in float64, samples first: the original's, the candidate's, and the weights
-    (samples, positions) of its positions or None."""
+    """One output of one batch in float64, samples first: the original's, the candidate's, the weights
+    (samples, positions) of its positions or None, and how much each of them says, likewise."""
 
     reference: Floats
     candidate: Floats
     weights: Array | None
+    salience: Floats | None = None
 
 
 class Lens(ABC):
@@ -166,7 +167,7 @@ class OfChannels(Lens):
 
     def measure(self, pair: Pair) -> Floats:
         taken = [np.take(each, self.chosen, axis=1 + self.axis) for each in (pair.reference, pair.candidate)]
-        return self.lens.measure(Pair(taken[0], taken[1], pair.weights))
+        return self.lens.measure(Pair(taken[0], taken[1], pair.weights, pair.salience))
 
     def summaries(self, values: Floats) -> Mapping[str, Floats]:
         return self.lens.summaries(values)

@@ -22,15 +22,17 @@ IMAGE_SPREAD = 16.0  # of a picture in numbers of 0 to 255, at least
 SAMPLED_ROWS = 4096
 UNDECIDED = 0.1  # further from both 0 and 1 a chance is open
 DECIDED_SHARE = 0.25
+RARE_CHANCE = 0.2  # what a channel of chances reaches at least
 
 
 class Seen(NamedTuple):
     """The original's output in one batch: (samples, ...), the weights (samples, positions) of its positions or None,
-    and an input of the same shape that it may be a correction of, or None."""
+    an input of the same shape that it may be a correction of, or None, and how much each position says."""
 
     block: Array
     weights: Array | None = None
     base: Array | None = None
+    salience: Floats | None = None
 
 
 Batches = Callable[[], Iterable[Seen]]
@@ -120,14 +122,17 @@ def are_chances(batches: Batches) -> bool:
 
 
 def unit_channels(batches: Batches, axis: int) -> Array:
-    """(channels,) of bool: those along ``axis`` whose values all lie from 0 to 1 and are not the same throughout."""
-    lows, highs = [], []
+    """(channels,) of bool: those along ``axis`` whose values are chances, as above; of rare things, too."""
+    lows, highs, decided, count = [], [], 0, 0
     for each in batches():
         values = by_channel(each.block, axis)
         lows.append(values.min(axis=(0, 1)))
         highs.append(values.max(axis=(0, 1)))
+        decided = decided + ((values < UNDECIDED) | (values > 1 - UNDECIDED)).sum(axis=(0, 1))
+        count += values.shape[0] * values.shape[1]
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-    return np.asarray((low >= 0) & (high <= 1) & (high > low))
+    are_within = (low >= 0) & (high <= 1) & (high > low) & (high >= RARE_CHANCE)
+    return np.asarray(are_within & (decided >= DECIDED_SHARE * count))
 
 
 def _rows_look(block: Array, axis: int) -> _Rows:

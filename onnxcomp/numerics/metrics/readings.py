@@ -37,16 +37,16 @@ from onnxcomp.numerics.metrics.looks import (
     MIN_EMBEDDING_SIZE,
     Batches,
     Seen,
+    are_chances,
     class_axes,
     class_look,
-    are_chances,
     unit_channels,
 )
 
 KINDS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")
 MAX_SPREAD_RATIO = 100.0  # variance of the largest over the median feature of an embedding; boxes beside scores: 1e4
-BESIDE_CLASSES = 1 / 6  # of the values lens' factor: it guards against a regression taken for class scores
-BESIDE_EMBEDDING = 1 / 24  # of a sentence encoder 10% of the power may go before its score does
+BESIDE_CLASSES = 1 / 10  # of the values lens' factor: it guards against a regression taken for class scores
+BESIDE_EMBEDDING = 1 / 40  # of a sentence encoder 10% of the power may go before its score does
 PROBABILITY_SPREAD = 0.05
 MAX_CHANNELS = 4096
 RAREST = 3  # a class that fewer positions win than these counts as if so many did
@@ -130,7 +130,7 @@ def _steady(batches: Batches, axes: Sequence[int]) -> list[int]:
     """Those of the axes along which all batches are of one size, small enough for channels. Where positions have
     weights they lie on axis 0, and no channels do."""
     sizes: dict[int, set[int]] = {}
-    for block, weights, _ in batches():
+    for block, weights, *_ in batches():
         for axis in (each for each in axes if each < block.ndim - 1):
             sizes.setdefault(axis, set()).add(block.shape[1 + axis] if axis or weights is None else 0)
     return [axis for axis, found in sizes.items() if len(found) == 1 and 0 < max(found) <= MAX_CHANNELS]
@@ -168,19 +168,35 @@ def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linea
 
 
 def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple[Lens, ...], float]:
-    """KL over all positions, and with the same weight for each winning class; and the mean entropy."""
-    entropies, counts = [], np.zeros(0)
-    for block, weights, _ in batches():
-        both = shared_finite(block, block)
-        entropies.append(over_positions(kl_and_entropy(form, axis, *both)[1], weights))
-        found = np.bincount(winners(both[0], form, axis).ravel())
+    """KL over all positions, and with the same weight for each winning class; and the mean entropy: of maps and
+    sequences over classes where that is larger, since most of their positions may be as good as given."""
+    counts = np.zeros(0)
+    for block, *_ in batches():
+        found = np.bincount(winners(shared_finite(block, block)[0], form, axis).ravel())
         size = max(len(found), len(counts))
         counts = np.pad(counts, (0, size - len(counts))) + np.pad(found, (0, size - len(found)))
-    entropy = float(np.concatenate(entropies).mean())
-    lenses: tuple[Lens, ...] = (ClassDivergence(form, axis, class_factor(entropy)),)
-    if np.count_nonzero(counts) > 1 and len(counts) <= MAX_CLASSES:
-        lenses = (*lenses, ClassDivergence(form, axis, CLASS_FACTOR, balanced(counts)))
-    return lenses, entropy
+    balance = balanced(counts) if np.count_nonzero(counts) > 1 and len(counts) <= MAX_CLASSES else None
+    entropy = _entropy(batches, form, axis, None)
+    if balance is None:
+        return (ClassDivergence(form, axis, class_factor(entropy)),), entropy
+    if any(block.ndim > 2 for block, *_ in batches()):
+        entropy = max(entropy, _entropy(batches, form, axis, balance))
+    both_ways = 2.0 if form == "each" else 1.0
+    return (
+        ClassDivergence(form, axis, class_factor(entropy)),
+        ClassDivergence(form, axis, both_ways * CLASS_FACTOR, balance),
+    ), entropy
+
+
+def _entropy(batches: Batches, form: Form, axis: int | None, balance: Floats | None) -> float:
+    """H in nats; balance: weights of the positions that each class wins."""
+    found = []
+    for block, weights, *_ in batches():
+        both = shared_finite(block, block)
+        own = kl_and_entropy(form, axis, *both)[1]
+        own = own if balance is None else own * balance[winners(both[0], form, axis)]
+        found.append(over_positions(own, weights))
+    return float(np.concatenate(found).mean())
 
 
 def balanced(counts: Floats) -> Floats:
@@ -198,7 +214,7 @@ def _probabilities(batches: Batches, channel_axes: Sequence[int]) -> Output:
     for axis in channel_axes or (None,):
         held = scales.spread(batches, axis)
         variance = np.maximum(held.variance, PROBABILITY_SPREAD**2)
-        found.append(RelativeError(axis, variance, held.varies, factor=VALUES_FACTOR / 3))
+        found.append(RelativeError(axis, variance, held.varies, factor=VALUES_FACTOR / 5))
     return Output("probabilities", tuple(found), None, "each", entropy)
 
 

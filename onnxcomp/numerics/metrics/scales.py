@@ -61,7 +61,7 @@ def basis(batches: Batches) -> tuple[Floats, Floats] | None:
     """Centre (features,) and at most 1,024 unit vectors (vectors, features) of an output whose last axis holds
     features; None where there are too few vectors, or one that is the centre."""
     chosen = []
-    for block, weights, _ in batches():
+    for block, weights, *_ in batches():
         vectors = shared_finite(block, block)[0].reshape(-1, block.shape[-1])
         if weights is not None and weights.size == len(vectors):
             vectors = vectors[weights.reshape(-1) > 0]
@@ -77,7 +77,7 @@ def basis(batches: Batches) -> tuple[Floats, Floats] | None:
 
 def _values(batches: Batches, axis: int | None, of_base: bool) -> Iterator[tuple[Floats, Array | None]]:
     """Each batch as (samples, positions, channels) with the weights of its positions."""
-    for block, weights, base in batches():
+    for block, weights, base, _ in batches():
         values = shared_finite(block, block)[0]
         if of_base and base is not None:
             values = values - base
