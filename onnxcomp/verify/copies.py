@@ -90,7 +90,7 @@ def _candidates(feeds: Mapping[str, Array], output: Array) -> Iterator[Copy]:
 
 def _first(value: Array, output: Array, axis: int, rows: int) -> bool:
     """Whether the output may be the value moved on by so many rows: looked at in its first kept row only."""
-    left, right = np.take(value, rows, axis=axis), np.take(output, 0, axis=axis)
+    left, right = np.take(value, [rows], axis=axis), np.take(output, [0], axis=axis)
     return bool(np.array_equal(left, right)) and left.size > 0
 
 

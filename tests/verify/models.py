@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,8 @@ from onnx import numpy_helper
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model, load
 from onnxcomp.target import Target
+from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 
 CPU = Target.of("cpu")
 RNG = np.random.default_rng(3)
@@ -36,3 +39,18 @@ def opened(model: Model, folder: Path, **arrays: np.ndarray) -> CalibrationData:
 
 def noisy(weight: np.ndarray, share: float) -> np.ndarray:
     return (weight * (1 + share * np.random.default_rng(1).normal(size=weight.shape))).astype(np.float32)
+
+
+def ran(model: Model, data: CalibrationData) -> list[dict[str, np.ndarray]]:
+    """The model's outputs in each batch."""
+    with model.opened_on(CPU.session) as session:
+        return [flatten(session.run(feeds)) for feeds in data.batches()]
+
+
+def read(model: Model, data: CalibrationData, **options: Any) -> Outputs:
+    """The model's outputs as a verifier reads them."""
+    store = OutputStore()
+    store.extend(ran(model, data))
+    with model.opened_on(CPU.session) as session:
+        specs = {spec.name: spec for spec in session.outputs}
+    return Outputs(data, [layout_of(batch) for batch in data.labelled_batches()], store, specs, **options)
