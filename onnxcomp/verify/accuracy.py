@@ -33,7 +33,7 @@ class Labels:
         values = np.union1d(winners, labels)
         chance = float(sum((winners == value).mean() * (labels == value).mean() for value in values))
         error = np.sqrt(chance * (1 - chance) / len(labels))
-        if len(labels) >= CHANCE_SAMPLES and chance < 0.99 and accuracy < chance + CHANCE_ERRORS * error:
+        if len(labels) >= CHANCE_SAMPLES and chance < 0.99 and accuracy <= chance + CHANCE_ERRORS * error:
             raise CalibrationError(
                 f"calibration data: the model's {self.name} is right on {accuracy:.1%} of the labels, and by chance on "
                 f"{chance:.1%}. Are they shuffled, or of other classes? Leave them out to compare outputs instead."

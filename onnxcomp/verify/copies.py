@@ -54,18 +54,23 @@ class Copy:
 def find_copies(batches: Iterable[tuple[Mapping[str, Value], Mapping[str, Array]]]) -> dict[str, Copy]:
     """For each output that is in part a copy of an input in all batches of (feeds, outputs), how.
 
-    A copy shows by bits, in arrays that do not hold one number throughout.
+    A copy shows by bits, and by elements that differ among themselves in at least one batch: states that are zero, or
+    caches that are empty yet, tell nothing.
     """
     found: dict[str, list[Copy]] | None = None
+    told: set[tuple[str, Copy]] = set()
     for feeds, outputs in batches:
-        arrays = {name: each for name, each in feeds.items() if isinstance(each, np.ndarray) and each.size}
+        arrays = {name: each for name, each in feeds.items() if isinstance(each, np.ndarray)}
         if found is None:
             found = {name: list(_candidates(arrays, value)) for name, value in outputs.items()}
         for name, copies in found.items():
-            copies[:] = [each for each in copies if _holds(each, arrays.get(each.source), outputs.get(name))]
+            kept = {each: _kept(each, arrays.get(each.source), outputs.get(name)) for each in copies}
+            copies[:] = [each for each in copies if kept[each] is not None]
+            told.update((name, each) for each in copies if _differ(kept[each]))
         if not any(found.values()):
             return {}
-    return {name: copies[0] for name, copies in (found or {}).items() if copies}
+    shown = {name: [each for each in copies if (name, each) in told] for name, copies in (found or {}).items()}
+    return {name: copies[0] for name, copies in shown.items() if copies}
 
 
 def _candidates(feeds: Mapping[str, Array], output: Array) -> Iterator[Copy]:
@@ -85,19 +90,24 @@ def _candidates(feeds: Mapping[str, Array], output: Array) -> Iterator[Copy]:
 
 def _first(value: Array, output: Array, axis: int, rows: int) -> bool:
     """Whether the output may be the value moved on by so many rows: looked at in its first kept row only."""
-    left, right = np.take(value, rows, axis=axis), np.take(output, 0, axis=axis)
+    left, right = np.take(value, [rows], axis=axis), np.take(output, [0], axis=axis)
     return bool(np.array_equal(left, right)) and left.size > 0
 
 
-def _holds(copy: Copy, value: Array | None, output: Array | None) -> bool:
-    """Whether the kept part equals the input's to the bit, and tells anything."""
+def _kept(copy: Copy, value: Array | None, output: Array | None) -> Array | None:
+    """What both have in common, where that is the same to the bit; else None."""
     if value is None or output is None or value.ndim != output.ndim:
-        return False
+        return None
     rows = output.shape[copy.axis] - value.shape[copy.axis] if copy.rows is None else copy.rows
     kept = output.shape[copy.axis] - rows
-    if rows < 0 or kept <= 0:
-        return False
+    if rows < 0 or kept < 0 or (kept == 0 and value.size):
+        return None
     before = (slice(None),) * copy.axis
     old = value[(*before, slice(value.shape[copy.axis] - kept, None))] if copy.at_end else value
     same = output[(*before, slice(0, kept) if copy.at_end else slice(rows, None))]
-    return old.shape == same.shape and bool(np.ptp(old) > 0) and bool(np.array_equal(old, same))
+    return old if old.shape == same.shape and np.array_equal(old, same) else None
+
+
+def _differ(kept: Array | None) -> bool:
+    """Whether there are elements that differ from each other."""
+    return kept is not None and bool(kept.size) and bool((kept != kept.flat[0]).any())
