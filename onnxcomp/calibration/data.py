@@ -8,8 +8,6 @@ for feeds in calibration.batches(limit=128): ...
 from __future__ import annotations
 
 import functools
-import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,9 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.random_inputs import draw
 from onnxcomp.calibration.sample_axes import WHOLE, Cut, find_cut
+from onnxcomp.calibration.samples import as_declared, digests, taken
 from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders
+from onnxcomp.calibration.splitting import divided
 from onnxcomp.errors import CalibrationError, VerificationError
 from onnxcomp.runtime import Feeds, Value, ValueSpec
 
@@ -37,11 +37,16 @@ SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
 
 @dataclass(frozen=True)
 class Group:
-    """Arrays that are cut together: one file, one test data set or one feed of a function."""
+    """Arrays that are cut together: one file, one test data set or one feed of a function.
+
+    sequences: (count,) int64, of each sample the number of the sequence that it is a step of, where the samples are
+    steps of sequences; those of one sequence lie in the order of its steps.
+    """
 
     name: str
     load: Loader
     cut: Cut
+    sequences: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,23 +180,41 @@ class CalibrationData:
     ) -> tuple[CalibrationData, CalibrationData]:
         """(calibration, verification): disjoint, both in a shuffled order fixed by ``seed``.
 
-        Verification gets ``fraction`` of the samples, ``minimum`` at least, but never more than half of
-        them. One sample alone (or one exact batch) serves both, and the notes say so. Random data, which
+        Verification gets ``fraction`` of the distinct samples, ``minimum`` at least, but never more than half
+        of them; equal samples are never on both sides, and steps of one sequence only where sequences are few.
+        One content alone (or one exact batch) serves both, and the notes say so. Random data, which
         verifies nothing, is not split.
         """
         if self.is_random:
             return self, self
-        units = self._shuffled_units(np.random.default_rng(seed))
-        if len(units) < 2:
-            note = "too few samples to keep some apart: verified on the calibration samples"
-            both = replace(self, notes=(*self.notes, note))
+        parts = divided(self.groups, self.order, self._contents, np.random.default_rng(seed), fraction, minimum)
+        if isinstance(parts, str):
+            both = replace(self, notes=(*self.notes, f"{parts}: verified on the calibration samples"))
             return both, both
-        share = max(math.ceil(fraction * len(units)), math.ceil(minimum / len(units[0])))
-        share = min(share, len(units) // 2)
-        return (
-            replace(self, order=np.concatenate(units[share:])),
-            replace(self, order=np.concatenate(units[:share])),
-        )
+        return replace(self, order=parts[0]), replace(self, order=parts[1])
+
+    @property
+    def are_sequences(self) -> bool:
+        """Whether the samples are steps of sequences, in order within each (see ``Group.sequences``)."""
+        return bool(self.groups) and all(group.sequences is not None for group in self.groups)
+
+    @property
+    def distinct_count(self) -> int:
+        """How many of the samples differ in what is fed (of random or uncut data: how many batches)."""
+        return len(np.unique(self._contents))
+
+    @functools.cached_property
+    def _contents(self) -> NDArray[np.int64]:
+        """(samples,) int64, equal for samples of equal content."""
+        numbers: dict[bytes, int] = {}
+        contents = np.zeros(len(self.order), np.int64)
+        for i, group in enumerate(self.groups):
+            here = np.flatnonzero(self.order[:, 0] == i)
+            here = here[np.argsort(self.order[here, 1], kind="stable")]
+            if len(here):
+                found = digests(group.load(), group.cut, self.inputs, self.order[here, 1])
+                contents[here] = [numbers.setdefault(each, len(numbers)) for each in found]
+        return contents
 
     def batches(self, limit: int | None = None) -> Iterator[dict[str, Value]]:
         """Feeds of at most ``batch_size`` samples each, of the first ``limit`` samples."""
@@ -237,8 +260,8 @@ class CalibrationData:
                 continue
             value = values[spec.name]
             if spec.name in cut.axes:
-                value = _taken(value, chosen, cut.axes[spec.name])
-            feeds[spec.name] = _as_declared(value, spec)
+                value = taken(value, chosen, cut.axes[spec.name])
+            feeds[spec.name] = as_declared(value, spec)
         labels = None
         if self.has_labels:
             labels = np.asarray(values[LABELS])
@@ -248,15 +271,6 @@ class CalibrationData:
     def _batch_size(self, values: Mapping[str, Value], cut: Cut) -> int:
         sample_bytes: int = sum(values[name].nbytes // max(cut.count, 1) for name in cut.axes)
         return max(1, min(self.batch_size, BATCH_BYTES // max(sample_bytes, 1)))
-
-    def _shuffled_units(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """All samples shuffled, in units of the batch that their group's model dimension demands."""
-        units: list[NDArray[np.int64]] = []
-        for number, group in enumerate(self.groups):
-            own = rng.permutation(self.order[self.order[:, 0] == number])
-            unit = group.cut.exact or 1
-            units += [own[i : i + unit] for i in range(0, len(own) - unit + 1, unit)]
-        return [units[i] for i in rng.permutation(len(units))]
 
     def _fitted_to(self, run: Run) -> CalibrationData:
         whole = tuple(replace(group, cut=WHOLE) for group in self.groups)
@@ -276,15 +290,6 @@ class CalibrationData:
                 continue
             return data
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
-
-
-def _taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
-    """Some samples of an array. Of one that is mapped from a file, nothing stays in memory that was read for it."""
-    taken: Array = np.take(value, chosen, axis=axis)
-    held = getattr(value, "_mmap", None)
-    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
-        held.madvise(mmap.MADV_DONTNEED)
-    return taken
 
 
 def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
@@ -323,16 +328,6 @@ def _check_type(name: str, value: Value, spec: ValueSpec) -> None:
         raise CalibrationError(
             f"calibration data: {name}: input {spec.name} is {value.dtype.name}, the model wants {spec.element}"
         )
-
-
-def _as_declared(value: Value, spec: ValueSpec) -> Value:
-    if not isinstance(value, np.ndarray) or spec.dtype is None or value.dtype == spec.dtype:
-        return np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value
-    if spec.dtype == np.int32 and value.size:
-        limits = np.iinfo(np.int32)
-        if value.min() < limits.min or value.max() > limits.max:
-            raise CalibrationError(f"calibration data: input {spec.name} holds integers beyond int32")
-    return value.astype(spec.dtype)
 
 
 def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], cut: Cut) -> bool:
