@@ -25,7 +25,7 @@ LEAST_FAMILIES = 8  # long sequences are cut into stretches until there are abou
 def divided(
     groups: Sequence[Group], order: Ints, contents: Ints, rng: np.random.Generator, fraction: float, minimum: int
 ) -> tuple[Ints, Ints] | str:
-    """The rows of ``order`` (samples, 2), shuffled, for calibration and for verification; or why none can be kept apart.
+    """The rows of ``order`` (samples, 2), shuffled, for calibration and verification; or why none can be kept apart.
 
     contents: (samples,) of each row. fraction, minimum: of the distinct samples to verify on, half at most.
     """
