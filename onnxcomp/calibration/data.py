@@ -40,7 +40,7 @@ class Group:
     """Arrays that are cut together: one file, one test data set or one feed of a function.
 
     sequences: (count,) int64, of each sample the number of the sequence that it is a step of, where the samples are
-    steps of sequences; those of one sequence lie in the order of its steps.
+    steps of sequences. A sequence may go on in the next group; its steps lie in their order.
     """
 
     name: str
@@ -251,9 +251,10 @@ class CalibrationData:
             chosen = positions[start : start + size]
             if exact and len(chosen) < exact:
                 return
-            yield self._batch(values, group.cut, chosen)
+            yield self.batch_of(values, group.cut, chosen)
 
-    def _batch(self, values: Mapping[str, Value], cut: Cut, chosen: NDArray[np.int64]) -> Batch:
+    def batch_of(self, values: Mapping[str, Value], cut: Cut, chosen: NDArray[np.int64]) -> Batch:
+        """The samples at these places of a group's arrays."""
         feeds = {}
         for spec in self.inputs:
             if spec.name not in values:

@@ -42,7 +42,7 @@ def divided(
         return f"all {len(order)} samples are equal, so none can be kept apart"
     shuffled = np.concatenate(rows)
     share = min(max(math.ceil(fraction * distinct), minimum), distinct // 2)
-    families = stretches(sequence_of(groups, order), order[:, 1]) if are_sequences else contents
+    families = stretches(sequence_of(groups, order), order) if are_sequences else contents
     is_chosen = chosen_side(contents[shuffled], families[shuffled], share)
     parts = [list(_units(groups, order, shuffled[side])) for side in (~is_chosen, is_chosen)]
     if not all(parts):
@@ -52,14 +52,13 @@ def divided(
 
 
 def sequence_of(groups: Sequence[Group], order: Ints) -> Ints:
-    """(samples,) of each row of ``order`` a number that its sequence alone has, where all samples are steps."""
+    """(samples,) of each row of ``order`` the number of its sequence, where all samples are steps."""
     numbers = np.zeros(len(order), np.int64)
     for i, group in enumerate(groups):
         here = order[:, 0] == i
         if group.sequences is not None:
             numbers[here] = group.sequences[order[here, 1]]
-    pairs = np.stack([order[:, 0], numbers], axis=1)
-    return np.asarray(np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+    return numbers
 
 
 def _shuffled_rows(groups: Sequence[Group], order: Ints, rng: np.random.Generator) -> list[Ints]:
@@ -106,17 +105,14 @@ def chosen_side(contents: Ints, families: Ints, wanted: int) -> Mask:
     return np.array([owner[content] in taken for content in contents.tolist()], dtype=np.bool_)
 
 
-def stretches(sequences: Ints, steps: Ints) -> Ints:
-    """(samples,) the family of each sample: its sequence, or where these are few, a stretch of it.
-
-    steps: (samples,) the place of each sample, in the order of its sequence.
-    """
+def stretches(sequences: Ints, order: Ints) -> Ints:
+    """(samples,) the family of each row of ``order``: its sequence, or where these are few, a stretch of it."""
     names, inverse, counts = np.unique(sequences, return_inverse=True, return_counts=True)
     parts = -(-LEAST_FAMILIES // len(names))
-    order = np.lexsort((steps, inverse))
+    steps = np.lexsort((order[:, 1], order[:, 0], inverse))
     starts = np.cumsum(counts) - counts
-    ranks = np.empty(len(steps), np.int64)
-    ranks[order] = np.arange(len(steps)) - np.repeat(starts, counts)
+    ranks = np.empty(len(order), np.int64)
+    ranks[steps] = np.arange(len(order)) - np.repeat(starts, counts)
     return np.asarray(inverse * parts + ranks * parts // counts[inverse], dtype=np.int64)
 
 
