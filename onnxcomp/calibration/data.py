@@ -41,12 +41,14 @@ class Group:
 
     sequences: (count,) int64, of each sample the number of the sequence that it is a step of, where the samples are
     steps of sequences. A sequence may go on in the next group; its steps lie in their order.
+    starts: inputs that hold, at every step, the state that the sequence starts with.
     """
 
     name: str
     load: Loader
     cut: Cut
     sequences: NDArray[np.int64] | None = None
+    starts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class CalibrationData:
     is_random: bool = False
     has_labels: bool = False
     notes: tuple[str, ...] = ()
-    _scratch: Scratch = field(default_factory=Scratch, repr=False)
+    scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     @classmethod
     def open(
@@ -119,11 +121,11 @@ class CalibrationData:
             source=str(source),
             inputs=tuple(inputs),
             groups=tuple(groups),
-            order=_natural_order(groups),
+            order=natural_order(groups),
             batch_size=batch_size,
             has_labels=all(labelled),
             notes=tuple(notes),
-            _scratch=scratch,
+            scratch=scratch,
         )
         if not len(data.order):
             raise CalibrationError(f"calibration data: {source} holds no complete batch")
@@ -156,7 +158,7 @@ class CalibrationData:
             source=f"random inputs, seed {seed}",
             inputs=tuple(inputs),
             groups=groups,
-            order=_natural_order(groups),
+            order=natural_order(groups),
             is_random=True,
         )
 
@@ -281,7 +283,7 @@ class CalibrationData:
         ]
         if not self.has_labels:
             note = "the model does not run on cut arrays: each is fed whole"
-            tries.append(replace(self, groups=whole, order=_natural_order(whole), notes=(*self.notes, note)))
+            tries.append(replace(self, groups=whole, order=natural_order(whole), notes=(*self.notes, note)))
         failure: VerificationError | None = None
         for data in tries:
             try:
@@ -293,7 +295,7 @@ class CalibrationData:
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
 
 
-def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
+def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     parts = [
         np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1) for i, group in enumerate(groups)
     ]

@@ -228,7 +228,8 @@ class _Search:
         """Whether an input that carries data, or could, has the shape of this one."""
         states = {state.input for state in self.found} | {a for a, _ in self._left() if is_state(a)} | {before}
         shape = np.shape(probe.feeds[before])
-        return any(np.shape(probe.feeds.get(name)) == shape for name in self._carriers(states))
+        carriers = [name for name in self._carriers(states) if name in probe.feeds]
+        return any(np.shape(probe.feeds[name]) == shape for name in carriers)
 
     def _grows(self, pair: tuple[str, str], probe: _Probe) -> bool:
         return _grown_axis(np.shape(probe.feeds[pair[0]]), np.shape(probe.outputs[pair[1]])) is not None
