@@ -8,7 +8,7 @@ for feeds in calibration.batches(limit=128): ...
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxcomp.calibration.random_inputs import draw
 from onnxcomp.calibration.sample_axes import WHOLE, Cut, find_cut
 from onnxcomp.calibration.samples import as_declared, digests, taken
+from onnxcomp.calibration.sequences import Sequences, Stepped, as_steps, is_numbered_folder
 from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders
 from onnxcomp.calibration.splitting import divided
 from onnxcomp.errors import CalibrationError, VerificationError
@@ -30,6 +31,7 @@ BATCH_SIZE = 32
 MAX_OPEN_GROUPS = 64
 BATCH_BYTES = 2**20  # of inputs: what a model makes of them is often a hundred times as large, and must fit the caches
 RANDOM_BATCHES = 8
+SEQUENCES_A_GROUP = 2**32  # so many numbers are each group's own
 VERIFICATION_SHARE = 0.5
 VERIFICATION_MINIMUM = 64
 SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
@@ -84,17 +86,20 @@ class CalibrationData:
     @classmethod
     def open(
         cls,
-        source: str | Path,
+        source: str | Path | Sequences,
         inputs: Sequence[ValueSpec],
         *,
         run: Run | None = None,
         batch_size: int = BATCH_SIZE,
+        states: Collection[str] = (),
     ) -> CalibrationData:
         """The samples in ``source`` for a model with ``inputs`` (``Session.inputs``).
 
         source: .npz with one array per input and optionally ``labels``; .npy for a single input; a folder
         of either or of ONNX ``test_data_set_*``; ``module:function`` giving one dict or an iterable of
-        dicts. run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
+        dicts; ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
+        states, a folder of numbered .npz is one of sequences, whose steps lie along the samples' axis.
+        run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
         then to whole arrays, until it raises no VerificationError.
 
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
@@ -104,19 +109,29 @@ class CalibrationData:
         notes = []
         labelled = []
         held_bytes = 0
-        for name, load in find_loaders(source, inputs, scratch):
-            values = load()
+        path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
+        for name, plain in find_loaders(path, inputs, scratch):
+            read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states, name=name)
+            load = functools.partial(_read_steps, plain, read) if states or axis is not None else plain
+            steps = read(plain())
+            values = steps.values
             cut = _fitted_cut(name, values, inputs)
             labelled.append(_has_labels(name, values, inputs, cut))
             held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
             # Kept open while there are few and they fit; else read again each time. A memory map costs a
             # file descriptor.
             is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
-            groups.append(Group(name, functools.partial(dict, values) if is_kept else load, cut))
+            numbers = steps.sequences
+            if numbers is not None:
+                numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
+            kept = functools.partial(dict, values) if is_kept else load
+            groups.append(Group(name, kept, cut, numbers, steps.starts))
             if cut.dropped:
                 notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
         if any(labelled) and not all(labelled):
             raise CalibrationError(f"calibration data: only some parts of {source} have labels")
+        if states and axis is None and is_numbered_folder(path) and any(group.cut.count > 1 for group in groups):
+            groups = [replace(each, sequences=np.full(each.cut.count, i)) for i, each in enumerate(groups)]
         data = cls(
             source=str(source),
             inputs=tuple(inputs),
@@ -276,7 +291,7 @@ class CalibrationData:
         return max(1, min(self.batch_size, BATCH_BYTES // max(sample_bytes, 1)))
 
     def _fitted_to(self, run: Run) -> CalibrationData:
-        whole = tuple(replace(group, cut=WHOLE) for group in self.groups)
+        whole = tuple(replace(group, cut=WHOLE, sequences=None) for group in self.groups)
         tries = [
             self,
             replace(self, batch_size=1, notes=(*self.notes, "the model runs on one sample at a time only")),
@@ -293,6 +308,10 @@ class CalibrationData:
                 continue
             return data
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
+
+
+def _read_steps(load: Loader, read: Callable[[Mapping[str, Value]], Stepped]) -> Mapping[str, Value]:
+    return read(load()).values
 
 
 def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
