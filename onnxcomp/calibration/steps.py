@@ -21,6 +21,7 @@ from onnxcomp.calibration.data import Batch, CalibrationData
 from onnxcomp.calibration.lanes import Block, Rows, by_form
 from onnxcomp.calibration.state_names import COUNTING
 from onnxcomp.calibration.states import FIXED, GROWING, State, is_flag
+from onnxcomp.errors import VerificationError
 from onnxcomp.runtime import Feeds, Value
 
 Array = NDArray[Any]
@@ -92,7 +93,10 @@ class Steps:
         return not self.past_length(self.data.first_sample())
 
     def run(self, run: Run, block: Block) -> Iterator[tuple[Batch, Mapping[str, Value]]]:
-        """Every step's batch, as it was fed, and what ``run`` made of it."""
+        """Every step's batch, as it was fed, and what ``run`` made of it.
+
+        Raises VerificationError where a cache does not get longer by just the positions that were fed.
+        """
         held = {int(group): self.data.groups[group].load() for group in {*np.concatenate(block.lanes)[:, 0].tolist()}}
         carried: dict[str, Value] = {}
         for step in range(block.steps):
@@ -101,8 +105,19 @@ class Steps:
             window = block.windows[step] if block.windows else None
             batch = replace(batch, feeds=self._fed(batch, carried, step, window))
             outputs = run(batch.feeds)
+            self._check_growth(batch.feeds, outputs, self.length if window is None else window[1] - window[0])
             yield batch, outputs
             carried = self._carried(batch.feeds, outputs)
+
+    def _check_growth(self, feeds: Feeds, outputs: Mapping[str, Value], positions: int) -> None:
+        for state in self.growing:
+            before, after = np.shape(feeds[state.input]), np.shape(outputs[state.output])
+            axis = state.axis or 0
+            if len(after) != len(before) or after[axis] != before[axis] + positions:
+                raise VerificationError(
+                    f"output {state.output} has shape {list(after)} after {positions} more positions, its input "
+                    f"{state.input} {list(before)}"
+                )
 
     def _gathered(self, held: Mapping[int, Mapping[str, Value]], rows: Rows) -> Batch:
         """The samples of some rows as one batch, in their order."""
@@ -131,17 +146,17 @@ class Steps:
             if is_flag(name, value):
                 feeds[name] = np.full_like(value, past > 0)
             elif window is not None:
-                feeds[name] = self._windowed(name, value, batch, window)
+                feeds[name] = self._windowed(name, value, window)
             elif self._is_total_mask(name, value, before):
-                feeds[name] = _lengthened(value, self._mask_axes(value, batch, name, before), before, past)
+                feeds[name] = _lengthened(value, self._mask_axes(name, value, before), before, past)
             elif _counts(name, value):
                 feeds[name] = value + np.asarray(past - before, value.dtype)
         return feeds
 
-    def _windowed(self, name: str, value: Value, batch: Batch, window: tuple[int, int]) -> Value:
+    def _windowed(self, name: str, value: Value, window: tuple[int, int]) -> Value:
         start, stop = window
         if self._is_total_mask(name, value, 0):
-            last, query = self._mask_axes(value, batch, name, 0)
+            last, query = self._mask_axes(name, value, 0)
             value = np.take(value, range(stop), last)
             return value if query is None else np.take(value, range(start, stop), query)
         if name in self.tokens:
@@ -171,24 +186,30 @@ class Steps:
                 continue
             if ENCODER.search(spec.name):
                 continue
-            axes = [
-                axis
-                for axis, size in enumerate(value.shape)
-                if size == self.length and axis != batch.axes.get(spec.name) and not isinstance(spec.shape[axis], int)
-            ]
+            axes = self._open_axes(spec.name, value, self.length)
             if axes:
                 found[spec.name] = axes[0]
         return found
 
     def _is_total_mask(self, name: str, value: Value, past: int) -> bool:
         is_mask = bool(MASK.search(name)) and not ENCODER.search(name) and isinstance(value, np.ndarray)
-        return is_mask and self.total_masks and past + self.length in value.shape[1:]
+        return is_mask and self.total_masks and bool(self._open_axes(name, value, past + self.length))
 
-    def _mask_axes(self, value: Array, batch: Batch, name: str, past: int) -> tuple[int, int | None]:
+    def _mask_axes(self, name: str, value: Array, past: int) -> tuple[int, int | None]:
         """The axis of a mask that counts all positions, and the one before it that counts the new ones, if any."""
-        total = [axis for axis, size in enumerate(value.shape) if size == past + self.length][-1]
-        query = [axis for axis in range(total) if value.shape[axis] == self.length and axis != batch.axes.get(name)]
+        total = self._open_axes(name, value, past + self.length)[-1]
+        query = [axis for axis in self._open_axes(name, value, self.length) if axis < total]
         return total, query[-1] if query and self.length > 1 else None
+
+    def _open_axes(self, name: str, value: Array, size: int) -> list[int]:
+        """The axes of an input that are so long, may be of any length, and do not count samples."""
+        [spec] = [each for each in self.data.inputs if each.name == name]
+        samples = {group.cut.axes.get(name) for group in self.data.groups}
+        return [
+            axis
+            for axis, length in enumerate(value.shape)
+            if length == size and axis not in samples and not isinstance(spec.shape[axis], int)
+        ]
 
 
 def _first(value: Value, batch: Batch, name: str) -> Value:

@@ -56,8 +56,8 @@ class ClosedLoop:
                 self._run_original(original)
             except VerificationError as error:
                 failure = failure or error
-                continue
-            return
+            else:
+                return
         raise failure or VerificationError("the samples are too few for two steps")
 
     @property

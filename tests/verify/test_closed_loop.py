@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import VerificationError
@@ -107,6 +107,59 @@ def test_a_cache_is_the_models_own_from_the_first_row_on(tmp_path: Path, length:
         assert outputs["present"].shape == (16, step + 1, 2)
         expected = lanes[:, step] + step + 3 * lanes[:, : step + 1].sum(axis=1)
         np.testing.assert_allclose(outputs["y"][:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_over_the_new_rows_only_is_left_alone(tmp_path: Path) -> None:
+    model = parsed(  # of any other length it would make more rows than were fed
+        "g (float[N, S, 2] x, float[N, P, 2] past, float[N, M, 1] attention_mask)"
+        " => (float[N, S, 2] y, float[N, T, 2] present)"
+        " { z = Mul(x, attention_mask) present = Concat<axis = 1>(past, z)"
+        " s = ReduceSum<keepdims = 1>(present, one) y = Add(z, s) }",
+        one=np.int64([1]),
+    )
+    x = noise(64, 1, 2)
+    loop = ClosedLoop(
+        model, opened(model, tmp_path, x=x, past=noise(64, 0, 2), attention_mask=np.ones((64, 1, 1), np.float32)), CPU
+    )
+    last = list(loop.reference)[-1]
+    np.testing.assert_array_equal(last["present"][0], x[:32, 0])
+
+
+def test_a_merged_decoder_takes_its_cache_from_the_second_step_on(tmp_path: Path) -> None:
+    x = noise(64, 1, 2)
+    arrays = {"x": x, "past.0": noise(64, 3, 2), "use_cache": np.array([True])}
+    loop = ClosedLoop(merged(), opened(merged(), tmp_path, **arrays), CPU)
+    for step, outputs in enumerate(loop.reference):
+        scale = np.ones((1, step + 1, 1), np.float32)
+        scale[:, 0] = 10  # the first row came from the branch without a cache
+        np.testing.assert_array_equal(outputs["present.0"][:1], scale[:, : step + 1] * x[None, : step + 1, 0])
+
+
+def merged() -> Model:
+    """With a cache: present = past and x; without: present = 10 x, whatever the past."""
+
+    def branch(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    nodes = [
+        helper.make_node(
+            "If", ["use_cache"], ["present.0"],
+            then_branch=branch("old", helper.make_node("Concat", ["past.0", "x"], ["old"], axis=1)),
+            else_branch=branch("new", helper.make_node("Mul", ["ten", "x"], ["new"])),
+        ),
+        helper.make_node("ReduceMean", ["present.0"], ["y"], axes=[1], keepdims=0),
+    ]  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "S", 2]),
+        helper.make_tensor_value_info("past.0", TensorProto.FLOAT, ["N", "P", 2]),
+        helper.make_tensor_value_info("use_cache", TensorProto.BOOL, [1]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2]),
+        helper.make_tensor_value_info("present.0", TensorProto.FLOAT, ["N", "T", 2]),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(np.float32(10), "ten")])
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
 def test_a_whole_sequence_ends_position_by_position(tmp_path: Path) -> None:
