@@ -171,6 +171,8 @@ class _Search:
         self._take(pair for pair in self._left() if is_copy(*pair))
 
     def by_data(self, data: CalibrationData, probe: _Probe) -> None:
+        if not self._left():
+            return
         blank = {name for name in blank_inputs(data) if not MINOR.search(name)}
         pairs = [(before, after) for before, after in self._left() if before in blank]
         empty = [pair for pair in pairs if 0 in np.shape(probe.feeds[pair[0]])]

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxcomp.calibration import Batch, CalibrationData
 from onnxcomp.calibration.lanes import Block, Rows, blocks, sequences
-from onnxcomp.calibration.states import State, find_states
+from onnxcomp.calibration.states import GROWING, State, find_states
 from onnxcomp.calibration.steps import Steps
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model
@@ -42,6 +42,7 @@ class ClosedLoop:
         self.data = data
         self.target = target
         self.layouts: list[Layout] = []
+        self._grows_at_end: dict[str, bool] = {}  # of caches, as the original's show
         self.reference = OutputStore()
         with original.opened_on(target.session) as session:
             self.states = tuple(states) or find_states(original, session, data, seed=seed)
@@ -71,16 +72,29 @@ class ClosedLoop:
         return max(block.steps for _, block in self._plan)
 
     def outputs(self, model: Model) -> Iterator[dict[str, Value]]:
-        """The outputs of every step, with the sequences on the axis of the samples, as in any batch.
+        """The outputs of every step, with the sequences on the axis of the samples, as in any batch; of caches that
+        grow the new rows only.
 
         Raises TargetError where the model does not load, VerificationError where it does not run.
         """
-        return (flatten(outputs) for _, outputs in self._rolled(model))
-
-    def _rolled(self, model: Model) -> Iterator[tuple[Batch, Mapping[str, Value]]]:
         with model.opened_on(self.target.session) as session:
             for steps, block in self._plan:
-                yield from steps.run(session.run, block)
+                for batch, outputs in steps.run(session.run, block):
+                    yield flatten(self._new_rows(batch, outputs))
+
+    def _new_rows(self, batch: Batch, outputs: Mapping[str, Value]) -> dict[str, Value]:
+        """The outputs, of growing caches what this step added: the rest was an output of the steps before."""
+        found = dict(outputs)
+        for state in self.states:
+            if state.kind == GROWING and state.axis is not None:
+                old, whole = batch.feeds[state.input], outputs[state.output]
+                length, total = old.shape[state.axis], whole.shape[state.axis]
+                if length and state.output not in self._grows_at_end:
+                    kept = np.take(whole, range(length), state.axis)
+                    self._grows_at_end[state.output] = bool(np.array_equal(kept, old, equal_nan=True))
+                places = range(length, total) if self._grows_at_end.get(state.output, True) else range(total)
+                found[state.output] = np.take(whole, places, state.axis)
+        return found
 
     def _run_original(self, original: Model) -> None:
         """Keep what the original makes of it; sequences that it cannot go on with end there."""
@@ -91,7 +105,8 @@ class ClosedLoop:
                 found = []
                 try:
                     for batch, outputs in steps.run(session.run, block):
-                        found.append((layout_of(batch, self.data.inputs), flatten(outputs)))
+                        made = flatten(self._new_rows(batch, outputs))
+                        found.append((layout_of(batch, self.data.inputs), made))
                 except VerificationError:
                     if len(found) < 2:
                         raise
