@@ -23,6 +23,7 @@ from onnxcomp.verify.reference import Layout, OutputStore, flatten, layout_of
 
 MOST_SEQUENCES = 16
 MOST_STEPS = 32
+LONG_STEPS = 16  # what a sequence must have to be run by itself
 LEAST_RUNS = 256  # of single steps, however few the samples are: they may take part in several sequences
 LAST_POSITIONS = 16  # of a sample that is cut along its positions, how many are run one by one
 
@@ -155,7 +156,10 @@ def _planned(parts: list[Steps], data: CalibrationData, seed: int) -> list[tuple
     runs = max(len(order), LEAST_RUNS)
     wanted = int(np.clip(runs // MOST_STEPS, 1, MOST_SEQUENCES))
     whole = sequences(steps.data)
-    lanes = _pieces(whole, wanted, rng) if data.are_sequences else _staggered(whole, wanted)
+    if data.are_sequences and max(map(len, whole)) >= LONG_STEPS:
+        lanes = _pieces(whole, wanted, rng)
+    else:  # short sequences follow one another
+        lanes = _staggered([np.concatenate(whole)] if data.are_sequences else whole, wanted)
     return [(steps, block) for block in blocks(steps.data, [lane for lane in lanes if len(lane) > 1], _width(steps))]
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
@@ -79,6 +79,31 @@ def test_few_samples_take_part_in_several_sequences(tmp_path: Path) -> None:
     assert (loop.sequences, loop.steps) == (8, 32)
 
 
+def test_short_sequences_follow_one_another(tmp_path: Path) -> None:
+    x = noise(60, 5, 1)
+    np.savez(tmp_path / "c.npz", x=x, h=noise(60, 5, 1))
+    session = Session(accumulator().to_bytes())
+    data = CalibrationData.open(Sequences(tmp_path / "c.npz", 1), session.inputs)
+    loop = ClosedLoop(accumulator(), data, CPU)
+    assert (loop.sequences, loop.steps) == (9, 32)
+
+
+def test_long_sequences_are_run_in_their_order(tmp_path: Path) -> None:
+    x, h = noise(20, 24, 1), noise(20, 24, 1)
+    np.savez(tmp_path / "c.npz", x=x, h=h)
+    session = Session(accumulator().to_bytes())
+    data = CalibrationData.open(Sequences(tmp_path / "c.npz", 1), session.inputs)
+    loop = ClosedLoop(accumulator(), data, CPU)
+    assert (loop.sequences, loop.steps) == (16, 24)
+    made = np.stack([each["hn"][:, 0] for each in loop.reference], axis=1)
+    for own in made:
+        [at] = np.flatnonzero(np.isclose(own[0], 0.5 * h[:, 0, 0] + x[:, 0, 0]))
+        state = h[at, 0, 0]
+        for step in range(24):
+            state = 0.5 * state + x[at, step, 0]
+            np.testing.assert_allclose(own[step], state, rtol=1e-5, atol=1e-6)
+
+
 CACHE = (
     "g (float[N, S, 2] x, float[N, P, 2] past, int64[N, S] position_ids, int64[N, M] attention_mask)"
     " => (float[N, S, 2] y, float[N, T, 2] present) {"
@@ -132,6 +157,22 @@ def test_a_merged_decoder_takes_its_cache_from_the_second_step_on(tmp_path: Path
     rows = np.array([outputs["present.0"][0, 0] for outputs in loop.reference])
     np.testing.assert_array_equal(rows[0], 10 * x[0, 0])  # from the branch without a cache
     np.testing.assert_array_equal(rows[1:], x[1:32, 0])
+
+
+def test_what_the_encoder_made_belongs_to_the_sequence(tmp_path: Path) -> None:
+    model = parsed(
+        "g (float[N, 1, 2] x, float[N, P, 2] past, float[N, E, 2] past_encoder, float[N, E, 2] encoder_hidden)"
+        " => (float[N, 1, 2] y, float[N, T, 2] present, float[N, E, 2] present_encoder) {"
+        " present = Concat<axis = 1>(past, x) present_encoder = Identity(past_encoder)"
+        " a = ReduceSum<keepdims = 1>(past_encoder, one) b = ReduceSum<keepdims = 1>(encoder_hidden, one)"
+        " c = ReduceSum<keepdims = 1>(present, one) d = Add(a, b) y = Add(c, d) }",
+        one=np.int64([1]),
+    )
+    x, encoded, hidden = noise(64, 1, 2), noise(64, 4, 2), noise(64, 4, 2)
+    arrays = {"x": x, "past": noise(64, 3, 2), "past_encoder": encoded, "encoder_hidden": hidden}
+    for step, outputs in enumerate(ClosedLoop(model, opened(model, tmp_path, **arrays), CPU).reference):
+        expected = encoded[0].sum(axis=0) + hidden[0].sum(axis=0) + x[: step + 1, 0].sum(axis=0)
+        np.testing.assert_allclose(outputs["y"][0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def merged() -> Model:
