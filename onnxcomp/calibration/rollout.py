@@ -111,14 +111,15 @@ def _keep(
         if name not in own:
             shape = list(value.shape)
             shape[axis] = data.groups[group].cut.count + data.groups[group].cut.dropped
-            own[name] = _zeros(data, f"{group}-{len(own)}", tuple(shape), value.dtype)
+            own[name] = _empty(data, f"{group}-{len(own)}", tuple(shape), value.dtype)
+            own[name][...] = data.groups[group].load()[name]  # what fills no batch keeps its own
         np.moveaxis(own[name], axis, 0)[position] = np.moveaxis(value, axis, 0)[i]
 
 
-def _zeros(data: CalibrationData, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+def _empty(data: CalibrationData, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     """An array to be filled: in memory, or in a file where it is large."""
     if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY_BYTES // 8:
-        return np.zeros(shape, dtype)
+        return np.empty(shape, dtype)
     return np.lib.format.open_memmap(data.scratch.path / f"state{name}.npy", "w+", dtype, shape)
 
 

@@ -29,6 +29,8 @@ Run = Callable[[Feeds], Mapping[str, Value]]
 MASK = re.compile(r"mask", re.IGNORECASE)
 ENCODER = re.compile(r"encoder|cross", re.IGNORECASE)  # what belongs to the sequence, not to the step
 COUNTS_ALL = re.compile(r"total|seq_?lens?", re.IGNORECASE)
+# What moves on with each step where a cache has a fixed size; lengths of the input itself do not.
+ADVANCING = re.compile(r"position|cache_?pos|past|offset|start_?pos|seqlens_k|total_?seq", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,7 @@ class Steps:
         """What the next step takes from this one."""
         after = {name: value for name, value in feeds.items() if self.growing and ENCODER.search(name)}
         if not self.growing:  # a cache of fixed size that is written at a position
-            places = [name for name, value in feeds.items() if _counts(name, value) and not COUNTS_ALL.search(name)]
+            places = [name for name, value in feeds.items() if _counts(name, value) and ADVANCING.search(name)]
             after |= {name: feeds[name] + np.asarray(1, feeds[name].dtype) for name in places}
         is_unused = any(is_flag(name, value) and not value.any() for name, value in feeds.items())
         for state in self.states:

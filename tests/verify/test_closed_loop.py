@@ -159,6 +159,21 @@ def test_a_merged_decoder_takes_its_cache_from_the_second_step_on(tmp_path: Path
     np.testing.assert_array_equal(rows[1:], x[1:32, 0])
 
 
+def test_a_cache_of_fixed_size_is_written_one_place_further(tmp_path: Path) -> None:
+    model = parsed(
+        "g (float[N, 1, 2] x, float[N, 8, 2] cache_in, int64[1] cache_position)"
+        " => (float[N, 1, 2] y, float[N, 8, 2] cache_out) {"
+        " s = Shape(x) at = Reshape(cache_position, cube) where = Expand(at, s)"
+        " cache_out = ScatterElements<axis = 1>(cache_in, where, x) y = ReduceSum<keepdims = 1>(cache_out, one) }",
+        one=np.int64([1]), cube=np.int64([1, 1, 1]),
+    )  # fmt: skip
+    x, cache = noise(64, 1, 2), noise(64, 8, 2)
+    loop = ClosedLoop(model, opened(model, tmp_path, x=x, cache_in=cache, cache_position=np.int64([2])), CPU)
+    assert loop.steps == 6  # places 2 to 7
+    last = list(loop.reference)[-1]["cache_out"][0]
+    np.testing.assert_array_equal(last, np.concatenate([cache[0, :2], x[:6, 0]]))
+
+
 def test_what_the_encoder_made_belongs_to_the_sequence(tmp_path: Path) -> None:
     model = parsed(
         "g (float[N, 1, 2] x, float[N, P, 2] past, float[N, E, 2] past_encoder, float[N, E, 2] encoder_hidden)"
