@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxcomp.budget import Drop
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.optimize import open_data, silent
@@ -63,7 +63,7 @@ def compare(
     reference: Source,
     model: Source,
     *,
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     target: str | Target = "cpu",
     metric: str = "auto",
     max_drop: Drop | None = None,

@@ -17,7 +17,9 @@ from typing import Any
 import onnx
 
 from onnxcomp.budget import Budget, Drop
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
+from onnxcomp.calibration.rollout import rolled_out
+from onnxcomp.calibration.states import named_states
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
@@ -75,7 +77,7 @@ def optimize(
     source: str | os.PathLike[str] | onnx.ModelProto | Model,
     *,
     recipe: str | os.PathLike[str] | Recipe = "default",
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     target: str | Target = "cpu",
     budget: Budget | None = None,
     metric: str = "auto",
@@ -87,8 +89,8 @@ def optimize(
     """Make a model smaller or faster within the accuracy budget, verified on the target.
 
     source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
-    calibration: input data (see ``CalibrationData.open``), None for none. exclude: patterns of weight and
-    node names to leave alone. measure: whether to time the result at the end.
+    calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
+    for none. exclude: patterns of weight and node names to leave alone. measure: whether to time the result at the end.
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
@@ -109,7 +111,7 @@ def replay(
     source: str | os.PathLike[str] | onnx.ModelProto | Model,
     receipt: Receipt,
     *,
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Make the receipt's result again, byte for byte, measuring only what a pass itself goes by.
@@ -153,7 +155,7 @@ def replay(
 
 
 def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
-    """The calibration data for a model, or random inputs where there is no source.
+    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
 
     Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
     """
@@ -163,7 +165,9 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
         with model.opened_on(target.session) as session:
             if source is None:
                 return CalibrationData.random(session.inputs, seed=seed, run=session.run)
-            return CalibrationData.open(source, session.inputs, run=session.run)
+            states = {state.input for state in named_states(model, session)}
+            data = CalibrationData.open(source, session.inputs, run=session.run, states=states)
+            return rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
 
