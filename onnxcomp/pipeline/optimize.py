@@ -21,8 +21,9 @@ from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.calibration.rollout import rolled_out
 from onnxcomp.calibration.states import named_states
 from onnxcomp.contract import Context, Pass
-from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
+from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError, VerificationError
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
+from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load, refuse_output, save, write_text
@@ -36,6 +37,7 @@ from onnxcomp.registry import get_pass
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
+from onnxcomp.verify.repeatable import draws_differently
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
@@ -94,7 +96,7 @@ def optimize(
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
-    model = load(source)
+    model = seeded(load(source))
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
@@ -104,7 +106,7 @@ def optimize(
     run.deadline = started + (limits.time_budget_s or math.inf)
     run.execute()
     _finish(run, started, measure=measure)
-    return Result(run.current, run.receipt)
+    return Result(unseeded(run.current), run.receipt)
 
 
 def replay(
@@ -122,6 +124,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != _source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
+    model = seeded(model)
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None)
     data = None
     if calibration is not None:
@@ -151,7 +154,7 @@ def replay(
             current = compose(current, dict.fromkeys(application.include or (), after))
         else:
             before, current = current, _apply_again(current, rewrite, application, given)
-    return Result(current, dataclasses.replace(receipt, missed=[]))
+    return Result(unseeded(current), dataclasses.replace(receipt, missed=[]))
 
 
 def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
@@ -256,13 +259,21 @@ def _versions() -> dict[str, str]:
 def _recipe_and_data(
     model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int
 ) -> tuple[Recipe, CalibrationData]:
-    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit.
+    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit, or that
+    draws other random numbers in every form.
 
-    Such a model takes arguments (axes, shapes, scales) as inputs. It is checked and loaded at every step, but
-    its outputs are compared on nothing, so nothing may be lost.
+    The first takes arguments (axes, shapes, scales) as inputs. Both are checked and loaded at every step, but
+    their outputs are compared on nothing, so nothing may be lost.
     """
     try:
-        return recipe, open_data(model, calibration, target, seed)
+        data = open_data(model, calibration, target, seed)
+        reason = draws_differently(model, data, target)
+        if reason is None:
+            return recipe, data
+        exact = tuple(step for step in recipe.steps if step.exact)
+        if not exact:
+            raise VerificationError(f"{model.name}: nothing can be verified: {reason}")
+        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"lossy steps are left out: {reason}")
     except CalibrationError as error:
         exact = tuple(step for step in recipe.steps if step.exact)
         if calibration is not None or not exact:
@@ -348,4 +359,4 @@ def _compare_with_goals(run: Run, seconds: float) -> None:
 def _source_digest(model: Model) -> str:
     if model.path is not None:
         return file_digest(model.path)
-    return digest(model.proto.SerializeToString(deterministic=True))
+    return digest(unseeded(model).proto.SerializeToString(deterministic=True))
