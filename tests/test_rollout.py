@@ -97,6 +97,19 @@ def test_a_model_without_a_batch_is_stepped_sample_by_sample(tmp_path: Path) -> 
     assert [feeds["h"].tolist() for feeds in rolled.batches()][:3] == [[0, 0], [1, 1], [0, 0]]  # sequences of 2
 
 
+@pytest.mark.parametrize("length", [1, 6])
+def test_where_a_sample_has_steps_of_its_own_half_of_the_states_stay_zero(tmp_path: Path, length: int) -> None:
+    model = parsed(
+        "g (float[batch, T, 3] x, float[1, batch, 4] h0) => (float[T, 1, batch, 4] y, float[1, batch, 4] hn)"
+        " { time = Transpose<perm = [1, 0, 2]>(x) y, hn = GRU<hidden_size = 4>(time, W, R, , , h0) }",
+        W=RNG.standard_normal((1, 12, 3)).astype(np.float32), R=RNG.standard_normal((1, 12, 4)).astype(np.float32),
+    )  # fmt: skip
+    x = RNG.standard_normal((160, length, 3)).astype(np.float32)
+    _, rolled = opened(model, tmp_path, x=x, h0=np.zeros((1, 160, 4), np.float32))
+    states = np.concatenate([feeds["h0"] for feeds in rolled.batches()], axis=1)
+    assert np.count_nonzero(~states.any(axis=(0, 2))) == (80 if length > 1 else 10)
+
+
 CACHE = (
     "g (float[N, S, 2] x, float[N, P, 2] past, int64[N, S] position_ids, int64[N, M] attention_mask)"
     " => (float[N, S, 2] y, float[N, T, 2] present) <int64[1] two = {2}, float tenth = {0.1}>"

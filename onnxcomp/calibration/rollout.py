@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from onnxcomp.calibration.data import Batch, CalibrationData, Group, natural_order
 from onnxcomp.calibration.lanes import Rows, blocks, sequences
 from onnxcomp.calibration.sample_axes import Cut
 from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader
+from onnxcomp.calibration.state_flow import RECURRENT as RECURRENT_NODES
+from onnxcomp.calibration.state_flow import Flow
 from onnxcomp.calibration.states import GROWING, RECURRENT, SLIDING, State, find_states, unvaried_inputs
 from onnxcomp.calibration.steps import Steps
-from onnxcomp.errors import VerificationError
+from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.graph.part import up_to
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session, Value
 from onnxcomp.runtime.isolated import read_values, write_values
@@ -36,17 +40,20 @@ def rolled_out(model: Model, session: Session, data: CalibrationData, *, seed: i
     """The data with states as the model itself makes them, where the data's are those of first steps.
 
     session: the model, opened. The samples are steps of their own sequences where they are steps of any, else
-    neighbours in their order are taken for that, up to 16 of them. There are as many samples as before, and those of
-    one sequence are marked as such. One that is a whole sequence with an empty cache is cut: a third of them stay, a
-    third hold their second half with the cache of the first, a third their last position. A note says what was done.
+    neighbours in their order are taken for that: up to 16 of them, and pairs where a sample has several steps in
+    itself, so that half of the states stay as they are, in case that it is a whole utterance. There are as many
+    samples as before, and those of one sequence are marked as such. A sample that is a whole sequence with an empty
+    cache is cut: a third of them stay, a third hold their second half with the cache of the first, a third their last
+    position. A note says what was done.
     """
     states = find_states(model, session, data, seed=seed)
     if not states or data.sample_count < 2:
         return data
     names = ", ".join(state.input for state in states[:3]) + (", ..." if len(states) > 3 else "")
     try:
-        found = _rolled_out(states, session, data, seed)
-    except VerificationError as error:
+        most = 2 if _has_inner_steps(model, states, data) else MOST_STEPS
+        found = _rolled_out(states, session, data, most, seed)
+    except (TargetError, VerificationError) as error:
         note = f"the states ({names}) are those of first steps, and the model does not go on from them ({error})"
         return replace(data, notes=(*data.notes, note))
     if found is data:
@@ -55,7 +62,9 @@ def rolled_out(model: Model, session: Session, data: CalibrationData, *, seed: i
     return replace(found, notes=(*data.notes, note))
 
 
-def _rolled_out(states: Sequence[State], session: Session, data: CalibrationData, seed: int) -> CalibrationData:
+def _rolled_out(
+    states: Sequence[State], session: Session, data: CalibrationData, most: int, seed: int
+) -> CalibrationData:
     caches = [state.input for state in states if state.kind == GROWING]
     inputs = [state.input for state in states if state.kind in (RECURRENT, SLIDING)]
     steps = Steps.of(data, states, session.run)
@@ -65,27 +74,49 @@ def _rolled_out(states: Sequence[State], session: Session, data: CalibrationData
         if steps.has_whole_sequences:
             parts = Steps.by_length(data, states, session.run, data.sample_count)
             return _with_groups(data, (each for part in parts for each in _cut_samples(part, session, seed)))
-        return _with_groups(data, _stepped(steps, session))
+        return _with_groups(data, _stepped(steps, session, most))
     starts = set.intersection(*({*group.starts} for group in data.groups))
     if not inputs or not unvaried_inputs(data) | starts >= set(inputs):
         return data
     if all(name in group.cut.axes for group in data.groups for name in inputs):
-        return _with_states(data, inputs, steps, session)
-    return _with_groups(data, _stepped(steps, session))
+        return _with_states(inputs, steps, session, most)
+    return _with_groups(data, _stepped(steps, session, most))
 
 
-def _lanes(data: CalibrationData) -> tuple[list[Rows], NDArray[np.int64]]:
-    """The sequences that are rolled out: whole ones of the data, else pieces; with a number for each."""
+def _has_inner_steps(model: Model, states: Sequence[State], data: CalibrationData) -> bool:
+    """Whether one of the states is that of an LSTM, GRU or RNN node of the main graph that reads several steps a run.
+
+    Raises VerificationError where the model does not run.
+    """
+    flow = Flow.of(model.proto.graph, [state.input for state in states])
+    nodes = [node for node in model.proto.graph.node if node.op_type in RECURRENT_NODES]
+    axes = {node.input[0]: _step_axis(node) for node in nodes if any(flow.moved.get(each) for each in node.input[5:])}
+    values = data.first_sample()
+    inner = [name for name in axes if name not in values]
+    if inner:
+        with up_to(model, inner).opened_on(functools.partial(Session, optimization="none")) as session:
+            values |= session.run(values)
+    return any(np.shape(values[name])[axis] > 1 for name, axis in axes.items())
+
+
+def _step_axis(node: NodeProto) -> int:
+    """The axis of a recurrent node's input that counts its steps."""
+    return 1 if any(each.name == "layout" and each.i for each in node.attribute) else 0
+
+
+def _lanes(data: CalibrationData, most: int) -> tuple[list[Rows], NDArray[np.int64]]:
+    """The sequences that are rolled out: whole ones of the data, else pieces of ``most`` steps; a number for each."""
     whole = sequences(data)
     if not data.are_sequences:
-        most = min(MOST_STEPS, max(2, data.sample_count // LEAST_SEQUENCES))
+        most = min(most, max(2, data.sample_count // LEAST_SEQUENCES))
         whole = [part for rows in whole for part in np.array_split(rows, -(-len(rows) // most))]
     return whole, np.arange(len(whole))
 
 
-def _with_states(data: CalibrationData, names: Sequence[str], steps: Steps, session: Session) -> CalibrationData:
+def _with_states(names: Sequence[str], steps: Steps, session: Session, most: int) -> CalibrationData:
     """The data with arrays of states in place of those that every sample had."""
-    lanes, numbers = _lanes(data)
+    data = steps.data
+    lanes, numbers = _lanes(data, most)
     marks = [np.zeros(group.cut.count, np.int64) for group in data.groups]
     for lane, number in zip(lanes, numbers, strict=True):
         for group, position in lane:
@@ -127,9 +158,9 @@ def _overlaid(load: Loader, arrays: Mapping[str, Array]) -> dict[str, Value]:
     return {**load(), **arrays}
 
 
-def _stepped(steps: Steps, session: Session) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+def _stepped(steps: Steps, session: Session, most: int) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
     """Batches of one step each, with the numbers of their sequences."""
-    lanes, _ = _lanes(steps.data)
+    lanes, _ = _lanes(steps.data, most)
     number = 0
     for block in blocks(steps.data, lanes, steps.side_by_side):
         for batch, _ in steps.run(session.run, block):
