@@ -188,11 +188,6 @@ class CalibrationData:
         """How many samples there are (of random or uncut data: how many batches)."""
         return len(self.order)
 
-    @property
-    def distinct_count(self) -> int:
-        """How many samples differ in content."""
-        return self.sample_count
-
     def split(
         self,
         *,

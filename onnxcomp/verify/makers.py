@@ -1,6 +1,6 @@
 """What the integers of a tensor are: rounded numbers, or labels, indices and flags.
 
-    Cast<int16>(Mul(s, 20000)) -> numbers    ArgMax(z), Cast<int64>(Greater(p, 0.5)), Round(Sigmoid(z)) -> labels
+Cast<int16>(Mul(s, 20000)) -> numbers    ArgMax(z), Cast<int64>(Greater(p, 0.5)), Round(Sigmoid(z)) -> labels
 """
 
 from __future__ import annotations

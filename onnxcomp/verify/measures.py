@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats, Lens, Output, Pair
+from onnxcomp.numerics.metrics.lenses import LabelChange
 
 PLAIN: dict[str, Callable[..., Floats]] = {
     "cosine": metrics.cosine_distance,
@@ -42,7 +43,7 @@ def lenses_of(metric: str, output: Output) -> tuple[Lens, ...]:
     if metric == "top1":
         if output.has_classes:
             return (Plain(metric, lambda pair: 1 - agreement(output, pair)),)
-        return output.lenses if output.kind == "labels" else ()
+        return (LabelChange(),) if output.kind == "labels" else ()
     if output.kind == "labels":
         return ()
     return (

@@ -4,9 +4,10 @@ what each one was taken for.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Outputs:
     """How each output of the original is read and cut.
 
     asked: the user's word for some of them. numbers: integer outputs that were made by rounding. linear: outputs that a
-    linear operator computes. left_out: outputs that are not compared, with the reason.
+    linear operator computes. left_out: why an output is not compared, or None. states: outputs that are states.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class Outputs:
         asked: Mapping[str, str] | None = None,
         numbers: Callable[[str], bool] = lambda name: False,
         linear: Callable[[str], bool] = lambda name: True,
-        left_out: Mapping[str, str] | None = None,
+        left_out: Callable[[str], str | None] = lambda name: None,
+        states: Collection[str] = (),
     ) -> None:
         self.data, self.layouts, self.store, self.specs = data, layouts, store, specs
         self.salience: dict[str, Salience] = {}
@@ -52,20 +54,34 @@ class Outputs:
         self.axes = self._sample_axes()
         self.copies: dict[str, Copy] = {} if data.is_random else find_copies(self._fed())
         self.described = {
-            name: self._describe(name, (asked or {}).get(name), numbers(name), linear(name))
-            for name in self.axes
-            if name not in (left_out or {})
+            name: self._describe(name, (asked or {}).get(name), numbers(name), linear(name)) for name in self.axes
         }
-        self._left_out = dict(left_out or {})
+        self._set_aside(left_out, states)
         self.salience = find_salience(self.described, lambda name: lambda: self._seen(name), self._channel_axes)
         for name, found in self.salience.items():
             own = found.scores if found.source == name else None
             read = functools.partial(self._seen, name)
             self.described[name] = metrics.where_salient(self.described[name], read, found.axis, own)
 
+    def _set_aside(self, left_out: Callable[[str], str | None], states: Collection[str]) -> None:
+        """Leave out what other tensors stand for, and hold states loosely where there are other outputs."""
+        for name, output in self.described.items():
+            reason = left_out(name)
+            if reason is not None:
+                self.described[name] = dataclasses.replace(output, lenses=(), silent=output.silent or reason)
+            elif name in states and set(self.described) - set(states):
+                self.described[name] = metrics.of_state(output)
+
+    def of_steps(self, layouts: list[Layout], store: OutputStore) -> Outputs:
+        """The same readings of outputs that were made step by step, each in a batch of its own."""
+        steps = copy.copy(self)
+        steps.layouts, steps.store, steps.copies, steps.padding = layouts, store, {}, None
+        steps.described = {name: each for name, each in self.described.items() if each.kind != "state"}
+        return steps
+
     def evidence(self) -> Evidence:
         """What the data show of these outputs."""
-        silent = {name: each.silent for name, each in self.described.items() if each.silent} | self._left_out
+        silent = {name: each.silent for name, each in self.described.items() if each.silent}
         compared = tuple(name for name, each in self.described.items() if not each.silent)
         return Evidence(self.data.distinct_count, compared, silent)
 
@@ -81,15 +97,15 @@ class Outputs:
     def kept_error(self, i: int, name: str, reference: Array, candidate: Array) -> Floats | None:
         """(samples,) mean squared error of what is a copy of an input in the original, over the mean square of what is
         none; None where there is no such part, or the candidate copies it too."""
-        copy = self.copies.get(name)
-        if copy is None or copy.rows == 0 or reference.shape != candidate.shape:
+        copied = self.copies.get(name)
+        if copied is None or copied.rows == 0 or reference.shape != candidate.shape:
             return None
-        shape = self.layouts[i].shapes[copy.source]
-        old, new = (samples_first(copy.kept(each, shape), self.axes[name]) for each in (reference, candidate))
+        shape = self.layouts[i].shapes[copied.source]
+        old, new = (samples_first(copied.kept(each, shape), self.axes[name]) for each in (reference, candidate))
         if np.array_equal(old, new):
             return None
         error = metrics.per_element(np.square(old.astype(np.float64) - new))
-        own = np.square(samples_first(copy.fresh(reference, shape), self.axes[name]).astype(np.float64)).mean()
+        own = np.square(samples_first(copied.fresh(reference, shape), self.axes[name]).astype(np.float64)).mean()
         return np.asarray(error.mean(axis=1) / max(float(own), np.finfo(np.float32).tiny))
 
     def samples(self, name: str, array: Array) -> Array:
@@ -112,9 +128,9 @@ class Outputs:
         return ((feeds, outputs) for feeds, outputs in batches)
 
     def _fresh(self, i: int, name: str, array: Array) -> Array:
-        copy = self.copies.get(name)
-        is_whole = copy is None or copy.rows == 0
-        return array if copy is None or is_whole else copy.fresh(array, self.layouts[i].shapes[copy.source])
+        copied = self.copies.get(name)
+        is_whole = copied is None or copied.rows == 0
+        return array if copied is None or is_whole else copied.fresh(array, self.layouts[i].shapes[copied.source])
 
     def _weights(self, i: int, name: str, array: Array) -> Array | None:
         """(samples, positions) that count of an output (samples, positions, ...), where padding is known."""
@@ -178,10 +194,10 @@ class Outputs:
             are_numbers=are_numbers,
             linear=linear,
         )
-        copy = self.copies.get(name)
-        if copy is None or copy.rows != 0:
+        copied = self.copies.get(name)
+        if copied is None or copied.rows != 0:
             return found
-        return dataclasses.replace(found, silent=f"a copy of input {copy.source}")
+        return dataclasses.replace(found, silent=f"a copy of input {copied.source}")
 
 
 def _beyond_vectors(shape: tuple[int, ...] | None) -> bool:

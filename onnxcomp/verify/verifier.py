@@ -28,6 +28,7 @@ from onnxcomp.numerics.metrics import Floats
 from onnxcomp.runtime import ValueSpec, run_isolated
 from onnxcomp.target import Target
 from onnxcomp.verify.accuracy import Labels, labels_of
+from onnxcomp.verify.closed_loop import ClosedLoop, closed_loop_for
 from onnxcomp.verify.comparison import Comparison, incomparable, widened
 from onnxcomp.verify.limits import (
     BREAKAGE_DIVERGENCE,
@@ -43,6 +44,7 @@ from onnxcomp.verify.padding import Padding, find_padding
 from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
+from onnxcomp.verify.watched import Watched
 
 Array = NDArray[Any]
 ISOLATE_FROM_BYTES = 10**9
@@ -58,6 +60,8 @@ class Verifier:
     max_drop: the budget; None for the metric's default. Of several outputs and lenses the worst counts.
     shorter_ends: float32 inputs and outputs may have become float16 or bfloat16.
     outputs: what the user says that outputs are, by name: one of ``metrics.KINDS``; this beats every guess.
+    closed_loop: whether what passes is also run on its own states, where the model has some. states: names of outputs
+    that are states, where another verifier has found them.
 
     Raises VerificationError when the original does not run on the data, TargetError when it does not load,
     ParameterError when the metric or an output's name does not fit, CalibrationError when the labels cannot be right.
@@ -74,6 +78,8 @@ class Verifier:
         seed: int = 0,
         shorter_ends: bool = False,
         outputs: Mapping[str, str] | None = None,
+        closed_loop: bool = True,
+        states: frozenset[str] | None = None,
     ) -> None:
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
@@ -81,10 +87,13 @@ class Verifier:
             "target": target, "metric": metric, "max_drop": max_drop, "seed": seed, "shorter_ends": shorter_ends,
             "outputs": outputs,
         }  # fmt: skip
+        self._watched = Watched.of(original)
         self.original, self.data, self.target = original, data, target
         self.seed, self.shorter_ends = seed, shorter_ends
         self.samples = data.sample_count
         self.notes = list(data.notes)
+        self._loop: ClosedLoop | None = None
+        self.states = self._own_states(closed_loop) if states is None else states
         self._outputs = self._read_outputs(outputs or {}, metric)
         self.evidence = self._outputs.evidence()
         self._labels = self._find_labels()
@@ -94,8 +103,8 @@ class Verifier:
         self.wanted_samples = self._wanted_samples()
 
     def on(self, data: CalibrationData) -> Verifier:
-        """The same judge on other samples."""
-        return Verifier(self.original, data, **self._asked)
+        """The same judge on other samples, in open loop."""
+        return Verifier(self.original, data, **self._asked, closed_loop=False, states=self.states)
 
     @property
     def search_limit(self) -> float:
@@ -129,7 +138,8 @@ class Verifier:
         try:
             if ":" in self.metric:
                 return self._scored(model)
-            return self._compared(model)
+            verdict = self._compared(model)
+            return self._on_own_states(model, verdict) if verdict.passed and self._loop is not None else verdict
         except (TargetError, VerificationError, ModelError) as error:
             return failure(str(error), limit=self.limit, samples=self.samples)
 
@@ -150,6 +160,9 @@ class Verifier:
         options: dict[str, Any] = {
             "padding": self._padding(),
             "linear": lambda name: made_by.get(name, "") in ("", *LINEAR),
+            "numbers": lambda name: name in self._watched.numbers,
+            "left_out": self._watched.stands_for,
+            "states": self.states,
         }
         found = Outputs(self.data, layouts, store, self._specs, asked=asked, **options)
         if metric not in ("kl", "top1") or any(lenses_of(metric, each) for each in found.described.values()):
@@ -157,20 +170,32 @@ class Verifier:
         forced = dict.fromkeys(names, "classes") | dict(asked)
         return Outputs(self.data, layouts, store, self._specs, asked=forced, **options)
 
+    def _own_states(self, closed_loop: bool) -> frozenset[str]:
+        """The outputs that are states; the closed loop is made ready where it is asked for and the model has some."""
+        if self.data.is_random or self.original.size_bytes >= ISOLATE_FROM_BYTES:
+            return frozenset()
+        self._loop, lack = closed_loop_for(self.original, self.data, self.target, self.seed)
+        if lack is not None:
+            self.notes.append(lack)
+        found = frozenset() if self._loop is None else frozenset(each.output for each in self._loop.states)
+        self._loop = self._loop if closed_loop else None
+        return found
+
     def _run(self, model: Model) -> Iterator[dict[str, Array]]:
         """Outputs of every batch in order, from this process or, for large models, one of their own."""
         if model.size_bytes >= ISOLATE_FROM_BYTES:
             yield from self._isolated(model)
             return
-        with model.opened_on(self.target.session) as session:
+        prepared = self._watched.prepare(model)
+        with prepared.opened_on(self.target.session) as session:
             self._specs = self._specs or {spec.name: spec for spec in session.outputs}
             for feeds in self.data.batches():
-                yield flatten(session.run(feeds))
+                yield self._watched.named(flatten(session.run(feeds)))
 
     def _isolated(self, model: Model) -> Iterator[dict[str, Array]]:
         with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=model.scratch.folder) as folder:
             run = run_isolated(
-                model.materialize(Path(folder) / "model"),
+                self._watched.prepare(model).materialize(Path(folder) / "model"),
                 self.data.batches(),
                 folder=Path(folder) / "run",
                 provider=self.target.provider,
@@ -180,7 +205,7 @@ class Verifier:
             )
             self.notes.append(f"ran in a process of its own, peak memory {run.peak_bytes / 2**20:,.0f} MiB")
             for outputs in run.outputs():
-                yield flatten(outputs)
+                yield self._watched.named(flatten(outputs))
 
     def _padding(self) -> Padding | None:
         """The input that marks padding, asked of the original itself; not of one that needs a process of its own."""
@@ -247,7 +272,7 @@ class Verifier:
         for i, (reference, candidate) in enumerate(zip(self._outputs.store, self._run(model), strict=True)):
             if self.shorter_ends:
                 candidate = widened(candidate)
-            wrong = incomparable(reference, candidate)
+            wrong = incomparable(reference, candidate, self._watched.ragged)
             if wrong:
                 return failure(wrong, limit=self.limit, samples=self.samples)
             for each in {id(found): found, id(beside): beside}.values():
@@ -258,6 +283,34 @@ class Verifier:
         if self.metric == "accuracy":
             return self._accuracy_verdict(np.concatenate(changes), found, held)
         return self._divergence_verdict(found, held)
+
+    def _on_own_states(self, model: Model, verdict: Verdict) -> Verdict:
+        """A verdict that passed, with what the model does on its own states: the worse of both counts."""
+        assert self._loop is not None
+        steps = self._outputs.of_steps(self._loop.layouts, self._loop.reference)
+        found = Comparison(steps, "divergence", self.seed, prefix="on its own states: ")
+        for i, (reference, candidate) in enumerate(zip(steps.store, self._loop.outputs(model), strict=True)):
+            wrong = incomparable(reference, widened(candidate) if self.shorter_ends else candidate)
+            if wrong:
+                return failure(f"on its own states: {wrong}", limit=self.limit, samples=self.samples)
+            found.add(i, reference, candidate)
+        divergences, _ = found.divergences()
+        worst = max(divergences, key=lambda each: each.value, default=None)
+        if worst is None:
+            return verdict
+        if self.metric != "divergence":
+            held = max(verdict.beside or (0.0, DEFAULT_MAX_DIVERGENCE), (worst.value, DEFAULT_MAX_DIVERGENCE))
+            return dataclasses.replace(verdict, beside=held, reasons=_over_beside(held, "on its own states"))
+        outputs = (*verdict.outputs, *divergences)
+        if worst.value <= verdict.divergence:
+            return dataclasses.replace(verdict, outputs=outputs)
+        return dataclasses.replace(
+            verdict,
+            divergence=worst.value,
+            interval=(worst.low, worst.high),
+            outputs=outputs,
+            reasons=self._over(worst),
+        )
 
     def _held(self, comparison: Comparison) -> tuple[float, float] | None:
         """The worst divergence and its limit, where the samples are too few to count by."""
@@ -323,7 +376,7 @@ class Verifier:
             return float(call(self.metric, session.run))
 
 
-def _over_beside(held: tuple[float, float] | None) -> tuple[str, ...]:
+def _over_beside(held: tuple[float, float] | None, why: str = "too few samples to count by, and") -> tuple[str, ...]:
     if held is None or held[0] <= held[1]:
         return ()
-    return (f"too few samples to count by, and the divergence of the outputs, {held[0]:.3g}, is over {held[1]:.3g}",)
+    return (f"{why} the divergence of the outputs, {held[0]:.3g}, is over {held[1]:.3g}",)

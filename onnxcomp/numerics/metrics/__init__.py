@@ -10,7 +10,7 @@ from onnxcomp.numerics.metrics.intervals import Estimate, drop, estimate, sample
 from onnxcomp.numerics.metrics.lenses import Lens, Pair, winners
 from onnxcomp.numerics.metrics.looks import Batches, Seen
 from onnxcomp.numerics.metrics.plain import cosine_distance, noise_to_signal, squared_error
-from onnxcomp.numerics.metrics.readings import KINDS, Output, describe
+from onnxcomp.numerics.metrics.readings import KINDS, Output, describe, of_state
 from onnxcomp.numerics.metrics.salience import LEAST_POSITIONS, Scores, positions, scores_of, where_salient
 from onnxcomp.numerics.metrics.scales import CONSTANT_FLOOR
 
@@ -33,7 +33,7 @@ __all__ = [
     "kl_and_entropy",
     "new_nonfinite",
     "noise_to_signal",
-    "over_positions",
+    "of_state", "over_positions",
     "per_element",
     "positions",
     "samples_to_resolve",

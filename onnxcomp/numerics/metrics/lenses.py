@@ -83,7 +83,7 @@ class RelativeError(Lens):
     """Squared error over the variance (channels,) of each channel along ``axis``.
 
     varies: (channels,) of bool: those that change with the input. The others, which are held to a share of their size,
-    count where they fare worst, and do not dilute the mean.
+    count where they fare worst, and do not dilute the mean. by_channel: whether the worst channel counts as well.
     """
 
     axis: int | None
@@ -91,6 +91,7 @@ class RelativeError(Lens):
     varies: Array
     factor: float = VALUES_FACTOR
     name: str = "values"
+    by_channel: bool = True
 
     def measure(self, pair: Pair) -> Floats:
         error = by_channel(pair.candidate - pair.reference, self.axis)
@@ -99,7 +100,7 @@ class RelativeError(Lens):
     def summaries(self, values: Floats) -> Mapping[str, Floats]:
         chosen = values[:, self.varies] if self.varies.any() else values
         found = {self.name: self.factor * chosen.mean(axis=1)}
-        if values.shape[1] > 1:
+        if values.shape[1] > 1 and self.by_channel:
             worst = values.mean(axis=0).argmax()
             found["worst channel"] = CHANNEL_FACTOR / VALUES_FACTOR * self.factor * values[:, worst]
         return found

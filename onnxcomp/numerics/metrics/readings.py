@@ -46,6 +46,7 @@ from onnxcomp.numerics.metrics.looks import (
 KINDS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")
 MAX_SPREAD_RATIO = 100.0  # variance of the largest over the median feature of an embedding; boxes beside scores: 1e4
 BESIDE_CLASSES = 1 / 10  # of the values lens' factor: it guards against a regression taken for class scores
+OF_STATE = 1 / 10  # what a state does is seen where it is used: at the outputs, on the model's own states
 BESIDE_EMBEDDING = 1 / 40  # of a sentence encoder 10% of the power may go before its score does
 PROBABILITY_SPREAD = 0.05
 MAX_CHANNELS = 4096
@@ -101,6 +102,16 @@ def describe(
         return Output("values", (_errors(batches, None, floor),) if not silent else (), silent=silent)
     found = _read(batches, _steady(batches, channel_axes), floor, asked, linear)
     return Output(found.kind, found.lenses, found.axis, found.form, found.entropy, silent)
+
+
+def of_state(output: Output) -> Output:
+    """An output that is a state, whose effect is seen elsewhere: its values as a whole, held loosely."""
+    kept = [
+        replace(each, factor=each.factor * OF_STATE, by_channel=False)
+        for each in output.lenses
+        if isinstance(each, RelativeError) and each.name == "values"
+    ]
+    return replace(output, kind="state", lenses=tuple(kept), axis=None, form=None)
 
 
 def _holds_labels(block: Array) -> bool:
