@@ -76,16 +76,17 @@ def test_copies_are_left_out_and_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.reference, reference["same"])  # broken, it must still show
 
 
-def test_the_error_of_copied_rows_is_over_the_power_of_the_new_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", [1.0, 1e-25])
+def test_the_error_of_copied_rows_is_over_the_power_of_the_new_ones(tmp_path: Path, unit: float) -> None:
     outputs = read(cache(), drawn_steps(tmp_path))
-    reference = next(iter(outputs.store))["present"]
+    reference = next(iter(outputs.store))["present"] * np.float32(unit)
     new, old = reference.copy(), reference.copy()
-    new[:, 6:] += 1
-    old[2, 5] += 1
+    new[:, 6:] += np.float32(unit)
+    old[2, 5] += np.float32(unit)
     assert outputs.kept_error(0, "present", reference, new) is None
     got = outputs.kept_error(0, "present", reference, old)
     expected = np.zeros(len(reference))
-    expected[2] = 4 / 24 / np.square(reference[:, 6:].astype(np.float64)).mean()
+    expected[2] = unit**2 * 4 / 24 / np.square(reference[:, 6:].astype(np.float64)).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert outputs.kept_error(0, "present", reference, reference[:, 1:]) is None
     assert outputs.kept_error(0, "same", reference, old) is None
