@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats, Output, Pair, Seen
+from onnxcomp.numerics.metrics.scales import LEAST_SQUARE
 from onnxcomp.runtime import Value, ValueSpec
 from onnxcomp.verify.copies import Copy, find_copies
 from onnxcomp.verify.evidence import Evidence
@@ -106,7 +107,7 @@ class Outputs:
             return None
         error = metrics.per_element(np.square(old.astype(np.float64) - new))
         own = np.square(samples_first(copied.fresh(reference, shape), self.axes[name]).astype(np.float64)).mean()
-        return np.asarray(error.mean(axis=1) / max(float(own), np.finfo(np.float32).tiny))
+        return np.asarray(error.mean(axis=1) / max(float(own), LEAST_SQUARE))
 
     def samples(self, name: str, array: Array) -> Array:
         """An output with its samples on axis 0."""

@@ -87,12 +87,12 @@ def test_agreement_is_of_winning_classes(data: CalibrationData) -> None:
     got = compared(read(several(), data), several(other), data).agreement
     agree = (X @ WEIGHT).argmax(axis=1) == (X @ other).argmax(axis=1)
     assert got is not None and agree.mean() < 1
-    outputs = read(several(), data, left_out={"a": "not asked"})
+    outputs = read(several(), data, left_out={"a": "not asked"}.get)
     assert compared(outputs, several(other), data).agreement == pytest.approx(agree.mean())
 
 
 def test_outputs_without_classes_have_no_agreement(data: CalibrationData) -> None:
-    outputs = read(several(), data, asked={"a": "values"}, left_out={"b": "not asked"})
+    outputs = read(several(), data, asked={"a": "values"}, left_out={"b": "not asked"}.get)
     assert {name: each.kind for name, each in outputs.described.items()} == {"a": "values", "c": "labels"}
     assert compared(outputs, several(), data).agreement is None
 

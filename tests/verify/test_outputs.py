@@ -36,7 +36,7 @@ def test_samples_are_found_on_any_axis_and_brought_first(
     outputs = read(identical(shapes), opened(identical(shapes), tmp_path, x=values))
     assert outputs.axes == {"y": axis}
     reference = next(iter(outputs.store))["y"]
-    pair = outputs.pair(0, "y", reference, 2 * reference)
+    pair = outputs.pair(0, "y", {"y": reference}, 2 * reference)
     np.testing.assert_array_equal(pair.reference, np.moveaxis(reference, axis, 0))
     np.testing.assert_array_equal(pair.candidate, 2 * pair.reference)
     assert pair.reference.dtype == np.float64 and pair.weights is None
@@ -70,22 +70,23 @@ def test_copies_are_left_out_and_said(tmp_path: Path) -> None:
     assert outputs.evidence().compared == ("present",)
     assert outputs.evidence().silent == {"same": "a copy of input past"}
     reference = next(iter(outputs.store))
-    pair = outputs.pair(0, "present", reference["present"], reference["present"])
+    pair = outputs.pair(0, "present", reference, reference["present"])
     np.testing.assert_array_equal(pair.reference, reference["present"][:, 6:])
-    whole = outputs.pair(0, "same", reference["same"], reference["same"])
+    whole = outputs.pair(0, "same", reference, reference["same"])
     np.testing.assert_array_equal(whole.reference, reference["same"])  # broken, it must still show
 
 
-def test_the_error_of_copied_rows_is_over_the_power_of_the_new_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", [1.0, 1e-25])
+def test_the_error_of_copied_rows_is_over_the_power_of_the_new_ones(tmp_path: Path, unit: float) -> None:
     outputs = read(cache(), drawn_steps(tmp_path))
-    reference = next(iter(outputs.store))["present"]
+    reference = next(iter(outputs.store))["present"] * np.float32(unit)
     new, old = reference.copy(), reference.copy()
-    new[:, 6:] += 1
-    old[2, 5] += 1
+    new[:, 6:] += np.float32(unit)
+    old[2, 5] += np.float32(unit)
     assert outputs.kept_error(0, "present", reference, new) is None
     got = outputs.kept_error(0, "present", reference, old)
     expected = np.zeros(len(reference))
-    expected[2] = 4 / 24 / np.square(reference[:, 6:].astype(np.float64)).mean()
+    expected[2] = unit**2 * 4 / 24 / np.square(reference[:, 6:].astype(np.float64)).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert outputs.kept_error(0, "present", reference, reference[:, 1:]) is None
     assert outputs.kept_error(0, "same", reference, old) is None
@@ -119,10 +120,10 @@ def test_weights_are_of_outputs_that_have_the_masks_positions(tmp_path: Path) ->
     outputs = read(model, data, padding=Padding("mask", 0))
     for i, (found, batch) in enumerate(zip(outputs.store, data.labelled_batches(), strict=True)):
         for name in ("tokens", "spans"):
-            got = outputs.pair(i, name, found[name], found[name]).weights
+            got = outputs.pair(i, name, found, found[name]).weights
             np.testing.assert_array_equal(got, batch.feeds["mask"] == 1)
-        assert outputs.pair(i, "pooled", found["pooled"], found["pooled"]).weights is None
-    assert read(model, data).pair(0, "tokens", found["tokens"], found["tokens"]).weights is None
+        assert outputs.pair(i, "pooled", found, found["pooled"]).weights is None
+    assert read(model, data).pair(0, "tokens", found, found["tokens"]).weights is None
 
 
 def denoiser(amount: float = 0.1) -> Model:
@@ -146,7 +147,7 @@ def test_vectors_of_an_inputs_length_are_no_corrections(tmp_path: Path) -> None:
 def test_the_users_word_and_what_the_graph_says_reach_each_output(tmp_path: Path) -> None:
     model = parsed("g (float[N, 8] x) => (float[N, 8] a, float[N, 8] b) { a = Neg(x) b = Mul(x, by) }", by=3 * ONE)
     data = opened(model, tmp_path, x=X)
-    asked = read(model, data, asked={"a": "labels"}, left_out={"b": "of another kind"})
+    asked = read(model, data, asked={"a": "labels"}, left_out={"b": "of another kind"}.get)
     assert {name: each.kind for name, each in asked.described.items()} == {"a": "labels"}
     assert asked.evidence().silent == {"b": "of another kind"}
     assert asked.evidence().distinct == 120
@@ -160,7 +161,7 @@ def test_integers_made_by_rounding_are_values(tmp_path: Path) -> None:
     outputs = read(model, data, numbers=lambda name: name == "y")
     assert outputs.described["y"].kind == "values"
     reference = next(iter(outputs.store))["y"]
-    pair = outputs.pair(0, "y", reference, reference)
+    pair = outputs.pair(0, "y", {"y": reference}, reference)
     assert pair.reference.dtype == np.float64
 
 
@@ -169,7 +170,7 @@ def test_labels_are_compared_as_they_are(tmp_path: Path) -> None:
     model = parsed(text, w=WEIGHT)
     outputs = read(model, opened(model, tmp_path, x=X))
     large = np.full(32, 2**53 + 1)
-    pair = outputs.pair(0, "y", large, large - 1)
+    pair = outputs.pair(0, "y", {"y": large}, large - 1)
     assert (pair.reference != pair.candidate).all()
 
 
