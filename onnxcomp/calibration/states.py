@@ -1,7 +1,8 @@
 """Pairs of inputs and outputs that carry a state from step to step: h0 and hn, past.0.key and present.0.key.
 
 A pair has the same element type, the same rank and dimensions as far as they are declared, and its output depends on
-its input (but for an encoder's cache of the same name, see ``_is_of_encoder``). That alone would take every denoiser (x -> y of the same shape) for a cell, so one of these must hold, too:
+its input (but for an encoder's cache of the same name, see ``_is_of_encoder``). That alone would take every denoiser
+(x -> y of the same shape) for a cell, so one of these must hold, too:
 
 - names: input and output are called alike but for words of time or direction, and like a state, cache or memory
   (see ``state_names``);
