@@ -23,6 +23,7 @@ STATE_WORDS = frozenset(
 )  # fmt: skip
 # Inputs that say how the others are to be read, and carry no data themselves.
 MINOR = re.compile(r"mask|position|pos_?ids|length|_lens?\b|\blens?_|seq_?lens?|use_cache|\bsr\b|rate|cache_pos", re.I)
+ENCODER = re.compile(r"encoder|cross", re.IGNORECASE)  # what belongs to a sequence, not to a step of it
 FLAG = re.compile(r"use_?(cache|past)", re.I)
 COUNTING = re.compile(r"position|pos_?ids|cache_?pos|past_?(seq_?)?len|offset|start_?pos|seq_?lens?|total_?seq", re.I)
 

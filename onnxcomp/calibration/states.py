@@ -1,7 +1,8 @@
 """Pairs of inputs and outputs that carry a state from step to step: h0 and hn, past.0.key and present.0.key.
 
 A pair has the same element type, the same rank and dimensions as far as they are declared, and its output depends on
-its input. That alone would take every denoiser (x -> y of the same shape) for a cell, so one of these must hold, too:
+its input (but for an encoder's cache of the same name, see ``_is_of_encoder``). That alone would take every denoiser
+(x -> y of the same shape) for a cell, so one of these must hold, too:
 
 - names: input and output are called alike but for words of time or direction, and like a state, cache or memory
   (see ``state_names``);
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.data import CalibrationData
 from onnxcomp.calibration.state_flow import Flow
-from onnxcomp.calibration.state_names import FLAG, MINOR, is_exact_pair, is_pair, is_state
+from onnxcomp.calibration.state_names import ENCODER, FLAG, MINOR, is_exact_pair, is_pair, is_state
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model
 from onnxcomp.runtime import Feeds, Session, Value, ValueSpec
@@ -118,7 +119,7 @@ class _Probe:
         if before == after:
             return state
         axis = _grown_axis(before, after)
-        if axis is not None:
+        if axis is not None and not ENCODER.search(state.input):
             return replace(state, kind=GROWING, axis=axis)
         return replace(state, kind=FIXED) if len(before) == len(after) else None
 
@@ -145,7 +146,8 @@ class _Search:
             (before.name, after.name)
             for before in self.session.inputs
             for after in self.session.outputs
-            if _may_pair(before, after) and self._depends(after.name, before.name)
+            if _may_pair(before, after)
+            and (self._depends(after.name, before.name) or _is_of_encoder(before.name, after.name))
         ]
 
     def by_names(self) -> None:
@@ -275,6 +277,11 @@ def _is_plain(value: Value) -> bool:
 def is_flag(name: str, value: Value) -> bool:
     """Whether an input says whether there is a cache yet."""
     return isinstance(value, np.ndarray) and value.dtype == np.bool_ and value.size == 1 and bool(FLAG.search(name))
+
+
+def _is_of_encoder(before: str, after: str) -> bool:
+    """Whether it is a cache of the encoder's: merged decoders fill it in one branch and give a dummy in the other."""
+    return bool(ENCODER.search(before)) and is_exact_pair(before, after)
 
 
 def _may_pair(before: ValueSpec, after: ValueSpec) -> bool:

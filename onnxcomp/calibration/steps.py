@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.data import Batch, CalibrationData
 from onnxcomp.calibration.lanes import Block, Rows, by_form
-from onnxcomp.calibration.state_names import COUNTING
+from onnxcomp.calibration.state_names import COUNTING, ENCODER
 from onnxcomp.calibration.states import FIXED, GROWING, State, is_flag
 from onnxcomp.errors import VerificationError
 from onnxcomp.runtime import Feeds, Value
@@ -27,7 +27,6 @@ from onnxcomp.runtime import Feeds, Value
 Array = NDArray[Any]
 Run = Callable[[Feeds], Mapping[str, Value]]
 MASK = re.compile(r"mask", re.IGNORECASE)
-ENCODER = re.compile(r"encoder|cross", re.IGNORECASE)  # what belongs to the sequence, not to the step
 COUNTS_ALL = re.compile(r"total|seq_?lens?", re.IGNORECASE)
 # What moves on with each step where a cache has a fixed size; lengths of the input itself do not.
 ADVANCING = re.compile(r"position|cache_?pos|past|offset|start_?pos|seqlens_k|total_?seq", re.IGNORECASE)

@@ -190,29 +190,55 @@ def test_what_the_encoder_made_belongs_to_the_sequence(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs["y"][0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-def merged() -> Model:
+def test_a_merged_decoder_keeps_what_its_first_step_made_of_the_encoder(tmp_path: Path) -> None:
+    """As exported: without a cache it is computed, with one there is a dummy for it."""
+    model = merged(encoder=True)
+    x, hidden = noise(64, 1, 2), noise(64, 4, 2)
+    arrays = {"x": x, "past.0": noise(64, 0, 2), "past.0.encoder": noise(64, 1, 2), "encoder_hidden": hidden}
+    loop = ClosedLoop(model, opened(model, tmp_path, **arrays, use_cache=np.array([False])), CPU)
+    assert loop.steps == 32
+    made = [outputs["y"][0] for outputs in loop.reference]
+    rows = np.concatenate([10 * x[:1, 0], x[1:32, 0]])
+    expected = [rows[: step + 1].mean(axis=0) + (2 * hidden[0]).mean(axis=0) for step in range(1, 32)]
+    np.testing.assert_allclose(made[1:], expected, rtol=1e-5, atol=1e-6)
+
+
+def merged(*, encoder: bool = False) -> Model:
     """With a cache: present = past and x; without: present = 10 x, whatever the past."""
 
-    def branch(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
-        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+    def branch(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+        made = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in nodes]
+        return helper.make_graph(nodes, "branch", [], made)
 
-    nodes = [
-        helper.make_node(
-            "If", ["use_cache"], ["present.0"],
-            then_branch=branch("old", helper.make_node("Concat", ["past.0", "x"], ["old"], axis=1)),
-            else_branch=branch("new", helper.make_node("Mul", ["ten", "x"], ["new"])),
-        ),
-        helper.make_node("ReduceMean", ["present.0"], ["y"], axes=[1], keepdims=0),
-    ]  # fmt: skip
+    old = [helper.make_node("Concat", ["past.0", "x"], ["old"], axis=1)]
+    new = [helper.make_node("Mul", ["ten", "x"], ["new"])]
+    made = ["present.0"]
+    nodes = [helper.make_node("ReduceMean", ["present.0"], ["m"], axes=[1], keepdims=0)]
+    if encoder:
+        old.append(helper.make_node("ReduceMean", ["encoder_hidden"], ["dummy"], axes=[1], keepdims=1))
+        old.append(helper.make_node("Identity", ["past.0.encoder"], ["kept"]))
+        new.append(helper.make_node("Add", ["encoder_hidden", "encoder_hidden"], ["computed"]))
+        new.append(helper.make_node("Identity", ["computed"], ["used"]))
+        made += ["present.0.encoder", "cross"]
+        nodes.append(helper.make_node("ReduceMean", ["cross"], ["c"], axes=[1], keepdims=0))
+    nodes.insert(
+        0, helper.make_node("If", ["use_cache"], made, then_branch=branch(*old), else_branch=branch(*new))
+    )  # fmt: skip
+    nodes.append(helper.make_node("Add", ["m", "c"], ["y"]) if encoder else helper.make_node("Identity", ["m"], ["y"]))
     inputs = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "S", 2]),
         helper.make_tensor_value_info("past.0", TensorProto.FLOAT, ["N", "P", 2]),
         helper.make_tensor_value_info("use_cache", TensorProto.BOOL, [1]),
     ]
+    if encoder:
+        inputs.append(helper.make_tensor_value_info("past.0.encoder", TensorProto.FLOAT, ["N", "Q", 2]))
+        inputs.append(helper.make_tensor_value_info("encoder_hidden", TensorProto.FLOAT, ["N", "E", 2]))
     outputs = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2]),
         helper.make_tensor_value_info("present.0", TensorProto.FLOAT, ["N", "T", 2]),
     ]
+    if encoder:
+        outputs.append(helper.make_tensor_value_info("present.0.encoder", TensorProto.FLOAT, ["N", "R", 2]))
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(np.float32(10), "ten")])
     return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
