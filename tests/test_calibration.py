@@ -51,6 +51,27 @@ def test_finds_the_sample_axis(declared: Any, given: Any, cut: Cut) -> None:
 
 
 @pytest.mark.parametrize(
+    ("declared", "given", "barred", "cut", "is_choice"),
+    [
+        ({"x": ("s77", "s27", 20)}, {"x": (40, 96, 20)}, {"x": {0}}, Cut({"x": 1}, 96), True),
+        ({"x": ("s77", "s27", 20)}, {"x": (40, 96, 20)}, {}, Cut({"x": 0}, 40), True),
+        ({"x": ("batch", "T", 20)}, {"x": (40, 96, 20)}, {"x": {0}}, Cut({"x": 1}, 96), True),  # misnamed
+        ({"x": (None, 3, None, None)}, {"x": (7, 3, 48, 48)}, {"x": {2, 3}}, Cut({"x": 0}, 7), False),
+        ({"x": ("N", "T")}, {"x": (7, 48)}, {"x": {1}}, Cut({"x": 0}, 7), False),
+        ({"x": ("T", "B", 5), "m": ("B", "T")}, {"x": (9, 9, 5), "m": (9, 9)}, {"x": {0}}, Cut({"x": 1, "m": 0}, 9),
+         False),
+        ({"x": ("T", 1, 5)}, {"x": (9, 20, 5)}, {"x": {0}}, Cut({"x": 1}, 20, 1), False),
+        ({"x": ("T", 1, 5)}, {"x": (9, 1, 5)}, {"x": {0}}, Cut({}, 1), True),  # one sequence, fed whole
+    ],
+)  # fmt: skip
+def test_no_axis_that_the_model_runs_along_holds_the_samples(
+    declared: Any, given: Any, barred: Any, cut: Cut, is_choice: bool
+) -> None:
+    found = find_cut(given, specs(**declared), barred)
+    assert found == cut and found.is_choice == is_choice
+
+
+@pytest.mark.parametrize(
     ("declared", "given"),
     [
         ({"x": ("N", 3)}, {"x": (10, 4)}),
@@ -300,6 +321,21 @@ def session(text: str) -> Session:
     return Session(onnx.parser.parse_model(text).SerializeToString())
 
 
+def test_a_choice_of_axis_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.ones((40, 96, 3), np.float32), rate=np.float32(1))
+    declared = specs(x=("s77", "s27", 3), rate=())
+    data = CalibrationData.open(tmp_path / "c.npz", declared, not_samples={"x": frozenset({0})})
+    assert data.axes_in_words == "samples: axis 1 of x (96)"
+    assert data.notes == (data.axes_in_words,)
+
+
+def test_axes_are_known_but_not_said_where_there_was_no_choice(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.ones((9, 3), np.float32), h=np.ones((2, 9, 3), np.float32))
+    data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 3), h=(2, "N", 3)))
+    assert data.axes_in_words == "samples: axis 0 of x (9), axis 1 of h"
+    assert data.notes == ()
+
+
 def test_falls_back_to_one_sample_where_the_model_runs_on_no_more(tmp_path: Path) -> None:
     model = session(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[M] y)'
@@ -342,6 +378,27 @@ def test_random_inputs_find_sizes_that_run() -> None:
     again = CalibrationData.random(model.inputs, seed=1, run=model.run)
     np.testing.assert_array_equal(feeds[3]["x"], list(again.batches())[3]["x"])
     assert data.split() == (data, data)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("w = ConstantOfShape(a) y = MatMul(x, w)", (64,)),
+        ("k = ConstantOfShape(b) y = Conv(x, k)", (3, 224, 224)),
+        ("t = Transpose<perm = [2, 0, 1]>(x) y = ReduceMax(t)", (16, 16)),
+        ("y = Relu(x)", ()),
+    ],
+)
+def test_inputs_of_unknown_rank_are_drawn_in_several(body: str, shape: tuple[int, ...]) -> None:
+    constants = "int64[2] a = {64, 2}, int64[4] b = {4, 3, 3, 3}"
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) <{constants}> {{ {body} }}'
+    )
+    for each in (*proto.graph.input, *proto.graph.output):
+        each.type.tensor_type.ClearField("shape")
+    model = Session(proto.SerializeToString())
+    data = CalibrationData.random(model.inputs, run=model.run)
+    assert {feeds["x"].shape[1:] for feeds in data.batches()} == {shape}
 
 
 def test_random_inputs_that_never_run_are_an_error() -> None:

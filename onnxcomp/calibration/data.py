@@ -92,6 +92,7 @@ class CalibrationData:
         run: Run | None = None,
         batch_size: int = BATCH_SIZE,
         states: Collection[str] = (),
+        not_samples: Mapping[str, frozenset[int]] | None = None,
     ) -> CalibrationData:
         """The samples in ``source`` for a model with ``inputs`` (``Session.inputs``).
 
@@ -100,7 +101,8 @@ class CalibrationData:
         dicts; ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
         states, a folder of numbered .npz is one of sequences, whose steps lie along the samples' axis.
         run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
-        then to whole arrays, until it raises no VerificationError.
+        then to whole arrays, until it raises no VerificationError. not_samples: axes of inputs that cannot hold the
+        samples (``graph.time_axes``).
 
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
         """
@@ -115,7 +117,7 @@ class CalibrationData:
             load = functools.partial(_read_steps, plain, read) if states or axis is not None else plain
             steps = read(plain())
             values = steps.values
-            cut = _fitted_cut(name, values, inputs)
+            cut = _fitted_cut(name, values, inputs, not_samples)
             labelled.append(_has_labels(name, values, inputs, cut))
             held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
             # Kept open while there are few and they fit; else read again each time. A memory map costs a
@@ -144,11 +146,20 @@ class CalibrationData:
         )
         if not len(data.order):
             raise CalibrationError(f"calibration data: {source} holds no complete batch")
-        return data if run is None else data._fitted_to(run)
+        fitted = data if run is None else data._fitted_to(run)
+        if not any(group.cut.is_choice for group in fitted.groups):
+            return fitted
+        return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words))
 
     @classmethod
     def random(
-        cls, inputs: Sequence[ValueSpec], *, seed: int = 0, run: Run, batches: int = RANDOM_BATCHES
+        cls,
+        inputs: Sequence[ValueSpec],
+        *,
+        seed: int = 0,
+        run: Run,
+        batches: int = RANDOM_BATCHES,
+        not_samples: Mapping[str, frozenset[int]] | None = None,
     ) -> CalibrationData:
         """Inputs drawn from declared shapes and types: for finding breakage, never for allowing loss.
 
@@ -157,7 +168,7 @@ class CalibrationData:
         """
         feeds = draw(inputs, seed=seed, run=run, batches=batches)
         shapes = {spec.name: np.shape(feeds[0][spec.name]) for spec in inputs if spec.is_tensor}
-        data = cls._of_feeds(feeds, find_cut(shapes, inputs), inputs, seed)
+        data = cls._of_feeds(feeds, find_cut(shapes, inputs, not_samples), inputs, seed)
         try:
             run(data.first_sample())
         except VerificationError:
@@ -187,6 +198,17 @@ class CalibrationData:
     def sample_count(self) -> int:
         """How many samples there are (of random or uncut data: how many batches)."""
         return len(self.order)
+
+    @property
+    def axes_in_words(self) -> str:
+        """Where the samples lie: "samples: axis 1 of x (96), axis 0 of mask"; of several files as in the first."""
+        cut = self.groups[0].cut if self.groups else WHOLE
+        if not cut.axes:
+            return "samples: none are told apart, arrays are fed whole"
+        (first, axis), *others = cut.axes.items()
+        count = sum(group.cut.count for group in self.groups)
+        rest = "".join(f", axis {at} of {name}" for name, at in others)
+        return f"samples: axis {axis} of {first} ({count}){rest}"
 
     def split(
         self,
@@ -321,7 +343,12 @@ def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 2), np.int64)
 
 
-def _fitted_cut(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec]) -> Cut:
+def _fitted_cut(
+    name: str,
+    values: Mapping[str, Value],
+    inputs: Sequence[ValueSpec],
+    not_samples: Mapping[str, frozenset[int]] | None,
+) -> Cut:
     known = {spec.name for spec in inputs}
     missing = [spec.name for spec in inputs if spec.name not in values and "optional(" not in spec.type]
     extra = [key for key in values if key not in known and key != LABELS]
@@ -337,7 +364,7 @@ def _fitted_cut(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSp
         for spec in inputs
         if spec.is_tensor and isinstance(values.get(spec.name), np.ndarray)
     }
-    return find_cut(shapes, inputs)
+    return find_cut(shapes, inputs, not_samples)
 
 
 def _check_type(name: str, value: Value, spec: ValueSpec) -> None:

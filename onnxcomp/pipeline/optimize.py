@@ -25,6 +25,7 @@ from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetErr
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.time_axes import time_axes
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load, refuse_output, save, write_text
 from onnxcomp.pipeline.choosing import fitting_part
@@ -166,10 +167,11 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
         return source
     try:
         with model.opened_on(target.session) as session:
+            barred = time_axes(model)
             if source is None:
-                return CalibrationData.random(session.inputs, seed=seed, run=session.run)
+                return CalibrationData.random(session.inputs, seed=seed, run=session.run, not_samples=barred)
             states = {state.input for state in named_states(model, session)}
-            data = CalibrationData.open(source, session.inputs, run=session.run, states=states)
+            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
             return rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
@@ -315,6 +317,7 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
         "random": data.is_random,
         "samples": data.sample_count,
         "verification_samples": checking.sample_count,
+        "axes": data.axes_in_words,
     }
 
 

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import onnx.inliner
 from onnx import ModelProto, TensorProto, helper
 
+from onnxcomp.graph.functions import written_out
 from onnxcomp.graph.opened import Graph
 from onnxcomp.graph.origins import Origin
 from onnxcomp.graph.selections import Entering, Selections
 from onnxcomp.graph.surgery import open_graph
-from onnxcomp.model import PROTOBUF_LIMIT_BYTES, Model
+from onnxcomp.model import Model
 from onnxcomp.verify.makers import Maker, maker_of
 
 MOST_ENTRIES = 16
@@ -110,17 +110,11 @@ def numbers_not_labels(model: Model, output: str) -> bool:
 def _selections(model: Model) -> tuple[Model, Graph, Selections]:
     """The model with local functions written out, opened, and what is selected in it; the model remembers."""
     if _selections not in model.memo:
-        working = _written_out(model)
+        working = written_out(model)
         graph = open_graph(working)
         model.memo[_selections] = working, graph, Selections(graph)
     found: tuple[Model, Graph, Selections] = model.memo[_selections]
     return found
-
-
-def _written_out(model: Model) -> Model:
-    if not model.proto.functions or model.proto.ByteSize() >= PROTOBUF_LIMIT_BYTES:
-        return model
-    return model.with_proto(onnx.inliner.inline_local_functions(model.proto))
 
 
 def _placed(model: Model) -> Iterator[tuple[str, Sequence[tuple[Place, Entering]]]]:
