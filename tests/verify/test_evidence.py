@@ -56,7 +56,6 @@ def passed_on(text: str = "y = Identity(x)") -> Model:
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (no_rows(), "no values"),
         (constant(), "constant"),
         (undefined(), "not finite"),
         (passed_on(), "a copy of input x"),
@@ -76,12 +75,18 @@ def test_outputs_that_show_nothing_verify_nothing(tmp_path: Path, model: Model, 
 
 @pytest.mark.parametrize(
     ("model", "broken"),
-    [(constant(), constant(5.0)), (passed_on(), passed_on("y = Neg(x)")), (no_rows(), no_rows(-1e9))],
+    [(constant(), constant(5.0)), (passed_on(), passed_on("y = Neg(x)"))],
 )
 def test_what_shows_nothing_shows_breakage(tmp_path: Path, model: Model, broken: Model) -> None:
     verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
     assert verifier.limit > DEFAULT_MAX_DIVERGENCE
     assert not verifier.check(broken).passed
+
+
+def test_where_no_rows_come_out_what_enters_is_compared(tmp_path: Path) -> None:
+    verifier = Verifier(no_rows(), opened(no_rows(), tmp_path, x=X), target=CPU)
+    assert verifier.evidence.silent == {"y": "no values"}
+    assert verifier.evidence.compared == ("z (into Greater)",)
 
 
 def test_one_sample_verifies_nothing(tmp_path: Path) -> None:

@@ -181,16 +181,15 @@ def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linea
 def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple[Lens, ...], float]:
     """KL over all positions, and with the same weight for each winning class; and the mean entropy: of maps and
     sequences over classes where that is larger, since most of their positions may be as good as given."""
-    counts = np.zeros(0)
-    for block, *_ in batches():
-        found = np.bincount(winners(shared_finite(block, block)[0], form, axis).ravel())
-        size = max(len(found), len(counts))
-        counts = np.pad(counts, (0, size - len(counts))) + np.pad(found, (0, size - len(found)))
+    blocks = [block for block, *_ in batches()]
+    size = 2 if form == "each" else blocks[0].shape[1 + (axis or 0)]
+    won = (winners(shared_finite(block, block)[0], form, axis).ravel() for block in blocks)
+    counts = np.asarray(sum(np.bincount(each, minlength=size) for each in won), dtype=np.float64)
     balance = balanced(counts) if np.count_nonzero(counts) > 1 and len(counts) <= MAX_CLASSES else None
     entropy = _entropy(batches, form, axis, None)
     if balance is None:
         return (ClassDivergence(form, axis, class_factor(entropy)),), entropy
-    if any(block.ndim > 2 for block, *_ in batches()):
+    if any(block.ndim > 2 for block in blocks):
         entropy = max(entropy, _entropy(batches, form, axis, balance))
     both_ways = 2.0 if form == "each" else 1.0
     return (
