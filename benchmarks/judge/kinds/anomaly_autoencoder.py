@@ -35,6 +35,7 @@ def vibrations(seed: int, count: int, faulty: float) -> tuple[Array, Array]:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     from torch import nn
 
     def down(inner: int, outer: int) -> list[nn.Module]:
@@ -49,6 +50,7 @@ def network() -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

@@ -34,6 +34,7 @@ def signals(seed: int, count: int) -> tuple[Array, Array]:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -64,6 +65,7 @@ def network() -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

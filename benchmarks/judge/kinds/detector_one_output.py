@@ -20,6 +20,7 @@ LARGE = 11  # pixels: wider boxes belong to the coarse scale
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -72,6 +73,7 @@ def targets(objects: Array) -> tuple[Array, Array]:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
     from torch.nn.functional import binary_cross_entropy
 
@@ -101,6 +103,7 @@ def build(folder: Path, seed: int) -> None:
 
 
 def units(run: Run, test: dict[str, Array]) -> Array:
+    """One row a picture: its best detections and what is there."""
     (found,) = run({"images": test["images"][:, None] / np.float32(255)}).values()
     found = found.transpose(0, 2, 1)
     half = found[..., 2:4] / 2

@@ -28,6 +28,7 @@ def anchors() -> Array:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -82,6 +83,7 @@ def targets(objects: Array) -> tuple[Array, Array]:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
     from torch.nn.functional import cross_entropy, smooth_l1_loss
 
@@ -113,6 +115,7 @@ def build(folder: Path, seed: int) -> None:
 
 
 def units(run: Run, test: dict[str, Array]) -> Array:
+    """One row a picture: its best detections and what is there."""
     found = run({"image": test["images"][:, None] / np.float32(255)})
     return _boxes.picture_units(found["boxes"] * _boxes.SIZE, found["scores"][..., 1:], test["objects"])
 

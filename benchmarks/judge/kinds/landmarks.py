@@ -46,6 +46,7 @@ def drawn_face(picture: Array, points: Array, radius: float, brightness: float) 
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     from torch import nn
 
     from benchmarks.judge import training

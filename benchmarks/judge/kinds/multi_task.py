@@ -30,6 +30,7 @@ def pictures(seed: int, count: int) -> tuple[Array, Array, Array]:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -67,6 +68,7 @@ def network() -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

@@ -27,6 +27,7 @@ def samples(seed: int, count: int) -> tuple[Array, Array]:
 
 
 def network(mean: Array, deviation: Array) -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -47,6 +48,7 @@ def network(mean: Array, deviation: Array) -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

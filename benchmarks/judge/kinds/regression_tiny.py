@@ -34,6 +34,7 @@ def samples(seed: int, count: int) -> tuple[Array, Array]:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     from torch import nn
 
     def block(inner: int, outer: int) -> list[nn.Module]:
@@ -44,6 +45,7 @@ def network() -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

@@ -33,6 +33,7 @@ def samples(seed: int, count: int) -> tuple[Array, Array]:
 
 
 def network() -> Any:
+    """The torch module, untrained."""
     import torch
     from torch import nn
 
@@ -60,6 +61,7 @@ def network() -> Any:
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     import torch
 
     from benchmarks.judge import training

@@ -19,6 +19,7 @@ SIZES = np.logspace(-2, 3, 16)
 
 
 def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
     from skl2onnx import to_onnx
     from sklearn.datasets import make_classification
     from sklearn.exceptions import ConvergenceWarning
