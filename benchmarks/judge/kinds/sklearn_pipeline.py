@@ -40,7 +40,7 @@ def build(folder: Path, seed: int) -> None:
         random_state=seed,
     )
     features = (features * SIZES).astype(np.float32)
-    network = MLPClassifier((128, 64), alpha=1e-3, batch_size=128, max_iter=25, random_state=seed)
+    network = MLPClassifier((192, 96), alpha=1e-3, batch_size=128, max_iter=20, random_state=seed)
     pipeline = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is what bounds the time
