@@ -45,7 +45,7 @@ def build(folder: Path, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is what bounds the time
         pipeline.fit(features[:15_000], labels[:15_000])
-    model = to_onnx(pipeline, features[:1], options={"zipmap": False}, target_opset=17)
+    model = to_onnx(pipeline, features[:1], "pipeline", options={"zipmap": False}, target_opset=17)
     (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
     np.savez_compressed(folder / "calib.npz", X=features[15_000:15_400])
     tested = features[16_000:].astype(np.float16)
