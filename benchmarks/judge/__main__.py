@@ -7,8 +7,8 @@
     python -m benchmarks.judge recipes SCRATCH [NAME ...] [--recipe default small fast]
     python -m benchmarks.judge table SCRATCH                # Markdown
 
-All but ``train`` run in the project's own environment, from the repository's root. SCRATCH keeps variants,
-units and figures by content, so that what did not change is not made again; verdicts always are.
+All but ``train`` run in the project's own environment (``damage`` wants the extra "bench" too), from the
+repository's root. SCRATCH keeps units by content, so that what did not change is not run again; verdicts always are.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def rounded(bits: float, *, per_channel: bool) -> Change:
         values = held.values
         others = tuple(axis for axis in range(values.ndim) if axis != held.axis or not per_channel)
         scale = np.abs(values).max(axis=others, keepdims=True) / top
-        return np.round(values / np.where(scale == 0, 1, scale)) * scale
+        return np.asarray(np.round(values / np.where(scale == 0, 1, scale)) * scale)
 
     return change
 
@@ -99,7 +99,7 @@ def noisy(strength: float) -> Change:
     def change(held: Held) -> Array:
         values = held.values
         noise = _rng(held.tensor.name, strength).standard_normal(values.shape)
-        return values + strength * values.std() * noise
+        return np.asarray(values + strength * values.std() * noise)
 
     return change
 
@@ -138,7 +138,7 @@ def shifted(strength: float) -> Change:
 
     def change(held: Held) -> Array:
         signs = _rng(held.tensor.name).choice([-1.0, 1.0], held.values.shape)
-        return held.values + strength * (np.sqrt(np.mean(held.values**2)) + 1e-3) * signs
+        return np.asarray(held.values + strength * (np.sqrt(np.mean(held.values**2)) + 1e-3) * signs)
 
     return change
 
@@ -244,4 +244,13 @@ def _static(model: Path, feeds: Iterator[dict[str, Array]], options: dict[str, A
         prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "static.onnx"
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
         q.quantize_static(str(prepared), str(result), Reader(), **options)
-        return result.read_bytes()
+        return _declared_as(onnx.load(model), onnx.load(result))
+
+
+def _declared_as(original: onnx.ModelProto, model: onnx.ModelProto) -> bytes:
+    """The model with the original's declared inputs and outputs, which the quantizer's shape inference rewrites."""
+    for side in ("input", "output"):
+        known = {each.name: each for each in getattr(original.graph, side)}
+        for each in getattr(model.graph, side):
+            each.CopyFrom(known[each.name])
+    return model.SerializeToString(deterministic=True)

@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 def percent(correct: Array) -> float:
     """Mean of zeros and ones, times 100."""
-    return 100 * float(np.mean(correct))
+    return 100 * float(np.mean(correct, dtype=np.float64))
 
 
 def macro_f1(truth: Array, found: Array) -> float:

@@ -84,13 +84,14 @@ def _or_inf(value: float | None) -> float:
 
 
 def recipe_rows(scratch: Path) -> str:
-    """One row a model and recipe; a loss over half a point or one and a half standard errors is marked."""
+    """One row a model and recipe; marked where it lost over half a point, or over one and a half standard errors."""
     lines = ["| model | recipe | ratio | seconds | divergence | points lost | SE | |", "|" + "---|" * 8]
     for path in sorted((scratch / "recipes").glob("*/*.json")):
         if path.name.endswith(".receipt.json"):
             continue
         row = read(path)
-        over = "OVER" if row["loss"] > 0.5 or row["loss"] > max(1.5 * row["se"], 1e-9) else ""
+        beyond_chance = row["loss"] > max(1.5 * row["se"], 1e-9)
+        over = "OVER" if row["loss"] > 0.5 else "over 1.5 SE" if beyond_chance else ""
         figures = f"{row['bytes'] / row['original_bytes']:.3f} | {row['seconds']:.0f}"
         divergence = _or_inf(row["verdict"].get("divergence"))
         lost = f"{divergence:.4f} | {row['loss']:.2f} | {row['se']:.2f} | {over}"

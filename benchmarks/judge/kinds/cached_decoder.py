@@ -127,9 +127,8 @@ def _write_steps(folder: Path, tokens: Array) -> None:
         for place in range(step):
             _, cache = _stepped(run, own[:, place : place + 1], cache)
         short = {name: np.round(value * 32) / 32 for name, value in cache.items()}  # a third of the bytes
-        np.savez_compressed(
-            folder / "calib" / f"{number}.npz", input_ids=own[:, step : step + 1].astype(np.int64), **short
-        )
+        last = own[:, step : step + 1].astype(np.int64)
+        np.savez_compressed(folder / "calib" / f"{number}.npz", allow_pickle=False, input_ids=last, **short)
 
 
 def _empty(count: int) -> dict[str, Array]:
@@ -149,7 +148,7 @@ def units(run: Run, test: dict[str, Array]) -> Array:
     for place in range(LENGTH - 1):
         logits, cache = _stepped(run, tokens[:, place : place + 1], cache)
         right[:, place + 1] = logits.argmax(axis=1) == tokens[:, place + 1]
-    return right[:, 2:].mean(axis=1, keepdims=True)
+    return np.asarray(right[:, 2:].mean(axis=1, keepdims=True))
 
 
 def score(units: Array) -> float:

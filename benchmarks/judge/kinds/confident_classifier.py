@@ -69,7 +69,7 @@ def build(folder: Path, seed: int) -> None:
 def units(run: Run, test: dict[str, Array]) -> Array:
     """(pictures, 1): 1 where the winner is right."""
     logits = run({"image": _glyphs.as_input(test["image"])})["logits"]
-    return (logits.argmax(axis=1) == test["label"])[:, None]
+    return np.asarray((logits.argmax(axis=1) == test["label"])[:, None])
 
 
 def score(units: Array) -> float:

@@ -36,7 +36,7 @@ class _World:
 
 
 def _as_input(levels: Array) -> Array:
-    return levels.astype(np.float32) / STEP
+    return np.asarray(levels.astype(np.float32) / STEP)
 
 
 def build(folder: Path, seed: int) -> None:

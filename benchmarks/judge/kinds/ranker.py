@@ -84,11 +84,12 @@ def build(folder: Path, seed: int) -> None:
     np.savez_compressed(
         folder / "calib.npz", traits=_as_traits(calibration["traits"]), item=items, shelf=world.shelf[items]
     )
-    np.savez_compressed(folder / "test.npz", shelf=world.shelf[test["items"]].astype(np.uint8), **test)
+    test["shelf"] = world.shelf[test["items"]].astype(np.uint8)
+    np.savez_compressed(folder / "test.npz", allow_pickle=False, **test)
 
 
 def _as_traits(levels: Array) -> Array:
-    return levels.astype(np.float32) / STEP
+    return np.asarray(levels.astype(np.float32) / STEP)
 
 
 def units(run: Run, test: dict[str, Array]) -> Array:
@@ -98,7 +99,7 @@ def units(run: Run, test: dict[str, Array]) -> Array:
     scores = run({"traits": traits, "item": items, "shelf": shelf})["score"].reshape(-1, OFFERED)
     own = np.take_along_axis(scores, test["taken"][:, None].astype(np.int64), axis=1)
     above = (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
-    return 1 / (1 + above[:, None])
+    return np.asarray(1 / (1 + above[:, None]))
 
 
 def score(units: Array) -> float:

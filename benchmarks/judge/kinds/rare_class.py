@@ -39,7 +39,7 @@ def _made(rng: np.random.Generator, count: int, shares: tuple[float, ...] = SHAR
 
 
 def _as_input(levels: Array) -> Array:
-    return levels[:, None].astype(np.float32) / STEP
+    return np.asarray(levels[:, None].astype(np.float32) / STEP)
 
 
 def build(folder: Path, seed: int) -> None:

@@ -32,7 +32,8 @@ class _World:
         mixtures = np.stack([first, share * first + (1 - share) * other], axis=1)
         sums = (mixtures @ self.topics).cumsum(axis=2)
         draws = rng.random((count, 2, LONGEST))
-        words = np.stack([[np.searchsorted(s, d) for s, d in zip(*pair, strict=True)] for pair in zip(sums, draws)])
+        flat = zip(sums.reshape(-1, WORDS), draws.reshape(-1, LONGEST), strict=True)
+        words = np.stack([np.searchsorted(shares, draw) for shares, draw in flat]).reshape(draws.shape)
         words[np.arange(LONGEST) >= rng.integers(7, LONGEST + 1, (count, 2, 1))] = 0
         a, b = mixtures[:, 0], mixtures[:, 1]
         alike = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -48,18 +49,19 @@ def build(folder: Path, seed: int) -> None:
 
     rng = training.start(seed)
     world = _World(rng)
-    words, alike = world.made(rng, 10000)
+    words, alike = world.made(rng, 40000)
 
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.words = nn.Embedding(WORDS, WIDTH)
             self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-            self.norm = nn.LayerNorm(WIDTH)
+            self.norm, self.drop = nn.LayerNorm(WIDTH), nn.Dropout(0.1)
+            nn.init.normal_(self.words.weight, 0, 0.3)
             self.feed = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            x, mask = self.words(input_ids), attention_mask.float()
+            x, mask = self.drop(self.words(input_ids)), attention_mask.float()
             scores = self.q(x) @ self.k(x).transpose(1, 2) / WIDTH**0.5 + (mask[:, None] - 1) * 1e4
             x = self.norm(x + scores.softmax(dim=-1) @ self.v(x))
             x = x + self.feed(x)
@@ -73,7 +75,7 @@ def build(folder: Path, seed: int) -> None:
         left, right = (model(words[:, side], (words[:, side] > 0).long()) for side in (0, 1))
         return nn.functional.mse_loss((left * right).sum(dim=1), alike)
 
-    training.fit(model, loss, data, epochs=10, rate=8e-3)
+    training.fit(model, loss, data, epochs=4, batch=128, rate=1e-2)
     names = ["input_ids", "attention_mask"]
     training.export_torchscript(
         model,
@@ -84,7 +86,7 @@ def build(folder: Path, seed: int) -> None:
         axes={name: {0: "batch"} for name in (*names, "sentence_embedding")},
     )
     calibration, test = world.made(rng, 150), world.made(rng, 2000)
-    np.savez_compressed(folder / "calib.npz", **_feeds(calibration[0].reshape(-1, LONGEST)))
+    np.savez_compressed(folder / "calib.npz", allow_pickle=False, **_feeds(calibration[0].reshape(-1, LONGEST)))
     np.savez_compressed(folder / "test.npz", words=test[0], alike=test[1].astype(np.float16))
 
 

@@ -85,7 +85,7 @@ def _write_chunks(folder: Path, frames: Array) -> None:
     steps = _run_through(runner(folder / "model.onnx"), frames)
     caches = {name: np.round(value * 32) / 32 for name, value in steps[5][1].items()}
     chunk = frames[:, 5 * CHUNK : 6 * CHUNK].transpose(0, 2, 1)
-    np.savez_compressed(folder / "calib.npz", x=np.ascontiguousarray(chunk), **caches)
+    np.savez_compressed(folder / "calib.npz", x=np.ascontiguousarray(chunk), allow_pickle=False, **caches)
 
 
 def _run_through(run: Run, frames: Array) -> list[tuple[Array, dict[str, Array]]]:
@@ -104,7 +104,7 @@ def units(run: Run, test: dict[str, Array]) -> Array:
     """(sequences, 1): share of right frames on the model's own caches."""
     scores = [scores for scores, _ in _run_through(run, _frames.as_input(test["frames"]))]
     right = np.concatenate(scores, axis=2).argmax(axis=1) == test["spoken"]
-    return right.mean(axis=1, keepdims=True)
+    return np.asarray(right.mean(axis=1, keepdims=True))
 
 
 def score(units: Array) -> float:

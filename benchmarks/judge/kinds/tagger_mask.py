@@ -73,7 +73,7 @@ def build(folder: Path, seed: int) -> None:
         shapes=({0: batch}, {0: batch}),
     )
     calibration, test = language.made(rng, 256), language.made(rng, 1500)
-    np.savez_compressed(folder / "calib.npz", **_feeds(calibration[0], calibration[2]))
+    np.savez_compressed(folder / "calib.npz", allow_pickle=False, **_feeds(calibration[0], calibration[2]))
     np.savez_compressed(folder / "test.npz", words=test[0], tags=test[1], lengths=test[2].astype(np.uint8))
 
 

@@ -58,7 +58,7 @@ def build(folder: Path, seed: int) -> None:
         axes={name: {0: "batch"} for name in (*names, "log_probabilities")},
     )
     calibration, test = language.made(rng, 256), language.made(rng, 1500)
-    np.savez_compressed(folder / "calib.npz", **_feeds(calibration[0], calibration[2]))
+    np.savez_compressed(folder / "calib.npz", allow_pickle=False, **_feeds(calibration[0], calibration[2]))
     np.savez_compressed(folder / "test.npz", words=test[0], tags=test[1], lengths=test[2].astype(np.uint8))
 
 

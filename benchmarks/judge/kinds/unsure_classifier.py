@@ -31,7 +31,7 @@ class _World:
 
 
 def _as_input(levels: Array) -> Array:
-    return levels.astype(np.float32) / STEP
+    return np.asarray(levels.astype(np.float32) / STEP)
 
 
 def build(folder: Path, seed: int) -> None:
@@ -71,7 +71,7 @@ def build(folder: Path, seed: int) -> None:
 def units(run: Run, test: dict[str, Array]) -> Array:
     """(readings, 1): 1 where the winner is right."""
     scores = run({"readings": _as_input(test["readings"])})["scores"]
-    return (scores.argmax(axis=1) == test["label"])[:, None]
+    return np.asarray((scores.argmax(axis=1) == test["label"])[:, None])
 
 
 def score(units: Array) -> float:
