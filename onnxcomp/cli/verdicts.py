@@ -26,7 +26,7 @@ def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def judged(verdict: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
-    """What each output was taken for and how far it is off by the measure that counts, the worst output first; then what
+    """What each output was taken for and how far off it is by the measure that counts, the worst one first; then what
     shows nothing."""
     outputs = sorted(verdict["outputs"].items(), key=lambda each: -(each[1]["divergence"] or 0.0))
     words = [f"{name}: {each['kind']}, {_number(each['divergence'])} by {each['measure']}" for name, each in outputs]
