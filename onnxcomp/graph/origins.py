@@ -149,24 +149,21 @@ class Origins:
 
     def _repeat(self, node: Node, bodies: list[gs.Graph]) -> None:
         """A Loop or Scan: what goes from one iteration to the next takes on what iterations make of it."""
-        inputs = [each for each in node.inputs if each.name]
-        most = max(map(self.of, inputs), default=Origin.FIXED)
-        varies = any(map(self.varies, inputs))
         is_loop = is_onnx(node, "Loop")
         for body in bodies:
-            for each in body.inputs:
-                self._note(each, most, varies)
-            if is_loop and body.inputs:
-                self._known[body.inputs[0]] = Origin.FIXED  # the number of the iteration
+            # A Loop's body takes the number of the iteration first, and gives no such thing.
+            carried = list(zip(body.inputs[is_loop:], [*node.inputs[is_loop:]], strict=False))
+            for inner, outer in carried:
+                self._note(inner, self.of(outer), self.varies(outer))
+            states = len(carried) if is_loop else len(node.inputs) - node.attrs.get("num_scan_inputs", 0)
             for _ in range(SWEEPS):
                 self._visit(body)
-                grown = max([most, *map(self.of, body.outputs[1:] if is_loop else body.outputs)])
-                for each in body.inputs[2 if is_loop else 0 :]:
-                    self._note(each, grown, varies)
-        stops = [each for each in node.inputs[:2] if each.name] if is_loop else []
-        stops += [body.outputs[0] for body in bodies if is_loop and body.outputs]
+                for inner, made in zip(body.inputs[is_loop:][:states], body.outputs, strict=False):
+                    self._note(inner, max(self.of(inner), self.of(made)), self.varies(made))
+        stops = [*node.inputs[:2], *(body.outputs[0] for body in bodies if body.outputs)] if is_loop else []
         decided = any(self.of(each) is Origin.COMPUTED for each in stops)
-        results = [each for body in bodies for each in body.outputs]
+        results = [each for body in bodies for each in body.outputs[is_loop:]]
+        most = max(map(self.of, [*node.inputs, *results]), default=Origin.FIXED)
+        varies = decided or any(map(self.varies, results))
         for out in node.outputs:
-            origin = max([most, *map(self.of, results)])
-            self._note(out, origin, varies or decided or any(map(self.varies, results)))
+            self._note(out, most, varies)

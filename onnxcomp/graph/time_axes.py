@@ -40,6 +40,7 @@ OF_FIRST = frozenset({
     "InstanceNormalization", "GroupNormalization", "LpNormalization", "Slice", "Pad", "Split", "QuantizeLinear",
     "DequantizeLinear", "CumSum", "Trilu", "ReverseSequence",
 })  # fmt: skip
+BATCHLESS_SCAN_OPSET = 9  # before, Scan's inputs had the batch first
 COUNTS = frozenset({"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"})  # what may stand between a size and a Loop
 STEPS = COUNTS | {"Add", "Sub", "Concat"}  # and between a Loop's count and what it looks up
 
@@ -47,7 +48,7 @@ STEPS = COUNTS | {"Add", "Sub", "Concat"}  # and between a Loop's count and what
 def time_axes(model: Model) -> Mapping[str, frozenset[int]]:
     """For each input of the main graph the axes that cannot hold the samples; inputs without any are left out."""
     graph = open_graph(written_out(model))
-    walk = _Walk()
+    walk = _Walk(graph.opset)
     for each in graph.main.graph.inputs:
         if each.shape is not None:
             walk.axes[each] = tuple(frozenset({(each.name, axis)}) for axis in range(len(each.shape)))
@@ -61,7 +62,8 @@ def time_axes(model: Model) -> Mapping[str, frozenset[int]]:
 class _Walk:
     """Follows axes down a graph; ``walked``: those of inputs that are not the samples'."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
         self.axes: dict[Any, Axes] = {}
         self.walked: set[tuple[str, int]] = set()
 
@@ -97,7 +99,8 @@ class _Walk:
 
     def _mark_scan(self, node: Node) -> None:
         count = node.attrs.get("num_scan_inputs", 0)
-        along = node.attrs.get("scan_input_axes") or [0] * count
+        first = 0 if self._opset >= BATCHLESS_SCAN_OPSET else 1
+        along = node.attrs.get("scan_input_axes") or [first] * count
         for tensor, axis in zip(node.inputs[len(node.inputs) - count :], along, strict=False):
             self._walk(tensor, axis)
 

@@ -232,6 +232,14 @@ def test_which_outputs_vary_in_length(body: str, outputs: str, expected: set[str
     assert {each.name for each in model.proto.graph.output if varies_in_length(model, each.name)} == expected
 
 
+def test_a_loop_that_counts_does_not_vary_in_length() -> None:
+    body = """h = MatMul(x, w) u = own.what(h) yes = Constant<value = bool {1}>() n = Constant<value = int64 {3}>()
+        e, y = Loop(n, yes, u) <body = b (int64 i, bool c, float s) => (bool d, float t, float k) {
+          t = MatMul(s, v) k = Identity(t) d = Identity(c) }>"""
+    model = model_of(body, "float[N,16] e, float[T,N,16] y")  # of what nobody knows the shape of
+    assert not varies_in_length(model, "y") and not varies_in_length(model, "e")
+
+
 def test_a_loop_that_stops_by_what_it_computes_varies_in_length() -> None:
     body = """h = MatMul(x, w) yes = Constant<value = bool {1}>() n = Constant<value = int64 {30}>()
         e, y = Loop(n, yes, h) <body = b (int64 i, bool c, float[N,16] s) => (bool d, float[N,16] t, float[N,16] k) {
