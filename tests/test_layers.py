@@ -27,7 +27,9 @@ ROWS = (
     ("calibration", "target", "budget", "receipt"),
     ("graph", "runtime", "training"),
     ("model",),
-    ("tensors",),
+    ("stored_encodings", "validity"),
+    ("tensors", "files"),
+    ("typed",),
     ("numerics",),
     ("errors",),
 )

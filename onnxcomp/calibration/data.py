@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.random_inputs import draw
 from onnxcomp.calibration.sample_axes import WHOLE, Cut, find_cut
-from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders
+from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders, source_files
 from onnxcomp.errors import CalibrationError, VerificationError
+from onnxcomp.files import Inputs
 from onnxcomp.runtime import Feeds, Value, ValueSpec
 
 Array = NDArray[Any]
@@ -62,6 +63,7 @@ class CalibrationData:
     batch_size: samples a batch, at most; exactly the model's own batch dimension where that is fixed.
     is_random: drawn from a seed, so that nothing but breakage can be concluded from it.
     notes: what a reader of the results must know (dropped samples, no separate verification part).
+    files: what the samples are read from, as it was when they were opened.
     """
 
     source: str
@@ -72,6 +74,7 @@ class CalibrationData:
     is_random: bool = False
     has_labels: bool = False
     notes: tuple[str, ...] = ()
+    files: Inputs = field(default_factory=Inputs, repr=False)
     _scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     @classmethod
@@ -97,6 +100,7 @@ class CalibrationData:
         notes = []
         labelled = []
         held_bytes = 0
+        files = Inputs(source_files(source))
         for name, load in find_loaders(source, inputs, scratch):
             values = load()
             cut = _fitted_cut(name, values, inputs)
@@ -105,7 +109,8 @@ class CalibrationData:
             # Kept open while there are few and they fit; else read again each time. A memory map costs a
             # file descriptor.
             is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
-            groups.append(Group(name, functools.partial(dict, values) if is_kept else load, cut))
+            again = functools.partial(_unchanged, Inputs(source_files(name)), load)
+            groups.append(Group(name, functools.partial(dict, values) if is_kept else again, cut))
             if cut.dropped:
                 notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
         if any(labelled) and not all(labelled):
@@ -118,6 +123,7 @@ class CalibrationData:
             batch_size=batch_size,
             has_labels=all(labelled),
             notes=tuple(notes),
+            files=files,
             _scratch=scratch,
         )
         if not len(data.order):
@@ -287,6 +293,12 @@ def _taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
     return taken
 
 
+def _unchanged(files: Inputs, load: Loader) -> Mapping[str, Value]:
+    """What is loaded, once more, from files that are as they were the first time."""
+    files.refuse_changes()
+    return load()
+
+
 def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     parts = [
         np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1) for i, group in enumerate(groups)
@@ -338,7 +350,14 @@ def _as_declared(value: Value, spec: ValueSpec) -> Value:
 def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], cut: Cut) -> bool:
     if LABELS not in values or any(spec.name == LABELS for spec in inputs):
         return False
-    found = len(np.atleast_1d(values[LABELS]))
+    labels = np.asarray(values[LABELS])
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        given = f"an array of shape {labels.shape} of {labels.dtype.name}"
+        raise CalibrationError(
+            f"calibration data: {name}: labels must be integers, the class of each sample, got {given}. "
+            "Leave them out to compare the outputs themselves."
+        )
+    found = len(labels)
     if cut.axes and found != cut.count + cut.dropped:
         raise CalibrationError(f"calibration data: {name} has {found} labels for {cut.count + cut.dropped} samples")
     return True

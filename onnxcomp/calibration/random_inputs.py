@@ -7,6 +7,7 @@ the model runs with is taken. The same symbol has the same size everywhere.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,6 +24,7 @@ LENGTHS = (16, 32, 64, 8, 128, 512, 576, 1, 16_000)
 PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
 MAX_TRIES = 120
+MAX_ELEMENTS = 2**26  # of all inputs of a run together
 SAMPLE_RATE = 16_000
 SOME_WORDS = ("a", "bc", "onnx", "")
 
@@ -34,8 +36,12 @@ def draw(
     inputs: Sequence[ValueSpec], *, seed: int, run: Callable[[Feeds], object], batches: int
 ) -> list[dict[str, Value]]:
     """``batches`` feeds that ``run`` accepts. Raises CalibrationError when no choice of sizes runs."""
-    failure: VerificationError | None = None
+    failure: VerificationError | str | None = None
     for sizes, bound in itertools.islice(_choices(inputs), MAX_TRIES):
+        elements = sum(math.prod(_shape(spec, sizes)) for spec in inputs)
+        if elements > MAX_ELEMENTS:
+            failure = failure or f"inputs of {elements:,} numbers are more than the {MAX_ELEMENTS:,} that are drawn"
+            continue
         rng = np.random.default_rng(seed)
         feeds = {spec.name: _value(spec, sizes, bound, rng) for spec in inputs}
         try:
@@ -118,10 +124,14 @@ def _key(spec: ValueSpec, axis: int) -> Key:
     return dim if isinstance(dim, str) else (spec.name, axis)
 
 
+def _shape(spec: ValueSpec, sizes: Sizes) -> tuple[int, ...]:
+    return tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
+
+
 def _value(spec: ValueSpec, sizes: Sizes, bound: int, rng: np.random.Generator) -> Value:
     if spec.dtype is None:
         raise CalibrationError(f"input {spec.name} of type {spec.type} cannot be drawn at random; give data")
-    shape = tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
+    shape = _shape(spec, sizes)
     if spec.is_sequence:
         return [_array(spec, shape, bound, rng) for _ in range(2)]
     return _array(spec, shape, bound, rng)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.sources import call
+from onnxcomp.calibration.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
@@ -367,7 +367,7 @@ class Verifier:
 
     def _score(self, model: Model) -> float:
         with model.opened_on(self.target.session) as session:
-            return float(call(self.metric, session.run))
+            return call_score(self.metric, session.run)
 
     def _correct(self, i: int, outputs: dict[str, Array]) -> Floats:
         """(samples,) 1.0 where the output's class is the label."""
