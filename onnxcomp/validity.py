@@ -33,13 +33,13 @@ def refuse_malformed(proto: ModelProto, name: str) -> None:
 
 
 def _walk(message: Message, name: str) -> None:
+    texts, messages = _fields(message.DESCRIPTOR)
+    for field, is_repeated in texts:
+        _check_text(message, field, is_repeated, name)
     if isinstance(message, TensorProto):
         _check_tensor(message, name)
     elif isinstance(message, TypeProto.Tensor | TypeProto.SparseTensor):
         _check_element_type(message.elem_type, name, "a value", may_be_unknown=True)
-    texts, messages = _fields(message.DESCRIPTOR)
-    for field, is_repeated in texts:
-        _check_text(message, field, is_repeated, name)
     for field, is_repeated in messages:
         if is_repeated:
             for each in getattr(message, field):
@@ -61,20 +61,19 @@ def _is_repeated(field: FieldDescriptor) -> bool:
 
 
 def _check_text(message: Message, field: str, is_repeated: bool, name: str) -> None:
+    """Protobuf hands over bytes where text is not UTF-8, or raises."""
     try:
         value = getattr(message, field)
-        if is_repeated:
-            list(value)
-    except UnicodeDecodeError as error:
+        is_text = not any(isinstance(each, bytes) for each in (value if is_repeated else (value,)))
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
         kind = message.DESCRIPTOR.name.removesuffix("Proto").lower()
-        raise ModelError(f"{name}: not a valid model: the {field} of a {kind} is not UTF-8.") from error
+        raise ModelError(f"{name}: not a valid model: the {field} of a {kind} is not UTF-8.")
 
 
 def _check_tensor(tensor: TensorProto, name: str) -> None:
-    try:
-        where = f"tensor {tensor.name!r}"
-    except UnicodeDecodeError:
-        where = "a tensor"
+    where = f"tensor {tensor.name!r}"
     _check_element_type(tensor.data_type, name, where, may_be_unknown=False)
     dims = tensor.dims
     if any(dim < 0 for dim in dims) or len(dims) > MAX_RANK or math.prod(dims) > MAX_SIZE:

@@ -8,7 +8,6 @@ from typing import Any
 from onnxcomp.contract import Context, Outcome, Pass, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.receipt import Application, Entry
-from onnxcomp.registry import get_pass
 
 
 def application(rewrite: Pass, context: Context, include: Sequence[str] | None = None) -> Application:
@@ -22,9 +21,8 @@ def application(rewrite: Pass, context: Context, include: Sequence[str] | None =
     )
 
 
-def pass_again(applied: Application) -> Pass:
-    """The pass of an application. Raises PassError, ParameterError or RecipeError where there is none such."""
-    kind = get_pass(applied.rewrite)
+def pass_again(kind: type[Pass], applied: Application) -> Pass:
+    """The pass of an application. Raises ParameterError or RecipeError where its parameters are none of ``kind``."""
     unknown = sorted(applied.parameters.keys() - {each.name for each in parameters(kind)})
     if unknown:
         raise RecipeError(f"{applied.rewrite}: the receipt has {unknown[0]}, which this version's pass does not.")

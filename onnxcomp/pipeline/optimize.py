@@ -33,6 +33,7 @@ from onnxcomp.pipeline.rewrite import apply_pass, put_back
 from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.receipt import Application, Receipt, digest, file_digest
 from onnxcomp.recipe import Recipe
+from onnxcomp.registry import get_pass
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
@@ -150,7 +151,7 @@ def replay(
     current = before = model
     is_exact = True  # what was applied so far
     for application in receipt.applied:
-        rewrite = pass_again(application)
+        rewrite = pass_again(get_pass(application.rewrite), application)
         if is_exact:
             context = dataclasses.replace(context, original=current)
         is_exact = is_exact and rewrite.effect.exact
