@@ -90,7 +90,7 @@ def test_a_receipt_that_cannot_be_written_leaves_the_old_set(
     assert contents(out) == before
 
 
-def test_a_name_too_long_for_the_receipt_is_refused_before_any_work(invoke: Invoke, model_file: Path, out: Path) -> None:
+def test_a_name_too_long_for_the_receipt_is_refused_at_once(invoke: Invoke, model_file: Path, out: Path) -> None:
     refused(invoke("optimize", model_file, "-o", out / f"{'n' * 245}.onnx"), "too long")
     assert files_in(out) == set()
 
