@@ -1,6 +1,7 @@
 """What protobuf lets through and no part of onnxcomp could work with: refused once, when a model is read.
 
 - text that is not UTF-8 (names, operators, doc strings);
+- attributes of a type whose value is missing;
 - element types that ONNX does not have, shapes with negative dimensions or beyond 64-bit sizes;
 - model-local functions that come to more nodes than any model has, once inlined: each may call another twice.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, TypeProto
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from onnxcomp.errors import ModelError
 
@@ -21,6 +22,12 @@ MAX_RANK = 64  # numpy's
 MAX_SIZE = 2**63 - 1
 ELEMENT_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 MAX_INLINED_NODES = 2**17
+HELD_BY = {  # attribute types whose values are messages -> the field that must be there
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
 
 FunctionKey = tuple[str, str, str]
 
@@ -40,6 +47,8 @@ def _walk(message: Message, name: str) -> None:
         _check_tensor(message, name)
     elif isinstance(message, TypeProto.Tensor | TypeProto.SparseTensor):
         _check_element_type(message.elem_type, name, "a value", may_be_unknown=True)
+    elif isinstance(message, AttributeProto):
+        _check_attribute(message, name)
     for field, is_repeated in messages:
         if is_repeated:
             for each in getattr(message, field):
@@ -79,6 +88,12 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
     if any(dim < 0 for dim in dims) or len(dims) > MAX_RANK or math.prod(dims) > MAX_SIZE:
         shape = f"{len(dims)} dimensions" if len(dims) > MAX_RANK else f"the shape {tuple(dims)}"
         raise ModelError(f"{name}: not a valid model: {where} has {shape}.")
+
+
+def _check_attribute(attribute: AttributeProto, name: str) -> None:
+    field = HELD_BY.get(attribute.type)
+    if field is not None and not attribute.ref_attr_name and not attribute.HasField(field):
+        raise ModelError(f"{name}: not a valid model: the attribute {attribute.name!r} has a type and no value.")
 
 
 def _check_element_type(number: int, name: str, where: str, *, may_be_unknown: bool) -> None:

@@ -53,6 +53,13 @@ def test_malformed_tensors_and_values_are_named(kind: str) -> None:
         load(made)
 
 
+def test_an_attribute_without_its_value_is_refused() -> None:
+    made = proto()
+    made.graph.node.add(op_type="Constant", output=["c"]).attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    with pytest.raises(ModelError, match="the attribute 'value' has a type and no value"):
+        load(made)
+
+
 def test_attribute_tensors_are_checked_too() -> None:
     made = proto()
     made.graph.node.append(helper.make_node("Constant", [], ["c"], value=TensorProto(dims=[1], data_type=77)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
 MAX_TRIES = 120
 MAX_ELEMENTS = 2**26  # of all inputs of a run together
+MAX_DRAWN = 2**28  # of all that is tried
+TRIED_S = 30.0  # a model that takes longer to fail is not tried with more sizes
 SAMPLE_RATE = 16_000
 SOME_WORDS = ("a", "bc", "onnx", "")
 
@@ -37,8 +40,12 @@ def draw(
 ) -> list[dict[str, Value]]:
     """``batches`` feeds that ``run`` accepts. Raises CalibrationError when no choice of sizes runs."""
     failure: VerificationError | str | None = None
+    drawn, started = 0, time.monotonic()
     for sizes, bound in itertools.islice(_choices(inputs), MAX_TRIES):
         elements = sum(math.prod(_shape(spec, sizes)) for spec in inputs)
+        drawn += min(elements, MAX_ELEMENTS)
+        if drawn > MAX_DRAWN or time.monotonic() - started > TRIED_S:
+            break
         if elements > MAX_ELEMENTS:
             failure = failure or f"inputs of {elements:,} numbers are more than the {MAX_ELEMENTS:,} that are drawn"
             continue

@@ -21,6 +21,7 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError
 from onnxcomp.files import Transaction
+from onnxcomp.graph.amplified import refuse_amplified
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import compose
@@ -40,6 +41,7 @@ from onnxcomp.verify import Verifier
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
+RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
 
 
@@ -172,13 +174,15 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
 
     Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
     """
+    refuse_amplified(model)
     if isinstance(source, CalibrationData):
         model.inputs.update(source.files)
         return source
     try:
         with model.opened_on(target.session) as session:
             if source is None:
-                return CalibrationData.random(session.inputs, seed=seed, run=session.run)
+                run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
+                return CalibrationData.random(session.inputs, seed=seed, run=run)
             data = CalibrationData.open(source, session.inputs, run=session.run)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
