@@ -84,7 +84,7 @@ def test_changed_models_are_refused_in_one_line() -> None:
 def test_many_changed_models_are_refused_in_one_line(name: str) -> None:
     made = {"small": small_network, "compact": compact_network}
     content = made[name]() if name in made else (MODELS / f"{name}.onnx").read_bytes()
-    count = 150 if name in made else 25
+    count = 150 if name in made else 12
     assert outlive_changes(content, random.Random(name), count) == {"refused", "optimized"}
 
 
