@@ -26,6 +26,7 @@ PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
 MAX_TRIES = 120
 MAX_ELEMENTS = 2**26  # of all inputs of a run together
+MAX_KEPT = 2**25  # of the feeds after the first: fewer than were asked for where they are so large
 MAX_DRAWN = 2**28  # of all that is tried
 TRIED_S = 30.0  # a model that takes longer to fail is not tried with more sizes
 SAMPLE_RATE = 16_000
@@ -38,7 +39,10 @@ Sizes = Mapping[Key, int]
 def draw(
     inputs: Sequence[ValueSpec], *, seed: int, run: Callable[[Feeds], object], batches: int
 ) -> list[dict[str, Value]]:
-    """``batches`` feeds that ``run`` accepts. Raises CalibrationError when no choice of sizes runs."""
+    """``batches`` feeds, or fewer large ones, that ``run`` accepts.
+
+    Raises CalibrationError when no choice of sizes runs.
+    """
     failure: VerificationError | str | None = None
     drawn, started = 0, time.monotonic()
     for sizes, bound in itertools.islice(_choices(inputs), MAX_TRIES):
@@ -56,7 +60,8 @@ def draw(
         except VerificationError as error:
             failure = failure or error
             continue
-        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in inputs} for _ in range(batches - 1)]
+        more = min(batches - 1, MAX_KEPT // max(elements, 1))
+        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in inputs} for _ in range(more)]
         return [feeds, *(other for other in rest if _runs(run, other))]
     raise CalibrationError(f"no random inputs were found that the model runs with; give data ({failure})")
 
