@@ -9,6 +9,7 @@ references into one valid file, or a file and its data.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -255,12 +256,15 @@ def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> Non
 
 
 def stale_data(target: Path, staged: Staged, model: Model) -> list[Path]:
-    """The data files of the output that a staged model takes the place of, which nothing refers to once it is there."""
-    try:
+    """The data files of earlier outputs at ``target``, which nothing refers to once a staged model is there.
+
+    They are known by their names; one called ``<target>.data`` goes where the model that stands there refers to it.
+    """
+    hashed = target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * HASH_DIGITS}.data")
+    names = {path.name for path in hashed}
+    with contextlib.suppress(OSError, ModelError):  # no model stands there
         old = _parse(target.read_bytes(), target.name)
-        names = {reference_of(tensor).get("location", "") for tensor in tensors_of(old) if is_external(tensor)}
-    except (OSError, ModelError, UnicodeDecodeError):
-        return []  # no model stands there
+        names |= {str(reference_of(tensor).get("location")) for tensor in tensors_of(old) if is_external(tensor)}
     found = [target.with_name(name) for name in sorted(names) if _is_data_of(name, target.name)]
     return [path for path in found if path not in staged.paths and not model.inputs.holds(path)]
 

@@ -142,12 +142,14 @@ def test_a_save_in_the_place_of_another_removes_its_data(tmp_path: Path, monkeyp
     out = tmp_path / "out" / "o.onnx"
     out.parent.mkdir()
     monkeypatch.setattr(model_module, "INLINE_LIMIT_BYTES", 1)
+    (out.parent / f"o.onnx.{'0' * 12}.data").touch()  # as a run leaves it that is killed before it is done
+    (out.parent / "other.onnx.data").touch()
     for model in models:
         files = save(model, out, force=True)
-        assert names_in(out.parent) == {each.name for each in files} == {"o.onnx"} | referred(out)
+        assert names_in(out.parent) - {"other.onnx.data"} == {each.name for each in files} == {"o.onnx"} | referred(out)
     monkeypatch.undo()
     save(models[0], out, force=True)
-    assert names_in(out.parent) == {"o.onnx"}
+    assert names_in(out.parent) == {"o.onnx", "other.onnx.data"}
 
 
 def test_data_that_an_input_refers_to_are_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
