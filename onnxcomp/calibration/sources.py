@@ -94,17 +94,19 @@ def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: Scrat
 
 
 def source_files(source: str | Path) -> list[Path]:
-    """The files that ``source`` is read from; of ``module:function`` the module where it lies in the working folder."""
+    """The files that samples of ``source`` are read from; none for a function."""
     path = Path(source)
     try:
         if path.is_dir():
             return [each for pattern in READ_OF_FOLDER for each in sorted(path.glob(pattern))]
-        if path.is_file():
-            return [path]
-    except (OSError, ValueError):
+        return [path] if path.is_file() else []
+    except (OSError, ValueError):  # a name that no file can have
         return []
-    module, _, name = str(source).partition(":")
-    return [Path(f"{module.replace('.', '/')}.py")] if name else []
+
+
+def module_file(reference: str) -> Path:
+    """Where the module of ``module:function`` lies if it is one of the working folder."""
+    return Path(f"{reference.partition(':')[0].replace('.', '/')}.py")
 
 
 def _folder_loaders(folder: Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> list[tuple[str, Loader]]:

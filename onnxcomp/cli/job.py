@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from onnxcomp.budget import Budget
-from onnxcomp.calibration.sources import source_files
+from onnxcomp.calibration.sources import module_file, source_files
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.files import Inputs
@@ -99,8 +99,9 @@ def _refuse_outputs(request: Request, model: Model, output: Path) -> None:
     """Refuse what cannot be written before anything is computed."""
     if request.calib_data is not None:
         model.inputs.update(Inputs(source_files(request.calib_data)))
+    modules = [module_file(each) for each in (request.calib_data, request.metric) if each and ":" in each]
     recipe = [Path(request.recipe)] if isinstance(request.recipe, str) else []
-    for path in (*source_files(request.metric), *recipe, request.replay, *request.custom_ops):
+    for path in (*modules, *recipe, request.replay, *request.custom_ops):
         if path is not None:
             model.inputs.add(path, read_once=True)
     outputs = [output, Result.account_path(output), *_reports(request)]

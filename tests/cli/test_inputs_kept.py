@@ -24,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
         external_data_helper.convert_model_to_external_data(model, location=location, size_threshold=0)
         onnx.save(model, str(made / f"{name}.onnx"))
     np.savez(made / "calib.npz", x=np.zeros((80, 16), np.float32))
+    (made / "feeds.py").write_text("def all(): ...")
     (made / "soft.onnx").symlink_to("net.bin")
     os.link(made / "net.bin", made / "hard.onnx")
     return made
@@ -46,6 +47,7 @@ TO_AN_INPUT = {
     "calibration data in a folder": (
         "optimize", "net.onnx", "--calib-data", ".", "-o", "out.onnx", "--report", "calib.npz",
     ),
+    "a module of functions": ("optimize", "net.onnx", "--calib-data", "feeds:all", "-o", "feeds.py"),
     "the recipe": ("optimize", "net.onnx", "--recipe", "calib.npz", "-o", "calib.npz"),
 }  # fmt: skip
 
@@ -114,3 +116,14 @@ def test_calibration_data_that_change_during_the_run_end_it(
     )  # fmt: skip
     refused(result, "calib.npz", "was changed")
     assert files_in(out) == set()
+
+
+def test_files_that_the_run_does_not_read_may_be_replaced(
+    invoke: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxcomp.cli import job
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(job, "optimize", lambda *args, **kwargs: pytest.fail("it came so far"))
+    with pytest.raises(pytest.fail.Exception, match="it came so far"):
+        invoke("optimize", "net.onnx", "-o", "calib.npz", "--force")
