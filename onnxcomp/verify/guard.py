@@ -2,8 +2,8 @@
 
     node error = mean of e^2 / variance of the node's output in the original, on the same samples
 
-Where a quarter of a node's signal is error (6 dB), what comes after works with noise, whatever the outputs show on these
-samples. Both models run once on a few samples.
+Where a quarter of a node's signal is error (6 dB), what comes after works with noise, whatever the outputs show on
+these samples. Both models run once on a few samples.
 """
 
 from __future__ import annotations
