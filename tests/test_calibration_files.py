@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxcomp.calibration import CalibrationData, sources
+from onnxcomp.calibration import CalibrationData, Sequences, sources
 from onnxcomp.errors import CalibrationError, OnnxcompError
 from onnxcomp.runtime import ValueSpec
 
@@ -32,6 +32,17 @@ def test_a_file_that_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyte
     np.savez(tmp_path / "c.npz", x=np.zeros((4, 2), np.float32))
     data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 2)))
     np.savez(tmp_path / "c.npz", x=np.zeros((6, 2), np.float32))
+    with pytest.raises(OnnxcompError, match=r"c\.npz: was changed"):
+        next(data.batches())
+
+
+def test_a_file_of_sequences_that_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcomp.calibration.data.MAX_OPEN_GROUPS", 0)
+    path = tmp_path / "c.npz"
+    np.savez(path, x=np.zeros((4, 5, 2), np.float32))
+    data = CalibrationData.open(Sequences(path), specs(x=("N", 2)))
+    assert data.files.holds(path) and next(data.batches())["x"].shape == (20, 2)
+    np.savez(path, x=np.zeros((4, 6, 2), np.float32))
     with pytest.raises(OnnxcompError, match=r"c\.npz: was changed"):
         next(data.batches())
 
@@ -129,4 +140,11 @@ def test_no_more_numbers_are_drawn_than_memory_bears() -> None:
     ran: list[object] = []
     with pytest.raises(CalibrationError, match="more than the 67,108,864"):
         CalibrationData.random(specs(x=(30_000, 30_000)), run=ran.append)
+    assert not ran
+
+
+def test_no_more_numbers_are_drawn_where_other_ranks_are_tried_too() -> None:
+    ran: list[object] = []
+    with pytest.raises(CalibrationError, match="more than the 67,108,864"):
+        CalibrationData.random(specs(x=(30_000, 30_000), unranked=()), run=ran.append)
     assert not ran

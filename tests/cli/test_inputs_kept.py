@@ -47,7 +47,11 @@ TO_AN_INPUT = {
     "calibration data in a folder": (
         "optimize", "net.onnx", "--calib-data", ".", "-o", "out.onnx", "--report", "calib.npz",
     ),
+    "sequences": ("optimize", "net.onnx", "--calib-data", "calib.npz", "--sequence-axis", "0", "-o", "calib.npz"),
     "a module of functions": ("optimize", "net.onnx", "--calib-data", "feeds:all", "-o", "feeds.py"),
+    "a module of sequences": (
+        "optimize", "net.onnx", "--calib-data", "feeds:all", "--sequence-axis", "1", "-o", "feeds.py",
+    ),
     "the recipe": ("optimize", "net.onnx", "--recipe", "calib.npz", "-o", "calib.npz"),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.budget import Budget
-from onnxcomp.errors import VerificationError
+from onnxcomp.errors import ModelError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.compare import compare
@@ -86,3 +86,13 @@ def test_noise_that_no_seed_holds_leaves_exact_steps_only_and_says_so(data: Path
 def test_a_lossy_pass_alone_is_refused_where_no_seed_holds_the_noise(data: Path) -> None:
     with pytest.raises(VerificationError, match="nothing can be verified: the model draws random numbers"):
         optimize(model_of(UNSEEDED), recipe=Recipe.of(get_pass("quantize-weights")()), calibration=data)
+
+
+def test_a_result_keeps_the_inputs_of_the_run_as_they_are(data: Path, tmp_path: Path) -> None:
+    onnx.save(model_of(DRAWING).proto, tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    stripped = Recipe.of(get_pass("strip-metadata")())
+    result = optimize(tmp_path / "m.onnx", recipe=stripped, calibration=data, measure=False)
+    assert result.model.has_data_files
+    for read in (data, tmp_path / "w", tmp_path / "m.onnx"):
+        with pytest.raises(ModelError, match="never written to"):
+            result.save(read, force=True)
