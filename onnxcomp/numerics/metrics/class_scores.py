@@ -32,14 +32,22 @@ def kl_and_entropy(form: Form, axis: int | None, reference: Floats, candidate: F
     if form == "each":
         divergence, entropy = _bernoulli(reference, candidate)
         return per_element(divergence), per_element(entropy)
-    left, right = by_channel(reference, axis or 0), by_channel(candidate, axis or 0)
-    if form == "logits":
-        p, q = np.exp(log_softmax(left)), np.exp(log_softmax(right))
-    elif form == "log":
-        p, q = np.exp(left), np.exp(np.minimum(right, 0))
-    else:
-        p, q = np.maximum(left, 0), np.maximum(right, 0)
+    p, q = (distributions(form, axis, each) for each in (reference, candidate))
     return _skewed(p, q).sum(axis=-1), _plogp(p).sum(axis=-1)
+
+
+def class_by_class(form: Form, axis: int | None, reference: Floats, candidate: Floats) -> Floats:
+    """KL of each class against all others in nats, (samples, positions, classes)."""
+    p, q = (np.clip(distributions(form, axis, each), 0, 1) for each in (reference, candidate))
+    return _bernoulli(p, q)[0]
+
+
+def distributions(form: Form, axis: int | None, block: Floats) -> Floats:
+    """The probabilities that scores along ``axis`` stand for, (samples, positions, classes)."""
+    rows = by_channel(block, axis or 0)
+    if form == "logits":
+        return np.asarray(np.exp(log_softmax(rows)))
+    return np.asarray(np.exp(np.minimum(rows, 0)) if form == "log" else np.maximum(rows, 0))
 
 
 def _bernoulli(reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:

@@ -1,10 +1,11 @@
 """Ways of looking at the difference between two outputs; each gives a number a sample, and the worst lens counts.
 
-    classes            KL(p||q) (1 + 1/H), at least 4 KL, mean over positions
-    balanced classes   4 KL, each winning class with the same weight (of chances: the sum over yes and no)
-    values             10 e^2 / variance, mean over channels
-    worst channel      8 e^2 / variance of the channel that fares worst
-    samples            8 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
+    classes            KL(p||q) (1 + 1/H), at least 5 KL, mean over positions
+    balanced classes   5 KL, each winning class with the same weight (of chances: the sum over yes and no)
+    class by class     2.5 KL of each class against all others, over what there is of the class
+    values             12 e^2 / variance, mean over channels
+    worst channel      10 e^2 / variance of the channel that fares worst
+    samples            10 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
     embedding          RMS shift of the cosines with the original's vectors
     labels             share that differs
 
@@ -22,13 +23,13 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxcomp.numerics.metrics.arrays import Array, Floats, by_channel, over_positions, per_element
-from onnxcomp.numerics.metrics.class_scores import Form, kl_and_entropy
+from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, kl_and_entropy
 
 MIN_ENTROPY = 1e-3
-CLASS_FACTOR = 4.0
-VALUES_FACTOR = 10.0
-CHANNEL_FACTOR = 8.0
-SAMPLE_FACTOR = 8.0
+CLASS_FACTOR = 5.0
+VALUES_FACTOR = 12.0
+CHANNEL_FACTOR = 10.0
+SAMPLE_FACTOR = 10.0
 TRIMMED_SHARE = 0.1
 
 
@@ -76,6 +77,23 @@ class ClassDivergence(Lens):
     def summaries(self, values: Floats) -> Mapping[str, Floats]:
         what = "probabilities" if self.form == "each" else "classes"
         return {what if self.balance is None else f"balanced {what}": values[:, 0]}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassByClass(Lens):
+    """KL of each class against all others, weighed by ``weights`` (classes,): what is taken for a rare class by mistake
+    counts against what there is of it, as in a macro-averaged F1."""
+
+    form: Form
+    axis: int | None
+    weights: Floats
+
+    def measure(self, pair: Pair) -> Floats:
+        divergence = class_by_class(self.form, self.axis, pair.reference, pair.candidate) @ self.weights
+        return CLASS_FACTOR / 2 * over_positions(divergence, pair.weights)[:, None]
+
+    def summaries(self, values: Floats) -> Mapping[str, Floats]:
+        return {"class by class": values[:, 0]}
 
 
 @dataclass(frozen=True, eq=False)

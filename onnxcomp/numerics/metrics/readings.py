@@ -19,10 +19,11 @@ import numpy as np
 
 from onnxcomp.numerics.metrics import scales
 from onnxcomp.numerics.metrics.arrays import Array, Floats, over_positions, shared_finite
-from onnxcomp.numerics.metrics.class_scores import Form, kl_and_entropy
+from onnxcomp.numerics.metrics.class_scores import Form, distributions, kl_and_entropy
 from onnxcomp.numerics.metrics.lenses import (
     CLASS_FACTOR,
     VALUES_FACTOR,
+    ClassByClass,
     ClassDivergence,
     CosineShift,
     LabelChange,
@@ -45,13 +46,15 @@ from onnxcomp.numerics.metrics.looks import (
 
 KINDS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")
 MAX_SPREAD_RATIO = 100.0  # variance of the largest over the median feature of an embedding; boxes beside scores: 1e4
-BESIDE_CLASSES = 1 / 10  # of the values lens' factor: it guards against a regression taken for class scores
-OF_STATE = 1 / 10  # what a state does is seen where it is used: at the outputs, on the model's own states
-BESIDE_EMBEDDING = 1 / 40  # of a sentence encoder 10% of the power may go before its score does
+BESIDE_CLASSES = 1 / 12  # of the values lens' factor: it guards against a regression taken for class scores
+OF_STATE = 1 / 12  # what a state does is seen where it is used: at the outputs, on the model's own states
+BESIDE_EMBEDDING = 1 / 48  # of a sentence encoder 10% of the power may go before its score does
 PROBABILITY_SPREAD = 0.05
 MAX_CHANNELS = 4096
 RAREST = 3  # a class that fewer positions win than these counts as if so many did
 MAX_CLASSES = 4096
+MANY_CLASSES = 512  # of more no class is looked at by itself
+PRESENT = 0.5  # positions' worth of a class that count as some
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +195,25 @@ def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple
     if any(block.ndim > 2 for block in blocks):
         entropy = max(entropy, _entropy(batches, form, axis, balance))
     both_ways = 2.0 if form == "each" else 1.0
-    return (
+    lenses = (
         ClassDivergence(form, axis, class_factor(entropy)),
         ClassDivergence(form, axis, both_ways * CLASS_FACTOR, balance),
-    ), entropy
+    )
+    if form == "each" or size > MANY_CLASSES:
+        return lenses, entropy
+    return (*lenses, ClassByClass(form, axis, shares(batches, form, axis))), entropy
+
+
+def shares(batches: Batches, form: Form, axis: int | None) -> Floats:
+    """Weights of the classes, (classes,): the mean over those that there are of what each position counts against all
+    that there is of the class, in positions; less than ``RAREST`` positions count as so many."""
+    mass, count = np.zeros(1), 0
+    for block, *_ in batches():
+        p = distributions(form, axis, shared_finite(block, block)[0])
+        mass, count = mass + p.sum(axis=(0, 1)), count + p.shape[0] * p.shape[1]
+    present = mass >= PRESENT
+    weights = np.where(present, count / np.maximum(mass, RAREST), 0.0)
+    return np.asarray(weights / max(1, np.count_nonzero(present)))
 
 
 def _entropy(batches: Batches, form: Form, axis: int | None, balance: Floats | None) -> float:
@@ -224,7 +242,7 @@ def _probabilities(batches: Batches, channel_axes: Sequence[int]) -> Output:
     for axis in channel_axes or (None,):
         held = scales.spread(batches, axis)
         variance = np.maximum(held.variance, PROBABILITY_SPREAD**2)
-        found.append(RelativeError(axis, variance, held.varies, factor=VALUES_FACTOR / 5))
+        found.append(RelativeError(axis, variance, held.varies, factor=VALUES_FACTOR / 6))
     return Output("probabilities", tuple(found), None, "each", entropy)
 
 

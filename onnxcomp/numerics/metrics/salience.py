@@ -25,7 +25,7 @@ from onnxcomp.numerics.metrics.looks import Batches, unit_channels
 from onnxcomp.numerics.metrics.readings import Output
 from onnxcomp.numerics.metrics.scales import LEAST_SQUARE
 
-SALIENT_FACTOR = 4.0  # boxes overlap as well when they move by a little of what they vary about their anchors
+SALIENT_FACTOR = 6.0  # boxes overlap as well when they move by a little of what they vary about their anchors
 LEAST_POSITIONS = 16
 MAJORITY = 0.5  # of the positions, that the class of "nothing here" wins
 LEAST_SALIENCE = 1e-4  # on the average; with less, nothing was found anywhere

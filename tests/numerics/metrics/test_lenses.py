@@ -15,6 +15,7 @@ from onnxcomp.numerics.metrics.lenses import (
     SAMPLE_FACTOR,
     TRIMMED_SHARE,
     VALUES_FACTOR,
+    ClassByClass,
     ClassDivergence,
     CosineShift,
     LabelChange,
@@ -257,3 +258,17 @@ def test_masked_logits_do_not_disturb() -> None:
     z = np.where(RNG.uniform(size=LOGITS.shape) < 0.2, -np.inf, LOGITS)
     pair = Pair(*metrics.shared_finite(z, np.where(np.isfinite(z), z, 5.0)), None)
     np.testing.assert_allclose(ClassDivergence("logits", 1, 1.0).measure(pair), 0, atol=1e-12)
+
+
+def test_class_by_class_weighs_what_is_mistaken_for_a_rare_class() -> None:
+    """One position of the rare class; mistakes of many others for it count against that one."""
+    p = np.array([[[0.9, 0.1]] * 9 + [[0.2, 0.8]]])
+    q = p.copy()
+    q[0, :9] = [0.8, 0.2]
+    weights = np.array([0.5, 2.0])
+    expected = 0.0
+    for one, other in zip(p[0], q[0], strict=True):
+        for name, (a, b) in enumerate(zip(one, other, strict=True)):
+            expected += weights[name] * (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))) / len(p[0])
+    found = ClassByClass("probability", 1, weights).measure(Pair(p, q, None))
+    assert found[0, 0] == pytest.approx(CLASS_FACTOR / 2 * expected, rel=0.03)  # the skew leaves about 1%

@@ -345,7 +345,7 @@ def test_probabilities_are_chances_and_values_with_a_least_spread() -> None:
     reference = np.stack([RNG.uniform(size=50), 1e-3 * RNG.uniform(size=50)], axis=1)
     candidate = reference + np.array([0.0, 1e-2])
     found = measured(described(reference, channel_axes=(0,), asked="probabilities"), reference, candidate)
-    assert found["worst channel"] == pytest.approx(CHANNEL_FACTOR / 5 * 1e-4 / PROBABILITY_SPREAD**2)
+    assert found["worst channel"] == pytest.approx(CHANNEL_FACTOR / 6 * 1e-4 / PROBABILITY_SPREAD**2)
     assert {"probabilities", "balanced probabilities", "values"} <= found.keys()
 
 
