@@ -70,13 +70,6 @@ def calibration_path(name: str) -> Path:
     return folder if folder.is_dir() else MODELS / name / "calib.npz"
 
 
-def calibration_feeds(name: str) -> list[dict[str, Array]]:
-    """The arrays of every calibration file."""
-    path = calibration_path(name)
-    files = sorted(path.glob("*.npz"), key=lambda each: int(each.stem)) if path.is_dir() else [path]
-    return [dict(np.load(each)) for each in files]
-
-
 def test_data(name: str) -> dict[str, Array]:
     """Test inputs and targets."""
     return dict(np.load(MODELS / name / "test.npz"))

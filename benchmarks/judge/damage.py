@@ -225,9 +225,12 @@ def static_variants(model: Path, batches: Callable[[int], Iterator[dict[str, Arr
     """
     from onnxruntime.quantization import QuantType
 
-    fine = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    crude = {"per_channel": False, "activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
+    fine: dict[str, Any] = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    crude: dict[str, Any] = {"per_channel": False, "activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
     crude |= {"extra_options": {"ActivationSymmetric": True}}
+    if any(node.domain == "ai.onnx.ml" for node in onnx.load(model).graph.node):  # behind these it loses its ranges
+        fine |= {"op_types_to_quantize": ["MatMul", "Gemm"]}
+        crude |= {"op_types_to_quantize": ["MatMul", "Gemm"]}
     yield Variant("static-int8", "static", _static(model, batches(CALIBRATED), fine))
     yield Variant("static-int8-crude", "static", _static(model, batches(4), crude))
 

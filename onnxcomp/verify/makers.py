@@ -23,6 +23,10 @@ OF_FIRST = frozenset({
     "Gather", "GatherElements", "GatherND", "Compress", "Reshape", "Slice", "Expand", "Tile", "Pad", "Squeeze",
     "Unsqueeze", "Split", "QuantizeLinear", "DequantizeLinear", "Cast", "Clip", "Resize", "ReverseSequence",
 })  # fmt: skip
+CHOSEN = frozenset({"Gather", "GatherElements", "GatherND", "ArrayFeatureExtractor"})
+CLASSIFIERS = frozenset({  # of ai.onnx.ml: their first output is labels
+    "LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier", "LabelEncoder", "CategoryMapper", "ZipMap",
+})  # fmt: skip
 PROBABILITIES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
 SCALES = frozenset({"Mul", "Div", "QuantizeLinear", "Pow", "Exp"})
 
@@ -74,7 +78,12 @@ class _Search:
         return [each for each in tensors if each.name and not isinstance(each, Constant)]
 
     def _settled(self, node: Node, tensor: Any) -> Maker | None:
-        """What the node makes whatever goes in, None where that depends."""
+        """What the node makes whatever goes in, None where that depends. One of some constants, chosen by an index, is
+        a label."""
+        if node.op in CHOSEN and isinstance(node.inputs[0], Constant) and not isinstance(node.inputs[1], Constant):
+            return Maker.LABELS
+        if node.op in CLASSIFIERS and tensor is node.outputs[0]:
+            return Maker.LABELS
         if not is_onnx(node) or node.op in HEAVY:
             return Maker.NUMBERS
         if subgraphs_of(node) or node.op in LABELLED or (node.op in FIRST_ONLY and tensor is not node.outputs[0]):

@@ -4,7 +4,8 @@
     balanced classes   5 KL, each winning class with the same weight (of chances: the sum over yes and no)
     class by class     2.5 KL of each class against all others, over what there is of the class
     values             12 e^2 / variance, mean over channels
-    worst channel      10 e^2 / variance of the channel that fares worst
+    worst channel      8 e^2 / variance of the channel that fares worst
+    correction         3 e^2 / variance of what is added to an input of the same shape
     samples            10 e^2 over the sample's own variance, mean over all but the worst tenth of the samples
     embedding          RMS shift of the cosines with the original's vectors
     labels             share that differs
@@ -28,8 +29,9 @@ from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, kl_and_
 MIN_ENTROPY = 1e-3
 CLASS_FACTOR = 5.0
 VALUES_FACTOR = 12.0
-CHANNEL_FACTOR = 10.0
+CHANNEL_FACTOR = 8.0
 SAMPLE_FACTOR = 10.0
+CORRECTION_FACTOR = 3.0
 TRIMMED_SHARE = 0.1
 
 

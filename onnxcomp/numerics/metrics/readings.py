@@ -22,6 +22,7 @@ from onnxcomp.numerics.metrics.arrays import Array, Floats, over_positions, shar
 from onnxcomp.numerics.metrics.class_scores import Form, distributions, kl_and_entropy
 from onnxcomp.numerics.metrics.lenses import (
     CLASS_FACTOR,
+    CORRECTION_FACTOR,
     VALUES_FACTOR,
     ClassByClass,
     ClassDivergence,
@@ -303,4 +304,6 @@ def _of_correction(batches: Batches, beside: Sequence[RelativeError], floor: flo
     added = scales.spread(batches, first.axis, floor=floor, of_base=True)
     if added.variance.mean() >= first.variance.mean():
         return []
-    return [RelativeError(first.axis, added.variance, added.varies, name="correction")]
+    return [
+        RelativeError(first.axis, added.variance, added.varies, CORRECTION_FACTOR, name="correction", by_channel=False)
+    ]

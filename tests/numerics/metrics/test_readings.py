@@ -304,7 +304,7 @@ def test_denoisers_are_held_to_what_they_take_away() -> None:
     taken = 0.1 * RNG.normal(size=noisy.shape)
     output = described(noisy + taken, bases=[noisy], channel_axes=(0,))
     found = measured(output, noisy + taken, noisy)  # a model that does nothing
-    assert found["correction"] == pytest.approx(VALUES_FACTOR, rel=0.2)
+    assert found["correction"] == pytest.approx(CORRECTION_FACTOR, rel=0.2)
     assert found["values"] < 0.02 * VALUES_FACTOR
 
 
