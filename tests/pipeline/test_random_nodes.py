@@ -62,7 +62,7 @@ def test_the_default_recipe_is_verified_with_the_same_noise_and_leaves_no_seed(d
 
 def test_weights_are_matched_to_outputs_under_the_same_noise(data: Path) -> None:
     """Without it the moments of two models say little of each other, and matching makes the error larger."""
-    rounding = get_pass("quantize-weights")(bits=4)
+    rounding = get_pass("quantize-weights")(bits=8)
     model = model_of(DRAWING)
     plain = optimize(model, recipe=Recipe.of(rounding), calibration=data, budget=Budget(), measure=False)
     matched = optimize(model, recipe=Recipe.of(rounding, get_pass("match-outputs")()), calibration=data, measure=False)

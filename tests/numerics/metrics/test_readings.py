@@ -4,7 +4,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxcomp.numerics.metrics.lenses import CHANNEL_FACTOR, CLASS_FACTOR, VALUES_FACTOR, CosineShift, RelativeError
+from onnxcomp.numerics.metrics.lenses import (
+    CHANNEL_FACTOR,
+    CLASS_FACTOR,
+    CORRECTION_FACTOR,
+    VALUES_FACTOR,
+    CosineShift,
+    RelativeError,
+)
 from onnxcomp.numerics.metrics.readings import (
     BESIDE_CLASSES,
     BESIDE_EMBEDDING,
