@@ -7,6 +7,7 @@ latency ``0.5x``, ``50%``, ``5ms``; time ``10m``; drop ``0.01`` (the metric's un
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ SIZE_UNITS = {
 }
 LATENCY_UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 TIME_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LEAST_PLAIN_BYTES = 1024  # a size without a unit that is smaller was meant as a ratio, or in larger units
 NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:e(-?\d+))?"
 
 
@@ -81,8 +83,14 @@ class Budget:
 
 
 def parse_size(text: str) -> Goal:
-    """``4x`` -> a quarter of the original; ``25%`` likewise; ``5MB``, ``5MiB``, ``120000`` -> bytes."""
+    """``4x`` -> a quarter of the original; ``25%`` likewise; ``5MB``, ``5MiB``, ``120000`` -> bytes.
+
+    A number without a unit counts bytes, from 1,024 on; a smaller one is refused.
+    """
     value, unit = _number_and_unit(text, "target-size", "4x, 25% or 5MB")
+    if not unit and value < LEAST_PLAIN_BYTES:
+        units = ", ".join(f"{value:g}{each}" for each in ("x", "%", "kB", "MB"))
+        raise ParameterError(f"target-size: must have a unit ({units}) where it is so small, got {text!r}")
     if unit == "x" and value >= 1:
         return Goal(1 / value, True)
     if unit == "%" and 0 < value <= 100:
@@ -112,7 +120,7 @@ def parse_time(text: str) -> float:
         if not re.fullmatch(NUMBER, number) or (unit or "s") not in TIME_UNITS_S:
             raise _refused("time-budget", "a time such as 90s, 10m or 1h30m", text)
         seconds += float(number) * TIME_UNITS_S[unit or "s"]
-    if not re.fullmatch(r"([\d.]+\s*[a-z]*\s*)+", text.strip().lower()) or seconds <= 0:
+    if not re.fullmatch(r"([\d.]+\s*[a-z]*\s*)+", text.strip().lower()) or not 0 < seconds < math.inf:
         raise _refused("time-budget", "a time such as 90s, 10m or 1h30m", text)
     return seconds
 
@@ -134,7 +142,10 @@ def _number_and_unit(text: str, option: str, example: str) -> tuple[float, str]:
     if not found:
         raise _refused(option, f"such as {example}", text)
     mantissa, exponent, unit = found.groups()
-    return float(mantissa) * 10.0 ** int(exponent or 0), unit
+    value = float(f"{mantissa}e{exponent or 0}")
+    if not math.isfinite(value):
+        raise _refused(option, f"a number that a float can hold, such as {example}", text)
+    return value, unit
 
 
 def _refused(option: str, allowed: str, text: str) -> ParameterError:

@@ -175,6 +175,11 @@ class Outcome:
         self.skipped.append(Skip(name, reason))
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, as names with brackets are their own, or is of its kind (shell style)."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
 def _no_progress(done: int, total: int, what: str) -> None:
     """Tell nobody."""
 
@@ -214,7 +219,7 @@ class Context:
 
     def excludes(self, *names: str) -> bool:
         """Whether one of these names is excluded, whatever is included."""
-        return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
+        return any(matches(name, pattern) for name in names for pattern in self.exclude)
 
     def editable_weights(
         self, graph: Graph, outcome: Outcome, obstacle: Callable[[Weight], str | None] | None = None

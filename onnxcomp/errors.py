@@ -2,7 +2,10 @@
 
 
 class OnnxcompError(Exception):
-    """Base of all errors that carry a message meant for the user."""
+    """Base of all errors that carry a message meant for the user: one line, whatever names it holds."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class ModelError(OnnxcompError):

@@ -1,21 +1,22 @@
 """A model on its way through onnxcomp: the original ModelProto, with tensor data left where it lies.
 
-External data is never loaded into the proto: a TensorProto keeps its reference, ``read_tensor`` maps the
-file. Large new tensors are spilled to a scratch folder and referenced by absolute path, so a model of any
-size is rewritten tensor by tensor. ``save`` turns all references into one valid file, or a file and its data.
+External data is never loaded into the proto: a TensorProto keeps its reference (below 256 MB to a copy in the
+scratch folder, which nobody else writes to), ``read_tensor`` maps the file. Large new tensors are spilled to that
+folder too and referenced by absolute path, so a model of any size is rewritten tensor by tensor. ``save`` turns all
+references into one valid file, or a file and its data.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import json
+import glob
+import hashlib
 import os
+import re
 import shutil
 import tempfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +27,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxcomp.errors import ModelError
+from onnxcomp.files import Inputs, Transaction, refuse_files
 from onnxcomp.noise import Seed, seed_bytes
-from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
+from onnxcomp.numerics.encoding import Encoding
+from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     Scratch,
     clear_reference,
@@ -41,19 +44,23 @@ from onnxcomp.tensors import (
     set_location,
     tensors_of,
 )
+from onnxcomp.validity import refuse_malformed
 
 Array = NDArray[Any]
 T = TypeVar("T")
 
-ENCODINGS_KEY = "onnxcomp.encodings"
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the headers grow by
 INLINE_LIMIT_BYTES = 256 * 2**20  # a model that came with external data is inlined below this size
 EXTERNAL_FROM_BYTES = 1024  # smaller tensors stay in the model file beside external data
+HASH_DIGITS = 12  # of the data's SHA-256, in the name of an external data file
 ALIGNMENT_BYTES = 4096  # of tensors in an external data file, so that runtimes can map them
 
 
 class Model:
     """A ModelProto, the folder of its external data, and the encodings of its weights.
+
+    inputs: the files that the model, and whatever was made of it, came from; shared by all that derive from it.
+    has_data_files: whether it came with external data, and so goes with it where it is large.
 
     proto: never edited in place by passes; a rewrite makes a new Model that shares the scratch folder.
     encodings: weight key -> Encoding, as far as a pass said how the values are made.
@@ -69,12 +76,16 @@ class Model:
         path: Path | None = None,
         encodings: dict[str, Encoding] | None = None,
         scratch: Scratch | None = None,
+        inputs: Inputs | None = None,
+        has_data_files: bool = False,
     ) -> None:
         self.proto = proto
         self.folder = folder
         self.path = path
         self.encodings = dict(encodings or {})
         self.scratch = scratch or Scratch()
+        self.inputs = inputs or Inputs()
+        self.has_data_files = has_data_files
         self.memo: dict[Any, Any] = {}
         self.seeds: tuple[Seed, ...] = ()
 
@@ -97,7 +108,15 @@ class Model:
     def with_proto(self, proto: ModelProto, encodings: dict[str, Encoding] | None = None) -> Model:
         """The same model with another proto, sharing folder and scratch."""
         kept = self.encodings if encodings is None else encodings
-        made = Model(proto, folder=self.folder, path=self.path, encodings=kept, scratch=self.scratch)
+        made = Model(
+            proto,
+            folder=self.folder,
+            path=self.path,
+            encodings=kept,
+            scratch=self.scratch,
+            inputs=self.inputs,
+            has_data_files=self.has_data_files,
+        )
         made.seeds = self.seeds
         return made
 
@@ -169,58 +188,91 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto | Model) -> Model:
     if isinstance(source, bytes):
         return _checked(Model(_parse(source, "model")))
     path = Path(source)
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
+    inputs = Inputs([path])
     try:
+        if not path.is_file():
+            raise ModelError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}.")
         content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
-    return _checked(Model(_parse(content, path.name), folder=path.parent, path=path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
+    return _checked(Model(_parse(content, path.name), folder=path.parent, path=path, inputs=inputs))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model that waits in a transaction: the files it will be, their bytes, and the model file's SHA-256."""
+
+    paths: list[Path]
+    size_bytes: int
+    sha256: str
 
 
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
     """Write the model, whole or not at all, and give the files written (the model, then its data if any).
 
-    The input file is never written to; an existing output needs ``force``. Data goes to ``<path>.data``
-    when the model is over 2 GB, or over 256 MB and came with external data.
+    No file that the model was read from is ever written to; an existing output needs ``force``. Data goes to
+    ``<path>.<hash of the data>.data`` when the model is over 2 GB, or over 256 MB and came with external data.
+    Raises ModelError where the inputs are not what they were when they were read.
     """
     target = Path(path)
-    refuse_output(target, model=model, force=force)
-    proto = _with_encodings(model)
-    staged = model.with_proto(proto)
-    external = any(is_external(t) and not _in_scratch(t, model) for t in tensors_of(proto))
-    limit = INLINE_LIMIT_BYTES if external else PROTOBUF_LIMIT_BYTES
-    data = target.with_name(target.name + ".data")
-    if staged.size_bytes < limit:
-        _write_whole(target, [_serialize(staged._inlined(), model.name)])
-        return [target]
-    if data.exists() and not force:
-        raise ModelError(f"{data}: exists already. Use --force to replace it.")
-    header = ModelProto()
-    header.CopyFrom(proto)
-    _write_whole(data, _move_out(header, model.folder, data.name))
-    _write_whole(target, [_serialize(header, model.name)])
-    return [target, data]
+    refuse_outputs(model, [target], force=force)
+    with Transaction() as outputs:
+        staged = stage(model, target, outputs)
+        stale = stale_data(target, staged, model)
+        outputs.commit(stale)
+    return staged.paths
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    _write_whole(path, [text.encode()])
+def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
+    """Write the model aside, for ``outputs.commit`` to put in place after all that is written beside it."""
+    model.inputs.refuse_changes()
+    proto = with_encodings(model.proto, model.encodings)
+    whole = model.with_proto(proto)
+    limit = INLINE_LIMIT_BYTES if model.has_data_files else PROTOBUF_LIMIT_BYTES
+    paths, size_bytes = [target], 0
+    if whole.size_bytes < limit:
+        content = _serialize(whole._inlined(), model.name)
+    else:
+        header = ModelProto()
+        header.CopyFrom(proto)
+        moved: list[TensorProto] = []
+        part, sha256 = outputs.write_aside(target, _move_out(header, model.folder, moved))
+        paths.append(target.with_name(f"{target.name}.{sha256[:HASH_DIGITS]}.data"))
+        outputs.promise(part, paths[1])
+        size_bytes = part.stat().st_size
+        for tensor in moved:
+            set_location(tensor, paths[1].name)
+        content = _serialize(header, model.name)
+    outputs.write(target, [content], last=True)
+    model.inputs.refuse_changes()
+    return Staged(paths, size_bytes + len(content), hashlib.sha256(content).hexdigest())
 
 
-def refuse_output(target: Path, *, model: Model, force: bool) -> None:
-    """Raise ModelError when an output may not be written: it is the input, it exists, or has no folder."""
-    if model.path is not None and target.exists() and target.samefile(model.path):
-        raise ModelError(f"{target}: is the input, which is never written to. Name another output.")
-    if target.exists() and not force:
-        raise ModelError(f"{target}: exists already. Use --force to replace it.")
-    if not target.parent.is_dir():
-        raise ModelError(f"{target}: the folder {target.parent} does not exist.")
-    if model.folder is not None:
-        data = target.with_name(target.name + ".data").resolve()
-        used = {external_path(t, model.folder) for t in tensors_of(model.proto) if is_external(t)}
-        if data in used:
-            raise ModelError(f"{target}: its data file {data.name} belongs to the input. Name another output.")
+def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> None:
+    """Raise ModelError when outputs (the first of them the model) may not be written, before any work is done.
+
+    They must be other files than each other and than ``model.inputs``; they may not exist, except with ``force``,
+    and must have a folder.
+    """
+    refuse_files(outputs, model.inputs, force=force)
+    folder, name = outputs[0].parent.resolve(), outputs[0].name
+    for path in model.inputs.paths:
+        if path.parent == folder and _is_data_of(path.name, name):
+            raise ModelError(f"{outputs[0]}: its data file {path.name} belongs to the input. Name another output.")
+
+
+def stale_data(target: Path, staged: Staged, model: Model) -> list[Path]:
+    """The data files of earlier outputs at ``target``, which nothing refers to once a staged model is there.
+
+    They are known by their names; one called ``<target>.data`` goes where the model that stands there refers to it.
+    """
+    hashed = target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * HASH_DIGITS}.data")
+    names = {path.name for path in hashed}
+    with contextlib.suppress(OSError, ModelError):  # no model stands there
+        old = _parse(target.read_bytes(), target.name)
+        names |= {str(reference_of(tensor).get("location")) for tensor in tensors_of(old) if is_external(tensor)}
+    found = [target.with_name(name) for name in sorted(names) if _is_data_of(name, target.name)]
+    return [path for path in found if path not in staged.paths and not model.inputs.holds(path)]
 
 
 # --- inside --------------------------------------------------------------------------------------------
@@ -240,57 +292,55 @@ def _checked(model: Model) -> Model:
     proto = model.proto
     if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import):
         raise ModelError(f"{model.name}: not an ONNX model: it has no graph or no version.")
+    refuse_malformed(proto, model.name)
     if not proto.opset_import:
         proto.opset_import.add(version=1)  # the default of IR versions before 3
-    _take_encodings(model)
-    for tensor in tensors_of(proto):
-        if is_external(tensor):
-            _check_reference(tensor, model)
+    model.encodings = take_encodings(proto, model.name)
+    outside = [tensor for tensor in tensors_of(proto) if is_external(tensor)]
+    for tensor in outside:
+        model.inputs.add(_checked_path(tensor, model))
+    model.has_data_files = bool(outside)
+    _copy_small_data(model, outside)
     return model
 
 
-def _check_reference(tensor: TensorProto, model: Model) -> None:
-    reference = reference_of(tensor)
-    location = reference.get("location", "")
+def _checked_path(tensor: TensorProto, model: Model) -> Path:
+    """The file behind an external tensor: it is there, in the model's folder, and long enough."""
+    location = reference_of(tensor).get("location", "")
     where = f"{model.name}: external data of {tensor.name or 'a tensor'}"
     if model.folder is None:
         raise ModelError(f"{where} cannot be found: the model has no folder. Load it by its path.")
-    path = (model.folder / location).resolve()
-    if not location or Path(location).is_absolute() or not path.is_relative_to(model.folder.resolve()):
+    try:
+        path = (model.folder / location).resolve()
+        is_inside = path.is_relative_to(model.folder.resolve())
+        size_bytes = path.stat().st_size if path.is_file() else None
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that no file can have
+        raise ModelError(f"{where} cannot be found: {getattr(error, 'strerror', None) or error}.") from error
+    if not location or Path(location).is_absolute() or not is_inside:
         raise ModelError(f"{where} points outside the model's folder: {location or 'nowhere'}.")
-    if not path.is_file():
+    if size_bytes is None:
         raise ModelError(f"{where} is missing: {location}.")
     offset, length = data_offset(tensor, where), data_length(tensor)
-    if offset < 0 or length < 0 or offset + length > path.stat().st_size:
+    if offset < 0 or length < 0 or offset + length > size_bytes:
         raise ModelError(f"{where} is cut short: {location} ends before byte {offset + length}.")
+    return path
 
 
-def _take_encodings(model: Model) -> None:
-    kept = []
-    for entry in model.proto.metadata_props:
-        if entry.key != ENCODINGS_KEY:
-            kept.append(entry)
-            continue
+def _copy_small_data(model: Model, tensors: Sequence[TensorProto]) -> None:
+    """Have external data below 256 MB read from a copy: a mapped file that someone cuts short ends the process."""
+    sources = {external_path(tensor, model.folder) for tensor in tensors}
+    if sum(path.stat().st_size for path in sources) >= INLINE_LIMIT_BYTES:
+        return
+    copies = {}
+    for path in sorted(sources):
+        copies[path] = model.scratch.new_path(".data")
         try:
-            content = json.loads(zlib.decompress(base64.b64decode(entry.value)))
-            model.encodings = {name: encoding_from_dict(each) for name, each in content.items()}
-        except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
-            raise ModelError(f"{model.name}: the stored encodings are broken: {error}.") from error
-    if len(kept) != len(model.proto.metadata_props):
-        entries = [(each.key, each.value) for each in kept]
-        del model.proto.metadata_props[:]
-        for key, value in entries:
-            model.proto.metadata_props.add(key=key, value=value)
-
-
-def _with_encodings(model: Model) -> ModelProto:
-    if not model.encodings:
-        return model.proto
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    content = json.dumps({name: each.to_dict() for name, each in sorted(model.encodings.items())})
-    proto.metadata_props.add(key=ENCODINGS_KEY, value=base64.b64encode(zlib.compress(content.encode())).decode())
-    return proto
+            shutil.copyfile(path, copies[path])
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
+    for tensor in tensors:
+        set_location(tensor, str(copies[external_path(tensor, model.folder)]))
+    model.inputs.refuse_changes()  # nor was one cut short before it was copied whole
 
 
 def _serialize(proto: ModelProto, name: str) -> bytes:
@@ -300,8 +350,9 @@ def _serialize(proto: ModelProto, name: str) -> bytes:
         raise ModelError(f"{name}: the model cannot be serialized: {error}.") from error
 
 
-def _in_scratch(tensor: TensorProto, model: Model) -> bool:
-    return external_path(tensor, model.folder).is_relative_to(model.scratch.folder)
+def _is_data_of(name: str, model_name: str) -> bool:
+    """Whether a file of that name is, or was, the data file of a model that ``save`` wrote under the other name."""
+    return re.fullmatch(rf"{re.escape(model_name)}\.([0-9a-f]{{{HASH_DIGITS}}}\.)?data", name) is not None
 
 
 def _link(source: Path, folder: Path, name: str) -> str:
@@ -314,8 +365,11 @@ def _link(source: Path, folder: Path, name: str) -> str:
     return name
 
 
-def _move_out(proto: ModelProto, folder: Path | None, location: str) -> Iterator[bytes | Array]:
-    """Turn the tensors of ``proto`` into references to ``location`` and yield that file's content."""
+def _move_out(proto: ModelProto, folder: Path | None, moved: list[TensorProto]) -> Iterator[bytes | Array]:
+    """Turn the tensors of ``proto`` into references to one file, yet to be named, and yield that file's content.
+
+    moved: gets the tensors that refer to it.
+    """
     position = 0
     for tensor in tensors_of(proto):
         if not is_external(tensor) and not tensor.HasField("raw_data"):
@@ -330,29 +384,8 @@ def _move_out(proto: ModelProto, folder: Path | None, location: str) -> Iterator
         position += padding
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        entries = (("location", location), ("offset", str(position)), ("length", str(data.size)))
-        for key, value in entries:
+        for key, value in (("offset", str(position)), ("length", str(data.size))):
             tensor.external_data.add(key=key, value=value)
+        moved.append(tensor)
         yield data
         position += data.size
-
-
-def _write_whole(path: Path, content: Iterable[bytes | Array]) -> None:
-    """Write beside the target and rename: the file appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for part in content:
-                file.write(part if isinstance(part, bytes) else part.data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror}.") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.errors import RecipeError
+from onnxcomp.typed import typed
 
 FORMAT = 1
+FACTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "source": {"bytes": (int,), "sha256": (str,)},
+    "data": {"random": (bool,), "samples": (int,), "verification_samples": (int,)},
+    "metric": {"name": (str,), "limit": (int, float)},
+    "result": {"bytes": (int,), "opset": (int,), "ir_version": (int,)},
+    "verdict": {"passed": (bool, type(None)), "samples": (int,)},
+}
 
 
 @dataclass
@@ -123,12 +131,12 @@ class Receipt:
         """Read a receipt; RecipeError when the file is none, or of a later format."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.get("format") != FORMAT:
-                raise RecipeError(f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}.")
-            content["applied"] = [Application(**each) for each in content["applied"]]
-            content["steps"] = [_step_report(each) for each in content["steps"]]
-            return cls(**content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+                raise RecipeError(f"{path}: a receipt of format {content['format']}; this version reads {FORMAT}.")
+            read: Receipt = typed(cls, content, "receipt")
+            _check_facts(read)
+            return read
+        except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a receipt of onnxcomp: {error}.") from error
 
 
@@ -143,11 +151,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _step_report(content: dict[str, Any]) -> StepReport:
-    lists = {key: [Entry(**each) for each in content[key]] for key in ("changed", "skipped", "taken_back")}
-    interval = tuple(content["interval"]) if content["interval"] else None
-    tried = [Tried(**each) for each in content.get("tried", [])]
-    return StepReport(**{**content, **lists, "interval": interval, "tried": tried})
+def _check_facts(receipt: Receipt) -> None:
+    """Raise ValueError for facts that a replay goes by, or shows, and that are not there."""
+    for part, facts in FACTS.items():
+        for key, kinds in facts.items():
+            value = getattr(receipt, part).get(key)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ValueError(f"{part}.{key} is {value!r}")
+    if receipt.seed < 0:
+        raise ValueError(f"seed is {receipt.seed}")
 
 
 def _plain(value: Any) -> Any:

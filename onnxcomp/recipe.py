@@ -122,7 +122,7 @@ class Recipe:
         text, name = _read(source)
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise RecipeError(f"{name}: not valid TOML: {error}.") from error
         return cls.from_dict(content, name=name)
 

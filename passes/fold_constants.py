@@ -115,15 +115,15 @@ class _Folding:
         """The foldable nodes in groups that read from each other, each in order of computation."""
         group: dict[Node, list[Node]] = {}
         for node in self.scope_of:
-            merged = [node]
-            for maker in {producer(each) for each in node.inputs}:
-                if maker in group and group[maker] is not merged:
-                    merged = [*group[maker], *merged]
-                    for each in merged:
-                        group[each] = merged
-            for each in merged:
-                group[each] = merged
-        return list({id(nodes): nodes for nodes in group.values()}.values())
+            group[node] = [node]
+            for maker in {made for each in node.inputs if (made := producer(each)) in group}:
+                small, large = sorted((group[node], group[maker]), key=len)
+                if small is not large:  # the smaller into the larger: a long chain is gone through once
+                    large += small
+                    group |= dict.fromkeys(small, large)
+        order = {node: index for index, node in enumerate(self.scope_of)}
+        groups = {id(nodes): nodes for nodes in group.values()}.values()
+        return [sorted(nodes, key=order.__getitem__) for nodes in groups]
 
     def _part(self, nodes: Sequence[Node], *, whole: bool = True) -> _Part:
         inside = set(nodes)

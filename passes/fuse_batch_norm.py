@@ -197,6 +197,8 @@ def _fuse(graph: Graph, scope: Scope, node: Node, host: _Host, factor: Array, sh
     bias = given(bias_holder, position)
     if bias is not None and not isinstance(bias, Constant):
         raise CannotFuse("the bias before it is not a constant")
+    if bias is not None and tuple(bias.shape)[-1:] not in ((), (1,), (host.channels,)):
+        raise CannotFuse("the bias before it is not one value a channel")
     weight = host.weight.values
     scaled = _rounded(_scaled(host, weight.astype(np.float64), factor), weight.dtype)
     shifted = _rounded(_shifted(host, bias, factor, shift), weight.dtype)

@@ -48,6 +48,12 @@ def test_drops(text: str, original: float | None, limit: float) -> None:
         ("time_budget", "1.2.3s"),
         ("max_drop", "1 point"),
         ("max_drop", "-1"),
+        ("max_drop", "1e400"),
+        ("target_size", "3"),
+        ("target_size", "1e400"),
+        ("target_size", "1e309MB"),
+        ("target_latency", "1e400ms"),
+        ("time_budget", "9" * 400),
     ],
 )
 def test_refuses_with_the_option_and_the_value(option: str, text: str) -> None:

@@ -92,6 +92,7 @@ def test_large_arrays_are_read_from_disk_and_leave_nothing_in_memory(
     tmp_path: Path, compressed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 1000)
     x = np.random.default_rng(0).standard_normal((500, 4096)).astype(np.float32)  # 8 MB
     (np.savez_compressed if compressed else np.savez)(tmp_path / "c.npz", x=x)
     data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 4096)))
@@ -135,7 +136,8 @@ def test_npz_is_cut_into_batches(tmp_path: Path, compressed: bool) -> None:
     assert [batch.labels.tolist() for batch in data.labelled_batches(limit=3)] == [[0, 1, 2]]
 
 
-def test_stored_npz_is_mapped_not_read(tmp_path: Path) -> None:
+def test_a_large_stored_npz_is_mapped_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     np.savez(tmp_path / "c.npz", x=np.asfortranarray(np.arange(6, dtype=np.float32).reshape(3, 2)))
     data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 2)))
     assert isinstance(data.groups[0].load()["x"], np.memmap)
@@ -199,7 +201,9 @@ def test_function_gives_feeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (zeros(x=(2, 2), y=(2, 2)), "has y, which the model does not"),
         ({"x": np.zeros((2, 2), np.uint8)}, "input x is uint8, the model wants float"),
         (zeros(x=(0, 2)), "holds no samples"),
-        ({"x": np.zeros((2, 2), np.float32), "labels": np.zeros(3)}, "3 labels for 2 samples"),
+        ({"x": np.zeros((2, 2), np.float32), "labels": np.zeros(3, int)}, "3 labels for 2 samples"),
+        ({"x": np.zeros((2, 2), np.float32), "labels": np.zeros(2)}, "labels must be integers.*float64"),
+        ({"x": np.zeros((2, 2), np.float32), "labels": np.array(["a", "b"])}, "labels must be integers"),
         ({"x": np.array([{}, {}], object)}, "not a readable"),
     ],
 )

@@ -27,7 +27,9 @@ ROWS = (
     ("calibration", "target", "budget", "receipt"),
     ("graph", "runtime", "training"),
     ("model",),
-    ("tensors", "noise"),
+    ("stored_encodings", "validity"),
+    ("tensors", "files", "noise"),
+    ("typed",),
     ("numerics",),
     ("errors",),
 )

@@ -1,5 +1,6 @@
 """onnxcomp.runtime: feeds in, outputs out, ONNX Runtime's errors as ours."""
 
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -193,3 +194,22 @@ def test_prepared_runs_are_runs() -> None:
     assert np.array_equal(add.prepared({"x": x})()[0], [[2, 4]])  # type: ignore[index]
     cast = Session(CAST)
     assert set(cast.prepared({"x": np.zeros(1, ml_dtypes.bfloat16)})()) == {"y", "z"}  # type: ignore[call-overload]
+
+
+def test_a_run_ends_at_its_limit_of_seconds() -> None:
+    loop = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        endless (float x, int64 trips, bool go) => (float y) {
+          y = Loop (trips, go, x) <body = turn (int64 i, bool on, float a) => (bool again, float b) {
+            again = Identity (on)
+            b = Add (a, a)
+          }>
+        }
+    """)
+    session = Session(loop.SerializeToString())
+    feeds = {"x": np.float32(1), "go": np.array(True)}
+    assert session.run({**feeds, "trips": np.int64(3)}, limit_s=60)["y"] == 8
+    started = time.monotonic()
+    with pytest.raises(VerificationError, match=r"took more than 0\.2 s"):
+        session.run({**feeds, "trips": np.int64(2**62)}, limit_s=0.2)
+    assert time.monotonic() - started < 30

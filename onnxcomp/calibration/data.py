@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.random_inputs import draw
 from onnxcomp.calibration.sample_axes import WHOLE, Cut, find_cut
-from onnxcomp.calibration.samples import as_declared, digests, taken
+from onnxcomp.calibration.samples import as_declared, check_type, digests, taken
 from onnxcomp.calibration.sequences import Sequences, Stepped, as_steps, is_numbered_folder
-from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders
+from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders, source_files
 from onnxcomp.calibration.splitting import divided
 from onnxcomp.errors import CalibrationError, VerificationError
+from onnxcomp.files import Inputs
 from onnxcomp.runtime import Feeds, Value, ValueSpec
 
 Array = NDArray[Any]
@@ -34,7 +35,6 @@ RANDOM_BATCHES = 8
 SEQUENCES_A_GROUP = 2**32  # so many numbers are each group's own
 VERIFICATION_SHARE = 0.5
 VERIFICATION_MINIMUM = 64
-SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class CalibrationData:
     batch_size: samples a batch, at most; exactly the model's own batch dimension where that is fixed.
     is_random: drawn from a seed, so that nothing but breakage can be concluded from it.
     notes: what a reader of the results must know (dropped samples, no separate verification part).
+    files: what the samples are read from, as it was when they were opened.
     """
 
     source: str
@@ -81,6 +82,7 @@ class CalibrationData:
     is_random: bool = False
     has_labels: bool = False
     notes: tuple[str, ...] = ()
+    files: Inputs = field(default_factory=Inputs, repr=False)
     scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     @classmethod
@@ -112,6 +114,7 @@ class CalibrationData:
         labelled = []
         held_bytes = 0
         path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
+        files = Inputs(source_files(path))
         for name, plain in find_loaders(path, inputs, scratch):
             read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states, name=name)
             load = functools.partial(_read_steps, plain, read) if states or axis is not None else plain
@@ -126,7 +129,8 @@ class CalibrationData:
             numbers = steps.sequences
             if numbers is not None:
                 numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
-            kept = functools.partial(dict, values) if is_kept else load
+            again = functools.partial(_unchanged, Inputs(source_files(name)), load)
+            kept = functools.partial(dict, values) if is_kept else again
             groups.append(Group(name, kept, cut, numbers, steps.starts))
             if cut.dropped:
                 notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
@@ -142,6 +146,7 @@ class CalibrationData:
             batch_size=batch_size,
             has_labels=all(labelled),
             notes=tuple(notes),
+            files=files,
             scratch=scratch,
         )
         if not len(data.order):
@@ -336,6 +341,12 @@ def _read_steps(load: Loader, read: Callable[[Mapping[str, Value]], Stepped]) ->
     return read(load()).values
 
 
+def _unchanged(files: Inputs, load: Loader) -> Mapping[str, Value]:
+    """What is loaded, once more, from files that are as they were the first time."""
+    files.refuse_changes()
+    return load()
+
+
 def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     parts = [
         np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1) for i, group in enumerate(groups)
@@ -358,7 +369,7 @@ def _fitted_cut(
         raise CalibrationError(f"calibration data: {name} {' and '.join(wrong)}")
     for spec in inputs:
         if spec.name in values:
-            _check_type(name, values[spec.name], spec)
+            check_type(name, values[spec.name], spec)
     shapes = {
         spec.name: np.shape(values[spec.name])
         for spec in inputs
@@ -367,22 +378,17 @@ def _fitted_cut(
     return find_cut(shapes, inputs, not_samples)
 
 
-def _check_type(name: str, value: Value, spec: ValueSpec) -> None:
-    if not isinstance(value, np.ndarray) or spec.dtype is None:
-        if spec.is_tensor and not isinstance(value, np.ndarray):
-            raise CalibrationError(f"calibration data: {name}: input {spec.name} is not an array")
-        return
-    is_text = spec.dtype == object and value.dtype.kind in "OUS"
-    if value.dtype != spec.dtype and not is_text and (value.dtype.name, spec.dtype.name) not in SAFE_CASTS:
-        raise CalibrationError(
-            f"calibration data: {name}: input {spec.name} is {value.dtype.name}, the model wants {spec.element}"
-        )
-
-
 def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], cut: Cut) -> bool:
     if LABELS not in values or any(spec.name == LABELS for spec in inputs):
         return False
-    found = len(np.atleast_1d(values[LABELS]))
+    labels = np.asarray(values[LABELS])
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        given = f"an array of shape {labels.shape} of {labels.dtype.name}"
+        raise CalibrationError(
+            f"calibration data: {name}: labels must be integers, the class of each sample, got {given}. "
+            "Leave them out to compare the outputs themselves."
+        )
+    found = len(labels)
     if cut.axes and found != cut.count + cut.dropped:
         raise CalibrationError(f"calibration data: {name} has {found} labels for {cut.count + cut.dropped} samples")
     return True

@@ -8,7 +8,9 @@ rank as a scalar; where it runs on none, other ranks are tried, the same for all
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -26,6 +28,10 @@ PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
 RANKS = (2, 4, 3, 1)
 MAX_TRIES = 120
+MAX_ELEMENTS = 2**26  # of all inputs of a run together
+MAX_KEPT = 2**25  # of the feeds after the first: fewer than were asked for where they are so large
+MAX_DRAWN = 2**28  # of all that is tried
+TRIED_S = 30.0  # a model that takes longer to fail is not tried with more sizes
 SAMPLE_RATE = 16_000
 SOME_WORDS = ("a", "bc", "onnx", "")
 
@@ -36,9 +42,20 @@ Sizes = Mapping[Key, int]
 def draw(
     inputs: Sequence[ValueSpec], *, seed: int, run: Callable[[Feeds], object], batches: int
 ) -> list[dict[str, Value]]:
-    """``batches`` feeds that ``run`` accepts. Raises CalibrationError when no choice of sizes runs."""
-    failure: VerificationError | None = None
+    """``batches`` feeds, or fewer large ones, that ``run`` accepts.
+
+    Raises CalibrationError when no choice of sizes runs.
+    """
+    failure: VerificationError | str | None = None
+    drawn, started = 0, time.monotonic()
     for ranked, (sizes, bound) in _tries(inputs):
+        elements = sum(math.prod(_shape(spec, sizes)) for spec in ranked)
+        drawn += min(elements, MAX_ELEMENTS)
+        if drawn > MAX_DRAWN or time.monotonic() - started > TRIED_S:
+            break
+        if elements > MAX_ELEMENTS:
+            failure = failure or f"inputs of {elements:,} numbers are more than the {MAX_ELEMENTS:,} that are drawn"
+            continue
         rng = np.random.default_rng(seed)
         feeds = {spec.name: _value(spec, sizes, bound, rng) for spec in ranked}
         try:
@@ -46,7 +63,8 @@ def draw(
         except VerificationError as error:
             failure = failure or error
             continue
-        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in ranked} for _ in range(batches - 1)]
+        more = min(batches - 1, MAX_KEPT // max(elements, 1))
+        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in ranked} for _ in range(more)]
         return [feeds, *(other for other in rest if _runs(run, other))]
     raise CalibrationError(f"no random inputs were found that the model runs with; give data ({failure})")
 
@@ -130,10 +148,14 @@ def _key(spec: ValueSpec, axis: int) -> Key:
     return dim if isinstance(dim, str) else (spec.name, axis)
 
 
+def _shape(spec: ValueSpec, sizes: Sizes) -> tuple[int, ...]:
+    return tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
+
+
 def _value(spec: ValueSpec, sizes: Sizes, bound: int, rng: np.random.Generator) -> Value:
     if spec.dtype is None:
         raise CalibrationError(f"input {spec.name} of type {spec.type} cannot be drawn at random; give data")
-    shape = tuple(dim if isinstance(dim, int) else sizes[_key(spec, axis)] for axis, dim in enumerate(spec.shape))
+    shape = _shape(spec, sizes)
     if spec.is_sequence:
         return [_array(spec, shape, bound, rng) for _ in range(2)]
     return _array(spec, shape, bound, rng)

@@ -17,6 +17,7 @@ from onnxcomp.runtime import Value, ValueSpec
 Array = NDArray[Any]
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**20
+SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
 
 
 def taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
@@ -26,6 +27,19 @@ def taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
     if held is not None and hasattr(mmap, "MADV_DONTNEED"):
         held.madvise(mmap.MADV_DONTNEED)
     return found
+
+
+def check_type(name: str, value: Value, spec: ValueSpec) -> None:
+    """Raise CalibrationError where a value of the file ``name`` is not of the type that the model wants, nor nearly."""
+    if not isinstance(value, np.ndarray) or spec.dtype is None:
+        if spec.is_tensor and not isinstance(value, np.ndarray):
+            raise CalibrationError(f"calibration data: {name}: input {spec.name} is not an array")
+        return
+    is_text = spec.dtype == object and value.dtype.kind in "OUS"
+    if value.dtype != spec.dtype and not is_text and (value.dtype.name, spec.dtype.name) not in SAFE_CASTS:
+        raise CalibrationError(
+            f"calibration data: {name}: input {spec.name} is {value.dtype.name}, the model wants {spec.element}"
+        )
 
 
 def as_declared(value: Value, spec: ValueSpec) -> Value:

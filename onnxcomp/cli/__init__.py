@@ -1,7 +1,8 @@
 """The command line: ``main`` runs one command and turns every error meant for the user into one line.
 
 Exit codes: 0 written and every budget met; 1 an error, nothing written; 2 wrong usage; 3 the accuracy
-holds and the model is written, but a size, latency or time goal was missed; 130 interrupted.
+holds and the model is written, but a size, latency or time goal was missed; 130 interrupted. Of a fault of onnxcomp
+itself, -v or ONNXCOMP_TRACEBACK=1 shows where it is.
 
 A command is a file of this folder that defines ``command``; it is imported when it is named, and what is
 slow to import (onnx, onnxruntime, numpy) only when it runs.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -24,6 +27,9 @@ ERROR = 1
 WRONG_USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+
+TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
+VERBOSE = "onnxcomp.verbose"
 
 COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "passes")
 
@@ -40,8 +46,13 @@ class Commands(click.Group):
         found: click.Command = importlib.import_module(f"onnxcomp.cli.{cmd_name}").command
         return found
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note, for whoever looks for a fault, whether the command was asked to say more."""
+        ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error meant for the user is one line on standard error and an exit code."""
+        """Run the command; an error is one line on standard error and an exit code."""
         try:
             return super().invoke(ctx)
         except ParameterError as error:
@@ -56,6 +67,12 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:  # whoever reads the output has seen enough: click ends quietly
                 raise
             _end(": ".join(filter(None, [error.filename and str(error.filename), error.strerror or str(error)])), ERROR)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001  (a fault of onnxcomp: whoever called it gets a line and exit 1 too)
+            if ctx.meta[VERBOSE] or os.environ.get(TRACEBACK_VARIABLE):
+                traceback.print_exc()
+            _end(f"a fault of onnxcomp itself (-v shows where): {type(error).__name__}: {error}", ERROR)
 
 
 @click.group(
@@ -77,8 +94,10 @@ def main(args: Sequence[str] | None = None) -> None:
     commands.main(args, prog_name="onnxcomp")
 
 
-def _end(message: str, code: int) -> None:
-    click.echo(f"onnxcomp: {' '.join(message.split())}", err=True)
+def _end(message: str, code: int) -> NoReturn:
+    from onnxcomp.cli.screen import visible
+
+    click.echo(visible(f"onnxcomp: {' '.join(message.split())}"), err=True)
     raise click.exceptions.Exit(code)
 
 

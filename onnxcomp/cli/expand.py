@@ -23,11 +23,11 @@ def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet:
     """
     from onnxcomp.cli import formats, screen
     from onnxcomp.graph.expand import expand
-    from onnxcomp.model import load, refuse_output, save
+    from onnxcomp.model import load, refuse_outputs, save
 
     compact = load(model)
     target = output or options.default_output(model, "expanded")
-    refuse_output(target, model=compact, force=force)
+    refuse_outputs(compact, [target], force=force)
     plain = expand(compact)
     written = save(plain, target, force=force)
     size = sum(path.stat().st_size for path in written)

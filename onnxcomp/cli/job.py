@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import click
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
+from onnxcomp.calibration.sources import module_file, source_files
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
-from onnxcomp.model import Model, load, refuse_output, write_text
+from onnxcomp.files import Inputs
+from onnxcomp.model import Model, load, refuse_outputs
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.pipeline.plan import plan
 from onnxcomp.receipt import Receipt
@@ -86,10 +89,8 @@ def run(request: Request) -> None:
         return
     with screen.progress(quiet=request.quiet) as tell:
         result = _result(request, model, tell)
-        written = result.save(output, force=request.force)
-        if request.report is not None:
-            write_text(request.report, page.render(result.receipt, name=request.model.name))
-            written.append(request.report)
+        pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
+        written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
         click.get_current_context().exit(GOAL_MISSED)
@@ -97,11 +98,20 @@ def run(request: Request) -> None:
 
 def _refuse_outputs(request: Request, model: Model, output: Path) -> None:
     """Refuse what cannot be written before anything is computed."""
-    files = [output, Result.account_path(output)]
-    if request.report is not None:
-        files.append(request.report)
-    for path in files:
-        refuse_output(path, model=model, force=request.force)
+    data = request.calib_data.source if isinstance(request.calib_data, Sequences) else request.calib_data
+    if data is not None:
+        model.inputs.update(Inputs(source_files(data)))
+    modules = [module_file(each) for each in map(str, (data or "", request.metric)) if ":" in each]
+    recipe = [Path(request.recipe)] if isinstance(request.recipe, str) else []
+    for path in (*modules, *recipe, request.replay, *request.custom_ops):
+        if path is not None:
+            model.inputs.add(path, read_once=True)
+    outputs = [output, Result.account_path(output), *_reports(request)]
+    refuse_outputs(model, outputs, force=request.force)
+
+
+def _reports(request: Request) -> list[Path]:
+    return [] if request.report is None else [request.report]
 
 
 def _result(request: Request, model: Model, tell: screen.Tell) -> Result:

@@ -128,7 +128,7 @@ budget_options = stacked(
                       "Default: the threshold of --metric auto."),
     metric_option,
     click.option("--target-size", type=Words("size", budget.parse_size), metavar="SIZE",
-                 help="Size to get down to: 4x (times smaller), 25% (of the original) or 5MB."),
+                 help="Size to get down to: 4x (times smaller), 25% (of the original), 5MB, or bytes from 1024 on."),
     click.option("--target-latency", type=Words("latency", budget.parse_latency), metavar="TIME",
                  help="Latency to get down to: 0.5x (of the original's) or 5ms."),
     click.option("--time-budget", type=Words("time", budget.parse_time), metavar="TIME",
@@ -145,7 +145,7 @@ output_options = stacked(
 
 limit_options = stacked(
     click.option("--exclude", multiple=True, metavar="PATTERN",
-                 help="Leave weights and nodes of these names alone: shell pattern, may be repeated."),
+                 help="Leave weights and nodes of these names alone: name or shell pattern, may be repeated."),
     click.option("--target-cpu", type=Words("cpu", processor), metavar="NAME",
                  help="Processor that the result is for, where it is not this one: amx, vnni, avx512, avx2, haswell, "
                       "neon-dotprod, neon, generic, ..."),

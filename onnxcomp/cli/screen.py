@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ WIDE = 10_000  # columns, where nothing has to fit a terminal
 QUIET_S = 1.0  # a run shorter than this shows no progress
 LINE_EVERY_S = 5.0  # progress lines, where there is no terminal
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
+
 Tell = Callable[[int, int, str], None]
 
 
@@ -37,12 +40,20 @@ def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) 
     return made
 
 
+def visible(text: str) -> str:
+    """The text with its control characters written out: names in a file must not reach a terminal as commands."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def show(*parts: Table | str) -> None:
     """Print tables and lines on standard output."""
     console = _console()
     with console.capture() as captured:
         for part in parts:
-            console.print(Text(part) if isinstance(part, str) else Padding(part, (0, 0, 0, 0), expand=False))
+            if isinstance(part, str):
+                console.print(Text("\n".join(map(visible, part.split("\n")))))
+            else:
+                console.print(Padding(part, (0, 0, 0, 0), expand=False))
     click.echo("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
 
 
@@ -52,13 +63,13 @@ def facts(rows: Sequence[tuple[str, str]]) -> Table:
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, words in rows:
-        made.add_row(name, Text(words))
+        made.add_row(visible(name), Text(visible(words)))
     return made
 
 
 def cells(*values: object) -> list[Text]:
-    """Values as table cells; names are never read as markup."""
-    return [Text(str(value)) for value in values]
+    """Values as table cells; names are never read as markup, nor as commands to the terminal."""
+    return [Text(visible(str(value))) for value in values]
 
 
 def show_json(content: Any) -> None:
@@ -124,8 +135,9 @@ class _Bar:
     def tell(self, done: int, total: int, what: str) -> None:
         task = self.bar.tasks[0]
         task.total = total if total > 1 else None  # `update` takes None for no change
-        self.bar.update(self.task, completed=done, description=Text(what).markup)
+        self.bar.update(self.task, completed=done, description=Text(visible(what)).markup)
 
 
 def _words(done: int, total: int, what: str) -> str:
+    what = visible(what)
     return f"{what} ({done} of {total})" if total > 1 else what

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from onnxcomp.contract import Context, Outcome, Pass, parameters
+from onnxcomp.errors import RecipeError
 from onnxcomp.receipt import Application, Entry
 
 
@@ -18,6 +19,14 @@ def application(rewrite: Pass, context: Context, include: Sequence[str] | None =
         exclude=list(context.exclude),
         on_data=rewrite.draws_on_data(calibration=context.calibration is not None),
     )
+
+
+def pass_again(kind: type[Pass], applied: Application) -> Pass:
+    """The pass of an application. Raises ParameterError or RecipeError where its parameters are none of ``kind``."""
+    unknown = sorted(applied.parameters.keys() - {each.name for each in parameters(kind)})
+    if unknown:
+        raise RecipeError(f"{applied.rewrite}: the receipt has {unknown[0]}, which this version's pass does not.")
+    return kind(**applied.parameters)
 
 
 def parameters_of(rewrite: Pass) -> dict[str, Any]:

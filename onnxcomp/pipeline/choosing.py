@@ -206,7 +206,7 @@ class Choosing:
     def _spent(self, verdict: Verdict) -> float:
         """The share of the budget that a trial takes up, one standard error included."""
         safe = (verdict.divergence + verdict.interval[1]) / 2
-        return max(safe / self.verifier.limit, verdict.energy / self.verifier.search_limit)
+        return max(_share(safe, self.verifier.limit), _share(verdict.energy, self.verifier.search_limit))
 
     def _loosening(self, verdict: Verdict) -> float:
         """By how much the search's limit may grow after a result that verified with budget to spare."""
@@ -216,7 +216,7 @@ class Choosing:
 
     def _tightening(self, step: Step, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
-        if not math.isfinite(verdict.energy):
+        if not math.isfinite(verdict.energy) or not self._spent(verdict):
             return STRICTER
         if step.then and not self._counts_otherwise():
             return min(0.9, max(MOST_TIGHTENED, 0.97 / self._spent(verdict)))
@@ -250,6 +250,13 @@ class Choosing:
                 applications.append(application(rewrite, context))
         verdict = self.verifier.check(model)
         return Trial(model, noted, applications, verdict, assignment)
+
+
+def _share(used: float, limit: float) -> float:
+    """Used over a limit; of a limit of zero nothing, or more than there is."""
+    if limit:
+        return used / limit
+    return math.inf if used > 0 else 0.0
 
 
 def _fit_later(candidates: Sequence[Pass], context: Context) -> bool:

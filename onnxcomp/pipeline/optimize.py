@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,13 +22,17 @@ from onnxcomp.calibration.rollout import rolled_out
 from onnxcomp.calibration.states import named_states
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError, VerificationError
+from onnxcomp.files import Transaction
+from onnxcomp.graph.amplified import refuse_amplified
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.time_axes import time_axes
 from onnxcomp.graph.weights import compose
-from onnxcomp.model import Model, load, refuse_output, save, write_text
+from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
+from onnxcomp.pipeline.account import pass_again
 from onnxcomp.pipeline.choosing import fitting_part
+from onnxcomp.pipeline.excluding import refuse_idle
 from onnxcomp.pipeline.measure import compare_costs
 from onnxcomp.pipeline.rewrite import apply_pass, put_back
 from onnxcomp.pipeline.run import Progress, Run
@@ -42,6 +46,7 @@ from onnxcomp.verify.repeatable import draws_differently
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
+RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
 
 
@@ -61,19 +66,30 @@ class Result:
         """Where the receipt of the model at ``path`` goes."""
         return path.with_name(f"{path.stem}.receipt.json")
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
-        """Write the model and, beside it, ``<stem>.receipt.json``; gives all files written."""
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        pages: Mapping[Path, Callable[[Receipt], str]] | None = None,
+    ) -> list[Path]:
+        """Write the model and, beside it, ``<stem>.receipt.json``: all of them or none; gives all files written.
+
+        pages: further files to write with them, each made from the receipt. Raises ModelError where one of the
+        files is one that the run read, or another of them, or exists (without ``force``).
+        """
         target = Path(path)
         account = self.account_path(target)
-        refuse_output(account, model=self.model, force=force)
-        written = save(self.model, target, force=force)
-        self.receipt.result |= {
-            "path": target.name,
-            "bytes": sum(each.stat().st_size for each in written),
-            "sha256": file_digest(target),
-        }
-        write_text(account, self.receipt.to_json())
-        return [*written, account]
+        texts = dict(pages or {})
+        refuse_outputs(self.model, [target, account, *texts], force=force)
+        with Transaction() as outputs:
+            staged = stage(self.model, target, outputs)
+            self.receipt.result |= {"path": target.name, "bytes": staged.size_bytes, "sha256": staged.sha256}
+            outputs.write(account, [self.receipt.to_json().encode()])
+            for page, render in texts.items():
+                outputs.write(page, [render(self.receipt).encode()])
+            outputs.commit(stale_data(target, staged, self.model))
+        return [*staged.paths, account, *texts]
 
 
 def optimize(
@@ -103,6 +119,7 @@ def optimize(
     where = target if isinstance(target, Target) else Target.of(target)
     _refuse_newer(model, where)
     limits = budget or Budget()
+    refuse_idle(model, exclude)
     run = _prepare(model, chosen, calibration, where, limits, metric, tuple(exclude), seed, progress)
     run.deadline = started + (limits.time_budget_s or math.inf)
     run.execute()
@@ -142,7 +159,7 @@ def replay(
     current = before = model
     is_exact = True  # what was applied so far
     for application in receipt.applied:
-        rewrite = get_pass(application.rewrite)(**application.parameters)
+        rewrite = pass_again(get_pass(application.rewrite), application)
         if is_exact:
             context = dataclasses.replace(context, original=current)
         is_exact = is_exact and rewrite.effect.exact
@@ -163,18 +180,23 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
 
     Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
     """
+    refuse_amplified(model)
     if isinstance(source, CalibrationData):
+        model.inputs.update(source.files)
         return source
     try:
         with model.opened_on(target.session) as session:
             barred = time_axes(model)
             if source is None:
-                return CalibrationData.random(session.inputs, seed=seed, run=session.run, not_samples=barred)
+                run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
+                return CalibrationData.random(session.inputs, seed=seed, run=run, not_samples=barred)
             states = {state.input for state in named_states(model, session)}
             data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
-            return rolled_out(model, session, data, seed=seed)
+            data = rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+    model.inputs.update(data.files)
+    return data
 
 
 def _refuse_newer(model: Model, target: Target) -> None:

@@ -12,6 +12,7 @@ from onnxcomp.graph.inspect import GAIN_BITS, coded_bytes
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
+from onnxcomp.pipeline.excluding import refuse_idle
 from onnxcomp.pipeline.optimize import open_data
 from onnxcomp.recipe import AUTO, Recipe, Step
 from onnxcomp.target import Target
@@ -77,6 +78,7 @@ def plan(
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
+    refuse_idle(model, exclude)
     data = open_data(model, calibration, where, seed)
     context = Context(exclude=tuple(exclude))
     return Plan(

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.errors import OnnxcompError, PassError
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import compose, constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.runtime import one_line
 
 Array = NDArray[Any]
 
@@ -24,10 +26,17 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
 
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
+    Raises PassError, which names the pass, for whatever it does not foresee.
     """
     graph = open_graph(model)
-    with threadpool_limits(1):
-        outcome = rewrite.apply(graph, context)
+    try:
+        with threadpool_limits(1):
+            outcome = rewrite.apply(graph, context)
+    except (OnnxcompError, MemoryError):
+        raise
+    except Exception as error:
+        name = rewrite.pass_name()
+        raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
     after = close_graph(graph) if outcome.changed else model
     if "compact" in rewrite.makes and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}

@@ -16,6 +16,7 @@ from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.value_edit import all_finite
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
+from onnxcomp.pipeline.excluding import refuse_idle
 from onnxcomp.pipeline.optimize import open_data, silent, tuner_for
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
@@ -63,6 +64,7 @@ def measure_sensitivity(
         raise CalibrationError("sensitivity: must be measured on inputs. Give them with --calib-data.")
     model = load(source)
     where = target if isinstance(target, Target) else Target.of(target)
+    refuse_idle(model, exclude)
     data = open_data(model, calibration, where, seed).split(seed=seed)[0]
     tuner = tuner_for(model, data, "divergence", {"target": where, "metric": "divergence", "seed": seed})
     context = Context(

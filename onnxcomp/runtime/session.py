@@ -6,9 +6,11 @@ and go as ml_dtypes arrays, which ONNX Runtime's own ``run`` refuses.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -211,21 +213,26 @@ class Session:
         """Write what was profiled so far and give the file: JSON, one event a node and run."""
         return Path(self._session.end_profiling())
 
-    def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, Value]:
+    def run(
+        self, feeds: Feeds, names: Sequence[str] | None = None, *, limit_s: float | None = None
+    ) -> dict[str, Value]:
         """The outputs called ``names`` (default all) for ``feeds``, by name.
 
+        limit_s: seconds after which the run is ended, at the next node or turn of a loop.
         Raises VerificationError with ONNX Runtime's message when the model does not run on them.
         """
         wanted = list(names) if names is not None else list(self._output_types)
         options = ort.RunOptions()
         options.log_severity_level = LOG_FATAL
         try:
-            given = {name: self._fed(name, value) for name, value in feeds.items()}
-            if any(self._is_foreign(name) for name in wanted):
-                return self._run_foreign(wanted, given, options)
-            return dict(zip(wanted, self._session.run(wanted, given, options), strict=True))
+            with _ended_after(limit_s, options):
+                given = {name: self._fed(name, value) for name, value in feeds.items()}
+                if any(self._is_foreign(name) for name in wanted):
+                    return self._run_foreign(wanted, given, options)
+                return dict(zip(wanted, self._session.run(wanted, given, options), strict=True))
         except ORT_ERRORS as error:
-            raise VerificationError(f"the model does not run: {one_line(error)}") from error
+            reason = f"it took more than {limit_s:g} s" if options.terminate else one_line(error)
+            raise VerificationError(f"the model does not run: {reason}") from error
 
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
         """What runs the model on ``feeds`` again and again with as little as possible around it: for timing.
@@ -268,6 +275,21 @@ class Session:
             name: _copied(result, self._output_types[name]) if self._is_foreign(name) else result.numpy()
             for name, result in zip(names, results, strict=True)
         }
+
+
+@contextlib.contextmanager
+def _ended_after(limit_s: float | None, options: Any) -> Iterator[None]:
+    """Have ONNX Runtime end the run with these options once it has taken so long."""
+    if limit_s is None:
+        yield
+        return
+    timer = threading.Timer(limit_s, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def evaluate(model: bytes, feeds: Feeds | None = None, *, optimization: str = "none") -> dict[str, Value]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.sources import call
+from onnxcomp.calibration.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
 from onnxcomp.graph.ends import LINEAR, ends
 from onnxcomp.model import Model
@@ -373,7 +373,7 @@ class Verifier:
 
     def _score(self, model: Model) -> float:
         with model.opened_on(self.target.session) as session:
-            return float(call(self.metric, session.run))
+            return call_score(self.metric, session.run)
 
 
 def _over_beside(held: tuple[float, float] | None, why: str = "too few samples to count by, and") -> tuple[str, ...]:

@@ -204,6 +204,12 @@ def test_the_input_is_never_the_output(invoke, model_file: Path) -> None:
 
 WRONG = {
     "a size without a number": ("--target-size", "huge"),
+    "a size without a unit": ("--target-size", "3"),
+    "a size beyond all numbers": ("--target-size", "1e400"),
+    "a drop beyond all numbers": ("--max-drop", "1e400"),
+    "an exponent beyond all numbers": ("--target-latency", "1e99999999999999ms"),
+    "a time beyond all numbers": ("--time-budget", "9" * 400),
+    "a pattern that matches nothing": ("--exclude", "W9"),
     "a time without a unit known": ("--time-budget", "3 fortnights"),
     "a negative seed": ("--seed", "-1"),
     "no threads": ("--threads", "0"),
@@ -225,3 +231,27 @@ def test_a_receipt_that_is_none_is_refused(invoke, model_file: Path, tmp_path: P
     receipt = tmp_path / "receipt.json"
     receipt.write_text("{}")
     refused(invoke("optimize", model_file, "--replay", receipt), "receipt.json")
+
+
+def test_a_pattern_that_matches_nothing_gets_the_nearest_names(invoke, model_file: Path) -> None:
+    for command in (("optimize",), ("run", "quantize-weights")):
+        result = invoke(*command, model_file, "--exclude", "W9*")
+        assert result.exit_code == 2
+        assert "W9* matches no weight and no node" in result.stderr and "W1" in result.stderr
+
+
+@pytest.mark.parametrize("pattern", ["W1", "W[12]", "h", "*"])
+def test_a_pattern_that_matches_a_weight_or_node_is_taken(invoke, pattern: str, model_file: Path) -> None:
+    assert invoke("optimize", model_file, "--exclude", pattern, "--dry-run", "-q").exit_code == 0
+
+
+def test_a_fault_of_the_program_is_one_line_too(invoke, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxcomp.cli import job
+
+    def broken(request: object) -> None:
+        raise KeyError("\x1b[2Jboom")
+
+    monkeypatch.setattr(job, "run", broken)
+    refused(invoke("optimize", model_file), "a fault of onnxcomp itself", "KeyError", r"\x1b[2Jboom")
+    told = invoke("optimize", model_file, "-v")
+    assert told.exit_code == 1 and "Traceback" in told.stderr

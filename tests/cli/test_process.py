@@ -111,6 +111,27 @@ def on_terminal(columns: int, *args: str) -> str:
     return shown.decode()
 
 
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+
+
+@pytest.mark.parametrize("command", ["inspect", "optimize"])
+def test_names_in_a_file_are_no_commands_to_the_terminal(command: str, model_file: Path, out: Path) -> None:
+    import onnx
+
+    model = onnx.load(model_file)
+    for node in model.graph.node:
+        node.name = HOSTILE + node.op_type
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = f"W{HOSTILE}"
+    model.graph.initializer[0].doc_string = HOSTILE
+    path = model_file.parent / "hostile.onnx"
+    path.write_bytes(model.SerializeToString())
+    arguments = ["--recipe", "lossless", "-v", "-o", str(out / "o.onnx")] if command == "optimize" else []
+    shown = on_terminal(200, command, str(path), *arguments)
+    assert r"\x1b]0;owned\x07\x1b[2J\x9b31m" in shown
+    for sequence in ("\x1b]", "\x1b[2J", "\x9b", "\x07"):
+        assert sequence not in shown
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_narrow_terminal_shows_every_name_whole_or_folded(model_file: Path, columns: int) -> None:
     import re

@@ -66,8 +66,9 @@ def test_keeps_external_data_where_it_is(tmp_path: Path) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(values, "large"))
     path = tmp_path / "model.onnx"
     onnx.save(proto, path, save_as_external_data=True, location="model.data", size_threshold=64)
-    stored = onnx.load(path, load_external_data=False)
     model = load(path)
+    stored = onnx.ModelProto()
+    stored.CopyFrom(model.proto)
     graph = open_graph(model)
     constant = next(each for each in graph.main.constants if each.name == "large")
     np.testing.assert_array_equal(constant.values, values)

@@ -211,3 +211,11 @@ def test_a_sparse_weight_stays_sparse() -> None:
     proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2, 2, 2, 2]))
     done = rewrite(proto, "fuse-batch-norm")
     assert not done.outcome.changed and "sparse" in done.outcome.skipped[0].reason
+
+
+def test_leaves_a_bias_that_is_not_one_value_a_channel() -> None:
+    body = """g (float[N, 4, 6, 6] x) => (float[N, 8, 4, 4] y) {
+        h = Conv (x, w, b) y = BatchNormalization (h, s, o, m, v) }"""
+    proto = filled(body, w=(8, 4, 3, 3), b=(24,), s=(8,), o=(8,), m=(8,), v=(8,))
+    done = rewrite(proto, "fuse-batch-norm")
+    assert not done.outcome.changed and "not one value a channel" in done.outcome.skipped[0].reason

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.budget import Budget
-from onnxcomp.errors import VerificationError
+from onnxcomp.errors import ModelError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.compare import compare
@@ -62,7 +62,7 @@ def test_the_default_recipe_is_verified_with_the_same_noise_and_leaves_no_seed(d
 
 def test_weights_are_matched_to_outputs_under_the_same_noise(data: Path) -> None:
     """Without it the moments of two models say little of each other, and matching makes the error larger."""
-    rounding = get_pass("quantize-weights")(bits=4)
+    rounding = get_pass("quantize-weights")(bits=8)
     model = model_of(DRAWING)
     plain = optimize(model, recipe=Recipe.of(rounding), calibration=data, budget=Budget(), measure=False)
     matched = optimize(model, recipe=Recipe.of(rounding, get_pass("match-outputs")()), calibration=data, measure=False)
@@ -86,3 +86,13 @@ def test_noise_that_no_seed_holds_leaves_exact_steps_only_and_says_so(data: Path
 def test_a_lossy_pass_alone_is_refused_where_no_seed_holds_the_noise(data: Path) -> None:
     with pytest.raises(VerificationError, match="nothing can be verified: the model draws random numbers"):
         optimize(model_of(UNSEEDED), recipe=Recipe.of(get_pass("quantize-weights")()), calibration=data)
+
+
+def test_a_result_keeps_the_inputs_of_the_run_as_they_are(data: Path, tmp_path: Path) -> None:
+    onnx.save(model_of(DRAWING).proto, tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    stripped = Recipe.of(get_pass("strip-metadata")())
+    result = optimize(tmp_path / "m.onnx", recipe=stripped, calibration=data, measure=False)
+    assert result.model.has_data_files
+    for read in (data, tmp_path / "w", tmp_path / "m.onnx"):
+        with pytest.raises(ModelError, match="never written to"):
+            result.save(read, force=True)

@@ -52,6 +52,19 @@ def test_channels_that_the_model_declares_are_looked_along(tmp_path: Path) -> No
     assert {each.axis for each in unknown.described["y"].lenses if isinstance(each, RelativeError)} == {0, 2}
 
 
+@pytest.mark.parametrize("operator", ["Neg", "Softmax", "Sigmoid"])
+@pytest.mark.parametrize("rest", [(0,), (0, 4), (4, 0), (0, 3, 3)])
+def test_outputs_without_elements_are_not_compared(tmp_path: Path, operator: str, rest: tuple[int, ...]) -> None:
+    shape = ", ".join(map(str, rest))
+    model = parsed(
+        f"g (float[N, {shape}] nothing, float[N, 3] x) => (float[N, {shape}] none, float[N, 3] y)"
+        f" {{ none = {operator}(nothing) y = Neg(x) }}"
+    )
+    x = RNG.normal(size=(40, 3)).astype(np.float32)
+    found = read(model, opened(model, tmp_path, nothing=np.zeros((40, *rest), np.float32), x=x)).evidence()
+    assert found.compared == ("y",) and found.silent == {"none": "no values"}
+
+
 def cache() -> Model:
     return parsed(
         "g (float[N, 6, 4] past, float[N, 1, 4] x) => (float[N, 7, 4] present, float[N, 6, 4] same)"

@@ -101,14 +101,6 @@ def test_labels_make_accuracy_the_metric(tmp_path: Path) -> None:
     assert relative.limit == pytest.approx(0.009)
 
 
-def test_labels_that_fit_no_output_are_left_out_and_said(tmp_path: Path) -> None:
-    model = classifier()
-    data = opened(model, tmp_path, x=X, labels=np.linspace(0, 1, 120))
-    verifier = Verifier(model, data, target=CPU)
-    assert verifier.metric == "divergence"
-    assert "labels are not integers" in verifier.notes[-1]
-
-
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [

@@ -126,10 +126,14 @@ def unit_channels(batches: Batches, axis: int) -> Array:
     lows, highs, decided, count = [], [], 0, 0
     for each in batches():
         values = by_channel(each.block, axis)
+        if not values.size:
+            continue
         lows.append(values.min(axis=(0, 1)))
         highs.append(values.max(axis=(0, 1)))
         decided = decided + ((values < UNDECIDED) | (values > 1 - UNDECIDED)).sum(axis=(0, 1))
         count += values.shape[0] * values.shape[1]
+    if not lows:
+        return np.zeros(values.shape[-1], bool)
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     are_within = (low >= 0) & (high <= 1) & (high > low) & (high >= RARE_CHANCE)
     return np.asarray(are_within & (decided >= DECIDED_SHARE * count))

@@ -77,7 +77,7 @@ def scores_of(output: Output, batches: Batches, channel_axes: tuple[int, ...]) -
     """How an output tells at which positions something is, or None: by its classes where one wins most positions, by
     channels of chances."""
     blocks = [each.block for each in batches()]
-    if not blocks or any(block.ndim != 3 for block in blocks):
+    if not any(block.size for block in blocks) or any(block.ndim != 3 for block in blocks):
         return None
     if output.has_classes and output.axis is not None and output.form is not None:
         if output.kind != "classes":

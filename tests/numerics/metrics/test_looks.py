@@ -181,6 +181,14 @@ def test_channels_of_chances_stand_out_in_all_batches() -> None:
         assert unit_channels(batches(chosen[:1], chosen[1:]), axis).tolist() == [False, True, False, False]
 
 
+def test_batches_in_which_nothing_is_leave_the_channels_as_they_are() -> None:
+    """As of boxes, where none was found."""
+    block = np.stack([300 * RNG.random((2, 7)), RNG.beta(0.3, 0.3, size=(2, 7))], axis=-1)
+    nothing = block[:, :0]
+    assert unit_channels(batches(nothing, block, nothing), 1).tolist() == [False, True]
+    assert unit_channels(batches(nothing), 1).tolist() == [False, False]
+
+
 @pytest.mark.parametrize(("rank", "axes"), [(1, ()), (2, (0,)), (3, (1, 0)), (4, (0, 2)), (5, (0, 3))])
 def test_classes_may_lie_last_or_first(rank: int, axes: tuple[int, ...]) -> None:
     assert tuple(class_axes(rank)) == axes
