@@ -95,6 +95,7 @@ class Receipt:
     """The whole account of one run.
 
     target_cpu: the processor that it was made for, "" on other providers and where none was recorded.
+    min_ort: the oldest ONNX Runtime that had to load it, "" where none was asked for.
     """
 
     recipe: str
@@ -112,6 +113,7 @@ class Receipt:
     missed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     target_cpu: str = ""
+    min_ort: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -123,6 +125,7 @@ class Receipt:
         """Read a receipt; RecipeError when the file is none, or of a later format."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content.pop("files", None)  # what --json says beside the receipt
             if content.get("format") != FORMAT:
                 raise RecipeError(f"{path}: a receipt of format {content.get('format')}; this version reads {FORMAT}.")
             content["applied"] = [Application(**each) for each in content["applied"]]

@@ -22,7 +22,7 @@ from onnxcomp.pipeline.race import Course
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 
-replaying = importlib.import_module("onnxcomp.pipeline.optimize")
+replaying = importlib.import_module("onnxcomp.pipeline.replaying")
 FEATURES = 8
 
 
