@@ -25,7 +25,7 @@ class Application:
 
     include: the names that it was limited to, None for no limit. restore: weights put back afterwards.
     beside: it was applied to the model that the application before it was applied to, and the weights of
-        ``include`` taken from there; else to what that one left. on_data: it needs the calibration data;
+        ``include`` taken from there; else to what that one left. on_data: it is given the calibration data;
         fitted: only the part of them that a search fits its candidates to.
     """
 

@@ -13,12 +13,13 @@ from onnxcomp.receipt import Entry, Receipt, StepReport
 
 STORE = "store-compact"
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
+REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
 NAMED = 3  # weights named in a line without --verbose
 ESTIMATED_BITS = (8, 5, 4, 3)
 
 
-def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
-    """The steps, then what the whole comes to."""
+def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool, replayed: bool = False) -> None:
+    """The steps, then what the whole comes to. replayed: nothing of it was measured now."""
     headings = ("step", "result", "bytes after", f"{measure_name(receipt)} (95% interval)", "weights and nodes")
     steps = screen.table(*headings, right=("bytes after",), whole=("step",))
     for report in receipt.steps:
@@ -31,7 +32,8 @@ def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
     _show_tried(receipt)
     if verbose:
         _show_names(receipt)
-    screen.show("", screen.facts(totals(receipt, written)))
+    rows = labelled("replayed", [REPLAYED] if replayed else [])
+    screen.show("", screen.facts([*rows, *totals(receipt, written)]))
 
 
 def measure_name(receipt: Receipt) -> str:
@@ -198,6 +200,8 @@ def costs(measured: dict[str, Any], *, before: str, after: str) -> list[tuple[st
 
 def verification(receipt: Receipt) -> str:
     """On what the result was verified, and how it came out."""
+    if receipt.verdict.get("verified") is False:
+        return "not verified: nothing could be compared; nothing broke"
     words = measured_words(receipt.verdict, metric=str(receipt.metric["name"]))
     if receipt.data["random"]:
         return f"on random inputs on {receipt.target}, which shows breakage only: {words}"

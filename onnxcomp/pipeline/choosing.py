@@ -25,6 +25,7 @@ from onnxcomp.pipeline.table import (
     NOISE_ERROR,
     Assignment,
     Table,
+    as_made,
     build,
     fit_again,
     tabulate,
@@ -68,11 +69,10 @@ class Choosing:
         data. What does not verify only where nothing does; None where nothing can change."""
         fit, tuner = self._parts_to_search()
         context = dataclasses.replace(self.context, calibration=fit)
-        table = self._table(context, tuner)
+        table, mild = self._table(context, tuner)
         self.skipped = list(table.skipped)
         if not table.options:
             return None
-        mild = assign_by_noise(self.model, table)
         best = None
         if tuner is not None:
             spending = Spending(self, context, table, mild, tuner, self._goal_bytes(table))
@@ -87,7 +87,7 @@ class Choosing:
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
-        name = search.culprit(mild, lambda found: self.holds_alone(table, found, 1.0))
+        name = search.culprit(mild, lambda found: self.energy_alone(table, found), self.verifier.limit)
         if name is None:
             return trial
         self.notes.append(f"{name}: the budget does not bear 8 bits of it; left as it was")
@@ -112,22 +112,24 @@ class Choosing:
                 f"{self.step.name}: {spent:.0%} of the budget is taken up; what saves more broke it: {why}"
             )
 
-    def _table(self, context: Context, tuner: Verifier | None) -> Table:
-        """What each weight can become. Where candidates draw on data, all are made without, and those in question for
-        a weight again with data."""
+    def _table(self, context: Context, tuner: Verifier | None) -> tuple[Table, Assignment]:
+        """What each weight can become, and what noise alone allows. Where candidates draw on data, all are made
+        without, and those in question for a weight again with data."""
         candidates, deadline = self.step.candidates, self.deadline
         most_error = NOISE_ERROR if tuner is None else HOPELESS_ERROR
         fits_later = tuner is not None and _fit_later(candidates, context)
         plain = dataclasses.replace(context, calibration=None) if fits_later else context
         table = tabulate(self.model, candidates, plain, most_error=most_error, deadline=deadline)
         self._hold_back(table)
-        if table.options and tuner is not None and fits_later:
-            mild = assign_by_noise(self.model, table)
-            search.measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
-            search.shortlist(table, tuner.search_limit, mild)
-            fit_again(table, self.model, candidates, context, deadline=deadline)
-            self._hold_back(table)
-        return table
+        mild = assign_by_noise(self.model, table)
+        if not table.options or tuner is None or not fits_later:
+            return table, mild
+        mild = as_made(table, mild, len(candidates))
+        search.measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
+        search.shortlist(table, tuner.search_limit, mild)
+        fit_again(table, self.model, candidates, context, deadline=deadline)
+        self._hold_back(table)
+        return table, {name: mild[name] for name in table.options}
 
     def _hold_back(self, table: Table) -> None:
         """Few samples license little more than none."""
@@ -154,21 +156,21 @@ class Choosing:
         rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(GOAL_SHARE * self.target_size.limit(self.original.size_bytes) - rest)
 
-    def holds_alone(self, table: Table, assignment: Assignment, factor: float) -> bool:
-        """Whether an assignment, without what follows it, is within ``factor`` times the budget."""
-        verdict = self.verifier.check(build(self.model, table, assignment))
-        return not verdict.failed and verdict.energy <= factor * self.verifier.limit
+    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+        """How far an assignment, without what follows it, is from the original on the verification part."""
+        return self.verifier.check(build(self.model, table, assignment)).energy
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
         noted: list[Entry] = []
         applications: list[Application] = []
-        for index, rewrite in enumerate(self.step.candidates):
-            names = sorted(name for name, option in assignment.items() if option.choice == index)
-            if not names:
-                continue
-            noted.extend(table.entries[index, name] for name in names)
-            applied = application(rewrite, context, include=names)
+        candidates = self.step.candidates
+        plain = dataclasses.replace(context, calibration=None)
+        for choice in sorted({option.choice for option in assignment.values() if option.choice is not None}):
+            names = sorted(name for name, option in assignment.items() if option.choice == choice)
+            noted.extend(table.entries[choice, name] for name in names)
+            rewrite = candidates[choice % len(candidates)]
+            applied = application(rewrite, context if choice < len(candidates) else plain, include=names)
             applied.beside, applied.fitted = bool(applications), applied.on_data
             applications.append(applied)
         model = build(self.model, table, assignment)

@@ -104,7 +104,8 @@ def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
             raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
         if not application.beside:
             before = line
-        given = before.context(dataclasses.replace(context, calibration=fit if application.fitted else data))
+        part = (fit if application.fitted else data) if application.on_data else None
+        given = before.context(dataclasses.replace(context, calibration=part))
         after = _apply_again(before.current, rewrite, application, given)
         if application.beside:
             after = compose(line.current, dict.fromkeys(application.include or (), after))

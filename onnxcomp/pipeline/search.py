@@ -35,6 +35,7 @@ MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
 FEW_AFFECTED = 0.5  # of the samples that see a change of all weights: fewer bear their own part of the limit
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
+CARRIED = 0.5  # of a divergence, at most, is left without the weight that carries it
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 FEWEST_MOVES = 3  # tried on an assignment with all that follows; one for each 16 evaluations
 SHORTLISTED = tuple(2.0**power for power in range(-1, 6))  # limits, relative to the one that is asked for
@@ -64,7 +65,7 @@ def measure_influence(
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
     for index, name in enumerate(ranked):
         context.progress(index, len(ranked), f"measuring {name}")
-        table.options[name] = _undominated(table.options[name], mild.get(name))
+        table.options[name] = _undominated(table.options[name])
         if index >= PROBED_WEIGHTS or time.monotonic() > deadline:
             hold_to(table, name, mild)
         changed = [each for each in table.options[name] if each.error > 0]
@@ -98,8 +99,8 @@ def _try_hard(model: Model, table: Table, name: str, option: Option, reach: Reac
 
 def hold_to(table: Table, name: str, mild: Assignment) -> None:
     """Leave a weight no options but that of leaving it and that of ``mild``."""
-    allowed = (None, mild[name].choice if name in mild else None)
-    table.options[name] = [each for each in table.options[name] if each.choice in allowed]
+    plain = table.options[name][0]
+    table.options[name] = [plain] if mild[name].choice is None else [plain, mild[name]]
 
 
 def _hold_affected(table: Table, probe: Probe, mild: Assignment, limit: float) -> None:
@@ -170,13 +171,13 @@ def _nearest(options: Sequence[Option]) -> Option:
     return min(options, key=lambda each: abs(math.log(each.error / PROBE_ERROR)))
 
 
-def _undominated(options: Sequence[Option], always: Option | None) -> list[Option]:
+def _undominated(options: Sequence[Option]) -> list[Option]:
     """The options without those that take more bytes than another one and leave much more error."""
 
     def beaten(option: Option) -> bool:
         return any(each.size_bytes <= option.size_bytes and each.error * DOMINATING < option.error for each in options)
 
-    return [each for each in options if each.choice is None or each == always or not beaten(each)]
+    return [each for each in options if each.choice is None or not beaten(each)]
 
 
 def shortlist(table: Table, limit: float, always: Assignment) -> None:
@@ -329,15 +330,18 @@ def retreat(table: Table, assignment: Assignment) -> bool:
     return True
 
 
-def culprit(assignment: Assignment, holds: Callable[[Assignment], bool]) -> str | None:
-    """The weight that carries the failure of an assignment: left as it was, it alone makes the rest hold. Found by
-    halving; None where there is no such weight."""
+def culprit(assignment: Assignment, energy: Callable[[Assignment], float], limit: float) -> str | None:
+    """The weight that carries the failure of an assignment: left as it was, it alone brings the rest within the limit,
+    and takes most of the divergence with it. Found by halving; None where there is no such weight."""
+    whole = energy(assignment)
+    most = min(limit, CARRIED * whole)
     names = [name for name, option in assignment.items() if option.choice is not None]
+    if whole <= limit:
+        return None
     while len(names) > 1:
-        middle = len(names) // 2
-        halves = (names[:middle], names[middle:])
-        names = next((half for half in halves if holds(_without(assignment, half))), [])
-    return names[0] if names and holds(_without(assignment, names)) else None
+        halves = names[: len(names) // 2], names[len(names) // 2 :]
+        names = next((half for half in halves if energy(_without(assignment, half)) <= most), [])
+    return names[0] if names and energy(_without(assignment, names)) <= most else None
 
 
 def _without(assignment: Assignment, names: Collection[str]) -> Assignment:

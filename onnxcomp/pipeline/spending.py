@@ -30,7 +30,8 @@ LIMITS_TRIED = 24  # limits of a search that end in an assignment known already 
 STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
 ENOUGH = 0.75  # of the budget: no stronger one is tried
 CLOSE = 1.15  # a limit this close to one that failed is not worth another try
-SURPRISING = 1.5  # times the limit: what was predicted to be within it and is not has a cause of its own
+SURPRISING = 1.5  # times the limit of the search: what was measured within it and is far beyond has its own cause
+PREDICTED = 0.3  # of the predicted divergence: a stricter limit deals with a weight that has more of it
 HELD_BACK = 2  # times that one weight is sought for that, at most: each takes a dozen evaluations
 
 
@@ -47,8 +48,8 @@ class Work(Protocol):
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified with all that follows."""
 
-    def holds_alone(self, table: Table, assignment: Assignment, factor: float) -> bool:
-        """Whether an assignment, without what follows it, is within ``factor`` times the budget."""
+    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+        """How far an assignment, without what follows it, is from the original on the verification part."""
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Spending:
                 if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
                     break
                 limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
-            elif not (best is None and self._hold_back(trial)):
+            elif not (best is None and self._hold_back(trial, limit)):
                 broken = min(broken, limit)
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
             if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(CLOSE)):
@@ -107,21 +108,27 @@ class Spending:
             self.known[key] = work.tried(self.context, self.table, found)
         return self.known[key]
 
-    def _hold_back(self, trial: Trial) -> bool:
-        """Whether one weight carries the failure of a trial; the table then has no such option of it any more."""
-        if self._is_surprising(trial.verdict) and self.held_back < HELD_BACK:
+    def _hold_back(self, trial: Trial, limit: float) -> bool:
+        """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
+        no such option of it any more."""
+        if self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
             self.held_back += 1
-            factor = RECOVERED if self.work.step.then else 1.0
-            name = search.culprit(trial.assignment, lambda found: self.work.holds_alone(self.table, found, factor))
-            if name is not None:
+            most = self.work.verifier.search_limit * (RECOVERED if self.work.step.then else 1.0)
+            name = search.culprit(trial.assignment, lambda found: self.work.energy_alone(self.table, found), most)
+            if name is not None and self._is_unforeseen(name, trial.assignment):
                 self._forbid(name, trial.assignment)
                 return True
         return not self.work.step.then and search.retreat(self.table, trial.assignment)
 
-    def _is_surprising(self, verdict: Verdict) -> bool:
+    def _is_surprising(self, verdict: Verdict, limit: float) -> bool:
         """Whether a trial broke the budget by far more than the search can be mistaken. What is counted otherwise is
         spent until it breaks."""
-        return not self._counts_otherwise() and not verdict.energy <= SURPRISING * self.work.verifier.search_limit
+        return not self._counts_otherwise() and not verdict.energy <= SURPRISING * limit
+
+    def _is_unforeseen(self, name: str, assignment: Assignment) -> bool:
+        """Whether little was predicted of a weight: else a stricter limit makes it milder before all others."""
+        own = self.table.predicted(name, assignment[name])
+        return own < PREDICTED * search.predicted_total(self.table, assignment)
 
     def _forbid(self, name: str, assignment: Assignment) -> None:
         """Leave a weight what noise alone allows; where that carried the failure, nothing."""

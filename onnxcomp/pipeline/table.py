@@ -74,6 +74,20 @@ class Table:
 Assignment = dict[str, Option]
 
 
+def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
+    """The assignment by choices of their own, beside the ``count`` candidates: they stay as they are made by now,
+    whatever the candidates are fitted to later."""
+    found = {}
+    for name, option in assignment.items():
+        if option.choice is not None:
+            own = replace(option, choice=option.choice + count, family=option.family + count)
+            table.variants[option.choice + count] = table.variants[option.choice]
+            table.entries[option.choice + count, name] = table.entries[option.choice, name]
+            option = own
+        found[name] = option
+    return found
+
+
 def tabulate(
     model: Model,
     candidates: Sequence[Pass],
@@ -119,7 +133,8 @@ def fit_again(
     Influences have to be measured again.
     """
     by_name = {each.name: each for each in weights(open_graph(model))}
-    choices = sorted({each.choice for found in table.options.values() for each in found if each.choice is not None})
+    present = {each.choice for found in table.options.values() for each in found}
+    choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
     for at, index in enumerate(choices):
         if time.monotonic() > deadline:
             break
