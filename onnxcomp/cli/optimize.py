@@ -9,7 +9,6 @@ from click.core import ParameterSource
 
 from onnxcomp.cli import options
 
-
 FOLLOWED = frozenset(
     {"model", "replay", "output", "force", "report", "calib_data", "custom_ops", "as_json", "quiet", "verbose"}
 )

@@ -74,9 +74,13 @@ def measure_influence(
             continue
         option = _nearest(changed)
         found = probe.divergence(name, option)
-        table.influence[name, ANY_FAMILY] = found / option.error
         if not reach.counts(found):
-            _try_hard(model, table, name, option, reach, mild)
+            probe.hard[name] = reach.influence(model, name)
+            found = probe.divergence(name, option)
+            if not probe.hard[name]:
+                table.unreached.add(name)
+                hold_to(table, name, mild)
+        table.influence[name, ANY_FAMILY] = found / option.error
     planned = [] if once else _further(table, ranked)
     for index, (name, option) in enumerate(planned):
         context.progress(index, len(planned), f"measuring {name}")
@@ -85,16 +89,6 @@ def measure_influence(
         table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
     if not once:
         _hold_affected(table, probe, mild, tuner.search_limit)
-
-
-def _try_hard(model: Model, table: Table, name: str, option: Option, reach: Reach, mild: Assignment) -> None:
-    """What a harder change of a weight shows that a small one does not; without any it keeps to what is mild."""
-    table.influence[name, ANY_FAMILY] = reach.influence(model, name)
-    assert option.choice is not None
-    del table.measured[name, option.choice]
-    if not table.influence[name, ANY_FAMILY]:
-        table.unreached.add(name)
-        hold_to(table, name, mild)
 
 
 def hold_to(table: Table, name: str, mild: Assignment) -> None:
@@ -119,11 +113,16 @@ def _hold_affected(table: Table, probe: Probe, mild: Assignment, limit: float) -
 
 @dataclass
 class Probe:
-    """Measures single changes; ``shares``: of the samples that each weight's first measurement concerned."""
+    """Measures single changes.
+
+    hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
+    their options counts for less. shares: of the samples that each weight's first measurement concerned.
+    """
 
     model: Model
     table: Table
     tuner: Verifier
+    hard: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     base: float = field(init=False)
 
@@ -133,11 +132,14 @@ class Probe:
     def divergence(self, name: str, option: Option) -> float:
         """What the option alone adds; the table remembers it."""
         assert option.choice is not None
-        verdict = self.tuner.check(compose(self.model, {name: self.table.variants[option.choice]}))
-        share = affected_share(verdict)
-        if share is not None:
-            self.shares.setdefault(name, share)
-        found = added_divergence(verdict.energy, self.base)
+        known = self.table.measured.get((name, option.choice))
+        if known is None:
+            verdict = self.tuner.check(compose(self.model, {name: self.table.variants[option.choice]}))
+            share = affected_share(verdict)
+            if share is not None:
+                self.shares.setdefault(name, share)
+            known = added_divergence(verdict.energy, self.base)
+        found = max(known, self.hard.get(name, 0.0) * option.error)
         self.table.measured[name, option.choice] = found
         return found
 
