@@ -62,6 +62,7 @@ class Choosing:
     deadline: float
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
 
     def choose(self) -> Trial | None:
@@ -87,10 +88,11 @@ class Choosing:
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
-        name = search.culprit(mild, lambda found: self.energy_alone(table, found), self.verifier.limit)
-        if name is None:
+        found = search.culprit(mild, lambda rest: self.energy_alone(table, rest), self.verifier.limit)
+        if found is None:
             return trial
-        self.notes.append(f"{name}: the budget does not bear 8 bits of it; left as it was")
+        name, _ = found
+        self.held_back[name] = "left as it was"
         return self.tried(context, table, mild | {name: table.options[name][0]})
 
     def _smaller(self, best: Trial | None, mild: Trial) -> Trial:
@@ -103,6 +105,7 @@ class Choosing:
         for names, fate in ((kept, "kept at 8 bits"), (table.unreached - kept, "left as before")):
             if names:
                 self.notes.append(unreached_note(names, fate))
+        self.notes += [f"{name}: the budget bears little of it; {fate}" for name, fate in self.held_back.items()]
         if self.refuted is None or self.tuner is None or not best.verdict.passed:
             return
         spent = spent_share(best.verdict, self.verifier)

@@ -332,9 +332,9 @@ def retreat(table: Table, assignment: Assignment) -> bool:
     return True
 
 
-def culprit(assignment: Assignment, energy: Callable[[Assignment], float], limit: float) -> str | None:
-    """The weight that carries the failure of an assignment: left as it was, it alone brings the rest within the limit,
-    and takes most of the divergence with it. Found by halving; None where there is no such weight."""
+def culprit(assignment: Assignment, energy: Callable[[Assignment], float], limit: float) -> tuple[str, float] | None:
+    """The weight that carries the failure of an assignment, and the divergence that goes with it: left as it was, it
+    alone brings the rest within the limit. Found by halving; None where there is no such weight."""
     whole = energy(assignment)
     most = min(limit, CARRIED * whole)
     names = [name for name, option in assignment.items() if option.choice is not None]
@@ -343,7 +343,8 @@ def culprit(assignment: Assignment, energy: Callable[[Assignment], float], limit
     while len(names) > 1:
         halves = names[: len(names) // 2], names[len(names) // 2 :]
         names = next((half for half in halves if energy(_without(assignment, half)) <= most), [])
-    return names[0] if names and energy(_without(assignment, names)) <= most else None
+    rest = energy(_without(assignment, names)) if names else math.inf
+    return (names[0], whole - rest) if rest <= most else None
 
 
 def _without(assignment: Assignment, names: Collection[str]) -> Assignment:

@@ -31,8 +31,8 @@ STRONGER = 2.0  # and one whose budget has another unit, with this much more, un
 ENOUGH = 0.75  # of the budget: no stronger one is tried
 CLOSE = 1.15  # a limit this close to one that failed is not worth another try
 SURPRISING = 1.5  # times the limit of the search: what was measured within it and is far beyond has its own cause
-PREDICTED = 0.3  # of the predicted divergence: a stricter limit deals with a weight that has more of it
-HELD_BACK = 2  # times that one weight is sought for that, at most: each takes a dozen evaluations
+UNFORESEEN = 3.0  # times what was predicted of a weight: with less, a stricter limit deals with it
+HELD_BACK = 3  # times that one weight is sought for that, at most: each takes a dozen evaluations
 
 
 class Work(Protocol):
@@ -43,7 +43,7 @@ class Work(Protocol):
     verifier: Verifier
     reach: Reach
     deadline: float
-    notes: list[str]
+    held_back: dict[str, str]
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified with all that follows."""
@@ -114,9 +114,9 @@ class Spending:
         if self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
             self.held_back += 1
             most = self.work.verifier.search_limit * (RECOVERED if self.work.step.then else 1.0)
-            name = search.culprit(trial.assignment, lambda found: self.work.energy_alone(self.table, found), most)
-            if name is not None and self._is_unforeseen(name, trial.assignment):
-                self._forbid(name, trial.assignment)
+            found = search.culprit(trial.assignment, lambda rest: self.work.energy_alone(self.table, rest), most)
+            if found is not None and found[1] > UNFORESEEN * self.table.predicted(found[0], trial.assignment[found[0]]):
+                self._forbid(found[0], trial.assignment)
                 return True
         return not self.work.step.then and search.retreat(self.table, trial.assignment)
 
@@ -125,18 +125,13 @@ class Spending:
         spent until it breaks."""
         return not self._counts_otherwise() and not verdict.energy <= SURPRISING * limit
 
-    def _is_unforeseen(self, name: str, assignment: Assignment) -> bool:
-        """Whether little was predicted of a weight: else a stricter limit makes it milder before all others."""
-        own = self.table.predicted(name, assignment[name])
-        return own < PREDICTED * search.predicted_total(self.table, assignment)
-
     def _forbid(self, name: str, assignment: Assignment) -> None:
         """Leave a weight what noise alone allows; where that carried the failure, nothing."""
         if assignment[name] == self.mild[name]:
             self.mild[name] = self.table.options[name][0]
         search.hold_to(self.table, name, self.mild)
         kept = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
-        self.work.notes.append(f"{name}: the budget bears little of it; {kept}")
+        self.work.held_back[name] = kept
 
     def _strengthened(self, best: Trial) -> Trial:
         """A trial that verified after single changes that save bytes, each verified with all that follows.
