@@ -119,9 +119,12 @@ def _touched(graph: Graph, outcome: Outcome, *, beyond: bool) -> dict[str, list[
 
 
 def _is_safe(weight: Weight, left: Constant | None, change: Change, factor: float) -> bool:
-    """Whether the weight is about as near as 8 bits per channel; by the pass's word where it is no constant now."""
+    """Whether the weight is about as near as 8 bits per channel: by its values, else by the pass's word. What changes a
+    node whose weight stays does something that neither tells."""
     bound = NoiseBound.of(weight)
     if left is not None and left.data_type in FLOAT_TYPES and tuple(left.shape) == weight.shape:
-        return bound.allows(np.asarray(left.values).astype(weight.dtype), factor)
+        values = np.asarray(left.values)
+        if change.name == weight.name or not np.array_equal(values, weight.values):
+            return bound.allows(values.astype(weight.dtype), factor)
     error = next((change.details[key] for key in ERRORS if key in change.details), None)
     return error is not None and bound.allows_error(float(error), factor)

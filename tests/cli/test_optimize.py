@@ -166,6 +166,42 @@ def test_replay_makes_the_same_file(
     assert (out / "again.onnx").read_bytes() == (out / "small.onnx").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--max-drop", "0.1"], ["--exclude", "W*"], ["--target-size", "9x"], ["--min-ort", "1.12"], ["--ep", "cpu"],
+     ["--metric", "mse"], ["--recipe", "small"], ["--seed", "1"], ["--threads", "1"], ["--dry-run"]],
+)  # fmt: skip
+def test_replay_refuses_options_that_it_does_not_follow(
+    invoke: Invoke, model_file: Path, out: Path, option: list[str]
+) -> None:
+    result = invoke("optimize", model_file, "--replay", out / "no.receipt.json", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} has no effect beside --replay" in result.stderr
+
+
+def test_replay_of_what_json_printed_says_whose_figures_it_shows(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path, out: Path
+) -> None:
+    printed, again = out / "printed.json", out / "again.onnx"
+    printed.write_text(invoke(*args, "--json").stdout)
+    result = invoke("optimize", model_file, "--replay", printed, "--calib-data", calibration_file, "-o", again)
+    assert result.exit_code == 0, result.stderr
+    assert "the figures are those of the receipt" in result.stdout
+    assert again.read_bytes() == (out / "small.onnx").read_bytes()
+
+
+def test_replay_on_other_data_writes_nothing(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path, out: Path
+) -> None:
+    invoke(*args)
+    with np.load(calibration_file) as arrays:
+        np.savez(out / "other.npz", **{name: np.flip(each, axis=-1) for name, each in arrays.items()})
+    receipt, again = out / "small.receipt.json", out / "again.onnx"
+    result = invoke("optimize", model_file, "--replay", receipt, "--calib-data", out / "other.npz", "-o", again)
+    assert result.exit_code == 1 and "other calibration data" in result.stderr
+    assert not again.exists() and not (out / "again.receipt.json").exists()
+
+
 def test_replay_of_another_models_receipt_is_refused(
     invoke: Invoke, args: list[object], model_file: Path, out: Path
 ) -> None:
