@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxcomp.budget import Budget
-    from onnxcomp.calibration import CalibrationData
+    from onnxcomp.calibration import CalibrationData, Sequences
     from onnxcomp.contract import Change, Context, Effect, Needs, Outcome, Pass, Skip, parameter
     from onnxcomp.errors import OnnxcompError
     from onnxcomp.graph.expand import expand
@@ -41,6 +41,7 @@ _HOMES = {
     "Receipt": "receipt",
     "Recipe": "recipe",
     "Result": "pipeline",
+    "Sequences": "calibration",
     "Skip": "contract",
     "Target": "target",
     "compare": "pipeline.compare",
@@ -55,8 +56,8 @@ _HOMES = {
 
 __all__ = [
     "Budget", "CalibrationData", "Change", "Context", "Effect", "Model", "Needs", "OnnxcompError", "Outcome",
-    "Pass", "Receipt", "Recipe", "Result", "Skip", "Target", "compare", "expand", "inspect", "load", "optimize",
-    "parameter", "replay", "save",
+    "Pass", "Receipt", "Recipe", "Result", "Sequences", "Skip", "Target", "compare", "expand", "inspect", "load",
+    "optimize", "parameter", "replay", "save",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxcomp.errors import ModelError
+from onnxcomp.noise import Seed, seed_bytes
 from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
 from onnxcomp.tensors import (
     Scratch,
@@ -57,6 +58,7 @@ class Model:
     proto: never edited in place by passes; a rewrite makes a new Model that shares the scratch folder.
     encodings: weight key -> Encoding, as far as a pass said how the values are made.
     memo: what was measured of this very model, so that a pass tried on parts of it need not measure again.
+    seeds: what its random nodes were given for the time that it is worked on (see ``graph.seeds``).
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Model:
         self.encodings = dict(encodings or {})
         self.scratch = scratch or Scratch()
         self.memo: dict[Any, Any] = {}
+        self.seeds: tuple[Seed, ...] = ()
 
     @property
     def name(self) -> str:
@@ -87,13 +90,16 @@ class Model:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the model file and its external data, without the metadata that ``save`` may add."""
-        return self.proto.ByteSize() + sum(data_length(t) for t in tensors_of(self.proto) if is_external(t))
+        """Bytes of the model file and its external data, without the metadata that ``save`` may add and the seeds."""
+        own = self.proto.ByteSize() - seed_bytes(self.proto, self.seeds)
+        return own + sum(data_length(t) for t in tensors_of(self.proto) if is_external(t))
 
     def with_proto(self, proto: ModelProto, encodings: dict[str, Encoding] | None = None) -> Model:
         """The same model with another proto, sharing folder and scratch."""
         kept = self.encodings if encodings is None else encodings
-        return Model(proto, folder=self.folder, path=self.path, encodings=kept, scratch=self.scratch)
+        made = Model(proto, folder=self.folder, path=self.path, encodings=kept, scratch=self.scratch)
+        made.seeds = self.seeds
+        return made
 
     def read(self, tensor: TensorProto) -> Array:
         """The tensor's values, mapped from disk where they are external."""

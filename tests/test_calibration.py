@@ -51,6 +51,27 @@ def test_finds_the_sample_axis(declared: Any, given: Any, cut: Cut) -> None:
 
 
 @pytest.mark.parametrize(
+    ("declared", "given", "barred", "cut", "is_choice"),
+    [
+        ({"x": ("s77", "s27", 20)}, {"x": (40, 96, 20)}, {"x": {0}}, Cut({"x": 1}, 96), True),
+        ({"x": ("s77", "s27", 20)}, {"x": (40, 96, 20)}, {}, Cut({"x": 0}, 40), True),
+        ({"x": ("batch", "T", 20)}, {"x": (40, 96, 20)}, {"x": {0}}, Cut({"x": 1}, 96), True),  # misnamed
+        ({"x": (None, 3, None, None)}, {"x": (7, 3, 48, 48)}, {"x": {2, 3}}, Cut({"x": 0}, 7), False),
+        ({"x": ("N", "T")}, {"x": (7, 48)}, {"x": {1}}, Cut({"x": 0}, 7), False),
+        ({"x": ("T", "B", 5), "m": ("B", "T")}, {"x": (9, 9, 5), "m": (9, 9)}, {"x": {0}}, Cut({"x": 1, "m": 0}, 9),
+         False),
+        ({"x": ("T", 1, 5)}, {"x": (9, 20, 5)}, {"x": {0}}, Cut({"x": 1}, 20, 1), False),
+        ({"x": ("T", 1, 5)}, {"x": (9, 1, 5)}, {"x": {0}}, Cut({}, 1), True),  # one sequence, fed whole
+    ],
+)  # fmt: skip
+def test_no_axis_that_the_model_runs_along_holds_the_samples(
+    declared: Any, given: Any, barred: Any, cut: Cut, is_choice: bool
+) -> None:
+    found = find_cut(given, specs(**declared), barred)
+    assert found == cut and found.is_choice == is_choice
+
+
+@pytest.mark.parametrize(
     ("declared", "given"),
     [
         ({"x": ("N", 3)}, {"x": (10, 4)}),
@@ -230,10 +251,10 @@ def test_split_is_disjoint_whole_and_fixed_by_the_seed(tmp_path: Path) -> None:
 
 def test_split_takes_from_every_group_and_keeps_exact_batches(tmp_path: Path) -> None:
     for i in range(4):
-        np.save(tmp_path / f"{i}.npy", np.full((50, 2), i, np.float32))
+        np.save(tmp_path / f"{i}.npy", 100 * i + np.arange(100, dtype=np.float32).reshape(50, 2))
     calibration, verification = CalibrationData.open(tmp_path, specs(x=(4, 2))).split()
     for part in (calibration, verification):
-        assert {float(feeds["x"][0, 0]) for feeds in part.batches()} == {0, 1, 2, 3}
+        assert {float(feeds["x"][0, 0] // 100) for feeds in part.batches()} == {0, 1, 2, 3}
         assert {len(feeds["x"]) for feeds in part.batches()} == {4}
     assert "2 last samples do not fill a batch of 4, dropped" in calibration.notes[0]
     assert len(list(calibration.batches(limit=1))) == 1
@@ -246,8 +267,73 @@ def test_a_single_sample_serves_both_parts_and_says_so(tmp_path: Path) -> None:
     assert "verified on the calibration samples" in verification.notes[0]
 
 
+def rows_of(part: CalibrationData, name: str = "x") -> list[tuple[float, ...]]:
+    return [tuple(row) for feeds in part.batches() for row in feeds[name].tolist()]
+
+
+@pytest.mark.parametrize("declared", [("N", 2), (1, 2)])
+def test_equal_samples_stay_on_one_side(tmp_path: Path, declared: tuple[Any, ...]) -> None:
+    kinds = np.arange(20, dtype=np.float32).reshape(10, 2)
+    for i in range(2):  # equal samples in two files, too
+        np.save(tmp_path / f"{i}.npy", np.repeat(kinds, 6, axis=0))
+    data = CalibrationData.open(tmp_path, specs(x=declared))
+    assert data.distinct_count == 10
+    calibration, verification = data.split(seed=1)
+    assert calibration.distinct_count == verification.distinct_count == 5
+    assert set(rows_of(calibration)).isdisjoint(rows_of(verification))
+    assert len(rows_of(calibration)) == len(rows_of(verification)) == 60
+    assert rows_of(data.split(seed=1)[1]) == rows_of(verification)
+    assert set(rows_of(data.split(seed=2)[1])) != set(rows_of(verification))
+
+
+def test_one_content_repeated_often_does_not_crowd_out_the_others(tmp_path: Path) -> None:
+    x = np.concatenate([np.zeros(500), np.arange(1, 41)]).astype(np.float32)[:, None]
+    np.save(tmp_path / "x.npy", x)
+    parts = CalibrationData.open(tmp_path / "x.npy", specs(x=("N", 1))).split()
+    assert sorted(part.distinct_count for part in parts) == [20, 21]
+
+
+def test_equal_samples_of_fixed_batches_stay_on_one_side(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.repeat(np.arange(30, dtype=np.float32), 4)[:, None])
+    calibration, verification = CalibrationData.open(tmp_path / "x.npy", specs(x=(8, 1))).split()
+    assert set(rows_of(calibration)).isdisjoint(rows_of(verification))
+    assert {len(feeds["x"]) for part in (calibration, verification) for feeds in part.batches()} == {8}
+
+
+def test_samples_of_one_content_serve_both_parts_and_say_so(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((64, 2), np.float32))
+    data = CalibrationData.open(tmp_path / "x.npy", specs(x=("N", 2)))
+    calibration, verification = data.split()
+    assert data.distinct_count == 1
+    assert calibration.sample_count == verification.sample_count == 64
+    assert "all 64 samples are equal" in verification.notes[0]
+
+
+def test_distinct_samples_differ_in_some_cut_input(tmp_path: Path) -> None:
+    x = np.float32([[0], [0], [1], [0]])
+    state = np.float32([[[5], [6], [5], [5]]])  # cut along axis 1
+    np.savez(tmp_path / "c.npz", x=x, state=state, rate=np.float32(3), labels=np.arange(4))
+    data = CalibrationData.open(tmp_path / "c.npz", specs(x=("batch", 1), state=(1, "batch", 1), rate=()))
+    assert data.distinct_count == 3  # the first and the last are equal, whatever their labels
+
+
 def session(text: str) -> Session:
     return Session(onnx.parser.parse_model(text).SerializeToString())
+
+
+def test_a_choice_of_axis_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.ones((40, 96, 3), np.float32), rate=np.float32(1))
+    declared = specs(x=("s77", "s27", 3), rate=())
+    data = CalibrationData.open(tmp_path / "c.npz", declared, not_samples={"x": frozenset({0})})
+    assert data.axes_in_words == "samples: axis 1 of x (96)"
+    assert data.notes == (data.axes_in_words,)
+
+
+def test_axes_are_known_but_not_said_where_there_was_no_choice(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.ones((9, 3), np.float32), h=np.ones((2, 9, 3), np.float32))
+    data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 3), h=(2, "N", 3)))
+    assert data.axes_in_words == "samples: axis 0 of x (9), axis 1 of h"
+    assert data.notes == ()
 
 
 def test_falls_back_to_one_sample_where_the_model_runs_on_no_more(tmp_path: Path) -> None:
@@ -292,6 +378,27 @@ def test_random_inputs_find_sizes_that_run() -> None:
     again = CalibrationData.random(model.inputs, seed=1, run=model.run)
     np.testing.assert_array_equal(feeds[3]["x"], list(again.batches())[3]["x"])
     assert data.split() == (data, data)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("w = ConstantOfShape(a) y = MatMul(x, w)", (64,)),
+        ("k = ConstantOfShape(b) y = Conv(x, k)", (3, 224, 224)),
+        ("t = Transpose<perm = [2, 0, 1]>(x) y = ReduceMax(t)", (16, 16)),
+        ("y = Relu(x)", ()),
+    ],
+)
+def test_inputs_of_unknown_rank_are_drawn_in_several(body: str, shape: tuple[int, ...]) -> None:
+    constants = "int64[2] a = {64, 2}, int64[4] b = {4, 3, 3, 3}"
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) <{constants}> {{ {body} }}'
+    )
+    for each in (*proto.graph.input, *proto.graph.output):
+        each.type.tensor_type.ClearField("shape")
+    model = Session(proto.SerializeToString())
+    data = CalibrationData.random(model.inputs, run=model.run)
+    assert {feeds["x"].shape[1:] for feeds in data.batches()} == {shape}
 
 
 def test_random_inputs_that_never_run_are_an_error() -> None:

@@ -27,13 +27,14 @@ ROWS = (
     ("calibration", "target", "budget", "receipt"),
     ("graph", "runtime", "training"),
     ("model",),
-    ("tensors",),
+    ("tensors", "noise"),
     ("numerics",),
     ("errors",),
 )
 LEVEL = {part: len(ROWS) - row for row, parts in enumerate(ROWS) for part in parts}
 PASSES_MAY_IMPORT = {
-    "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors", "errors",
+    "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors",
+    "noise", "errors",
 }  # fmt: skip
 ONLY_IN = {  # outside package -> the parts that may import it
     "onnxruntime": {"runtime"},

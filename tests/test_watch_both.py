@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration import watch as module
-from onnxcomp.calibration.watch import FIRST_FETCH, watch_both
+from onnxcomp.calibration.watch import FIRST_FETCH, watch, watch_both
+from onnxcomp.graph.seeds import seeded
 from onnxcomp.model import load
 from onnxcomp.runtime import Feeds, Session, Value
 from tests.graphs.running import session_of
@@ -113,3 +114,28 @@ def test_both_run_on_the_same_batches_that_have_room_and_on_some_tensors_at_a_ti
     expected = [(count, group) for count in (3, 3, 3, 1) for group in groups]
     sizes_told = [(1, group) for group in groups]
     assert sorted((first, second), key=len) == [expected, sizes_told + expected]
+
+
+@pytest.mark.parametrize("most_bytes", [1, 10**6])
+def test_two_forms_of_a_model_draw_the_same_noise_for_every_sample(
+    most_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever tensors are watched beside, however many runs that takes, and wherever the random nodes stand."""
+    monkeypatch.setattr(module, "MOST_BYTES", most_bytes)
+    body = "e = Exp(x) n = RandomNormalLike(e) a = Add(e, n) m = RandomUniformLike(a) y = Mul(a, m)"
+    text = '<ir_version: 8, opset_import: ["" : 15]> g (float[N,4] x) => (float[N,4] y) {'
+    first = seeded(load(onnx.parser.parse_model(f"{text} {body} }}")))
+    moved = f"{text} i = Identity(x) {body.replace('(x)', '(i)')} }}"
+    second = seeded(load(onnx.parser.parse_model(moved)), alike=first)
+    data = data_of(first.proto, tmp_path)
+    seen: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def see(name: str, before: Value, after: Value) -> None:
+        np.testing.assert_array_equal(before, after)
+        seen[name].append(before)
+
+    watch_both(first, second, ["e", "n", "y"], data, see)
+    assert len(np.unique(np.concatenate(seen["n"]))) == 40
+    alone: list[np.ndarray] = []
+    watch(second, ["n"], data, lambda name, value: alone.append(value))
+    np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(seen["n"]))

@@ -2,5 +2,6 @@
 
 from onnxcomp.calibration.data import Batch, CalibrationData, Group
 from onnxcomp.calibration.sample_axes import Cut, find_cut
+from onnxcomp.calibration.sequences import Sequences
 
-__all__ = ["Batch", "CalibrationData", "Cut", "Group", "find_cut"]
+__all__ = ["Batch", "CalibrationData", "Cut", "Group", "Sequences", "find_cut"]

@@ -8,9 +8,7 @@ for feeds in calibration.batches(limit=128): ...
 from __future__ import annotations
 
 import functools
-import math
-import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,10 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.random_inputs import draw
 from onnxcomp.calibration.sample_axes import WHOLE, Cut, find_cut
+from onnxcomp.calibration.samples import as_declared, digests, taken
+from onnxcomp.calibration.sequences import Sequences, Stepped, as_steps, is_numbered_folder
 from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader, Scratch, find_loaders
+from onnxcomp.calibration.splitting import divided
 from onnxcomp.errors import CalibrationError, VerificationError
 from onnxcomp.runtime import Feeds, Value, ValueSpec
 
@@ -30,6 +31,7 @@ BATCH_SIZE = 32
 MAX_OPEN_GROUPS = 64
 BATCH_BYTES = 2**20  # of inputs: what a model makes of them is often a hundred times as large, and must fit the caches
 RANDOM_BATCHES = 8
+SEQUENCES_A_GROUP = 2**32  # so many numbers are each group's own
 VERIFICATION_SHARE = 0.5
 VERIFICATION_MINIMUM = 64
 SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
@@ -37,11 +39,18 @@ SAFE_CASTS = {("float64", "float32"), ("int32", "int64"), ("int64", "int32")}
 
 @dataclass(frozen=True)
 class Group:
-    """Arrays that are cut together: one file, one test data set or one feed of a function."""
+    """Arrays that are cut together: one file, one test data set or one feed of a function.
+
+    sequences: (count,) int64, of each sample the number of the sequence that it is a step of, where the samples are
+    steps of sequences. A sequence may go on in the next group; its steps lie in their order.
+    starts: inputs that hold, at every step, the state that the sequence starts with.
+    """
 
     name: str
     load: Loader
     cut: Cut
+    sequences: NDArray[np.int64] | None = None
+    starts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,23 +81,28 @@ class CalibrationData:
     is_random: bool = False
     has_labels: bool = False
     notes: tuple[str, ...] = ()
-    _scratch: Scratch = field(default_factory=Scratch, repr=False)
+    scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     @classmethod
     def open(
         cls,
-        source: str | Path,
+        source: str | Path | Sequences,
         inputs: Sequence[ValueSpec],
         *,
         run: Run | None = None,
         batch_size: int = BATCH_SIZE,
+        states: Collection[str] = (),
+        not_samples: Mapping[str, frozenset[int]] | None = None,
     ) -> CalibrationData:
         """The samples in ``source`` for a model with ``inputs`` (``Session.inputs``).
 
         source: .npz with one array per input and optionally ``labels``; .npy for a single input; a folder
         of either or of ONNX ``test_data_set_*``; ``module:function`` giving one dict or an iterable of
-        dicts. run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
-        then to whole arrays, until it raises no VerificationError.
+        dicts; ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
+        states, a folder of numbered .npz is one of sequences, whose steps lie along the samples' axis.
+        run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
+        then to whole arrays, until it raises no VerificationError. not_samples: axes of inputs that cannot hold the
+        samples (``graph.time_axes``).
 
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
         """
@@ -97,36 +111,55 @@ class CalibrationData:
         notes = []
         labelled = []
         held_bytes = 0
-        for name, load in find_loaders(source, inputs, scratch):
-            values = load()
-            cut = _fitted_cut(name, values, inputs)
+        path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
+        for name, plain in find_loaders(path, inputs, scratch):
+            read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states, name=name)
+            load = functools.partial(_read_steps, plain, read) if states or axis is not None else plain
+            steps = read(plain())
+            values = steps.values
+            cut = _fitted_cut(name, values, inputs, not_samples)
             labelled.append(_has_labels(name, values, inputs, cut))
             held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
             # Kept open while there are few and they fit; else read again each time. A memory map costs a
             # file descriptor.
             is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
-            groups.append(Group(name, functools.partial(dict, values) if is_kept else load, cut))
+            numbers = steps.sequences
+            if numbers is not None:
+                numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
+            kept = functools.partial(dict, values) if is_kept else load
+            groups.append(Group(name, kept, cut, numbers, steps.starts))
             if cut.dropped:
                 notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
         if any(labelled) and not all(labelled):
             raise CalibrationError(f"calibration data: only some parts of {source} have labels")
+        if states and axis is None and is_numbered_folder(path) and any(group.cut.count > 1 for group in groups):
+            groups = [replace(each, sequences=np.full(each.cut.count, i)) for i, each in enumerate(groups)]
         data = cls(
             source=str(source),
             inputs=tuple(inputs),
             groups=tuple(groups),
-            order=_natural_order(groups),
+            order=natural_order(groups),
             batch_size=batch_size,
             has_labels=all(labelled),
             notes=tuple(notes),
-            _scratch=scratch,
+            scratch=scratch,
         )
         if not len(data.order):
             raise CalibrationError(f"calibration data: {source} holds no complete batch")
-        return data if run is None else data._fitted_to(run)
+        fitted = data if run is None else data._fitted_to(run)
+        if not any(group.cut.is_choice for group in fitted.groups):
+            return fitted
+        return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words))
 
     @classmethod
     def random(
-        cls, inputs: Sequence[ValueSpec], *, seed: int = 0, run: Run, batches: int = RANDOM_BATCHES
+        cls,
+        inputs: Sequence[ValueSpec],
+        *,
+        seed: int = 0,
+        run: Run,
+        batches: int = RANDOM_BATCHES,
+        not_samples: Mapping[str, frozenset[int]] | None = None,
     ) -> CalibrationData:
         """Inputs drawn from declared shapes and types: for finding breakage, never for allowing loss.
 
@@ -135,7 +168,7 @@ class CalibrationData:
         """
         feeds = draw(inputs, seed=seed, run=run, batches=batches)
         shapes = {spec.name: np.shape(feeds[0][spec.name]) for spec in inputs if spec.is_tensor}
-        data = cls._of_feeds(feeds, find_cut(shapes, inputs), inputs, seed)
+        data = cls._of_feeds(feeds, find_cut(shapes, inputs, not_samples), inputs, seed)
         try:
             run(data.first_sample())
         except VerificationError:
@@ -151,7 +184,7 @@ class CalibrationData:
             source=f"random inputs, seed {seed}",
             inputs=tuple(inputs),
             groups=groups,
-            order=_natural_order(groups),
+            order=natural_order(groups),
             is_random=True,
         )
 
@@ -166,6 +199,17 @@ class CalibrationData:
         """How many samples there are (of random or uncut data: how many batches)."""
         return len(self.order)
 
+    @property
+    def axes_in_words(self) -> str:
+        """Where the samples lie: "samples: axis 1 of x (96), axis 0 of mask"; of several files as in the first."""
+        cut = self.groups[0].cut if self.groups else WHOLE
+        if not cut.axes:
+            return "samples: none are told apart, arrays are fed whole"
+        (first, axis), *others = cut.axes.items()
+        count = sum(group.cut.count for group in self.groups)
+        rest = "".join(f", axis {at} of {name}" for name, at in others)
+        return f"samples: axis {axis} of {first} ({count}){rest}"
+
     def split(
         self,
         *,
@@ -175,23 +219,41 @@ class CalibrationData:
     ) -> tuple[CalibrationData, CalibrationData]:
         """(calibration, verification): disjoint, both in a shuffled order fixed by ``seed``.
 
-        Verification gets ``fraction`` of the samples, ``minimum`` at least, but never more than half of
-        them. One sample alone (or one exact batch) serves both, and the notes say so. Random data, which
+        Verification gets ``fraction`` of the distinct samples, ``minimum`` at least, but never more than half
+        of them; equal samples are never on both sides, and steps of one sequence only where sequences are few.
+        One content alone (or one exact batch) serves both, and the notes say so. Random data, which
         verifies nothing, is not split.
         """
         if self.is_random:
             return self, self
-        units = self._shuffled_units(np.random.default_rng(seed))
-        if len(units) < 2:
-            note = "too few samples to keep some apart: verified on the calibration samples"
-            both = replace(self, notes=(*self.notes, note))
+        parts = divided(self.groups, self.order, self._contents, np.random.default_rng(seed), fraction, minimum)
+        if isinstance(parts, str):
+            both = replace(self, notes=(*self.notes, f"{parts}: verified on the calibration samples"))
             return both, both
-        share = max(math.ceil(fraction * len(units)), math.ceil(minimum / len(units[0])))
-        share = min(share, len(units) // 2)
-        return (
-            replace(self, order=np.concatenate(units[share:])),
-            replace(self, order=np.concatenate(units[:share])),
-        )
+        return replace(self, order=parts[0]), replace(self, order=parts[1])
+
+    @property
+    def are_sequences(self) -> bool:
+        """Whether the samples are steps of sequences, in order within each (see ``Group.sequences``)."""
+        return bool(self.groups) and all(group.sequences is not None for group in self.groups)
+
+    @property
+    def distinct_count(self) -> int:
+        """How many of the samples differ in what is fed (of random or uncut data: how many batches)."""
+        return len(np.unique(self._contents))
+
+    @functools.cached_property
+    def _contents(self) -> NDArray[np.int64]:
+        """(samples,) int64, equal for samples of equal content."""
+        numbers: dict[bytes, int] = {}
+        contents = np.zeros(len(self.order), np.int64)
+        for i, group in enumerate(self.groups):
+            here = np.flatnonzero(self.order[:, 0] == i)
+            here = here[np.argsort(self.order[here, 1], kind="stable")]
+            if len(here):
+                found = digests(group.load(), group.cut, self.inputs, self.order[here, 1])
+                contents[here] = [numbers.setdefault(each, len(numbers)) for each in found]
+        return contents
 
     def batches(self, limit: int | None = None) -> Iterator[dict[str, Value]]:
         """Feeds of at most ``batch_size`` samples each, of the first ``limit`` samples."""
@@ -228,17 +290,18 @@ class CalibrationData:
             chosen = positions[start : start + size]
             if exact and len(chosen) < exact:
                 return
-            yield self._batch(values, group.cut, chosen)
+            yield self.batch_of(values, group.cut, chosen)
 
-    def _batch(self, values: Mapping[str, Value], cut: Cut, chosen: NDArray[np.int64]) -> Batch:
+    def batch_of(self, values: Mapping[str, Value], cut: Cut, chosen: NDArray[np.int64]) -> Batch:
+        """The samples at these places of a group's arrays."""
         feeds = {}
         for spec in self.inputs:
             if spec.name not in values:
                 continue
             value = values[spec.name]
             if spec.name in cut.axes:
-                value = _taken(value, chosen, cut.axes[spec.name])
-            feeds[spec.name] = _as_declared(value, spec)
+                value = taken(value, chosen, cut.axes[spec.name])
+            feeds[spec.name] = as_declared(value, spec)
         labels = None
         if self.has_labels:
             labels = np.asarray(values[LABELS])
@@ -249,24 +312,15 @@ class CalibrationData:
         sample_bytes: int = sum(values[name].nbytes // max(cut.count, 1) for name in cut.axes)
         return max(1, min(self.batch_size, BATCH_BYTES // max(sample_bytes, 1)))
 
-    def _shuffled_units(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """All samples shuffled, in units of the batch that their group's model dimension demands."""
-        units: list[NDArray[np.int64]] = []
-        for number, group in enumerate(self.groups):
-            own = rng.permutation(self.order[self.order[:, 0] == number])
-            unit = group.cut.exact or 1
-            units += [own[i : i + unit] for i in range(0, len(own) - unit + 1, unit)]
-        return [units[i] for i in rng.permutation(len(units))]
-
     def _fitted_to(self, run: Run) -> CalibrationData:
-        whole = tuple(replace(group, cut=WHOLE) for group in self.groups)
+        whole = tuple(replace(group, cut=WHOLE, sequences=None) for group in self.groups)
         tries = [
             self,
             replace(self, batch_size=1, notes=(*self.notes, "the model runs on one sample at a time only")),
         ]
         if not self.has_labels:
             note = "the model does not run on cut arrays: each is fed whole"
-            tries.append(replace(self, groups=whole, order=_natural_order(whole), notes=(*self.notes, note)))
+            tries.append(replace(self, groups=whole, order=natural_order(whole), notes=(*self.notes, note)))
         failure: VerificationError | None = None
         for data in tries:
             try:
@@ -278,23 +332,23 @@ class CalibrationData:
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
 
 
-def _taken(value: Array, chosen: NDArray[np.int64], axis: int) -> Array:
-    """Some samples of an array. Of one that is mapped from a file, nothing stays in memory that was read for it."""
-    taken: Array = np.take(value, chosen, axis=axis)
-    held = getattr(value, "_mmap", None)
-    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
-        held.madvise(mmap.MADV_DONTNEED)
-    return taken
+def _read_steps(load: Loader, read: Callable[[Mapping[str, Value]], Stepped]) -> Mapping[str, Value]:
+    return read(load()).values
 
 
-def _natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
+def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     parts = [
         np.stack([np.full(group.cut.count, i), np.arange(group.cut.count)], axis=1) for i, group in enumerate(groups)
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 2), np.int64)
 
 
-def _fitted_cut(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec]) -> Cut:
+def _fitted_cut(
+    name: str,
+    values: Mapping[str, Value],
+    inputs: Sequence[ValueSpec],
+    not_samples: Mapping[str, frozenset[int]] | None,
+) -> Cut:
     known = {spec.name for spec in inputs}
     missing = [spec.name for spec in inputs if spec.name not in values and "optional(" not in spec.type]
     extra = [key for key in values if key not in known and key != LABELS]
@@ -310,7 +364,7 @@ def _fitted_cut(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSp
         for spec in inputs
         if spec.is_tensor and isinstance(values.get(spec.name), np.ndarray)
     }
-    return find_cut(shapes, inputs)
+    return find_cut(shapes, inputs, not_samples)
 
 
 def _check_type(name: str, value: Value, spec: ValueSpec) -> None:
@@ -323,16 +377,6 @@ def _check_type(name: str, value: Value, spec: ValueSpec) -> None:
         raise CalibrationError(
             f"calibration data: {name}: input {spec.name} is {value.dtype.name}, the model wants {spec.element}"
         )
-
-
-def _as_declared(value: Value, spec: ValueSpec) -> Value:
-    if not isinstance(value, np.ndarray) or spec.dtype is None or value.dtype == spec.dtype:
-        return np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value
-    if spec.dtype == np.int32 and value.size:
-        limits = np.iinfo(np.int32)
-        if value.min() < limits.min or value.max() > limits.max:
-            raise CalibrationError(f"calibration data: input {spec.name} holds integers beyond int32")
-    return value.astype(spec.dtype)
 
 
 def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], cut: Cut) -> bool:

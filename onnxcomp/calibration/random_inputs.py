@@ -1,7 +1,8 @@
 """Inputs drawn from what a model declares, for models that come without data.
 
 Dimensions that the model leaves open are tried in a fixed order of plausible sizes; the first choice that
-the model runs with is taken. The same symbol has the same size everywhere.
+the model runs with is taken. The same symbol has the same size everywhere. ONNX Runtime shows an input of unknown
+rank as a scalar; where it runs on none, other ranks are tried, the same for all such inputs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +24,7 @@ IMAGE_SIZES = (224, 64, 32, 28, 320, 640)
 LENGTHS = (16, 32, 64, 8, 128, 512, 576, 1, 16_000)
 PASTS = (8, 0)
 ID_BOUNDS = (100, 2, 1)
+RANKS = (2, 4, 3, 1)
 MAX_TRIES = 120
 SAMPLE_RATE = 16_000
 SOME_WORDS = ("a", "bc", "onnx", "")
@@ -35,15 +38,15 @@ def draw(
 ) -> list[dict[str, Value]]:
     """``batches`` feeds that ``run`` accepts. Raises CalibrationError when no choice of sizes runs."""
     failure: VerificationError | None = None
-    for sizes, bound in itertools.islice(_choices(inputs), MAX_TRIES):
+    for ranked, (sizes, bound) in _tries(inputs):
         rng = np.random.default_rng(seed)
-        feeds = {spec.name: _value(spec, sizes, bound, rng) for spec in inputs}
+        feeds = {spec.name: _value(spec, sizes, bound, rng) for spec in ranked}
         try:
             run(feeds)
         except VerificationError as error:
             failure = failure or error
             continue
-        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in inputs} for _ in range(batches - 1)]
+        rest = [{spec.name: _value(spec, sizes, bound, rng) for spec in ranked} for _ in range(batches - 1)]
         return [feeds, *(other for other in rest if _runs(run, other))]
     raise CalibrationError(f"no random inputs were found that the model runs with; give data ({failure})")
 
@@ -55,6 +58,15 @@ def _runs(run: Callable[[Feeds], object], feeds: Feeds) -> bool:
     except VerificationError:
         return False
     return True
+
+
+def _tries(inputs: Sequence[ValueSpec]) -> Iterator[tuple[Sequence[ValueSpec], tuple[Sizes, int]]]:
+    """The inputs as they may be meant, with sizes and a bound."""
+    yield from ((inputs, choice) for choice in itertools.islice(_choices(inputs), MAX_TRIES))
+    unranked = {spec.name for spec in inputs if spec.is_tensor and not spec.shape}
+    for rank in RANKS if unranked else ():
+        ranked = [replace(spec, shape=(None,) * rank) if spec.name in unranked else spec for spec in inputs]
+        yield from ((ranked, choice) for choice in itertools.islice(_choices(ranked), MAX_TRIES))
 
 
 def _choices(inputs: Sequence[ValueSpec]) -> Iterator[tuple[Sizes, int]]:

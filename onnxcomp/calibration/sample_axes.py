@@ -6,20 +6,22 @@
     ids   (252, 30)        for [1, sequence]                 -> along 0, one at a time
 
 The axis is the one that a symbol named like a batch marks, else the one whose size most inputs share,
-the first where that leaves a choice. A fixed dimension there makes every batch exactly that long.
+the first where that leaves a choice; never one along which the model runs (``graph.time_axes``). A fixed dimension
+there makes every batch exactly that long.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.runtime import ValueSpec
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str | None, ...]
+NONE: frozenset[int] = frozenset()
 BATCH_SYMBOL = re.compile(r"n|b|bs|.*batch.*|num_?samples?", re.IGNORECASE)
 
 
@@ -28,37 +30,68 @@ class Cut:
     """How arrays are cut: ``axes`` holds the inputs that are cut, the others go along unchanged.
 
     ``count`` samples (1 when fed whole); ``exact`` is the batch size that the model insists on.
-    ``dropped`` samples at the end do not fill such a batch.
+    ``dropped`` samples at the end do not fill such a batch. ``is_choice``: another cut
+    was possible too, or the declared shapes alone would have given it.
     """
 
     axes: Mapping[str, int]
     count: int
     exact: int | None = None
     dropped: int = 0
+    is_choice: bool = field(default=False, compare=False)
 
 
 WHOLE = Cut({}, 1)
 
 
-def find_cut(shapes: Mapping[str, Shape], specs: Sequence[ValueSpec]) -> Cut:
+def find_cut(
+    shapes: Mapping[str, Shape], specs: Sequence[ValueSpec], not_samples: Mapping[str, frozenset[int]] | None = None
+) -> Cut:
     """The cut of arrays of these shapes for inputs declared as ``specs``.
 
+    not_samples: the axes of each input that cannot hold the samples.
     Raises CalibrationError when a shape fits in no way: other ranks, or a fixed dimension that differs
     where no batch axis can be.
     """
+    barred = not_samples or {}
     dims = {spec.name: _dims(spec, shapes[spec.name]) for spec in specs if spec.name in shapes}
-    forced = {name: axis for name in dims for axis in _forced_axis(name, shapes[name], dims[name])}
-    leads = list(_leads(shapes, dims, forced))
-    cuts = [cut for lead in leads if (cut := _cut_by(lead, shapes, dims, forced)) is not None]
+    forced = {
+        name: axis for name in dims for axis in _forced_axis(name, shapes[name], dims[name], barred.get(name, NONE))
+    }
+    leads, cuts = _cuts(shapes, dims, forced, barred)
     if not cuts:
         if leads and not any(size for size, _ in leads) and any(exact is None for _, exact in leads):
             raise CalibrationError(f"calibration data: {', '.join(shapes)} holds no samples")
         if forced:
             name = next(iter(forced))
             raise CalibrationError(_misfit(name, shapes[name], dims[name]))
-        return WHOLE
+        return replace(WHOLE, is_choice=bool(_cuts(shapes, dims, forced, {})[1]))
+    best = _best(cuts, dims)
+    seeming = _best(_cuts(shapes, dims, forced, {})[1], dims) if barred else best
+    is_choice = best.axes != seeming.axes or (not _marked(best, dims) and len(_open_axes(cuts)) > 1)
+    return replace(best, is_choice=is_choice)
+
+
+def _best(cuts: Sequence[Cut], dims: Mapping[str, Dims]) -> Cut:
     named = [cut for cut in cuts if _marked(cut, dims)]
     return max(named or cuts, key=lambda cut: (len(cut.axes), -sum(cut.axes.values())))
+
+
+def _open_axes(cuts: Sequence[Cut]) -> set[tuple[tuple[str, int], ...]]:
+    """The different axes of cuts into any number of samples."""
+    return {tuple(sorted(cut.axes.items())) for cut in cuts if cut.exact is None}
+
+
+def _cuts(
+    shapes: Mapping[str, Shape],
+    dims: Mapping[str, Dims],
+    forced: Mapping[str, int],
+    barred: Mapping[str, frozenset[int]],
+) -> tuple[list[tuple[int, int | None]], list[Cut]]:
+    """The candidates for sample counts, and the cuts into them."""
+    leads = list(_leads(shapes, dims, forced, barred))
+    cuts = [_cut_by(lead, shapes, dims, forced, barred) for lead in leads]
+    return leads, [cut for cut in cuts if cut is not None]
 
 
 def _dims(spec: ValueSpec, shape: Shape) -> Dims:
@@ -70,7 +103,7 @@ def _dims(spec: ValueSpec, shape: Shape) -> Dims:
     return spec.shape
 
 
-def _forced_axis(name: str, shape: Shape, dims: Dims) -> list[int]:
+def _forced_axis(name: str, shape: Shape, dims: Dims, barred: frozenset[int]) -> list[int]:
     """The axis that must be the batch because its size differs from a fixed dimension, if there is one.
 
     It is the first axis, or (recurrent states) one of fixed length 1, where nothing else is the batch.
@@ -79,7 +112,7 @@ def _forced_axis(name: str, shape: Shape, dims: Dims) -> list[int]:
     if not wrong:
         return []
     axis, dim = wrong[0], dims[wrong[0]]
-    is_possible = axis == 0 or (dim == 1 and isinstance(dims[0], int))
+    is_possible = axis == 0 or (dim == 1 and (isinstance(dims[0], int) or 0 in barred))
     too_few = not isinstance(dim, int) or dim == 0 or shape[axis] < dim
     if len(wrong) > 1 or not is_possible or too_few or any(map(_is_batch, dims)):
         raise CalibrationError(_misfit(name, shape, dims))
@@ -87,7 +120,10 @@ def _forced_axis(name: str, shape: Shape, dims: Dims) -> list[int]:
 
 
 def _leads(
-    shapes: Mapping[str, Shape], dims: Mapping[str, Dims], forced: Mapping[str, int]
+    shapes: Mapping[str, Shape],
+    dims: Mapping[str, Dims],
+    forced: Mapping[str, int],
+    barred: Mapping[str, frozenset[int]],
 ) -> Iterator[tuple[int, int | None]]:
     """Candidates for (sample count, exact batch size), in the order of inputs and axes.
 
@@ -98,6 +134,8 @@ def _leads(
         if name not in dims:
             continue
         for axis in [forced[name]] if name in forced else range(len(shape)):
+            if name not in forced and axis in barred.get(name, NONE):
+                continue
             dim = dims[name][axis]
             if name in forced or not isinstance(dim, int) or (axis == 0 and not is_open):
                 yield shape[axis], dim if isinstance(dim, int) else None
@@ -108,6 +146,7 @@ def _cut_by(
     shapes: Mapping[str, Shape],
     dims: Mapping[str, Dims],
     forced: Mapping[str, int],
+    barred: Mapping[str, frozenset[int]],
 ) -> Cut | None:
     """The cut into ``lead``'s sample count, or None when an input that must be cut cannot follow it."""
     size, exact = lead
@@ -122,6 +161,8 @@ def _cut_by(
             fits = [axis for axis in fits if axis == forced[name]]
             if not fits:
                 return None
+        else:
+            fits = [axis for axis in fits if axis not in barred.get(name, NONE)]
         if fits:
             axes[name] = next((axis for axis in fits if _is_batch(own[axis])), fits[0])
     if not axes or not size:

@@ -3,10 +3,14 @@
 The model is cut down to the nodes that the wanted tensors come from, and these are its outputs. Batches are as small
 as it takes for their values to fit in a fixed room; where those of one sample are far over it, the session is asked
 for some of them at a time, and runs again.
+
+Random nodes go on drawing from run to run. So that what one watch sees fits what another sees, with other names or
+of another form of the model, a model that draws runs one sample at a time, and every session each of them once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +19,7 @@ from pathlib import Path
 from onnxcomp.calibration.data import CalibrationData
 from onnxcomp.errors import TargetError
 from onnxcomp.graph.part import up_to
+from onnxcomp.graph.seeds import is_drawing
 from onnxcomp.model import Model
 from onnxcomp.runtime import Feeds, Session, Value
 
@@ -51,20 +56,23 @@ def watch(
     """
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
-    with up_to(model, inner).opened_on(functools.partial(_opened, open_session)) as session:
+    with contextlib.ExitStack() as stack:
+        sessions = _Sessions(up_to(model, inner), functools.partial(_opened, open_session), stack)
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
-        data, sizes = _in_room(data, session, groups)
+        data, sizes = _in_room(data, sessions, groups)
+        groups = _grouped(sizes) if sizes else groups
         total = data.sample_count if limit is None else min(limit, data.sample_count)
         done = 0
         for batch in data.labelled_batches(limit):
-            groups = _grouped(sizes) if sizes else groups
             progress(done, total, "calibrating")
             done += batch.count
             for name in names:
                 if name in inputs and name in batch.feeds:
                     see(name, batch.feeds[name])
-            for group in groups:
-                _fetch(session, batch.feeds, group, sizes, see)
+            for index, group in enumerate(groups):
+                _fetch(sessions.of_group(index), batch.feeds, group, sizes, see)
+            if not sessions.is_drawing:
+                groups = _grouped(sizes) if sizes else groups
 
 
 def watch_both(
@@ -80,16 +88,40 @@ def watch_both(
     inputs = {each.name for each in second.proto.graph.input}
     inner = [name for name in names if name not in inputs]
     opened = functools.partial(_opened, open_session)
-    with up_to(first, inner).opened_on(opened) as one, up_to(second, inner).opened_on(opened) as other:
+    with contextlib.ExitStack() as stack:
+        one, other = (_Sessions(up_to(model, inner), opened, stack) for model in (first, second))
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
-        for batch in _in_room(data, other, groups)[0].labelled_batches():
+        data, sizes = _in_room(data, other, groups)
+        groups = _grouped(sizes) if sizes and other.is_drawing else groups
+        for batch in data.labelled_batches():
             for name in names:
                 if name in inputs and name in batch.feeds:
                     see(name, batch.feeds[name], batch.feeds[name])
-            for group in groups:
-                before, after = one.run(batch.feeds, group), other.run(batch.feeds, group)
+            for index, group in enumerate(groups):
+                before = one.of_group(index).run(batch.feeds, group)
+                after = other.of_group(index).run(batch.feeds, group)
                 for name in group:
                     see(name, before.pop(name), after.pop(name))
+
+
+class _Sessions:
+    """The sessions that run a model: one, or one for each group of tensors where it draws random numbers."""
+
+    def __init__(self, model: Model, opened: OpenSession, stack: contextlib.ExitStack) -> None:
+        self.is_drawing = is_drawing(model)
+        self._model, self._opened, self._stack = model, opened, stack
+        self._open: list[Session] = []
+
+    def of_group(self, index: int) -> Session:
+        """What runs the group at a position; of a model that draws, it has run nothing else."""
+        place = index if self.is_drawing else 0
+        while len(self._open) <= place:
+            self._open.append(self.new(self._stack))
+        return self._open[place]
+
+    def new(self, stack: contextlib.ExitStack) -> Session:
+        """A fresh session."""
+        return stack.enter_context(self._model.opened_on(self._opened))
 
 
 def _fetch(session: Session, feeds: Feeds, names: Sequence[str], sizes: dict[str, int], see: See) -> None:
@@ -102,18 +134,24 @@ def _fetch(session: Session, feeds: Feeds, names: Sequence[str], sizes: dict[str
 
 
 def _in_room(
-    data: CalibrationData, session: Session, groups: Sequence[Sequence[str]]
+    data: CalibrationData, sessions: _Sessions, groups: Sequence[Sequence[str]]
 ) -> tuple[CalibrationData, dict[str, int]]:
     """The data in batches whose values fit in the room, by what one sample takes, and that batch's sizes.
 
-    Where batches cannot be cut, the first one tells the sizes as it is seen, and none are given.
+    Where batches cannot be cut, the first one tells the sizes as it is seen, and none are given. Of a model that
+    draws, the batches are single samples, and another session tells the sizes.
     """
     sizes: dict[str, int] = {}
-    if not groups or not data.sample_count or any(each.cut.exact or not each.cut.axes for each in data.groups):
+    is_uncut = any(each.cut.exact or not each.cut.axes for each in data.groups)
+    if not groups or not data.sample_count or (is_uncut and not sessions.is_drawing):
         return data, sizes
-    feeds = data.first_sample()
-    for group in groups:
-        _fetch(session, feeds, group, sizes, _ignore)
+    with contextlib.ExitStack() as stack:
+        session = sessions.new(stack) if sessions.is_drawing else sessions.of_group(0)
+        feeds = data.first_sample()
+        for group in groups:
+            _fetch(session, feeds, group, sizes, _ignore)
+    if sessions.is_drawing:
+        return replace(data, batch_size=1), sizes
     batch_size = max(1, min(data.batch_size, ROOM_BYTES // max(1, sum(sizes.values()))))
     return replace(data, batch_size=batch_size), {name: batch_size * size for name, size in sizes.items()}
 

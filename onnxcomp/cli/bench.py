@@ -11,6 +11,7 @@ import click
 from onnxcomp.cli import options
 
 if TYPE_CHECKING:
+    from onnxcomp.calibration import Sequences
     from onnxcomp.pipeline.bench import Bench
 
 
@@ -26,7 +27,7 @@ def command(
     model: Path,
     other: Path | None,
     runs: int,
-    calib_data: str | None,
+    calib_data: str | Sequences | None,
     seed: int,
     ep: str,
     threads: int,

@@ -13,6 +13,7 @@ from onnxcomp.cli import ERROR, options
 from onnxcomp.cli.options import Words
 
 if TYPE_CHECKING:
+    from onnxcomp.calibration import Sequences
     from onnxcomp.pipeline.compare import Comparison
 
 
@@ -31,7 +32,7 @@ def command(
     ctx: click.Context,
     reference: Path,
     model: Path,
-    calib_data: str | None,
+    calib_data: str | Sequences | None,
     seed: int,
     ep: str,
     threads: int,

@@ -11,6 +11,7 @@ import click
 from onnxcomp.cli import options
 
 if TYPE_CHECKING:
+    from onnxcomp.calibration import Sequences
     from onnxcomp.graph.inspect import Inspection
     from onnxcomp.pipeline.sensitivity import SensitivityTable
     from onnxcomp.target import Target
@@ -30,7 +31,7 @@ SHOWN = 15  # rows of a table without --verbose
 def command(
     model: Path,
     sensitivity: bool,
-    calib_data: str | None,
+    calib_data: str | Sequences | None,
     seed: int,
     ep: str,
     threads: int,
@@ -60,7 +61,9 @@ def command(
         _show(found, verbose=verbose)
 
 
-def _sensitivity(model: Path, calib_data: str, target: Target, seed: int, *, as_json: bool, verbose: bool) -> None:
+def _sensitivity(
+    model: Path, calib_data: str | Sequences, target: Target, seed: int, *, as_json: bool, verbose: bool
+) -> None:
     from onnxcomp.cli import screen
     from onnxcomp.pipeline.sensitivity import measure_sensitivity
 

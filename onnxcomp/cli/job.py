@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from onnxcomp.budget import Budget
+from onnxcomp.calibration import Sequences
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.model import Model, load, refuse_output, write_text
@@ -32,7 +33,7 @@ class Request:
     force: bool
     report: Path | None
     dry_run: bool
-    calib_data: str | None
+    calib_data: str | Sequences | None
     seed: int
     ep: str
     threads: int

@@ -83,11 +83,35 @@ target_options = stacked(
                  help="Shared library with the model's custom operators. May be repeated."),
 )  # fmt: skip
 
+SEQUENCE_AXIS = "onnxcomp.sequence_axis"
+
+
+def _note_axis(ctx: click.Context, param: click.Parameter, axis: int | None) -> None:
+    ctx.meta[SEQUENCE_AXIS] = axis
+
+
+def _as_sequences(ctx: click.Context, param: click.Parameter, source: str | None) -> Any:
+    """The calibration data, as sequences where an axis of steps is named."""
+    axis = ctx.meta.get(SEQUENCE_AXIS)
+    if axis is None:
+        return source
+    if source is None:
+        raise click.UsageError("--sequence-axis says how to read --calib-data: give both.")
+    from onnxcomp.calibration import Sequences
+
+    return Sequences(source, axis)
+
+
 data_options = stacked(
-    click.option("--calib-data", metavar="SRC",
+    click.option("--calib-data", metavar="SRC", callback=_as_sequences,
                  help="Inputs to calibrate and verify with: .npz (one array per input, `labels` if you have them), "
                       ".npy, a folder of these or of test_data_set_*, or module:function. "
                       "Without it inputs are drawn at random, which only shows breakage."),
+    click.option("--sequence-axis", type=click.IntRange(min=0), metavar="N", callback=_note_axis, is_eager=True,
+                 expose_value=False,
+                 help="The arrays are sequences, such as (sequences, steps, ...): the axis of the steps, which the "
+                      "model takes one at a time, counted from 0. A folder of numbered .npz needs none: each file is "
+                      "a sequence."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                  help="Seed of every random choice."),
 )  # fmt: skip

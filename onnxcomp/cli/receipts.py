@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.cli import formats, screen
-from onnxcomp.cli.verdicts import agreement, measured_words
+from onnxcomp.cli.verdicts import agreement, judged, measured_words
 from onnxcomp.pipeline.plan import Plan
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
@@ -155,7 +155,8 @@ def totals(receipt: Receipt, written: Sequence[Path] = ()) -> list[tuple[str, st
     rows = [("size", _size_words(receipt))]
     rows += costs(receipt.measured, before="original", after="result")
     rows.append(("verified", verification(receipt)))
-    rows += [] if receipt.data["random"] else agreement(receipt.verdict)
+    if not receipt.data["random"]:
+        rows += judged(receipt.verdict, receipt.metric.get("evidence")) + agreement(receipt.verdict)
     rows.append(("needs", _needs_words(receipt)))
     if "seconds" in receipt.measured:
         rows.append(("took", formats.seconds(receipt.measured["seconds"])))
@@ -200,9 +201,9 @@ def costs(measured: dict[str, Any], *, before: str, after: str) -> list[tuple[st
 
 def verification(receipt: Receipt) -> str:
     """On what the result was verified, and how it came out."""
-    if receipt.verdict.get("verified") is False:
-        return "not verified: nothing could be compared; nothing broke"
     words = measured_words(receipt.verdict, metric=str(receipt.metric["name"]))
+    if not receipt.verdict.get("verified", True):
+        return f"not verified: {words}"
     if receipt.data["random"]:
         return f"on random inputs on {receipt.target}, which shows breakage only: {words}"
     samples = formats.count(receipt.data["verification_samples"], "sample")

@@ -7,10 +7,13 @@ from typing import Any
 
 from onnxcomp.cli import formats
 
+NAMED = 3  # outputs named in a line
+
 
 def verdict_words(verdict: Mapping[str, Any], *, metric: str) -> list[tuple[str, str]]:
     """Rows of a name and what is to be said about it, from ``Verdict.describe()``."""
     rows = [("verdict", verdict_line(verdict, metric=metric))]
+    rows += judged(verdict)
     rows += agreement(verdict)
     rows += [("why", each) for each in verdict["reasons"]]
     return rows
@@ -22,8 +25,21 @@ def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [] if share is None else [("agreement", f"the winning class is the same on {share:.1%} of the samples")]
 
 
+def judged(verdict: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
+    """What each output was taken for and how far it is off by the measure that counts, the worst output first; then what
+    shows nothing."""
+    outputs = sorted(verdict["outputs"].items(), key=lambda each: -(each[1]["divergence"] or 0.0))
+    words = [f"{name}: {each['kind']}, {_number(each['divergence'])} by {each['measure']}" for name, each in outputs]
+    more = [f"{len(words) - NAMED} more"] if len(words) > NAMED else []
+    silent = [f"{name}: {why}" for name, why in (evidence or {}).get("silent", {}).items()]
+    rows = [("judged as", "; ".join([*words[:NAMED], *more]))] if words else []
+    return rows + ([("not judged", "; ".join(silent[:NAMED]))] if silent else [])
+
+
 def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
     """``within the limit on 64 samples: divergence 0.011 (95% interval 0.008 to 0.014), limit 0.03``."""
+    if not verdict.get("verified", True):
+        return "not verified: nothing could be compared"
     outcome = "within the limit" if verdict["passed"] else "OVER the limit"
     low = verdict["interval"][0]
     if not verdict["passed"] and verdict["divergence"] is not None and low is not None and low <= verdict["limit"]:
@@ -35,6 +51,8 @@ def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
 def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
     """What was measured, with its interval and limit."""
     value, interval = verdict["divergence"], verdict["interval"]
+    if not verdict.get("verified", True):
+        return "nothing could be compared"
     if value is None:
         return "the model failed"
     if verdict.get("score") is not None:
@@ -43,7 +61,9 @@ def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
         words = f"{metric} {_number(value)}"
     if interval[0] is not None and interval[0] != interval[1]:
         words += f" (95% interval {_number(interval[0])} to {_number(interval[1])})"
-    return f"{words}, limit {_number(verdict['limit'])}"
+    held = verdict.get("beside")
+    beside = f"; divergence {_number(held[0])}, held to {_number(held[1])} as well" if held else ""
+    return f"{words}, limit {_number(verdict['limit'])}{beside}"
 
 
 def _number(value: float | None) -> str:

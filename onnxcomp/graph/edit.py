@@ -12,12 +12,10 @@ import numpy as np
 
 from onnxcomp.graph.ir import Array, Constant, Node, Variable
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
+from onnxcomp.noise import ONNX_DOMAINS as WRITTEN_DOMAINS
+from onnxcomp.noise import RANDOM_OPS
 
-ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
-# Two runs, or two nodes of the same inputs, need not give the same values.
-RANDOM_OPS = frozenset({
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
-})  # fmt: skip
+ONNX_DOMAINS = frozenset({None, *WRITTEN_DOMAINS})
 
 
 def is_onnx(node: Node, *ops: str) -> bool:

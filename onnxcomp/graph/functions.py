@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, helper
 
@@ -16,8 +16,16 @@ from onnxcomp.graph.edit import ONNX_DOMAINS, is_onnx, producer
 from onnxcomp.graph.ir import Node, Variable
 from onnxcomp.graph.opened import Graph, Scope, subgraphs_of
 from onnxcomp.graph.surgery import read_function
+from onnxcomp.model import PROTOBUF_LIMIT_BYTES, Model
 
 FunctionId = tuple[str, str, str]  # domain, name, overload
+
+
+def written_out(model: Model) -> Model:
+    """A copy with all calls of local functions written out, for looking at; the model itself where it has none."""
+    if not model.proto.functions or model.proto.ByteSize() >= PROTOBUF_LIMIT_BYTES:
+        return model
+    return model.with_proto(onnx.inliner.inline_local_functions(model.proto))
 
 
 def functions_of(graph: Graph) -> dict[FunctionId, Scope]:

@@ -71,16 +71,20 @@ class Shapes:
         return not open_at or (len(open_at) == 1 and math.prod(a or 0 for a, _ in closed) > 0)
 
 
-def infer_shapes(graph: Graph, *, batch: int | None = None, computed: bool = False) -> Shapes:
+def infer_shapes(
+    graph: Graph, *, batch: int | None = None, every: int | None = None, computed: bool = False
+) -> Shapes:
     """Types and shapes of the tensors of the main graph and its subgraphs; of functions, nothing is known.
 
     computed: follow the whole numbers that the graph computes from shapes, too, into what is reshaped by them.
 
     batch: the size to assume for the first dimension of the inputs where the model leaves it open; never for
-    a rewrite, only for describing a model.
+    a rewrite, only for describing a model. every: likewise, for all dimensions of inputs that are open.
     """
     shapes = Shapes()
     proto = believed(skeleton(graph))
+    if every is not None:
+        _assume_every(proto, every)
     if batch is not None:
         _assume_batch(proto, batch)
     _collect(graph, infer(proto, computed=computed).graph, shapes)
@@ -95,6 +99,14 @@ def _assume_batch(proto: ModelProto, batch: int) -> None:
         for index, dim in enumerate(own):
             if is_open(dim) and (dim.dim_param in symbols or (index == 0 and not dim.dim_param)):
                 dim.dim_value = batch
+
+
+def _assume_every(proto: ModelProto, size: int) -> None:
+    for each in proto.graph.input:
+        if each.type.HasField("tensor_type"):
+            for dim in each.type.tensor_type.shape.dim:
+                if is_open(dim):
+                    dim.dim_value = size
 
 
 def believed(proto: ModelProto) -> ModelProto:

@@ -105,7 +105,7 @@ class Choosing:
         for names, fate in ((kept, "kept at 8 bits"), (table.unreached - kept, "left as before")):
             if names:
                 self.notes.append(unreached_note(names, fate))
-        self.notes += [f"{name}: the budget bears little of it; {fate}" for name, fate in self.held_back.items()]
+        self.notes += [f"{name}: it alone broke the budget; {fate}" for name, fate in self.held_back.items()]
         if self.refuted is None or self.tuner is None or not best.verdict.passed:
             return
         spent = spent_share(best.verdict, self.verifier)

@@ -12,14 +12,16 @@ import numpy as np
 import onnx
 
 from onnxcomp.budget import Drop
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.errors import VerificationError
+from onnxcomp.graph.seeds import seeded
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.optimize import open_data, silent
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.target import Target
 from onnxcomp.verify import Verdict, Verifier
 from onnxcomp.verify.reference import Array, OutputStore, flatten
+from onnxcomp.verify.repeatable import draws_differently
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 
@@ -63,7 +65,7 @@ def compare(
     reference: Source,
     model: Source,
     *,
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     target: str | Target = "cpu",
     metric: str = "auto",
     max_drop: Drop | None = None,
@@ -76,10 +78,12 @@ def compare(
     Raises OnnxcompError where the reference or the inputs are at fault; a model that does not run has a
     verdict that says so.
     """
-    first, second = load(reference), load(model)
+    first = seeded(load(reference))
+    second = seeded(load(model), alike=first)
     where = target if isinstance(target, Target) else Target.of(target)
     progress(0, 1, "running the reference")
     data = open_data(first, calibration, where, seed)
+    different = draws_differently(first, data, where)
     verifier = Verifier(first, data, target=where, metric=metric, max_drop=max_drop, seed=seed)
     progress(0, 1, "running the model")
     verdict = verifier.check(second)
@@ -95,7 +99,7 @@ def compare(
         metric=verifier.metric,
         verdict=verdict,
         outputs=outputs,
-        notes=tuple(dict.fromkeys(verifier.notes)),
+        notes=tuple(dict.fromkeys([*verifier.notes, *([different] if different else [])])),
     )
 
 

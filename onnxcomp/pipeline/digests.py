@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.graph.seeds import unseeded
 from onnxcomp.model import Model, save
 from onnxcomp.receipt import digest, file_digest
 
@@ -21,7 +22,7 @@ def source_digest(model: Model) -> str:
     """Of the file that a model was read from, else of its content."""
     if model.path is not None:
         return file_digest(model.path)
-    return digest(model.proto.SerializeToString(deterministic=True))
+    return digest(unseeded(model).proto.SerializeToString(deterministic=True))
 
 
 def result_digest(model: Model) -> str | None:

@@ -12,7 +12,9 @@ from onnxcomp.errors import CalibrationError
 from onnxcomp.pipeline.reach import FEW_SAMPLES, WANTED_SAMPLES
 from onnxcomp.recipe import Recipe
 from onnxcomp.verify import Verifier
-from onnxcomp.verify.verifier import BREAKAGE_DIVERGENCE
+from onnxcomp.verify.limits import BREAKAGE_DIVERGENCE
+
+AS_WITHOUT = "only what is safe without data was done"
 
 
 @dataclass(frozen=True)
@@ -26,39 +28,24 @@ class Grounds:
 
     @classmethod
     def of(cls, verifier: Verifier, data: CalibrationData) -> Grounds:
-        """By what the verifier found. Random inputs license nothing in any case, which is said elsewhere."""
-        evidence = getattr(verifier, "evidence", None)
+        """By what the verifier found. Random inputs license nothing in any case, which is said elsewhere; a score of
+        the user's is measured on data of its own."""
         if data.is_random:
             return cls(is_enough=False)
-        if evidence is not None and not evidence.is_enough and ":" not in verifier.metric:
-            return cls(is_enough=False, notes=[f"not verified: {_why(evidence)}; {AS_WITHOUT}"])
-        distinct = int(getattr(data, "distinct_count", data.sample_count))
-        if distinct > FEW_SAMPLES:
+        if not verifier.evidence.is_enough and ":" not in verifier.metric:
+            return cls(is_enough=False, notes=[f"not verified: {verifier.evidence.lack}; {AS_WITHOUT}"])
+        if data.distinct_count > FEW_SAMPLES:
             return cls(is_enough=True)
-        note = f"{distinct} distinct samples license little more than none: at least {WANTED_SAMPLES} are wanted"
-        return cls(is_enough=True, are_few=True, notes=[note])
+        said = f"{data.distinct_count} distinct samples license little more than none"
+        return cls(is_enough=True, are_few=True, notes=[f"{said}: at least {WANTED_SAMPLES} are wanted"])
 
     def for_breakage(self, verifier: Verifier, recipe: Recipe, options: dict[str, Any]) -> Verifier:
         """A verifier that looks for breakage only. Raises CalibrationError where a step cannot do without data."""
         if verifier.data.is_random:
             return verifier
         for step in recipe.steps:
-            needy = not step.trials and any(each.needed() is Needs.CALIBRATION for each in step.rewrites)
-            if needy:
+            if not step.trials and any(each.needed() is Needs.CALIBRATION for each in step.rewrites):
                 raise CalibrationError(f"{step.name}: needs calibration data that show something. {self.notes[0]}.")
-        metric = "divergence" if verifier.metric in COUNTED else verifier.metric
-        return Verifier(
-            verifier.original, verifier.data, **options | {"metric": metric, "max_drop": Drop(BREAKAGE_DIVERGENCE)}
-        )
-
-
-AS_WITHOUT = "only what is safe without data was done"
-COUNTED = ("accuracy", "top1")
-
-
-def _why(evidence: Any) -> str:
-    """Why there is nothing to go by."""
-    if not evidence.compared:
-        silent = "; ".join(f"output {name} shows nothing ({why})" for name, why in evidence.silent.items())
-        return silent or "no output can be compared"
-    return "all samples are the same" if evidence.distinct == 1 else "there are no samples"
+        # What does not vary from sample to sample has no spread to hold errors against, but a size.
+        limits = {"metric": "sqnr", "max_drop": Drop(BREAKAGE_DIVERGENCE)}
+        return Verifier(verifier.original, verifier.data, **options | limits)

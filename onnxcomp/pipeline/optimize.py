@@ -16,11 +16,15 @@ from typing import Any
 import onnx
 
 from onnxcomp.budget import Budget
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
+from onnxcomp.calibration.rollout import rolled_out
+from onnxcomp.calibration.states import named_states
 from onnxcomp.contract import Context
-from onnxcomp.errors import CalibrationError, ModelError, TargetError
+from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
+from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.time_axes import time_axes
 from onnxcomp.model import Model, load, refuse_output, save, write_text
 from onnxcomp.pipeline.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.grounds import Grounds
@@ -32,6 +36,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
+from onnxcomp.verify.repeatable import draws_differently
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
@@ -73,7 +78,7 @@ def optimize(
     source: str | os.PathLike[str] | onnx.ModelProto | Model,
     *,
     recipe: str | os.PathLike[str] | Recipe = "default",
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     target: str | Target = "cpu",
     budget: Budget | None = None,
     metric: str = "auto",
@@ -85,12 +90,12 @@ def optimize(
     """Make a model smaller or faster within the accuracy budget, verified on the target.
 
     source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
-    calibration: input data (see ``CalibrationData.open``), None for none. exclude: patterns of weight and
-    node names to leave alone. measure: whether to time the result at the end.
+    calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
+    for none. exclude: patterns of weight and node names to leave alone. measure: whether to time the result at the end.
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
-    model = load(source)
+    model = seeded(load(source))
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
@@ -100,11 +105,11 @@ def optimize(
     run.deadline = started + (limits.time_budget_s or math.inf)
     run.execute()
     _finish(run, started, measure=measure)
-    return Result(run.current, run.receipt)
+    return Result(unseeded(run.current), run.receipt)
 
 
 def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
-    """The calibration data for a model, or random inputs where there is no source.
+    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
 
     Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
     """
@@ -112,9 +117,12 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
         return source
     try:
         with model.opened_on(target.session) as session:
+            barred = time_axes(model)
             if source is None:
-                return CalibrationData.random(session.inputs, seed=seed, run=session.run)
-            return CalibrationData.open(source, session.inputs, run=session.run)
+                return CalibrationData.random(session.inputs, seed=seed, run=session.run, not_samples=barred)
+            states = {state.input for state in named_states(model, session)}
+            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
+            return rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
 
@@ -197,13 +205,21 @@ def _versions() -> dict[str, str]:
 def _recipe_and_data(
     model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int
 ) -> tuple[Recipe, CalibrationData]:
-    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit.
+    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit, or that
+    draws other random numbers in every form.
 
-    Such a model takes arguments (axes, shapes, scales) as inputs. It is checked and loaded at every step, but
-    its outputs are compared on nothing, so nothing may be lost.
+    The first takes arguments (axes, shapes, scales) as inputs. Both are checked and loaded at every step, but
+    their outputs are compared on nothing, so nothing may be lost.
     """
     try:
-        return recipe, open_data(model, calibration, target, seed)
+        data = open_data(model, calibration, target, seed)
+        reason = draws_differently(model, data, target)
+        if reason is None:
+            return recipe, data
+        exact = tuple(step for step in recipe.steps if step.exact)
+        if not exact:
+            raise VerificationError(f"{model.name}: nothing can be verified: {reason}")
+        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"lossy steps are left out: {reason}")
     except CalibrationError as error:
         exact = tuple(step for step in recipe.steps if step.exact)
         if calibration is not None or not exact:
@@ -231,6 +247,7 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
         "samples": data.sample_count,
         "verification_samples": checking.sample_count,
         "sha256": None if data.is_random else data_digest(data),
+        "axes": data.axes_in_words,
     }
 
 
@@ -244,7 +261,7 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
     receipt.result = {
         "bytes": model.size_bytes,
         "ratio": model.size_bytes / run.original.size_bytes,
-        "sha256": result_digest(model),
+        "sha256": result_digest(unseeded(model)),
         "opset": opset,
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),

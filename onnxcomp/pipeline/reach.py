@@ -31,6 +31,7 @@ QUICK_SAMPLES = 16  # most weights show on these; the others are tried on all
 FEW_SAMPLES = 8  # distinct ones, at most: they tell little of any weight
 WANTED_SAMPLES = 32
 FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples license
+COUNTED = ("labels", "top1")  # measures of samples that differ or do not
 NAMED = 3  # weights named in a note
 
 
@@ -133,7 +134,7 @@ def affected_share(verdict: Verdict) -> float | None:
     concerns few samples whatever made it flip."""
     worst = max(verdict.outputs, key=lambda each: each.value, default=None)
     share: float | None = getattr(verdict, "affected_share", None)
-    return None if worst is None or worst.measure == "labels" or not share else share
+    return None if worst is None or worst.measure.endswith(COUNTED) or not share else share
 
 
 def unreached_note(names: Iterable[str], kept: str) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import onnx
 
 from onnxcomp.budget import Drop
-from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError
+from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.choosing import fitting_part
@@ -33,7 +34,7 @@ def replay(
     source: str | os.PathLike[str] | onnx.ModelProto | Model,
     receipt: Receipt,
     *,
-    calibration: str | os.PathLike[str] | CalibrationData | None = None,
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     custom_ops: tuple[Path, ...] = (),
     progress: Progress = silent,
 ) -> Result:
@@ -46,6 +47,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
+    model = seeded(model)
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None, min_ort=_min_ort(receipt), custom_ops=custom_ops)
     data = None if calibration is None else _data(model, calibration, target, receipt)
     context = Context(
@@ -56,7 +58,7 @@ def replay(
         progress=progress,
         max_opset=target.supported_opset,
     )
-    result = _applied(model, receipt, context)
+    result = unseeded(_applied(model, receipt, context))
     _check(result, receipt)
     return Result(result, dataclasses.replace(receipt, missed=[]))
 

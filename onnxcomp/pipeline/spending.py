@@ -31,8 +31,9 @@ STRONGER = 2.0  # and one whose budget has another unit, with this much more, un
 ENOUGH = 0.75  # of the budget: no stronger one is tried
 CLOSE = 1.15  # a limit this close to one that failed is not worth another try
 SURPRISING = 1.5  # times the limit of the search: what was measured within it and is far beyond has its own cause
+LESS_ERROR = 0.1  # of what carried a failure, at most, is left to a weight at first
 UNFORESEEN = 3.0  # times what was predicted of a weight: with less, a stricter limit deals with it
-HELD_BACK = 3  # times that one weight is sought for that, at most: each takes a dozen evaluations
+HELD_BACK = 4  # times that one weight is sought for that, at most: each takes a dozen evaluations
 
 
 class Work(Protocol):
@@ -126,12 +127,17 @@ class Spending:
         return not self._counts_otherwise() and not verdict.energy <= SURPRISING * limit
 
     def _forbid(self, name: str, assignment: Assignment) -> None:
-        """Leave a weight what noise alone allows; where that carried the failure, nothing."""
-        if assignment[name] == self.mild[name]:
-            self.mild[name] = self.table.options[name][0]
+        """Leave a weight a tenth of the error that carried a failure, then what noise alone allows, then none."""
+        now, mild, options = assignment[name], self.mild[name], self.table.options[name]
+        milder = [each for each in options if each.error <= LESS_ERROR * now.error]
+        if name not in self.work.held_back and len(milder) > 1:
+            self.table.options[name] = milder
+            self.work.held_back[name] = "held back"
+            return
+        if now == mild:
+            self.mild[name] = options[0]
         search.hold_to(self.table, name, self.mild)
-        kept = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
-        self.work.held_back[name] = kept
+        self.work.held_back[name] = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
 
     def _strengthened(self, best: Trial) -> Trial:
         """A trial that verified after single changes that save bytes, each verified with all that follows.

@@ -20,28 +20,23 @@ from onnxcomp.runtime.isolated import read_values, write_values
 
 Array = NDArray[Any]
 IN_MEMORY_BYTES = 256 * 2**20
-MAX_CHANNELS = 4096
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of one batch beside its outputs: labels, padding weights, and where samples lie."""
+    """What is known of one batch beside its outputs: how many samples, where they lie in each input, labels, and the
+    shape of each array that was fed."""
 
     count: int
     axes: Mapping[str, int]
     labels: Array | None
-    mask: Array | None
+    shapes: Mapping[str, tuple[int, ...]]
 
 
-def layout_of(batch: Batch, inputs: Sequence[ValueSpec]) -> Layout:
-    """The batch without its feeds. mask: (samples, positions) of the first input named like a mask."""
-    mask = None
-    for spec in inputs:
-        value = batch.feeds.get(spec.name)
-        named = "mask" in spec.name.lower() and batch.axes.get(spec.name, 0) == 0
-        if named and isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf":
-            mask = (value > 0) if mask is None else mask
-    return Layout(batch.count, batch.axes, batch.labels, mask)
+def layout_of(batch: Batch) -> Layout:
+    """The batch without its feeds."""
+    shapes = {name: value.shape for name, value in batch.feeds.items() if isinstance(value, np.ndarray)}
+    return Layout(batch.count, batch.axes, batch.labels, shapes)
 
 
 def flatten(outputs: Mapping[str, Value]) -> dict[str, Array]:
@@ -95,27 +90,16 @@ def samples_first(array: Array, axis: int | None) -> Array:
     return array[None] if axis is None else np.moveaxis(array, axis, 0)
 
 
-def weights_for(array: Array, layout: Layout, axis: int | None) -> Array | None:
-    """The mask as weights (samples, positions) of an output (samples, positions, ...), where it fits."""
-    mask = layout.mask
-    if mask is None or axis is None or array.ndim < 3 or array.shape[:2] != mask.shape:
-        return None
-    return mask
-
-
-def channel_axis(spec: ValueSpec | None, axis: int | None) -> int | None:
-    """Where an output's features lie, counted without its sample axis: a fixed dimension, last or (NCHW) first."""
-    if spec is None or axis is None:
-        return None
+def channel_axes(spec: ValueSpec | None, axis: int | None, rank: int) -> tuple[int, ...]:
+    """Where an output's channels may lie, counted without its sample axis: first (NCHW) or last (NHWC), of these the
+    ones that the model declares to be fixed; both where it declares nothing. rank: of the output, with its samples."""
+    last = rank - 2
+    ends = tuple(dict.fromkeys(each for each in (0, last) if 0 <= each <= last))
+    if spec is None or len(spec.shape) != (rank if axis is not None else rank - 1):
+        return ends
     dims = [dim for place, dim in enumerate(spec.shape) if place != axis]
-    fixed = [place for place, dim in enumerate(dims) if isinstance(dim, int) and dim <= MAX_CHANNELS]
-    if not fixed:
-        return None
-    if len(dims) == 2 and len(fixed) == 2:
-        return min(fixed, key=lambda place: (int(dims[place] or 0), -place))
-    if len(dims) >= 3:
-        return len(dims) - 1 if len(dims) - 1 in fixed and 0 not in fixed else fixed[0]
-    return fixed[-1]
+    fixed = tuple(each for each in ends if isinstance(dims[each], int))
+    return fixed or ends
 
 
 @dataclass

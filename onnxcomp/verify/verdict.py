@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OutputDivergence:
-    """One output's divergence with its 95% interval; ``measure`` is the one that counted."""
+    """One output's divergence by one measure, with its 95% interval; kind: what the output was taken for.
+    is_squared: the value is the root of what grows with the squared error."""
 
     name: str
     kind: str
@@ -17,17 +18,22 @@ class OutputDivergence:
     value: float
     low: float
     high: float
+    is_squared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Whether a model may stand for the original.
 
+    verified: False where nothing was compared: then ``passed`` only says that nothing broke.
     divergence: of the worst output, in the metric's unit; with labels or a score of the user's, the drop.
     interval: its 95% confidence interval over samples (equal ends where there is one number only).
     failed: a NaN, a changed input or output, a model that does not load or run: no budget allows it.
     reasons: why it did not pass; empty when it did. agreement: share of samples with the same winning
     class, None where no output has classes; it is reported, not budgeted.
+    beside: where the metric counts samples and these are few: the divergence of the outputs and its limit, held too.
+    affected_share: (sum d)^2 / (n sum d^2) of the worst lens' numbers d: 1 where all samples bear the divergence alike,
+    1/n where one bears all of it.
     """
 
     divergence: float
@@ -40,11 +46,15 @@ class Verdict:
     outputs: tuple[OutputDivergence, ...] = ()
     score: float | None = None
     original_score: float | None = None
+    verified: bool = True
+    beside: tuple[float, float] | None = None
+    affected_share: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed and the divergence is within the limit."""
-        return not self.failed and self.divergence <= self.limit
+        is_held = self.beside is None or self.beside[0] <= self.beside[1]
+        return not self.failed and self.divergence <= self.limit and is_held
 
     @property
     def passed_safely(self) -> bool:
@@ -61,7 +71,7 @@ class Verdict:
         where it passes: a root of a divergence squared again. Searches add it up; infinite for a failure."""
         if self.failed or not self.limit or not math.isfinite(self.limit):
             return math.inf if self.failed else self.divergence
-        shares = [(each.value / self.limit) ** (2 if each.measure == "embedding" else 1) for each in self.outputs]
+        shares = [(each.value / self.limit) ** (2 if each.is_squared else 1) for each in self.outputs]
         return max(shares, default=self.divergence / self.limit) * self.limit
 
     @property
@@ -77,17 +87,28 @@ class Verdict:
 
         return {
             "passed": self.passed,
-            "divergence": finite(self.divergence),
-            "interval": [finite(end) for end in self.interval],
+            "verified": self.verified,
+            "divergence": finite(self.divergence) if self.verified else None,
+            "interval": [finite(end) if self.verified else None for end in self.interval],
             "limit": finite(self.limit),
             "samples": self.samples,
-            "resolution": finite(self.resolution),
+            "resolution": finite(self.resolution) if self.verified else None,
             "agreement": finite(self.agreement),
             "score": finite(self.score),
             "original_score": finite(self.original_score),
+            "beside": None if self.beside is None else [finite(each) for each in self.beside],
             "reasons": list(self.reasons),
-            "outputs": {each.name: {"kind": each.kind, "divergence": finite(each.value)} for each in self.outputs},
+            "outputs": self._outputs(),
         }
+
+    def _outputs(self) -> dict[str, Any]:
+        """By output: what it was taken for, the worst measure and its value, and all of them."""
+        found: dict[str, Any] = {}
+        for each in sorted(self.outputs, key=lambda one: -one.value):
+            value = each.value if math.isfinite(each.value) else None
+            own = found.setdefault(each.name, {"kind": each.kind, "measure": each.measure, "divergence": value})
+            own.setdefault("measures", {}).setdefault(each.measure, value)
+        return found
 
 
 def failure(reason: str, *, limit: float, samples: int) -> Verdict:

@@ -8,10 +8,11 @@ The default metric, its threshold and how they were chosen: docs/decisions/0003-
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,54 +21,33 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.sources import call
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
+from onnxcomp.graph.ends import LINEAR, ends
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
-from onnxcomp.numerics.metrics import Floats, Output
+from onnxcomp.numerics.metrics import Floats
 from onnxcomp.runtime import ValueSpec, run_isolated
 from onnxcomp.target import Target
-from onnxcomp.verify.reference import (
-    Layout,
-    OutputStore,
-    channel_axis,
-    flatten,
-    layout_of,
-    sample_axis,
-    samples_first,
-    weights_for,
+from onnxcomp.verify.accuracy import Labels, labels_of
+from onnxcomp.verify.closed_loop import ClosedLoop, closed_loop_for
+from onnxcomp.verify.comparison import Comparison, incomparable, widened
+from onnxcomp.verify.limits import (
+    BREAKAGE_DIVERGENCE,
+    COUNTED,
+    DEFAULT_LIMITS,
+    DEFAULT_MAX_DIVERGENCE,
+    METRICS,
+    SEARCHED_SHARE_OF_EMBEDDINGS,
 )
+from onnxcomp.verify.measures import lenses_of
+from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.padding import Padding, find_padding
+from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
+from onnxcomp.verify.watched import Watched
 
 Array = NDArray[Any]
-
-# The one default threshold for all models (docs/decisions/0003-default-metric.md).
-DEFAULT_MAX_DIVERGENCE = 0.03
-SEARCHED_SHARE_OF_EMBEDDINGS = 0.5
-# On random inputs, which license nothing, only breakage is looked for. int8 weights per channel reach 0.25 on
-# noise (efficientnet_lite0), 3-bit ones 0.2 (LeNet-5, which noise cannot tell) to 31.
-BREAKAGE_DIVERGENCE = 20 * DEFAULT_MAX_DIVERGENCE
-# Outputs hardly vary from noise to noise, so errors are held against a tenth of their size instead.
-NOISE_FLOOR = 0.1
-DEFAULT_LIMITS = {
-    "auto": Drop(DEFAULT_MAX_DIVERGENCE),
-    "divergence": Drop(DEFAULT_MAX_DIVERGENCE),
-    "accuracy": Drop(0.005),
-    "top1": Drop(0.02),
-    "kl": Drop(0.01),
-    "cosine": Drop(0.01),
-    "sqnr": Drop(0.01),
-    "score": Drop(0.01, is_relative=True),
-}
-METRICS = ("auto", "divergence", "kl", "cosine", "sqnr", "mse", "top1")
 ISOLATE_FROM_BYTES = 10**9
-
-
-class Aligned(NamedTuple):
-    """One output of one batch: the original's and the candidate's, samples first, and the padding weights."""
-
-    reference: Array
-    candidate: Array
-    weights: Array | None
 
 
 class Verifier:
@@ -77,11 +57,14 @@ class Verifier:
     ``divergence`` (never labels), ``kl``, ``cosine``, ``sqnr`` (as noise over signal power), ``mse``,
     ``top1`` (accuracy with labels, else disagreement), or ``module:function``: the user's score, called
     with a function that runs feeds and gives outputs by name, higher is better.
-    max_drop: the budget; None for the metric's default. Of several outputs the worst counts.
+    max_drop: the budget; None for the metric's default. Of several outputs and lenses the worst counts.
     shorter_ends: float32 inputs and outputs may have become float16 or bfloat16.
+    outputs: what the user says that outputs are, by name: one of ``metrics.KINDS``; this beats every guess.
+    closed_loop: whether what passes is also run on its own states, where the model has some. states: names of outputs
+    that are states, where another verifier has found them.
 
     Raises VerificationError when the original does not run on the data, TargetError when it does not load,
-    ParameterError when the metric does not fit.
+    ParameterError when the metric or an output's name does not fit, CalibrationError when the labels cannot be right.
     """
 
     def __init__(
@@ -94,33 +77,34 @@ class Verifier:
         max_drop: Drop | None = None,
         seed: int = 0,
         shorter_ends: bool = False,
+        outputs: Mapping[str, str] | None = None,
+        closed_loop: bool = True,
+        states: frozenset[str] | None = None,
     ) -> None:
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
         self._asked: dict[str, Any] = {
             "target": target, "metric": metric, "max_drop": max_drop, "seed": seed, "shorter_ends": shorter_ends,
+            "outputs": outputs,
         }  # fmt: skip
-        self.original = original
-        self.data = data
-        self.target = target
-        self.seed = seed
-        self.shorter_ends = shorter_ends
+        self._watched = Watched.of(original)
+        self.original, self.data, self.target = original, data, target
+        self.seed, self.shorter_ends = seed, shorter_ends
         self.samples = data.sample_count
         self.notes = list(data.notes)
-        self._layouts: list[Layout] = []
-        self._specs: dict[str, ValueSpec] = {}
-        self._store = OutputStore()
-        self._store.extend(self._outputs(original, is_reference=True))
-        self._axes = self._sample_axes()
-        self._described = {name: self._describe(name) for name in self._axes}
-        self._label_output = self._output_for_labels() if data.has_labels else None
+        self._loop: ClosedLoop | None = None
+        self.states = self._own_states(closed_loop) if states is None else states
+        self._outputs = self._read_outputs(outputs or {}, metric)
+        self.evidence = self._outputs.evidence()
+        self._labels = self._find_labels()
         self.metric = self._resolve(metric)
         self.original_score = self._original_score()
         self.limit = self._limit(max_drop)
+        self.wanted_samples = self._wanted_samples()
 
     def on(self, data: CalibrationData) -> Verifier:
-        """The same judge on other samples."""
-        return Verifier(self.original, data, **self._asked)
+        """The same judge on other samples, in open loop."""
+        return Verifier(self.original, data, **self._asked, closed_loop=False, states=self.states)
 
     @property
     def search_limit(self) -> float:
@@ -129,7 +113,7 @@ class Verifier:
         An optimizer finds the directions that the shift of cosines hardly weighs: at the full limit a searched
         sentence encoder lost three times what rounded and clustered ones lost at the same divergence.
         """
-        embeds = any(output.kind == "embedding" for output in self._described.values())
+        embeds = any(output.kind == "embedding" for output in self._outputs.described.values())
         return self.limit * (SEARCHED_SHARE_OF_EMBEDDINGS if embeds else 1.0)
 
     def describe(self) -> dict[str, Any]:
@@ -139,8 +123,10 @@ class Verifier:
             "limit": self.limit,
             "samples": self.samples,
             "random": self.data.is_random,
-            "outputs": {name: output.kind for name, output in self._described.items()},
+            "outputs": {name: output.kind for name, output in self._outputs.described.items()},
+            "evidence": self.evidence.describe(),
             "original_score": self.original_score,
+            "wanted_samples": self.wanted_samples,
             "notes": list(self.notes),
         }
 
@@ -152,36 +138,65 @@ class Verifier:
         try:
             if ":" in self.metric:
                 return self._scored(model)
-            return self._compared(model)
+            verdict = self._compared(model)
+            return self._on_own_states(model, verdict) if verdict.passed and self._loop is not None else verdict
         except (TargetError, VerificationError, ModelError) as error:
             return failure(str(error), limit=self.limit, samples=self.samples)
 
     # --- running ---
 
-    def _outputs(self, model: Model, *, is_reference: bool = False) -> Iterator[dict[str, Array]]:
+    def _read_outputs(self, asked: Mapping[str, str], metric: str) -> Outputs:
+        """The original's outputs and what each is taken for; a metric of class scores says that those are some that
+        can be, where none looks like it."""
+        layouts = [layout_of(batch) for batch in self.data.labelled_batches()]
+        store = OutputStore()
+        self._specs: dict[str, ValueSpec] = {}
+        store.extend(self._run(self.original))
+        names = {name for found in store for name in found}
+        unknown = sorted(set(asked) - names)
+        if unknown:
+            raise ParameterError(f"output: the model has {', '.join(sorted(names))}, not {', '.join(unknown)}")
+        made_by = ends(self.original)
+        options: dict[str, Any] = {
+            "padding": self._padding(),
+            "linear": lambda name: made_by.get(name, "") in ("", *LINEAR),
+            "numbers": lambda name: name in self._watched.numbers,
+            "left_out": self._watched.stands_for,
+            "states": self.states,
+        }
+        found = Outputs(self.data, layouts, store, self._specs, asked=asked, **options)
+        if metric not in ("kl", "top1") or any(lenses_of(metric, each) for each in found.described.values()):
+            return found
+        forced = dict.fromkeys(names, "classes") | dict(asked)
+        return Outputs(self.data, layouts, store, self._specs, asked=forced, **options)
+
+    def _own_states(self, closed_loop: bool) -> frozenset[str]:
+        """The outputs that are states; the closed loop is made ready where it is asked for and the model has some."""
+        if self.data.is_random or self.original.size_bytes >= ISOLATE_FROM_BYTES:
+            return frozenset()
+        self._loop, lack = closed_loop_for(self.original, self.data, self.target, self.seed)
+        if lack is not None:
+            self.notes.append(lack)
+        found = frozenset() if self._loop is None else frozenset(each.output for each in self._loop.states)
+        self._loop = self._loop if closed_loop else None
+        return found
+
+    def _run(self, model: Model) -> Iterator[dict[str, Array]]:
         """Outputs of every batch in order, from this process or, for large models, one of their own."""
         if model.size_bytes >= ISOLATE_FROM_BYTES:
-            yield from self._isolated_outputs(model, is_reference=is_reference)
+            yield from self._isolated(model)
             return
-        with model.opened_on(self.target.session) as session:
-            if is_reference:
-                self._specs = {spec.name: spec for spec in session.outputs}
-            for batch in self.data.labelled_batches():
-                if is_reference:
-                    self._layouts.append(layout_of(batch, self.data.inputs))
-                yield flatten(session.run(batch.feeds))
+        prepared = self._watched.prepare(model)
+        with prepared.opened_on(self.target.session) as session:
+            self._specs = self._specs or {spec.name: spec for spec in session.outputs}
+            for feeds in self.data.batches():
+                yield self._watched.named(flatten(session.run(feeds)))
 
-    def _isolated_outputs(self, model: Model, *, is_reference: bool) -> Iterator[dict[str, Array]]:
-        def feeds() -> Iterator[Any]:
-            for batch in self.data.labelled_batches():
-                if is_reference:
-                    self._layouts.append(layout_of(batch, self.data.inputs))
-                yield batch.feeds
-
+    def _isolated(self, model: Model) -> Iterator[dict[str, Array]]:
         with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=model.scratch.folder) as folder:
             run = run_isolated(
-                model.materialize(Path(folder) / "model"),
-                feeds(),
+                self._watched.prepare(model).materialize(Path(folder) / "model"),
+                self.data.batches(),
                 folder=Path(folder) / "run",
                 provider=self.target.provider,
                 provider_options=self.target.provider_options,
@@ -190,157 +205,150 @@ class Verifier:
             )
             self.notes.append(f"ran in a process of its own, peak memory {run.peak_bytes / 2**20:,.0f} MiB")
             for outputs in run.outputs():
-                yield flatten(outputs)
+                yield self._watched.named(flatten(outputs))
 
-    # --- what the original's outputs are ---
-
-    def _sample_axes(self) -> dict[str, int | None]:
-        """Of each output that every batch has, the axis that counts samples in all of them."""
-        found: dict[str, set[int | None]] = {}
-        for layout, outputs in zip(self._layouts, self._store, strict=True):
-            for name, array in outputs.items():
-                axis = sample_axis(array, self._specs.get(name), layout, self.data.inputs)
-                found.setdefault(name, set()).add(axis)
-        return {name: axes.pop() if len(axes) == 1 else None for name, axes in found.items()}
-
-    def _reference(self, name: str) -> Iterator[tuple[Array, Array | None]]:
-        for layout, outputs in zip(self._layouts, self._store, strict=True):
-            if name in outputs:
-                array = samples_first(outputs[name], self._axes[name])
-                yield array, weights_for(array, layout, self._axes[name])
-
-    def _describe(self, name: str) -> Output:
-        channels = channel_axis(self._specs.get(name), self._axes[name])
-        ranks = {array.ndim for array, _ in self._reference(name)}
-        return metrics.describe(
-            lambda: self._reference(name),
-            channel_axis=channels if len(ranks) == 1 else None,
-            floor=NOISE_FLOOR if self.data.is_random else metrics.RELATIVE_FLOOR,
-        )
-
-    def _output_for_labels(self) -> str | None:
-        """The output that integer labels are about: (samples, classes) scores or (samples,) integers."""
-        labels = [layout.labels for layout in self._layouts if layout.labels is not None]
-        if any(part.dtype.kind not in "iu" or part.ndim != 1 for part in labels):
-            self.notes.append("the labels are not integers, one a sample: not used")
+    def _padding(self) -> Padding | None:
+        """The input that marks padding, asked of the original itself; not of one that needs a process of its own."""
+        if self.data.is_random or self.original.size_bytes >= ISOLATE_FROM_BYTES or len(self.data.inputs) < 2:
             return None
-        for name, output in self._described.items():
-            ranks = {array.ndim for array, _ in self._reference(name)}
-            is_scores = output.kind in ("distribution", "logits", "values") and ranks == {2}
-            if self._axes[name] is not None and (is_scores or (output.kind == "labels" and ranks == {1})):
-                return name
-        self.notes.append("no output has one class a sample that labels could be compared with: not used")
-        return None
+        with self.original.opened_on(self.target.session) as session:
+            return find_padding(list(self.data.labelled_batches()), lambda feeds: flatten(session.run(feeds)))
 
     # --- metric and limit ---
 
+    def _find_labels(self) -> Labels | None:
+        found = labels_of(self._outputs) if self.data.has_labels else None
+        if isinstance(found, str):
+            self.notes.append(found)
+            return None
+        return found
+
     def _resolve(self, metric: str) -> str:
-        if metric in ("auto", "top1") and self._label_output is not None:
+        if metric in ("auto", "top1") and self._labels is not None:
             return "accuracy"
         if metric == "auto":
             return "divergence"
-        if metric in ("kl", "top1") and not any(self._measures(metric, name) for name in self._described):
+        described = self._outputs.described.values()
+        if metric in ("kl", "top1") and not any(lenses_of(metric, each) for each in described):
             raise ParameterError(f"metric: {metric} needs an output of class scores and this model has none")
         return metric
 
     def _original_score(self) -> float | None:
         if ":" in self.metric:
-            return self._score(self.original)
-        if self.metric == "accuracy":
-            correct = [self._correct(i, outputs) for i, outputs in enumerate(self._store)]
-            return float(np.concatenate(correct).mean())
-        return None
+            score = self._score(self.original)
+            if not np.isfinite(score):
+                raise VerificationError(f"metric: {self.metric} gave {score} for the original")
+            return score
+        return self._labels.original_accuracy() if self.metric == "accuracy" and self._labels else None
 
     def _limit(self, max_drop: Drop | None) -> float:
         kind = "score" if ":" in self.metric else self.metric
-        if max_drop is None and self.data.is_random and kind == "divergence":
+        cannot_tell = self.data.is_random or not self.evidence.is_enough
+        if max_drop is None and cannot_tell and kind == "divergence":
             return BREAKAGE_DIVERGENCE
         if max_drop is None and kind not in DEFAULT_LIMITS:
             raise ParameterError(f"max-drop: must be given for metric {kind}, whose unit is the output's own")
         return (max_drop or DEFAULT_LIMITS[kind]).limit(self.original_score)
 
+    def _wanted_samples(self) -> int | None:
+        """How many samples the budget needs to be told, where it counts samples and these are fewer; else None."""
+        if self.metric not in COUNTED:
+            return None
+        wanted = metrics.samples_to_resolve(self.limit, 2 * self.limit)
+        if self.samples >= wanted > 0:
+            return None
+        self.notes.append(
+            f"{self.samples} samples cannot tell a drop of {self.limit:.2g} in {self.metric}, about {wanted:,} can: "
+            f"the divergence of the outputs is held to {DEFAULT_MAX_DIVERGENCE:g} as well"
+        )
+        return wanted
+
     # --- comparing ---
 
     def _compared(self, model: Model) -> Verdict:
-        values: dict[tuple[str, str], list[Floats]] = {}
-        agreed: list[Floats] = []
-        drops: list[Floats] = []
-        batches = zip(self._store, self._outputs(model), strict=True)
-        for i, (reference, candidate) in enumerate(batches):
+        found = Comparison(self._outputs, "divergence" if self.metric == "accuracy" else self.metric, self.seed)
+        beside = Comparison(self._outputs, "divergence", self.seed) if self.metric == "top1" else found
+        changes: list[Floats] = []
+        for i, (reference, candidate) in enumerate(zip(self._outputs.store, self._run(model), strict=True)):
             if self.shorter_ends:
-                candidate = _widened(candidate)
-            wrong = _incomparable(reference, candidate)
+                candidate = widened(candidate)
+            wrong = incomparable(reference, candidate, self._watched.ragged)
             if wrong:
                 return failure(wrong, limit=self.limit, samples=self.samples)
-            for name in reference:
-                both = self._align(i, name, reference[name], candidate[name])
-                for measure, found in self._per_sample(name, both).items():
-                    values.setdefault((name, measure), []).append(found)
-                if self._described[name].has_classes:
-                    agreed.append(metrics.agreement(self._described[name], *both))
-            if self.metric == "accuracy":
-                drops.append(self._correct(i, reference) - self._correct(i, candidate))
-        agreement = float(np.concatenate(agreed).mean()) if agreed else None
+            for each in {id(found): found, id(beside): beside}.values():
+                each.add(i, reference, candidate)
+            if self.metric == "accuracy" and self._labels is not None:
+                changes.append(self._labels.correct(i, reference) - self._labels.correct(i, candidate))
+        held = self._held(beside)
         if self.metric == "accuracy":
-            return self._accuracy_verdict(np.concatenate(drops), agreement)
-        return self._divergence_verdict({key: np.concatenate(parts) for key, parts in values.items()}, agreement)
+            return self._accuracy_verdict(np.concatenate(changes), found, held)
+        return self._divergence_verdict(found, held)
 
-    def _align(self, i: int, name: str, reference: Array, candidate: Array) -> Aligned:
-        axis = self._axes[name]
-        left, right = samples_first(reference, axis), samples_first(candidate, axis)
-        return Aligned(left, right, weights_for(left, self._layouts[i], axis))
+    def _on_own_states(self, model: Model, verdict: Verdict) -> Verdict:
+        """A verdict that passed, with what the model does on its own states: the worse of both counts."""
+        assert self._loop is not None
+        steps = self._outputs.of_steps(self._loop.layouts, self._loop.reference)
+        found = Comparison(steps, "divergence", self.seed, prefix="on its own states: ")
+        for i, (reference, candidate) in enumerate(zip(steps.store, self._loop.outputs(model), strict=True)):
+            wrong = incomparable(reference, widened(candidate) if self.shorter_ends else candidate)
+            if wrong:
+                return failure(f"on its own states: {wrong}", limit=self.limit, samples=self.samples)
+            found.add(i, reference, candidate)
+        divergences, _ = found.divergences()
+        worst = max(divergences, key=lambda each: each.value, default=None)
+        if worst is None:
+            return verdict
+        if self.metric != "divergence":
+            held = max(verdict.beside or (0.0, DEFAULT_MAX_DIVERGENCE), (worst.value, DEFAULT_MAX_DIVERGENCE))
+            return dataclasses.replace(verdict, beside=held, reasons=_over_beside(held, "on its own states"))
+        outputs = (*verdict.outputs, *divergences)
+        if worst.value <= verdict.divergence:
+            return dataclasses.replace(verdict, outputs=outputs)
+        return dataclasses.replace(
+            verdict,
+            divergence=worst.value,
+            interval=(worst.low, worst.high),
+            outputs=outputs,
+            reasons=self._over(worst),
+        )
 
-    def _per_sample(self, name: str, both: Aligned) -> dict[str, Floats]:
-        output = self._described[name]
-        if self.metric in ("divergence", "accuracy"):
-            return metrics.divergences(output, *both)
-        return {measure: compute(*both) for measure, compute in self._measures(self.metric, name).items()}
+    def _held(self, comparison: Comparison) -> tuple[float, float] | None:
+        """The worst divergence and its limit, where the samples are too few to count by."""
+        if self.wanted_samples is None:
+            return None
+        return max((each.value for each in comparison.divergences()[0]), default=0.0), DEFAULT_MAX_DIVERGENCE
 
-    def _measures(self, metric: str, name: str) -> dict[str, Callable[..., Floats]]:
-        """How a metric other than the default is computed on an output; nothing where it says nothing."""
-        output = self._described[name]
-        if metric == "kl" and (output.has_classes or output.kind == "probabilities"):
-            return {metric: lambda *both: metrics.kl(output, *both)}
-        if metric == "top1" and output.has_classes:
-            return {metric: lambda *both: 1 - metrics.agreement(output, *both)}
-        if metric == "top1" and output.kind == "labels":
-            return {metric: lambda *both: metrics.divergences(output, *both)["labels"]}
-        if output.kind == "labels":
-            return {}
-        plain = {
-            "cosine": metrics.cosine_distance,
-            "sqnr": metrics.noise_to_signal,
-            "mse": metrics.squared_error,
-        }
-        return {metric: plain[metric]} if metric in plain else {}
-
-    def _divergence_verdict(self, values: dict[tuple[str, str], Floats], agreement: float | None) -> Verdict:
-        found = []
-        for (name, measure), per_sample in values.items():
-            transform = np.sqrt if measure == "embedding" else None
-            got = metrics.estimate(per_sample, transform=transform, seed=self.seed)
-            kind = self._described[name].kind
-            found.append(OutputDivergence(name, kind, measure, got.value, got.low, got.high))
+    def _divergence_verdict(self, comparison: Comparison, held: tuple[float, float] | None) -> Verdict:
+        found, affected = comparison.divergences()
         worst = max(found, key=lambda each: each.value, default=None)
         value = worst.value if worst else 0.0
-        reasons: tuple[str, ...] = ()
-        if worst and not value <= self.limit:
-            reasons = (f"output {worst.name} ({worst.kind}): divergence {value:.3g} is over {self.limit:.3g}",)
         return Verdict(
             divergence=value,
             interval=(worst.low, worst.high) if worst else (0.0, 0.0),
             limit=self.limit,
             samples=self.samples,
-            reasons=reasons,
-            agreement=agreement,
+            reasons=(*self._over(worst), *_over_beside(held)),
+            agreement=comparison.agreement,
             outputs=tuple(found),
+            verified=self.evidence.is_enough,
+            beside=held,
+            affected_share=affected,
         )
 
-    def _accuracy_verdict(self, drops: Floats, agreement: float | None) -> Verdict:
-        got = metrics.estimate(drops, seed=self.seed)
+    def _over(self, worst: OutputDivergence | None) -> tuple[str, ...]:
+        if worst is None or worst.value <= self.limit:
+            return ()
+        what = f"output {worst.name} ({worst.kind}, by {worst.measure})"
+        return (f"{what}: divergence {worst.value:.3g} is over {self.limit:.3g}",)
+
+    def _accuracy_verdict(self, changes: Floats, found: Comparison, held: tuple[float, float] | None) -> Verdict:
+        """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""
+        got = metrics.drop(int((changes > 0).sum()), int((changes < 0).sum()), len(changes))
         assert self.original_score is not None
         score = self.original_score - got.value
-        return self._drop_verdict(got.value, (got.low, got.high), score, agreement)
+        verdict = self._drop_verdict(got.value, (got.low, got.high), score)
+        reasons = (*verdict.reasons, *_over_beside(held))
+        return dataclasses.replace(verdict, agreement=found.agreement, beside=held, reasons=reasons)
 
     def _scored(self, model: Model) -> Verdict:
         score = self._score(model)
@@ -348,11 +356,9 @@ class Verifier:
         drop = self.original_score - score
         if not np.isfinite(score):
             return failure(f"{self.metric} gave {score}", limit=self.limit, samples=self.samples)
-        return self._drop_verdict(drop, (drop, drop), score, None)
+        return self._drop_verdict(drop, (drop, drop), score)
 
-    def _drop_verdict(
-        self, drop: float, interval: tuple[float, float], score: float, agreement: float | None
-    ) -> Verdict:
+    def _drop_verdict(self, drop: float, interval: tuple[float, float], score: float) -> Verdict:
         text = f"{self.metric} fell from {self.original_score:.4g} to {score:.4g}, allowed {self.limit:.3g}"
         return Verdict(
             divergence=drop,
@@ -360,40 +366,17 @@ class Verifier:
             limit=self.limit,
             samples=self.samples,
             reasons=() if drop <= self.limit else (text,),
-            agreement=agreement,
             score=score,
             original_score=self.original_score,
+            verified=bool(self.samples),
         )
 
     def _score(self, model: Model) -> float:
         with model.opened_on(self.target.session) as session:
             return float(call(self.metric, session.run))
 
-    def _correct(self, i: int, outputs: dict[str, Array]) -> Floats:
-        """(samples,) 1.0 where the output's class is the label."""
-        assert self._label_output is not None
-        array = samples_first(outputs[self._label_output], self._axes[self._label_output])
-        winners = array if self._described[self._label_output].kind == "labels" else array.argmax(axis=1)
-        return np.asarray(winners == self._layouts[i].labels, dtype=np.float64)
 
-
-def _widened(outputs: dict[str, Array]) -> dict[str, Array]:
-    """The outputs, those of short floats in float32."""
-    short = ("float16", "bfloat16")
-    return {name: each.astype(np.float32) if each.dtype.name in short else each for name, each in outputs.items()}
-
-
-def _incomparable(reference: dict[str, Array], candidate: dict[str, Array]) -> str | None:
-    """Why outputs of one batch cannot be compared, or None: missing, other type or shape, new NaN."""
-    if reference.keys() != candidate.keys():
-        return f"outputs differ: {', '.join(sorted(reference.keys() ^ candidate.keys()))}"
-    for name, left in reference.items():
-        right = candidate[name]
-        if left.dtype != right.dtype:
-            return f"output {name} is {right.dtype.name}, it was {left.dtype.name}"
-        if left.shape != right.shape:
-            return f"output {name} has shape {list(right.shape)}, it was {list(left.shape)}"
-        broken = metrics.new_nonfinite(left, right)
-        if broken:
-            return f"output {name} has {broken} NaN or infinite values that the original does not have"
-    return None
+def _over_beside(held: tuple[float, float] | None, why: str = "too few samples to count by, and") -> tuple[str, ...]:
+    if held is None or held[0] <= held[1]:
+        return ()
+    return (f"{why} the divergence of the outputs, {held[0]:.3g}, is over {held[1]:.3g}",)

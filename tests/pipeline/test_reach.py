@@ -23,7 +23,7 @@ Judge = Callable[..., Verifier]
 CPU = Target.of("cpu")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((96, 12)).astype(np.float32)
-STREAM = "g (float[N,12] x, float[N,8] h) => (float[N,8] y) { a = MatMul(x, wx) b = MatMul(h, wh) y = Add(a, b) }"
+STREAM = "g (float[N,12] x, float[N,9] z) => (float[N,8] y) { a = MatMul(x, wx) b = MatMul(z, wz) y = Add(a, b) }"
 # y = x W + Relu(-|x| D) is x W, and so it is without D; turned round, D shows.
 DEAD = """g (float[N,12] x) => (float[N,8] y) {
     a = MatMul(x, w) b = Abs(x) c = Neg(b) d = MatMul(c, dead) e = Relu(d) y = Add(a, e) }"""
@@ -40,7 +40,7 @@ def matrix(rows: int, columns: int = 8) -> np.ndarray:
 
 
 def stream() -> Model:
-    return parsed(STREAM, wx=matrix(12), wh=matrix(8))
+    return parsed(STREAM, wx=matrix(12), wz=matrix(9))
 
 
 @pytest.fixture
@@ -69,13 +69,13 @@ def counted(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return checks
 
 
-def test_the_weight_of_a_state_that_is_zero_is_unreached(judge: Judge) -> None:
+def test_the_weight_of_an_input_that_is_zero_is_unreached(judge: Judge) -> None:
     model = stream()
-    silent = Reach(judge(model, x=X, h=np.zeros((96, 8), np.float32)))
-    assert silent.unreached(model, ["wx", "wh"]) == {"wh"}
-    assert silent.influence(model, "wh") == 0 < silent.influence(model, "wx")
-    moving = Reach(judge(model, x=X, h=X[:, :8]))
-    assert moving.unreached(model, ["wx", "wh"]) == set()
+    silent = Reach(judge(model, x=X, z=np.zeros((96, 9), np.float32)))
+    assert silent.unreached(model, ["wx", "wz"]) == {"wz"}
+    assert silent.influence(model, "wz") == 0 < silent.influence(model, "wx")
+    moving = Reach(judge(model, x=X, z=X[:, :9]))
+    assert moving.unreached(model, ["wx", "wz"]) == set()
 
 
 def test_a_weight_whose_loss_shows_nothing_is_turned_round_before_it_counts_as_unreached(judge: Judge) -> None:
@@ -92,25 +92,25 @@ def initial(model: Model, name: str) -> np.ndarray:
 
 def test_what_few_samples_do_not_show_is_tried_on_all(judge: Judge) -> None:
     model = stream()
-    late = np.zeros((96, 8), np.float32)
+    late = np.zeros((96, 9), np.float32)
     late[QUICK_SAMPLES:] = 1
-    assert Reach(judge(model, x=X, h=late)).unreached(model, ["wh"]) == set()
+    assert Reach(judge(model, x=X, z=late)).unreached(model, ["wz"]) == set()
 
 
 def test_a_weight_is_tried_once_and_on_few_samples_where_these_show_it(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = stream()
-    reach = Reach(judge(model, x=X, h=X[:, :8]))
+    reach = Reach(judge(model, x=X, z=X[:, :9]))
     checks = counted(reach.tuner, monkeypatch)  # type: ignore[arg-type]
-    reach.unreached(model, ["wx", "wh"])
+    reach.unreached(model, ["wx", "wz"])
     assert checks == [QUICK_SAMPLES] * 3  # the model as it is, and each weight gone
-    reach.unreached(model, ["wx", "wh"])
+    reach.unreached(model, ["wx", "wz"])
     assert len(checks) == 3
 
 
 def test_without_a_judge_nothing_is_reached() -> None:
-    assert Reach(None).unreached(stream(), ["wx", "wh"]) == {"wx", "wh"}
+    assert Reach(None).unreached(stream(), ["wx", "wz"]) == {"wx", "wz"}
 
 
 def verdict_of(share: float | None = None, measure: str = "values", **values: float) -> Verdict:

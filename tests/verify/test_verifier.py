@@ -15,34 +15,11 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import ParameterError, VerificationError
 from onnxcomp.model import Model, load
-from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
 from onnxcomp.verify.signature import changed_signature
+from tests.verify.models import CPU, WEIGHT, X, classifier, noisy, opened, parsed
 
-CPU = Target.of("cpu")
-RNG = np.random.default_rng(3)
-WEIGHT = (RNG.normal(size=(8, 5)) * 2).astype(np.float32)
-X = RNG.normal(size=(120, 8)).astype(np.float32)
-
-
-def parsed(text: str, **values: np.ndarray) -> Model:
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
-    return load(proto)
-
-
-def classifier(weight: np.ndarray = WEIGHT, text: str = "") -> Model:
-    return parsed(text or "g (float[N, 8] x) => (float[N, 5] y) { z = MatMul(x, w) y = Softmax(z) }", w=weight)
-
-
-def opened(model: Model, folder: Path, **arrays: np.ndarray) -> CalibrationData:
-    np.savez(folder / "c.npz", **arrays)
-    with model.opened_on(CPU.session) as session:
-        return CalibrationData.open(folder / "c.npz", session.inputs, run=session.run)
-
-
-def noisy(weight: np.ndarray, share: float) -> np.ndarray:
-    return (weight * (1 + share * np.random.default_rng(1).normal(size=weight.shape))).astype(np.float32)
+RNG = np.random.default_rng(4)
 
 
 @pytest.fixture
@@ -65,7 +42,7 @@ def test_divergence_grows_with_the_change_until_it_fails(data: CalibrationData) 
     for verdict in verdicts:
         assert verdict.interval[0] <= verdict.divergence <= verdict.interval[1]
         assert verdict.resolution > 0
-    assert "output y (distribution): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
+    assert "output y (classes, by balanced classes): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
 
 
 @pytest.mark.parametrize(
@@ -177,21 +154,29 @@ def test_refuses_metrics_that_do_not_fit(data: CalibrationData, metric: str, sai
 
 
 def test_kl_needs_class_scores(tmp_path: Path) -> None:
-    model = parsed("g (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, x) }")
+    model = parsed("g (float[N, 8] x) => (float[N] y) { y = ReduceSum<keepdims = 0>(x, last) }", last=np.array([1]))
     with pytest.raises(ParameterError, match="kl needs an output of class scores"):
         Verifier(model, opened(model, tmp_path, x=X), target=CPU, metric="kl")
+
+
+def test_a_named_metric_of_classes_is_the_users_word(tmp_path: Path) -> None:
+    model = parsed("g (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, s) }", s=np.full(8, 100, np.float32))
+    data = opened(model, tmp_path, x=X)
+    assert Verifier(model, data, target=CPU).describe()["outputs"] == {"y": "values"}
+    verifier = Verifier(model, data, target=CPU, metric="kl")
+    assert verifier.describe()["outputs"] == {"y": "classes"}
 
 
 def test_of_several_outputs_the_worst_counts(tmp_path: Path) -> None:
     text = (
         "g (float[N, 8] x) => (float[N, 8] a, float[N, 5] b, int64[N, 1] c)"
-        " { a = Mul(x, s) z = MatMul(x, w) b = Softmax(z) c = ArgMax(z) }"
+        " { n = Neg(x) a = Mul(n, s) z = MatMul(x, w) b = Softmax(z) c = ArgMax(z) }"
     )
     model = parsed(text, w=WEIGHT, s=np.ones(8, np.float32))
     verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
     verdict = verifier.check(parsed(text, w=WEIGHT, s=np.full(8, 1.5, np.float32)))
-    values = {each.name: each.value for each in verdict.outputs}
-    assert values["b"] == values["c"] == 0
+    values = {name: each["divergence"] for name, each in verdict.describe()["outputs"].items()}
+    assert values["b"] == values["z (into ArgMax)"] == 0
     assert verdict.divergence == values["a"] > DEFAULT_MAX_DIVERGENCE
     assert "output a" in verdict.reasons[0]
 
@@ -203,7 +188,7 @@ def test_samples_are_found_on_any_axis_and_sequences_are_compared(tmp_path: Path
     )
     model = parsed(text, w=WEIGHT)
     verifier = Verifier(model, opened(model, tmp_path, x=X.reshape(4, 30, 8)), target=CPU)
-    assert verifier._axes == {"y": 1, "s[0]": 1, "s[1]": 1}
+    assert verifier._outputs.axes == {"y": 1, "s[0]": 1, "s[1]": 1}
     assert verifier.samples == 30
     assert not verifier.check(parsed(text, w=noisy(WEIGHT, 1.0))).passed
 
@@ -226,23 +211,36 @@ def test_maps_of_class_scores_are_one_output(tmp_path: Path) -> None:
     assert got.divergence == expected.divergence > 0 and got.agreement == expected.agreement
 
 
-def test_padding_named_by_a_mask_input_does_not_count(tmp_path: Path) -> None:
+def mixing(noise: float, padded: int) -> Model:
+    """Each position is the mean of those that the mask marks, plus its own; padding (mask == ``padded``) gets noise."""
     text = (
-        "g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 40] y) {"
-        " e = Gather(table, ids) m = Cast<to = 1>(attention_mask) k = Unsqueeze(m, last)"
-        " j = Sub(one, k) f = Mul(j, noise) y = Add(e, f) }"
+        "g (int64[N, T] ids, int64[N, T] mask) => (float[N, T, 40] y) {"
+        " e = Gather(table, ids) same = Equal(mask, padded) m = Cast<to = 1>(same) p = Unsqueeze(m, last)"
+        " k = Sub(one, p) kept = Mul(e, k) s = ReduceSum<keepdims = 1>(kept, first)"
+        " own = Add(e, s) f = Mul(p, noise) y = Add(own, f) }"
     )
-    table = RNG.normal(size=(50, 40)).astype(np.float32)
+    table = np.random.default_rng(5).normal(size=(50, 40)).astype(np.float32)
+    numbers = {"padded": np.array(padded), "last": np.array([2]), "first": np.array([1]), "one": np.ones(1, np.float32)}
+    return parsed(text, table=table, noise=np.full(1, noise, np.float32), **numbers)
 
-    def model(noise: float) -> Model:
-        last, one = np.array([2]), np.ones(1, np.float32)
-        return parsed(text, table=table, last=last, one=one, noise=np.full(1, noise, np.float32))
 
+@pytest.mark.parametrize("padded", [0, 1])
+def test_padding_is_what_changes_nothing_elsewhere(tmp_path: Path, padded: int) -> None:
+    """In both senses of a mask, whatever it is called."""
     ids = RNG.integers(0, 50, (20, 6))
-    mask = (np.arange(6)[None] < RNG.integers(1, 7, (20, 1))).astype(np.int64)
-    verifier = Verifier(model(0), opened(model(0), tmp_path, ids=ids, attention_mask=mask), target=CPU)
-    assert verifier.describe()["outputs"] == {"y": "embedding"}
-    assert verifier.check(model(100)).divergence == 0
+    real = np.arange(6)[None] < RNG.integers(1, 7, (20, 1))
+    mask = np.where(real, 1 - padded, padded).astype(np.int64)
+    data = opened(mixing(0, padded), tmp_path, ids=ids, mask=mask)
+    verifier = Verifier(mixing(0, padded), data, target=CPU)
+    assert verifier.check(mixing(100, padded)).divergence == 0
+    assert not verifier.check(mixing(100, 1 - padded)).passed
+
+
+def test_a_mask_without_padding_leaves_no_sample_without_weight(tmp_path: Path) -> None:
+    ids = RNG.integers(0, 50, (20, 6))
+    data = opened(mixing(0, 1), tmp_path, ids=ids, mask=np.zeros((20, 6), np.int64))
+    verifier = Verifier(mixing(0, 1), data, target=CPU)
+    assert not verifier.check(mixing(100, 0)).passed
 
 
 def test_random_inputs_only_look_for_breakage() -> None:

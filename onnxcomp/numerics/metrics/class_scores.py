@@ -1,39 +1,41 @@
 """KL divergence and entropy of class scores, however an output gives them.
 
-distribution   p or log p along an axis     KL = sum p log(p / q),  H = -sum p log p   (nats)
+probability    p along an axis, sum 1       KL = sum p log(p / q),  H = -sum p log p   (nats)
+log            its logarithm                the same
 logits         z, p = softmax(z)            the same
-probabilities  p of each element            the same over (p, 1 - p)
+each           p of each element            the same over (p, 1 - p)
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.metrics.arrays import by_channel, per_element
+
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Form = Literal["probability", "log", "logits", "each"]
 
 SKEW = 0.01
 
 
-def kl_and_entropy(
-    kind: str, axis: int | None, reference: Floats, candidate: Floats, *, is_log: bool = False
-) -> tuple[Floats, Floats]:
-    """KL(p||q) and entropy of p in nats, (samples, positions) each.
+def kl_and_entropy(form: Form, axis: int | None, reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
+    """KL(p||q) and entropy of p in nats, (samples, positions) each; of "each" (samples, elements).
 
     q is mixed with a hundredth of p (skew divergence, https://aclanthology.org/P99-1004): a probability
     rounded to zero then costs at most log(100) times its weight, and small differences are not affected
     (after the division by 0.99^2, the mixture's effect to second order).
     """
-    if kind == "probabilities":
+    if form == "each":
         divergence, entropy = _bernoulli(reference, candidate)
         return per_element(divergence), per_element(entropy)
-    left, right = rows_of(reference, axis), rows_of(candidate, axis)
-    if kind == "logits":
+    left, right = by_channel(reference, axis or 0), by_channel(candidate, axis or 0)
+    if form == "logits":
         p, q = np.exp(log_softmax(left)), np.exp(log_softmax(right))
-    elif is_log:
+    elif form == "log":
         p, q = np.exp(left), np.exp(np.minimum(right, 0))
     else:
         p, q = np.maximum(left, 0), np.maximum(right, 0)
@@ -56,16 +58,7 @@ def _plogp(p: Floats) -> Floats:
     return np.asarray(-p * np.log(np.where(p > 0, p, 1)))
 
 
-def rows_of(block: Floats, axis: int | None) -> Floats:
-    moved = np.moveaxis(block, 1 + (axis or 0), -1)
-    return moved.reshape(len(block), int(np.prod(moved.shape[1:-1])), moved.shape[-1])
-
-
-def per_element(block: Array) -> Array:
-    """(samples, elements); not by -1, which numpy cannot tell for arrays without elements."""
-    return block.reshape(len(block), int(np.prod(block.shape[1:])))
-
-
 def log_softmax(rows: Floats) -> Floats:
+    """Of values (..., classes) the logarithm of their softmax."""
     shifted = rows - rows.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -1,0 +1,80 @@
+"""What so many samples can tell: bootstrap intervals of means, exact ones of counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.numerics.metrics.arrays import Floats
+
+MAX_BOOTSTRAP_SAMPLES = 4096
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over samples with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(values: Floats, *, transform: Callable[[Floats], Floats] | None = None, seed: int = 0) -> Estimate:
+    """Mean of per-sample values with a 95% bootstrap interval (1,000 resamples), after ``transform``.
+
+    The bootstrap and not a normal interval, up to 4,096 samples: a few of them often make most of a divergence.
+    A sample that is infinite leaves the upper end open.
+    """
+    change = transform or (lambda array: array)
+    if len(values) == 0:
+        return Estimate(0.0, 0.0, 0.0)
+    mean = values.mean()
+    if not np.isfinite(mean):
+        least = estimate(np.where(np.isfinite(values), values, 0.0), transform=transform, seed=seed)
+        return Estimate(float(mean), least.low, math.inf)
+    if len(values) > MAX_BOOTSTRAP_SAMPLES:
+        half = 1.96 * values.std() / np.sqrt(len(values))
+        low = max(mean - half, values.min())
+        value, low, high = change(np.array([mean, low, mean + half]))
+        return Estimate(float(value), float(low), float(high))
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=1000)
+    means = counts @ values / len(values)
+    low, high = np.quantile(change(means), [ALPHA / 2, 1 - ALPHA / 2])
+    return Estimate(float(change(np.array([mean]))[0]), float(low), float(high))
+
+
+def share(count: int, total: int) -> Estimate:
+    """``count`` of ``total`` as a share with its exact 95% interval (Clopper and Pearson, Biometrika 26, 1934)."""
+    from scipy.stats import beta
+
+    if not total:
+        return Estimate(0.0, 0.0, 1.0)
+    low = 0.0 if count == 0 else float(beta.ppf(ALPHA / 2, count, total - count + 1))
+    high = 1.0 if count == total else float(beta.ppf(1 - ALPHA / 2, count + 1, total - count))
+    return Estimate(count / total, low, high)
+
+
+def drop(lost: int, won: int, total: int) -> Estimate:
+    """The drop of an accuracy when ``lost`` of ``total`` samples became wrong and ``won`` became right.
+
+    Each count has its exact interval; their difference lies between the outer ends (a little more than 95%).
+    """
+    down, up = share(lost, total), share(won, total)
+    return Estimate(down.value - up.value, down.low - up.high, down.high - up.low)
+
+
+def samples_to_resolve(limit: float, changed: float) -> int:
+    """How many samples show a drop of ``limit`` in an accuracy, with 95% confidence.
+
+    changed: the share of samples that become wrong or right. The variance of a paired difference is that share;
+    where nothing changed n samples rule out a share of 3.7 / n (Clopper and Pearson's upper end for none).
+    """
+    if limit <= 0:
+        return 0
+    none = math.log(ALPHA / 2) / math.log1p(-min(limit, 0.999))
+    return math.ceil(max(none, changed * (1.96 / limit) ** 2))
