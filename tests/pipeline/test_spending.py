@@ -144,6 +144,18 @@ def test_what_noise_alone_allows_is_tried_where_the_search_ends_larger() -> None
     assert any("0% of the budget is taken up" in note and "is too far" in note for note in found.notes)
 
 
+def test_what_noise_alone_allows_is_taken_where_the_search_left_a_weight_plain() -> None:
+    """The tuning part is touchy about "a", of which the verification part bears 8 bits."""
+
+    def touchy(errors: Mapping[str, float]) -> float:
+        return 1e4 * errors["a"] + errors["b"]
+
+    def verified(errors: Mapping[str, float]) -> float:
+        return 0.0 if max(errors.values()) < 1e-4 else 1.0
+
+    assert bits(choosing(model_of("a", "b"), tuner=touchy, verifier=verified)) == {"a": 8, "b": 8}
+
+
 def test_with_passes_that_follow_a_trial_keeps_one_standard_error_below_the_limit() -> None:
     """The upper end of the interval counts: with a wide one less is spent."""
     then = (get_pass("remove-noops")(),)
