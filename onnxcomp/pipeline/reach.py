@@ -31,6 +31,7 @@ QUICK_SAMPLES = 16  # most weights show on these; the others are tried on all
 FEW_SAMPLES = 8  # distinct ones, at most: they tell little of any weight
 WANTED_SAMPLES = 32
 FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples license
+OWN_STATES = "on its own states"  # what measures of a closed loop begin with
 COUNTED = ("labels", "top1")  # measures of samples that differ or do not
 NAMED = 3  # weights named in a note
 
@@ -118,7 +119,8 @@ def scaled(model: Model, name: str, factor: float) -> Model:
 
 
 def largest_move(before: Verdict, after: Verdict) -> float:
-    """By how much the divergence of any one output differs, as energy; one verdict's worst hides the others."""
+    """By how much the divergence of any one output on the samples differs, as energy: one verdict's worst hides the
+    others. What comes of a few steps on a model's own states does not count: that is soon diluted."""
     left, right = _energies(before), _energies(after)
     return max((abs(right.get(key, 0.0) - left.get(key, 0.0)) for key in left.keys() | right.keys()), default=0.0)
 
@@ -126,7 +128,11 @@ def largest_move(before: Verdict, after: Verdict) -> float:
 def _energies(verdict: Verdict) -> dict[tuple[str, str], float]:
     if not verdict.outputs:
         return {("", ""): verdict.energy}
-    return {(each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).energy for each in verdict.outputs}
+    return {
+        (each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).energy
+        for each in verdict.outputs
+        if not each.measure.startswith(OWN_STATES)
+    }
 
 
 def affected_share(verdict: Verdict) -> float | None:

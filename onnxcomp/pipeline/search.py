@@ -25,15 +25,15 @@ from onnxcomp.contract import Context
 from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model
 from onnxcomp.numerics.allotment import Choice, fewest_bytes
-from onnxcomp.pipeline.reach import Reach, affected_share
+from onnxcomp.pipeline.reach import Reach, affected_share, largest_move
 from onnxcomp.pipeline.table import ANY_FAMILY, Assignment, Option, Table, build, total_bytes
-from onnxcomp.verify import Verifier
+from onnxcomp.verify import Verdict, Verifier
 
 MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
-FEW_AFFECTED = 0.5  # of the samples that see a change of all weights: fewer bear their own part of the limit
+FEW_AFFECTED = 1 / 3  # of the samples that see a change of all weights: fewer bear their own part of the limit
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
 CARRIED = 0.5  # of a divergence, at most, is left without the weight that carries it
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
@@ -54,12 +54,14 @@ def measure_influence(
     *,
     deadline: float = math.inf,
     once: bool = False,
+    bearable: float = math.inf,
 ) -> None:
     """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
 
     Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``_evaluations``
     allows. What is not measured, the smallest weights and all that comes after the deadline, and what no sample
-    reaches, stays as it is or becomes what it is in ``mild``.
+    reaches, stays as it is or becomes what it is in ``mild``. bearable: the divergence that samples which see a weight
+    may have of it.
     """
     probe = Probe(model, table, tuner)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
@@ -74,7 +76,7 @@ def measure_influence(
             continue
         option = _nearest(changed)
         found = probe.divergence(name, option)
-        if not reach.counts(found):
+        if not reach.counts(probe.moved[name]):
             probe.hard[name] = reach.influence(model, name)
             found = probe.divergence(name, option)
             if not probe.hard[name]:
@@ -88,7 +90,7 @@ def measure_influence(
             break
         table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
     if not once:
-        _hold_affected(table, probe, mild, tuner.search_limit)
+        _hold_affected(table, probe, bearable)
 
 
 def hold_to(table: Table, name: str, mild: Assignment) -> None:
@@ -97,17 +99,17 @@ def hold_to(table: Table, name: str, mild: Assignment) -> None:
     table.options[name] = [plain] if mild[name].choice is None else [plain, mild[name]]
 
 
-def _hold_affected(table: Table, probe: Probe, mild: Assignment, limit: float) -> None:
-    """Forbid what stays within the limit only since few of the samples see the weight: the samples that do must bear
-    it, too. Measured against how many samples see a change of all weights: where few are unsure, few see anything."""
+def _hold_affected(table: Table, probe: Probe, bearable: float) -> None:
+    """Forbid what is bearable on the average only since few of the samples see the weight: those that do must bear it,
+    too. Few are told by how many see a like change of all weights: where few are unsure, few see anything."""
     if not probe.shares:
         return
-    usual = affected_share(probe.tuner.check(build(probe.model, table, mild)))
+    usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
     for name, share in probe.shares.items():
         of_usual = 1.0 if usual is None else min(1.0, share / usual)
         if of_usual < FEW_AFFECTED:
             table.options[name] = [
-                each for each in table.options[name] if table.predicted(name, each) <= of_usual * limit
+                each for each in table.options[name] if table.predicted(name, each) <= of_usual * bearable
             ]
 
 
@@ -116,18 +118,21 @@ class Probe:
     """Measures single changes.
 
     hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
-    their options counts for less. shares: of the samples that each weight's first measurement concerned.
+    their options counts for less. first: measured of each weight; moved: by how much that moved
+    any one output; shares: of the samples that it concerned.
     """
 
     model: Model
     table: Table
     tuner: Verifier
     hard: dict[str, float] = field(default_factory=dict)
+    first: Assignment = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
-    base: float = field(init=False)
+    moved: dict[str, float] = field(default_factory=dict)
+    base: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
-        self.base = self.tuner.check(self.model).energy
+        self.base = self.tuner.check(self.model)
 
     def divergence(self, name: str, option: Option) -> float:
         """What the option alone adds; the table remembers it."""
@@ -136,9 +141,11 @@ class Probe:
         if known is None:
             verdict = self.tuner.check(compose(self.model, {name: self.table.variants[option.choice]}))
             share = affected_share(verdict)
-            if share is not None:
-                self.shares.setdefault(name, share)
-            known = added_divergence(verdict.energy, self.base)
+            if name not in self.first and share is not None:
+                self.shares[name] = share
+            self.first.setdefault(name, option)
+            self.moved.setdefault(name, largest_move(self.base, verdict))
+            known = added_divergence(verdict.energy, self.base.energy)
         found = max(known, self.hard.get(name, 0.0) * option.error)
         self.table.measured[name, option.choice] = found
         return found

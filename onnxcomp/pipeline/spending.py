@@ -63,6 +63,7 @@ class Spending:
     mild: Assignment
     tuner: Verifier
     goal: int | None
+    failures: int = 0
     held_back: int = 0
     known: dict[tuple[int | None, ...], Trial] = field(default_factory=dict)
 
@@ -71,10 +72,9 @@ class Spending:
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
         work, table = self.work, self.table
-        search.measure_influence(
-            work.model, table, self.tuner, work.reach, self.mild, self.context, deadline=work.deadline
-        )
-        limit = self.tuner.search_limit * (RECOVERED if work.step.then else 1.0)
+        limit = first = self.tuner.search_limit * (RECOVERED if work.step.then else 1.0)
+        options: dict[str, Any] = {"deadline": work.deadline, "bearable": limit}
+        search.measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
         best: Trial | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
         for _ in range(LIMITS_TRIED):
@@ -87,7 +87,9 @@ class Spending:
                 if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
                     break
                 limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
-            elif not (best is None and self._hold_back(trial, limit)):
+            elif best is None and self._hold_back(trial, limit):
+                limit = first
+            else:
                 broken = min(broken, limit)
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
             if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(CLOSE)):
@@ -111,8 +113,9 @@ class Spending:
 
     def _hold_back(self, trial: Trial, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
-        no such option of it any more."""
-        if self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
+        no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
+        self.failures += 1
+        if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
             self.held_back += 1
             most = self.work.verifier.search_limit * (RECOVERED if self.work.step.then else 1.0)
             found = search.culprit(trial.assignment, lambda rest: self.work.energy_alone(self.table, rest), most)

@@ -109,7 +109,7 @@ def test_the_budget_is_spent() -> None:
     assert trial is not None and 0.5 * LIMIT < trial.verdict.divergence <= LIMIT
 
 
-@pytest.mark.parametrize(("bearable", "strength", "said"), [(1e-2, 4, "held back"), (1e-4, 8, "kept at 8 bits")])
+@pytest.mark.parametrize(("bearable", "strength", "said"), [(1e-2, 6, "held back"), (1e-4, 8, "kept at 8 bits")])
 def test_one_weight_that_carries_a_failure_is_held_back_and_no_other(bearable: float, strength: int, said: str) -> None:
     """On the verification part the gate "g" flips samples, which the tuning part does not show."""
 
