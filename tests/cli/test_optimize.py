@@ -257,11 +257,12 @@ def test_with_labels_the_table_speaks_of_accuracy(
     assert re.search(r"^verified .*: accuracy 1 -> [\d.]+, a drop of [\d.]+", text, re.MULTILINE)
 
 
-def test_one_sample_alone_is_not_called_unseen(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
+def test_one_sample_alone_verifies_nothing(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
     np.savez(calibration_file, x=np.load(calibration_file)["x"][:1])
     text = invoke(*args).stdout
-    assert "on the 1 sample of calibration itself, on cpu" in text and "did not see" not in text
-    assert "too few samples to keep some apart" in text
+    assert re.search(r"^verified +not verified", text, re.M) and "did not see" not in text
+    assert "too few samples to keep some apart" in text and "only what is safe without data was done" in text
+    assert re.search(r"^cluster-weights +taken back", text, re.M)  # six bits are not
 
 
 def test_operators_that_no_opset_counts_are_named_as_needed(
