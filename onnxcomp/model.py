@@ -120,6 +120,13 @@ class Model:
         made.seeds = self.seeds
         return made
 
+    def for_a_run(self) -> Model:
+        """The same model, to whose inputs a run adds those of its own and leaves the caller's model as it was."""
+        made = self.with_proto(self.proto)
+        made.inputs = Inputs()
+        made.inputs.update(self.inputs)
+        return made
+
     def read(self, tensor: TensorProto) -> Array:
         """The tensor's values, mapped from disk where they are external."""
         return read_tensor(tensor, self.folder)

@@ -111,7 +111,7 @@ def optimize(
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
-    model = seeded(load(source))
+    model = seeded(load(source)).for_a_run()
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
@@ -132,7 +132,6 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
     """
     refuse_amplified(model)
     if isinstance(source, CalibrationData):
-        model.inputs.update(source.files)
         return source
     try:
         with model.opened_on(target.session) as session:
@@ -142,11 +141,9 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
                 return CalibrationData.random(session.inputs, seed=seed, run=run, not_samples=barred)
             states = {state.input for state in named_states(model, session)}
             data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
-            data = rolled_out(model, session, data, seed=seed)
+            return rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
-    model.inputs.update(data.files)
-    return data
 
 
 def _refuse_newer(model: Model, target: Target) -> None:
@@ -235,6 +232,7 @@ def _recipe_and_data(
     """
     try:
         data = open_data(model, calibration, target, seed)
+        model.inputs.update(data.files)
         reason = draws_differently(model, data, target)
         if reason is None:
             return recipe, data

@@ -48,7 +48,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
-    model = seeded(model)
+    model = seeded(model).for_a_run()
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None, min_ort=_min_ort(receipt), custom_ops=custom_ops)
     data = None if calibration is None else _data(model, calibration, target, receipt)
     context = Context(
@@ -74,6 +74,7 @@ def _min_ort(receipt: Receipt) -> tuple[int, int] | None:
 def _data(model: Model, source: Any, target: Target, receipt: Receipt) -> CalibrationData | None:
     """The calibration part of the data; None where the receipt's run drew on none of it."""
     data = open_data(model, source, target, receipt.seed)
+    model.inputs.update(data.files)
     known = receipt.data.get("sha256")
     if known is not None and known != data_digest(data):
         raise CalibrationError(
