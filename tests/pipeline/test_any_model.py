@@ -19,6 +19,7 @@ from tests.graphs import draw_models, feeds_for
 from tests.graphs.running import run
 
 MODELS = 66  # one for each block to start with
+TIMED_RUNS = 50  # of a model of microseconds: which of them wins does not matter here
 SEARCHED = 7  # presets that search strengths take seconds a model: they get each so-many-th
 
 
@@ -43,7 +44,10 @@ def assert_fine(path: Path, model: onnx.ModelProto, feeds: dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_preset_without_data_gives_a_model_that_runs_and_replays(preset: str, tmp_path: Path) -> None:
+def test_preset_without_data_gives_a_model_that_runs_and_replays(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.runtime.measure.MOST_RUNS", TIMED_RUNS)
     for where, model, feeds in every(SEARCHED if preset in ("default", "small") else 1):
         result = optimize(model, recipe=preset, measure=False)
         path = tmp_path / f"{where}.onnx"
@@ -55,7 +59,10 @@ def test_preset_without_data_gives_a_model_that_runs_and_replays(preset: str, tm
 
 
 @pytest.mark.parametrize("preset", ["small", "fast"])
-def test_preset_with_data_gives_a_model_that_runs(preset: str, tmp_path: Path) -> None:
+def test_preset_with_data_gives_a_model_that_runs(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.runtime.measure.MOST_RUNS", TIMED_RUNS)
     for where, model, feeds in every(11, 3 if preset == "small" else 4):
         data: CalibrationData = calibration_of(model, feeds)
         path = tmp_path / f"{where}.onnx"
