@@ -33,7 +33,7 @@ class Application:
 
     include: the names that it was limited to, None for no limit. restore: weights put back afterwards.
     beside: it was applied to the model that the application before it was applied to, and the weights of
-        ``include`` taken from there; else to what that one left. on_data: it needs the calibration data;
+        ``include`` taken from there; else to what that one left. on_data: it is given the calibration data;
         fitted: only the part of them that a search fits its candidates to.
     """
 
@@ -103,6 +103,7 @@ class Receipt:
     """The whole account of one run.
 
     target_cpu: the processor that it was made for, "" on other providers and where none was recorded.
+    min_ort: the oldest ONNX Runtime that had to load it, "" where none was asked for.
     """
 
     recipe: str
@@ -120,6 +121,7 @@ class Receipt:
     missed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     target_cpu: str = ""
+    min_ort: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -133,6 +135,8 @@ class Receipt:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
                 raise RecipeError(f"{path}: a receipt of format {content['format']}; this version reads {FORMAT}.")
+            if isinstance(content, dict):
+                content.pop("files", None)  # what --json says beside the receipt
             read: Receipt = typed(cls, content, "receipt")
             _check_facts(read)
             return read

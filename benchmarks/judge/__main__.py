@@ -5,7 +5,8 @@
     python -m benchmarks.judge damage SCRATCH [NAME ...]    # variants and what they lose
     python -m benchmarks.judge verdicts SCRATCH [NAME ...]  # what the judge says of each
     python -m benchmarks.judge recipes SCRATCH [NAME ...] [--recipe default small fast]
-    python -m benchmarks.judge table SCRATCH                # Markdown
+    python -m benchmarks.judge table SCRATCH                # Markdown: counts, a family left out, slopes, recipes
+    python -m benchmarks.judge pairs SCRATCH                # Markdown: every pair
 
 All but ``train`` run in the project's own environment (``damage`` wants the extra "bench" too), from the
 repository's root. SCRATCH keeps units by content, so that what did not change is not run again; verdicts always are.
@@ -24,7 +25,7 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read once, when numpy and torch are loaded
     os.environ.setdefault(variable, "1")
 
-from benchmarks.judge import catalogue, steps, tables  # noqa: E402  # after the threads are set
+from benchmarks.judge import catalogue, judging, steps, tables  # noqa: E402  # after the threads are set
 
 
 def in_processes(work: Callable[[str], None], names: list[str], count: int) -> None:
@@ -40,7 +41,7 @@ def in_processes(work: Callable[[str], None], names: list[str], count: int) -> N
 def main() -> None:
     """Read the command line and do it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.judge", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=["train", "scores", "damage", "verdicts", "recipes", "table"])
+    parser.add_argument("command", choices=["train", "scores", "damage", "verdicts", "recipes", "table", "pairs"])
     parser.add_argument("arguments", nargs="*", metavar="SCRATCH / NAME")
     parser.add_argument("--names", nargs="+", default=[], help="kinds of model; all of them by default")
     parser.add_argument("--recipe", nargs="+", default=["default", "small", "fast"])
@@ -57,7 +58,10 @@ def main() -> None:
         parser.error(f"{options.command} needs a folder for its results")
     scratch = Path(given[0]).resolve()
     if options.command == "table":
-        print(tables.text(scratch), end="")
+        print(tables.text(scratch, judging.limit()), end="")
+        return
+    if options.command == "pairs":
+        print(tables.every_pair(list(tables.pairs(scratch))))
         return
     work: dict[str, Callable[[str], None]] = {
         "damage": functools.partial(steps.make_damage, scratch=scratch),

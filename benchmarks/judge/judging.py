@@ -16,7 +16,7 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import load
 from onnxcomp.pipeline.optimize import open_data
 from onnxcomp.target import Target
-from onnxcomp.verify import Verifier
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
 
 SEED = 0
 
@@ -35,6 +35,11 @@ def judge_of(name: str) -> Callable[[Path], dict[str, Any]]:
         return verdict.describe() | {"each": each, "seconds": round(time.monotonic() - started, 4)}
 
     return check
+
+
+def limit() -> float:
+    """The default threshold."""
+    return DEFAULT_MAX_DIVERGENCE
 
 
 def calibration_batches(name: str) -> Callable[[int], Iterator[dict[str, Array]]]:

@@ -99,8 +99,15 @@ def recipe_rows(scratch: Path) -> str:
     return "\n".join(lines)
 
 
-def text(scratch: Path) -> str:
-    """All tables."""
+def text(scratch: Path, limit: float) -> str:
+    """All tables but that of the pairs. limit: of the verdicts."""
+    from benchmarks.judge import leave_out
+
     found = list(pairs(scratch))
-    parts = ["## Summary\n", summary(found), "\n## Recipes\n", recipe_rows(scratch), every_pair(found)]
-    return "\n".join(parts) + "\n"
+    parts = {
+        "Verdicts": summary(found),
+        "One family left out": leave_out.table(found),
+        f"What a divergence of {limit:g} costs": leave_out.slopes(found, limit),
+        "Recipes": recipe_rows(scratch),
+    }
+    return "\n".join(f"## {title}\n\n{body}\n" for title, body in parts.items())

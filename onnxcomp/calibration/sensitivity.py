@@ -48,7 +48,12 @@ class Sensitivity:
 
 def divergence_alone(model: Model, name: str, source: Model, evaluate: Evaluate, base: float) -> float:
     """What the weight as it is in ``source`` adds to the divergence ``base`` of the model; more than 0."""
-    added = evaluate(compose(model, {name: source})) - base
+    return added_divergence(evaluate(compose(model, {name: source})), base)
+
+
+def added_divergence(divergence: float, base: float) -> float:
+    """What one more change adds to the divergence ``base``; more than 0, infinite where the model fails."""
+    added = divergence - base
     return max(added, LEAST_DIVERGENCE) if math.isfinite(added) else math.inf
 
 

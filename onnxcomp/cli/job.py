@@ -78,8 +78,6 @@ class Request:
 
 def run(request: Request) -> None:
     """Do what was asked for; ends with exit code 3 where a goal was missed."""
-    if request.dry_run and request.replay is not None:
-        raise click.UsageError("--dry-run says what a recipe would do; a receipt says what was done")
     model = load(request.model)
     output = request.output or default_output(request.model)
     if not request.dry_run:
@@ -116,7 +114,9 @@ def _reports(request: Request) -> list[Path]:
 
 def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
     if request.replay is not None:
-        return replay(model, Receipt.read(request.replay), calibration=request.calib_data, progress=tell)
+        receipt = Receipt.read(request.replay)
+        options: dict[str, Any] = {"calibration": request.calib_data, "custom_ops": request.custom_ops}
+        return replay(model, receipt, progress=tell, **options)
     return optimize(
         model,
         recipe=request.recipe,
@@ -150,4 +150,4 @@ def _show(request: Request, receipt: Receipt, written: list[Path]) -> None:
         content: dict[str, Any] = {"files": [str(path) for path in written], **dataclasses.asdict(receipt)}
         screen.show_json(content)
     elif not request.quiet:
-        receipts.show(receipt, written, verbose=request.verbose)
+        receipts.show(receipt, written, verbose=request.verbose, replayed=request.replay is not None)

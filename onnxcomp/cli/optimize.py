@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxcomp.cli import options
+
+FOLLOWED = frozenset(
+    {"model", "replay", "output", "force", "report", "calib_data", "custom_ops", "as_json", "quiet", "verbose"}
+)
 
 
 @click.command()
@@ -30,4 +35,14 @@ def command(recipe: str, **given: Any) -> None:
     """
     from onnxcomp.cli import job
 
+    if given["replay"] is not None:
+        _refuse_what_no_replay_follows(click.get_current_context())
     job.run(job.Request(recipe=recipe, **given))
+
+
+def _refuse_what_no_replay_follows(ctx: click.Context) -> None:
+    """Raise UsageError for options that say how to optimize: a receipt says it all."""
+    for each in ctx.command.params:
+        name = each.name or ""
+        if name not in FOLLOWED and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{each.opts[0]} has no effect beside --replay: the receipt says how it was done")

@@ -13,12 +13,13 @@ from onnxcomp.receipt import Entry, Receipt, StepReport
 
 STORE = "store-compact"
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
+REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
 NAMED = 3  # weights named in a line without --verbose
 ESTIMATED_BITS = (8, 5, 4, 3)
 
 
-def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
-    """The steps, then what the whole comes to."""
+def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool, replayed: bool = False) -> None:
+    """The steps, then what the whole comes to. replayed: nothing of it was measured now."""
     headings = ("step", "result", "bytes after", f"{measure_name(receipt)} (95% interval)", "weights and nodes")
     steps = screen.table(*headings, right=("bytes after",), whole=("step",))
     for report in receipt.steps:
@@ -31,7 +32,8 @@ def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool) -> None:
     _show_tried(receipt)
     if verbose:
         _show_names(receipt)
-    screen.show("", screen.facts(totals(receipt, written)))
+    rows = labelled("replayed", [REPLAYED] if replayed else [])
+    screen.show("", screen.facts([*rows, *totals(receipt, written)]))
 
 
 def measure_name(receipt: Receipt) -> str:

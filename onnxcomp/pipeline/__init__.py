@@ -4,6 +4,7 @@ result = optimize("model.onnx", recipe="small", calibration="calib.npz")
 result.save("small.onnx")
 """
 
-from onnxcomp.pipeline.optimize import Result, optimize, replay
+from onnxcomp.pipeline.optimize import Result, optimize
+from onnxcomp.pipeline.replaying import replay
 
 __all__ = ["Result", "optimize", "replay"]

@@ -1,4 +1,4 @@
-"""The two ways into the pipeline: optimize a model by a recipe, or repeat what a receipt says."""
+"""The way into the pipeline: optimize a model by a recipe. To repeat what a receipt says: ``replaying``."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ from typing import Any
 
 import onnx
 
-from onnxcomp.budget import Budget, Drop
+from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.calibration.rollout import rolled_out
 from onnxcomp.calibration.states import named_states
-from onnxcomp.contract import Context, Pass
-from onnxcomp.errors import CalibrationError, ModelError, RecipeError, TargetError, VerificationError
+from onnxcomp.contract import Context
+from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
 from onnxcomp.files import Transaction
 from onnxcomp.graph.amplified import refuse_amplified
 from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.time_axes import time_axes
-from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
-from onnxcomp.pipeline.account import pass_again
-from onnxcomp.pipeline.choosing import fitting_part
+from onnxcomp.pipeline.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.excluding import refuse_idle
+from onnxcomp.pipeline.grounds import Grounds
 from onnxcomp.pipeline.measure import compare_costs
-from onnxcomp.pipeline.rewrite import apply_pass, put_back
+from onnxcomp.pipeline.reach import Reach
 from onnxcomp.pipeline.run import Progress, Run
-from onnxcomp.receipt import Application, Receipt, digest, file_digest
+from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
-from onnxcomp.registry import get_pass
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
@@ -127,54 +125,6 @@ def optimize(
     return Result(unseeded(run.current), run.receipt)
 
 
-def replay(
-    source: str | os.PathLike[str] | onnx.ModelProto | Model,
-    receipt: Receipt,
-    *,
-    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
-    progress: Progress = silent,
-) -> Result:
-    """Make the receipt's result again, byte for byte, measuring only what a pass itself goes by.
-
-    Raises ModelError when the model is another one, RecipeError when a pass needs the calibration data.
-    """
-    model = load(source)
-    known = str(receipt.source.get("sha256"))
-    if known != _source_digest(model):
-        raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
-    model = seeded(model)
-    target = Target.of(receipt.target, cpu=receipt.target_cpu or None)
-    data = None
-    if calibration is not None:
-        data = open_data(model, calibration, target, receipt.seed).split(seed=receipt.seed)[0]
-    context = Context(
-        seed=receipt.seed,
-        target=target,
-        calibration=data,
-        divergence=None if data is None else _divergence_again(model, data, receipt, target),
-        progress=progress,
-        max_opset=target.supported_opset,
-    )
-    fit = None if data is None else fitting_part(data, receipt.seed)[0]
-    current = before = model
-    is_exact = True  # what was applied so far
-    for application in receipt.applied:
-        rewrite = pass_again(get_pass(application.rewrite), application)
-        if is_exact:
-            context = dataclasses.replace(context, original=current)
-        is_exact = is_exact and rewrite.effect.exact
-        if application.on_data and data is None:
-            name = application.rewrite
-            raise RecipeError(f"{name}: replaying needs the calibration data. Give it with --calib-data.")
-        given = dataclasses.replace(context, calibration=fit) if application.fitted else context
-        if application.beside:
-            after = _apply_again(before, rewrite, application, given)
-            current = compose(current, dict.fromkeys(application.include or (), after))
-        else:
-            before, current = current, _apply_again(current, rewrite, application, given)
-    return Result(unseeded(current), dataclasses.replace(receipt, missed=[]))
-
-
 def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
     """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
 
@@ -220,16 +170,6 @@ def _without_library(model: Model, target: Target) -> str | None:
     return f"ONNX Runtime does not have {', '.join(unknown)}. Give the library that does with --custom-ops."
 
 
-def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:
-    limited = dataclasses.replace(
-        context,
-        include=None if application.include is None else frozenset(application.include),
-        exclude=tuple(application.exclude),
-    )
-    after, _ = apply_pass(current, rewrite, limited)
-    return put_back(after, current, application.restore) if application.restore else after
-
-
 def _prepare(
     model: Model,
     recipe: Recipe,
@@ -244,12 +184,14 @@ def _prepare(
     """Read the data, run the original, start the receipt."""
     progress(0, 1, "running the original")
     recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
-    if data.is_random:
-        recipe = recipe.without_calibration()
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
     verifier = Verifier(model, checking, **options)
+    grounds = Grounds.of(verifier, data)
+    if not grounds.is_enough:
+        recipe, tuning = recipe.without_calibration(), None
+        verifier = grounds.for_breakage(verifier, recipe, options)
     tuner = None if tuning is None else tuner_for(model, tuning, verifier.metric, options)
     context = Context(
         seed=seed,
@@ -265,13 +207,15 @@ def _prepare(
         seed=seed,
         target=target.name,
         target_cpu=target.cpu,
+        min_ort="" if target.min_ort is None else ".".join(map(str, target.min_ort)),
         versions=_versions(),
-        source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": _source_digest(model)},
+        source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": source_digest(model)},
         data=_describe_data(data, checking),
         metric=verifier.describe(),
-        notes=list(checking.notes),
+        notes=[*checking.notes, *grounds.notes],
     )
-    return Run(model, recipe, context, budget, verifier, tuner, data, receipt, progress)
+    reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
+    return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress)
 
 
 def _versions() -> dict[str, str]:
@@ -318,41 +262,28 @@ def tuner_for(model: Model, tuning: CalibrationData, metric: str, options: dict[
     return Verifier(model, tuning, **options)
 
 
-def _divergence_again(
-    model: Model, tuning: CalibrationData, receipt: Receipt, target: Target
-) -> Callable[[Model], float]:
-    """What passes went by when the receipt was written; the original runs when it is first asked for."""
-
-    @functools.cache
-    def tuner() -> Verifier:
-        metric = str(receipt.metric["name"])
-        drop = Drop(float(receipt.metric["limit"]))
-        options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": drop, "seed": receipt.seed}
-        return tuner_for(model, tuning, metric, options)
-
-    return lambda candidate: tuner().check(candidate).energy
-
-
 def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:
     return {
         "source": data.source,
         "random": data.is_random,
         "samples": data.sample_count,
         "verification_samples": checking.sample_count,
+        "sha256": None if data.is_random else data_digest(data),
         "axes": data.axes_in_words,
     }
 
 
 def _finish(run: Run, started: float, *, measure: bool) -> None:
-    """Hand back the original if nothing got smaller, measure, compare with the goals."""
+    """The verdict, which is obeyed; what the result is and costs, and the goals that it missed."""
+    verdict = run.settle()
     receipt, model = run.receipt, run.current
-    verdict = run.verifier.check(model)
     receipt.verdict = verdict.describe()
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
     receipt.result = {
         "bytes": model.size_bytes,
         "ratio": model.size_bytes / run.original.size_bytes,
+        "sha256": result_digest(unseeded(model)),
         "opset": opset,
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
@@ -379,9 +310,3 @@ def _compare_with_goals(run: Run, seconds: float) -> None:
             receipt.missed.append(f"latency: {latency:.3g} ms, the goal was {goal:.3g} ms")
     if budget.time_budget_s is not None and seconds > budget.time_budget_s:
         receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")
-
-
-def _source_digest(model: Model) -> str:
-    if model.path is not None:
-        return file_digest(model.path)
-    return digest(unseeded(model).proto.SerializeToString(deterministic=True))

@@ -5,36 +5,43 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.errors import VerificationError
 from onnxcomp.graph.expand import differing_constants
+from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.weights import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.account import application, entries, parameters_of, skipped, title
 from onnxcomp.pipeline.choosing import Choosing
+from onnxcomp.pipeline.ledger import Ledger
+from onnxcomp.pipeline.lineage import Lineage
 from onnxcomp.pipeline.measure import latency_ratio
 from onnxcomp.pipeline.race import Course
-from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.reach import Reach
+from onnxcomp.pipeline.rewrite import apply_pass, limited_to
+from onnxcomp.pipeline.safe_changes import Held, apply_safely
 from onnxcomp.pipeline.takeback import verified_part
 from onnxcomp.pipeline.trials import MIN_SPEEDUP, Trials
-from onnxcomp.receipt import Application, Receipt, StepReport
+from onnxcomp.receipt import Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 
 Progress = Callable[[int, int, str], None]
 
-EXACT_DIVERGENCE = 0.02 * DEFAULT_MAX_DIVERGENCE  # what an exact step may differ by, from float rounding
+EXACT_SHARE = 0.02  # of the limit, or of the default one where that is less: what float rounding may come to
 SLOWER = 1.02  # a result that takes this share of the original's time, measured twice, is no result
 
 
 @dataclass
 class Run:
-    """The state of one optimization."""
+    """The state of one optimization. reach: what the data show of each weight; None for a run without data."""
 
     original: Model
     recipe: Recipe
@@ -42,99 +49,115 @@ class Run:
     budget: Budget
     verifier: Verifier
     tuner: Verifier | None  # on the calibration part; None without data
+    reach: Reach | None
     data: CalibrationData
     receipt: Receipt
     progress: Progress
-    current: Model = field(init=False)
-    lossless: Model = field(init=False)  # as it was before the first step that lost anything
-    divergence: float = 0.0
+    ledger: Ledger = field(init=False)
     deadline: float = math.inf
 
     def __post_init__(self) -> None:
-        self.current = self.lossless = self.original
+        self.ledger = Ledger(self.receipt, Lineage.of(self.original))
+
+    @property
+    def current(self) -> Model:
+        """The model as the steps so far have left it."""
+        return self.ledger.current
 
     # --- steps ---
 
     def execute(self) -> None:
         """All steps in order; neighbouring exact ones are verified together."""
         waiting: list[Step] = []
-        lost = False
         for step in self.recipe.steps:
             if step.exact:
                 waiting.append(step)
                 continue
             self._exact(waiting)
             waiting = []
-            if not lost:
-                self.lossless = self.current
-            applied = len(self.receipt.applied)
             self._lossy(step)
-            lost = lost or len(self.receipt.applied) > applied
         self._exact(waiting)
         if self.recipe.goal == "latency":
             self._refuse_slower()
 
+    def settle(self) -> Verdict:
+        """The verdict on the result. Where that does not hold, the last steps are taken back until it does; raises
+        VerificationError where the original itself does not."""
+        verdict = self.verifier.check(self.current)
+        if not verdict.passed and self.ledger.kept:
+            self.receipt.notes.append(f"the result did not hold in the end: {'; '.join(verdict.reasons)}")
+        while not verdict.passed and self.ledger.kept:
+            reason = f"in the end it did not hold: {'; '.join(verdict.reasons)}"
+            self.ledger.take_back(len(self.ledger.kept) - 1, reason)
+            verdict = self.verifier.check(self.current)
+        if not verdict.passed:
+            why = "; ".join(verdict.reasons)
+            raise VerificationError(f"{self.original.name}: compared with itself, the original does not hold: {why}.")
+        return verdict
+
     def _refuse_slower(self) -> None:
         """Where speed was asked for, hand back the original rather than a model that is slower than it."""
-        if not self.receipt.applied or not self.data.sample_count:
+        if not self.ledger.kept or not self.data.sample_count:
             return
         course = Course(self.data, self.context.target or Target.of())
         ratios = [course.race(self.original, {"result": self.current})["result"] for _ in range(2)]
         if min(ratios) > SLOWER:
-            self.current, self.divergence = self.original, 0.0
-            self.receipt.applied.clear()
-            self.receipt.notes.append(f"all steps were taken back: together they took {min(ratios):.2f} of the time")
+            taken = f"together they took {min(ratios):.2f} of the time"
+            self.ledger.take_back(0, f"all steps: {taken}")
+            self.receipt.notes.append(f"all steps were taken back: {taken}")
 
     def _exact(self, steps: Sequence[Step]) -> None:
         """Apply exact steps; when together they change the outputs, one by one, and take the culprit back."""
         if not steps:
             return
-        before, noted, applied = self.current, len(self.receipt.steps), len(self.receipt.applied)
+        before, noted, kept = self.current, len(self.receipt.steps), len(self.ledger.kept)
         for step in steps:
             self._apply_exact(step)
-        verdict = self._verify_exact(before)
-        if verdict is None:
+        reason = self._verify_exact(before)
+        if reason is None:
             return
-        self.current = before
-        del self.receipt.steps[noted:], self.receipt.applied[applied:]
+        self.ledger.take_back(kept, reason)
+        del self.receipt.steps[noted:]
         for step in steps:
             self._apply_exact_checked(step)
 
     def _apply_exact(self, step: Step) -> None:
+        """One exact step; what it stores has to decode to the very values, and is left plain where it does not."""
         self.progress(0, 1, step.name)
-        context = self._context(step)
         before, started = self.current, time.monotonic()
+        context = self._context(step)
         after, outcome = apply_pass(before, step.rewrite, context)
-        self.current = after
-        report = self._report(step.rewrite, outcome, before, after, started)
-        self.receipt.steps.append(report)
         different = differing_constants(before, after) if "compact" in step.rewrite.makes else []
+        include: list[str] | None = None
         if different:
-            self._refuse(report, before, f"a stored constant decodes to other values: {different[0]}")
-        elif outcome.changed:
-            self.receipt.applied.append(application(step.rewrite, context))
+            include = sorted(constants_by_key(open_graph(before)).keys() - set(different))
+            after, outcome = apply_pass(before, step.rewrite, limited_to(context, include))
+        report = self._report(step.rewrite, outcome, before, after, started)
+        report.skipped += [Entry(name, "stored, it decodes to other values") for name in different]
+        self.receipt.steps.append(report)
+        if outcome.changed:
+            applied = application(step.rewrite, context, include)
+            self.ledger.keep(report, self.ledger.line.after(step.rewrite, after), [applied])
 
     def _apply_exact_checked(self, step: Step) -> None:
-        before = self.current
+        before, kept = self.current, len(self.ledger.kept)
         self._apply_exact(step)
         reason = self._verify_exact(before)
-        report = self.receipt.steps[-1]
-        if reason is not None:
-            self.current = before
-            self.receipt.applied.pop()
-            report.decision, report.reason, report.bytes_after = "taken back", reason, before.size_bytes
+        if reason is None:
+            return
+        self.ledger.take_back(kept, reason)
+        if "compact" in step.rewrite.makes:  # values that nothing stores have lost what they lost for nothing
+            self.ledger.take_back(self.ledger.waiting(), f"its values cannot be stored: {reason}")
 
     def _verify_exact(self, before: Model) -> str | None:
         """Why the current model is not the same as ``before``, or None."""
         if self.current is before:
             return None
         verdict = self.verifier.check(self.current)
-        allowed = self.divergence + EXACT_DIVERGENCE
-        if verdict.failed:
-            return "; ".join(verdict.reasons)
-        if not verdict.divergence <= allowed:
+        allowed = EXACT_SHARE * min(self.verifier.limit, DEFAULT_MAX_DIVERGENCE)
+        if not verdict.failed and not verdict.divergence <= self.ledger.divergence + allowed:
             return f"an exact step changed the outputs: divergence {verdict.divergence:.3g}"
-        return None
+        return None if verdict.passed else "; ".join(verdict.reasons)
 
     def _lossy(self, step: Step) -> None:
         self.progress(0, 1, step.name)
@@ -151,59 +174,58 @@ class Run:
 
     def _fixed(self, step: Step, started: float) -> None:
         """A step with given parameters: kept whole, kept in part, or taken back."""
-        context, before, divergence = self._context(step), self.current, self.divergence
-        after, outcome = apply_pass(before, step.rewrite, context)
-        report = self._report(step.rewrite, outcome, before, after, started)
+        before = self.current
+        held = apply_safely(before, step.rewrite, self._context(step), self.reach)
+        report = self._report(step.rewrite, held.outcome, before, held.model, started)
+        report.taken_back = held.entries()
         self.receipt.steps.append(report)
-        if not outcome.changed:
+        self.receipt.notes += held.notes()
+        if not held.outcome.changed:
+            if held.left:
+                self.ledger.refuse(report, f"{held.left[0]}: {held.reason}")
             return
-        verdict = self.verifier.check(after)
+        verdict = self.verifier.check(held.model)
         if verdict.passed:
-            self._keep(report, after, verdict, [application(step.rewrite, context)])
-        elif verdict.failed and len(outcome.changed) == 1:
-            self._refuse(report, before, "; ".join(verdict.reasons))
+            line = self.ledger.line.after(step.rewrite, held.model)
+            decision = "kept in part" if held.left else "kept"
+            applied = application(step.rewrite, held.context)
+            self.ledger.keep(report, line, [applied], verdict=verdict, decision=decision)
+        elif verdict.failed and len(held.outcome.changed) == 1:
+            self.ledger.refuse(report, "; ".join(verdict.reasons))
         else:
-            self._in_part(step.rewrite, context, after, outcome, report, verdict)
-        self._check_speed(step, before, divergence, report)
+            self._in_part(step.rewrite, held, report, verdict)
+        self._check_speed(step, before, report)
         report.seconds = time.monotonic() - started
 
-    def _in_part(
-        self,
-        rewrite: Pass,
-        context: Context,
-        after: Model,
-        outcome: Outcome,
-        report: StepReport,
-        whole: Verdict,
-    ) -> None:
-        before = self.current
-        rest, verdict = verified_part(before, after, outcome, rewrite, context, self.verifier, self.tuner)
-        report.taken_back = rest.taken_entries()
+    def _in_part(self, rewrite: Pass, held: Held, report: StepReport, whole: Verdict) -> None:
+        """The part of a step that the budget bears."""
+        before, context = self.current, held.context
+        why = "; ".join(whole.reasons)
+        rest, verdict = verified_part(before, held.model, held.outcome, rewrite, context, self.verifier, self.tuner)
+        report.taken_back += rest.taken_entries()
         if not rest.kept:
-            self._refuse(report, before, f"divergence {whole.divergence:.3g} over the limit {self.verifier.limit:.3g}")
+            self.ledger.refuse(report, why)
             return
-        applied = application(rewrite, context)
-        if rest.by_value:
-            applied.restore = list(rest.taken)
-        else:
-            applied.include = list(rest.kept)
+        applied = application(rewrite, context, None if rest.by_value else rest.kept)
+        applied.restore = list(rest.taken) if rest.by_value else []
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
-        self._keep(report, rest.model, verdict, [applied], decision="kept in part")
-        count = f"{len(rest.taken)} of {len(rest.own)}"
-        report.reason = f"{count} taken back: whole, the divergence was {whole.divergence:.3g}"
+        line = self.ledger.line.after(rewrite, rest.model)
+        self.ledger.keep(report, line, [applied], verdict=verdict, decision="kept in part")
+        report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, {why}"
 
     def _fastest(self, step: Step, started: float) -> None:
         """A step that tries several rewrites of the whole model and keeps the fastest."""
         context, before = self._context(step), self.current
         trials = Trials(
-            before=before,
+            line=self.ledger.line,
             original=self.original,
             candidates=step.trials,
             spares=step.spares,
             context=context,
             verifier=self.verifier,
             tuner=self.tuner,
+            reach=self.reach,
             course=Course(self.data, context.target or Target.of()),
             goal=self.budget.target_latency,
             deadline=self.deadline,
@@ -214,15 +236,16 @@ class Run:
         report.tried = [each.account() for each in trials.entered]
         self.receipt.steps.append(report)
         if best is None:
-            self._refuse(report, before, "nothing that was tried is faster within the budget")
+            self.ledger.refuse(report, "nothing that was tried is faster within the budget")
             return
         assert best.verdict is not None
         outcome = best.outcomes[best.main]
         report.rewrite, report.parameters = title(best.passes), parameters_of(best.passes[best.main])
         report.changed, report.skipped, report.taken_back = entries(outcome), skipped(outcome), best.taken
         report.latency_ratio = best.ratio
+        self.receipt.notes += best.notes
         decision = "kept" if best.is_whole else "kept in part"
-        self._keep(report, best.model, best.verdict, best.applications(context), decision=decision)
+        self.ledger.keep(report, best.line, best.applications(), verdict=best.verdict, decision=decision)
 
     def _searched(self, step: Step, started: float) -> None:
         """A step whose strength is chosen weight by weight."""
@@ -234,6 +257,7 @@ class Run:
             context=self._context(step),
             verifier=self.verifier,
             tuner=self.tuner,
+            reach=self.reach or Reach(None),
             target_size=self.budget.target_size,
             deadline=self.deadline,
         )
@@ -241,37 +265,19 @@ class Run:
         report = self._report(step.rewrite, Outcome(skipped=choosing.skipped), before, before, started)
         report.rewrite, report.parameters = step.name, _auto_parameters(step)
         self.receipt.steps.append(report)
+        self.receipt.notes += choosing.notes
         if trial is None:
             return
-        if trial.verdict.passed:
+        if not trial.verdict.passed:
+            self.ledger.refuse(report, "; ".join(trial.verdict.reasons))
+        elif trial.applications:
             report.changed = trial.entries
-            self._keep(report, trial.model, trial.verdict, trial.applications)
-        else:
-            self._refuse(report, before, "; ".join(trial.verdict.reasons))
+            self.ledger.keep(report, self.ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
+        elif choosing.refuted is not None:
+            report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
         report.seconds = time.monotonic() - started
 
-    # --- keeping and refusing ---
-
-    def _keep(
-        self,
-        report: StepReport,
-        model: Model,
-        verdict: Verdict,
-        applied: Iterable[Application],
-        decision: str = "kept",
-    ) -> None:
-        self.current = model
-        self.divergence = verdict.divergence
-        self.receipt.applied.extend(applied)
-        report.decision, report.bytes_after = decision, model.size_bytes
-        report.divergence, report.interval = verdict.divergence, verdict.interval
-
-    def _refuse(self, report: StepReport, before: Model, reason: str) -> None:
-        self.current = before
-        report.decision, report.reason, report.bytes_after = "taken back", reason, before.size_bytes
-        report.changed = []
-
-    def _check_speed(self, step: Step, before: Model, divergence: float, report: StepReport) -> None:
+    def _check_speed(self, step: Step, before: Model, report: StepReport) -> None:
         """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
         if "latency" not in step.rewrite.effect.shrinks or not report.decision.startswith("kept"):
             return
@@ -279,17 +285,15 @@ class Run:
             return
         report.latency_ratio = latency_ratio(before, self.current, self.data, self.context.target)
         if report.latency_ratio > MIN_SPEEDUP:
-            del self.receipt.applied[-1:]
-            self.divergence = divergence
             reason = f"no faster on {self.receipt.target}: latency ratio {report.latency_ratio:.2f}"
-            self._refuse(report, before, reason)
+            self.ledger.take_back(len(self.ledger.kept) - 1, reason)
 
     def _context(self, step: Step) -> Context:
         def progress(done: int, total: int, what: str) -> None:
             self.progress(done, total, what if what.startswith(step.name) else f"{step.name}: {what}")
 
         exclude = (*self.context.exclude, *step.exclude)
-        return dataclasses.replace(self.context, original=self.lossless, exclude=exclude, progress=progress)
+        return self.ledger.line.context(dataclasses.replace(self.context, exclude=exclude, progress=progress))
 
     def _report(self, rewrite: Pass, outcome: Outcome, before: Model, after: Model, started: float) -> StepReport:
         return StepReport(

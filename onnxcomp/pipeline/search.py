@@ -14,22 +14,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.calibration.sensitivity import PROBE_ERROR, PROBED_WEIGHTS, divergence_alone
+from onnxcomp.calibration.sensitivity import PROBE_ERROR, PROBED_WEIGHTS, added_divergence
 from onnxcomp.calibration.sensitivity import Evaluate as Evaluate
 from onnxcomp.contract import Context
+from onnxcomp.graph.weights import compose
 from onnxcomp.model import Model
 from onnxcomp.numerics.allotment import Choice, fewest_bytes
+from onnxcomp.pipeline.reach import Reach, affected_share, largest_move
 from onnxcomp.pipeline.table import ANY_FAMILY, Assignment, Option, Table, build, total_bytes
+from onnxcomp.verify import Verdict, Verifier
 
 MOST_EVALUATIONS = 256  # single changes measured, at most
 EVALUATED_VALUES = 5 * 10**8  # weight values that all measured models may have together
 MEASURED_ERRORS = (1e-4, 0.3)  # relative squared errors outside are harmless or hopeless
 DOMINATING = 1.5  # an option of more bytes and this many times the error is never taken
+FEW_AFFECTED = 1 / 3  # of the samples that see a change of all weights: fewer bear their own part of the limit
 CARRYING_SHARE = 0.3  # of the predicted divergence: a weight that has it is dealt with alone
+CARRIED = 0.5  # of a divergence, at most, is left without the weight that carries it
 DESCENTS = 20  # single changes tried on a whole assignment, at most; one for each dozen of evaluations
 FEWEST_MOVES = 3  # tried on an assignment with all that follows; one for each 16 evaluations
 SHORTLISTED = tuple(2.0**power for power in range(-1, 6))  # limits, relative to the one that is asked for
@@ -39,34 +45,110 @@ CORRECTIONS = 6  # whole assignments measured on the way to the limit
 
 
 def measure_influence(
-    model: Model, table: Table, evaluate: Evaluate, context: Context, *, deadline: float = math.inf, once: bool = False
+    model: Model,
+    table: Table,
+    tuner: Verifier,
+    reach: Reach,
+    mild: Assignment,
+    context: Context,
+    *,
+    deadline: float = math.inf,
+    once: bool = False,
+    bearable: float = math.inf,
 ) -> None:
     """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
 
     Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``_evaluations``
-    allows. What is not measured, the smallest weights and all that comes after the deadline, stays mild.
+    allows. What is not measured, the smallest weights and all that comes after the deadline, and what no sample
+    reaches, stays as it is or becomes what it is in ``mild``. bearable: the divergence that samples which see a weight
+    may have of it.
     """
-    base = evaluate(model)
+    probe = Probe(model, table, tuner)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
     for index, name in enumerate(ranked):
         context.progress(index, len(ranked), f"measuring {name}")
         table.options[name] = _undominated(table.options[name])
-        changed = [each for each in table.options[name] if each.error > 0]
         if index >= PROBED_WEIGHTS or time.monotonic() > deadline:
-            table.options[name] = _mildest(table.options[name])
-            changed = []
-        if not changed:
+            hold_to(table, name, mild)
+        changed = [each for each in table.options[name] if each.error > 0]
+        if not changed or index >= PROBED_WEIGHTS or time.monotonic() > deadline:
             table.influence[name, ANY_FAMILY] = 0.0
             continue
         option = _nearest(changed)
-        table.influence[name, ANY_FAMILY] = _measure(model, table, name, option, evaluate, base) / option.error
+        found = probe.divergence(name, option)
+        if not reach.counts(probe.moved[name]):
+            probe.hard[name] = reach.influence(model, name)
+            found = probe.divergence(name, option)
+            if not probe.hard[name]:
+                table.unreached.add(name)
+                hold_to(table, name, mild)
+        table.influence[name, ANY_FAMILY] = found / option.error
     planned = [] if once else _further(table, ranked)
     for index, (name, option) in enumerate(planned):
         context.progress(index, len(planned), f"measuring {name}")
         if time.monotonic() > deadline:
-            return
-        found = _measure(model, table, name, option, evaluate, base)
-        table.influence.setdefault((name, option.family), found / option.error)
+            break
+        table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
+    if not once:
+        _hold_affected(table, probe, bearable)
+
+
+def hold_to(table: Table, name: str, mild: Assignment) -> None:
+    """Leave a weight no options but that of leaving it and that of ``mild``."""
+    plain = table.options[name][0]
+    table.options[name] = [plain] if mild[name].choice is None else [plain, mild[name]]
+
+
+def _hold_affected(table: Table, probe: Probe, bearable: float) -> None:
+    """Forbid what is bearable on the average only since few of the samples see the weight: those that do must bear it,
+    too. Few are told by how many see a like change of all weights: where few are unsure, few see anything."""
+    if not probe.shares:
+        return
+    usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
+    for name, share in probe.shares.items():
+        of_usual = 1.0 if usual is None else min(1.0, share / usual)
+        if of_usual < FEW_AFFECTED:
+            table.options[name] = [
+                each for each in table.options[name] if table.predicted(name, each) <= of_usual * bearable
+            ]
+
+
+@dataclass
+class Probe:
+    """Measures single changes.
+
+    hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
+    their options counts for less. first: measured of each weight; moved: by how much that moved
+    any one output; shares: of the samples that it concerned.
+    """
+
+    model: Model
+    table: Table
+    tuner: Verifier
+    hard: dict[str, float] = field(default_factory=dict)
+    first: Assignment = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    base: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.base = self.tuner.check(self.model)
+
+    def divergence(self, name: str, option: Option) -> float:
+        """What the option alone adds; the table remembers it."""
+        assert option.choice is not None
+        known = self.table.measured.get((name, option.choice))
+        if known is None:
+            verdict = self.tuner.check(compose(self.model, {name: self.table.variants[option.choice]}))
+            share = affected_share(verdict)
+            if name not in self.first and share is not None:
+                self.shares[name] = share
+            self.first.setdefault(name, option)
+            self.moved.setdefault(name, largest_move(self.base, verdict))
+            known = added_divergence(verdict.energy, self.base.energy)
+        found = max(known, self.hard.get(name, 0.0) * option.error)
+        self.table.measured[name, option.choice] = found
+        return found
 
 
 def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, Option]]:
@@ -105,20 +187,6 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
         return any(each.size_bytes <= option.size_bytes and each.error * DOMINATING < option.error for each in options)
 
     return [each for each in options if each.choice is None or not beaten(each)]
-
-
-def _measure(model: Model, table: Table, name: str, option: Option, evaluate: Evaluate, base: float) -> float:
-    assert option.choice is not None
-    found = divergence_alone(model, name, table.variants[option.choice], evaluate, base)
-    table.measured[name, option.choice] = found
-    return found
-
-
-def _mildest(options: Sequence[Option]) -> list[Option]:
-    """The options of leaving the weight and of its smallest error."""
-    changed = [each for each in options if each.choice is not None]
-    left = [each for each in options if each.choice is None]
-    return [*left, min(changed, key=lambda each: each.error)] if changed else left
 
 
 def shortlist(table: Table, limit: float, always: Assignment) -> None:
@@ -269,6 +337,26 @@ def retreat(table: Table, assignment: Assignment) -> bool:
     refused = assignment[name].error
     table.options[name] = [each for each in table.options[name] if each.error < refused]
     return True
+
+
+def culprit(assignment: Assignment, energy: Callable[[Assignment], float], limit: float) -> tuple[str, float] | None:
+    """The weight that carries the failure of an assignment, and the divergence that goes with it: left as it was, it
+    alone brings the rest within the limit. Found by halving; None where there is no such weight."""
+    whole = energy(assignment)
+    most = min(limit, CARRIED * whole)
+    names = [name for name, option in assignment.items() if option.choice is not None]
+    if whole <= limit:
+        return None
+    while len(names) > 1:
+        halves = names[: len(names) // 2], names[len(names) // 2 :]
+        names = next((half for half in halves if energy(_without(assignment, half)) <= most), [])
+    rest = energy(_without(assignment, names)) if names else math.inf
+    return (names[0], whole - rest) if rest <= most else None
+
+
+def _without(assignment: Assignment, names: Collection[str]) -> Assignment:
+    """With these weights as they were."""
+    return {name: option for name, option in assignment.items() if name not in names}
 
 
 def _just_enough(table: Table, strongest: Assignment, goal_bytes: int) -> Assignment:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from onnxcomp.contract import Context, Outcome, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
+from onnxcomp.graph.ir import Array, Constant
 from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import Weight, compose, weights
+from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.storage import estimate_bytes
 from onnxcomp.pipeline.rewrite import apply_pass, limited_to, only_values, relative_errors, zero_shares
@@ -38,7 +39,10 @@ class Option:
 
 @dataclass
 class Table:
-    """What every weight can become: options by weight, the rewritten models by choice."""
+    """What every weight can become: options by weight, the rewritten models by choice.
+
+    unreached: weights that no sample reaches; they keep to what is safe without data.
+    """
 
     options: dict[str, list[Option]]
     variants: dict[int, Model]
@@ -46,6 +50,15 @@ class Table:
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
+    unreached: set[str] = field(default_factory=set)
+    _constants: dict[int, tuple[Model, dict[str, Constant]]] = field(default_factory=dict, repr=False)
+
+    def values(self, choice: int, name: str) -> Array:
+        """The values that a choice gives a weight."""
+        variant = self.variants[choice]
+        if choice not in self._constants or self._constants[choice][0] is not variant:
+            self._constants[choice] = variant, constants_by_key(open_graph(variant))
+        return self._constants[choice][1][name].values
 
     def predicted(self, name: str, option: Option) -> float:
         """The divergence that this option alone causes, measured or by the weight's influence."""
@@ -59,6 +72,20 @@ class Table:
 
 
 Assignment = dict[str, Option]
+
+
+def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
+    """The assignment by choices of their own, beside the ``count`` candidates: they stay as they are made by now,
+    whatever the candidates are fitted to later."""
+    found = {}
+    for name, option in assignment.items():
+        if option.choice is not None:
+            own = replace(option, choice=option.choice + count, family=option.family + count)
+            table.variants[option.choice + count] = table.variants[option.choice]
+            table.entries[option.choice + count, name] = table.entries[option.choice, name]
+            option = own
+        found[name] = option
+    return found
 
 
 def tabulate(
@@ -106,7 +133,8 @@ def fit_again(
     Influences have to be measured again.
     """
     by_name = {each.name: each for each in weights(open_graph(model))}
-    choices = sorted({each.choice for found in table.options.values() for each in found if each.choice is not None})
+    present = {each.choice for found in table.options.values() for each in found}
+    choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
     for at, index in enumerate(choices):
         if time.monotonic() > deadline:
             break

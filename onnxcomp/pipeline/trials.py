@@ -5,11 +5,12 @@
 3. From the fastest on, each is verified. Where one breaks the budget and is faster than all that keep it, the
    step's spare trials are built; and where it would still win, it is taken back in part.
 4. In the best ones, nodes that gain nothing are left out (``node_choice``).
-5. Final: the best of these take turns for longer. Who is as fast as the winner and errs less, or is smaller, wins.
+5. Final: the best of these take turns for longer. Of those as fast as the fastest, the nearest to the original wins.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -23,9 +24,12 @@ from onnxcomp.graph.edit import node_key
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.model import Model
 from onnxcomp.pipeline.account import application, title
+from onnxcomp.pipeline.lineage import Lineage
 from onnxcomp.pipeline.node_choice import faster_nodes
 from onnxcomp.pipeline.race import FINAL_S, Course
-from onnxcomp.pipeline.rewrite import apply_pass, limited_to
+from onnxcomp.pipeline.reach import Reach
+from onnxcomp.pipeline.rewrite import limited_to
+from onnxcomp.pipeline.safe_changes import apply_safely
 from onnxcomp.pipeline.takeback import verified_part
 from onnxcomp.receipt import Application, Entry, Tried
 from onnxcomp.verify import Verdict, Verifier
@@ -35,7 +39,7 @@ HOPEFUL = 1.3  # the same, and what gains at some nodes may still be worth it
 FINALISTS = 4
 NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
 AS_FAST = 1.015  # times the latency of the fastest, and the smaller error or the smaller file decides
-HARMLESS = 0.5  # of the budget: below it no error is smaller than another
+HARMLESS = 1e-3  # of the budget: below it no error is smaller than another
 FAR_FASTER = 0.9  # times the latency of the fastest within the budget, and one that breaks it is worth more work
 PARTS = 2  # trials taken back in part, at most: each takes tens of evaluations
 CHOSEN_NODES = 2  # trials whose nodes are chosen one by one, at most
@@ -46,18 +50,26 @@ GOAL_SHARE = 0.97  # of a latency goal: what measures more than this has not sur
 class Trial:
     """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only.
 
-    include: the names to which the main pass was limited, None for all. restore: weights put back afterwards.
+    contexts: in which each of the passes was applied. include: the names to which the main pass was limited, None for
+    all. restore: weights put back afterwards. taken: what the samples or the budget do not bear.
     """
 
     passes: tuple[Pass, ...]
-    model: Model
-    outcomes: list[Outcome]
+    line: Lineage
+    outcomes: list[Outcome] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
     include: list[str] | None = None
     restore: list[str] = field(default_factory=list)
     taken: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     ratio: float = math.inf
     lost: str = ""
+
+    @property
+    def model(self) -> Model:
+        """What the passes made."""
+        return self.line.current
 
     @property
     def main(self) -> int:
@@ -75,13 +87,13 @@ class Trial:
     @property
     def is_whole(self) -> bool:
         """Whether the main pass was applied to all that it could be applied to."""
-        return self.include is None and not self.restore
+        return self.include is None and not self.restore and not self.taken
 
-    def applications(self, context: Context) -> list[Application]:
+    def applications(self) -> list[Application]:
         """How to make it again."""
         made = [
             application(each, context, self.include if index == self.main else None)
-            for index, each in enumerate(self.passes)
+            for index, (each, context) in enumerate(zip(self.passes, self.contexts, strict=True))
         ]
         made[-1].restore = list(self.restore)
         return made
@@ -101,19 +113,28 @@ class Trial:
 
 @dataclass
 class Trials:
-    """All that one step tries on ``before``; ``run`` gives the one to keep, or None."""
+    """All that one step tries on the model of ``line``; ``run`` gives the one to keep, or None.
 
-    before: Model
+    reach: what the data show of each weight; None for a run without data.
+    """
+
+    line: Lineage
     original: Model
     candidates: Sequence[tuple[Pass, ...]]
     spares: Sequence[tuple[Pass, ...]]
     context: Context
     verifier: Verifier
     tuner: Verifier | None
+    reach: Reach | None
     course: Course
     goal: Goal | None = None
     deadline: float = math.inf
     entered: list[Trial] = field(default_factory=list)
+
+    @property
+    def before(self) -> Model:
+        """What all trials are compared with."""
+        return self.line.current
 
     def run(self) -> Trial | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
@@ -135,27 +156,39 @@ class Trials:
         running: list[Trial] = []
         for index, passes in enumerate(candidates):
             self.context.progress(index, len(candidates), f"trying {title(passes)}")
+            if running and time.monotonic() > self.deadline:
+                self.entered.append(Trial(passes, self.line, lost="not tried: the time budget was used up"))
+                continue
             trial = self._build(passes)
             self.entered.append(trial)
-            if running and time.monotonic() > self.deadline:
-                trial.lost = "not tried: the time budget was used up"
-            elif not trial.outcomes[-1].changed:
-                trial.lost = _nothing_changed(passes[len(trial.outcomes) - 1], trial.outcomes[-1])
+            if not trial.outcomes[-1].changed:
+                trial.lost = _nothing_changed(passes[len(trial.outcomes) - 1], trial)
             else:
                 trial.lost = self.course.fault(trial.model) or ""
             if not trial.lost:
                 running.append(trial)
         return running
 
-    def _build(self, passes: tuple[Pass, ...], include: Sequence[str] | None = None) -> Trial:
-        """The passes in turn, the main one limited to ``include``, up to one that finds nothing to do."""
-        trial = Trial(passes, self.before, [], None if include is None else list(include))
+    def _build(
+        self, passes: tuple[Pass, ...], include: Sequence[str] | None = None, like: Trial | None = None
+    ) -> Trial:
+        """The passes in turn, up to one that finds nothing to do, without what the samples do not license.
+
+        include: names that the main one is limited to. like: a trial of the same passes, which says what that is.
+        """
+        trial = Trial(passes, self.line, include=None if include is None else list(include))
+        if like is not None:
+            trial.taken, trial.notes = list(like.taken), list(like.notes)
         for index, each in enumerate(passes):
-            limited = include is not None and index == trial.main
-            context = limited_to(self.context, include or ()) if limited else self.context
-            trial.model, outcome = apply_pass(trial.model, each, context)
-            trial.outcomes.append(outcome)
-            if not outcome.changed:
+            context = trial.line.context(self.context if like is None else like.contexts[index])
+            limited = limited_to(context, include) if include is not None and index == trial.main else context
+            held = apply_safely(trial.line.current, each, limited, self.reach if like is None else None)
+            trial.line = trial.line.after(each, held.model)
+            trial.outcomes.append(held.outcome)
+            trial.contexts.append(dataclasses.replace(held.context, include=None))
+            trial.taken += held.entries()
+            trial.notes += held.notes()
+            if not held.outcome.changed:
                 break
         return trial
 
@@ -196,19 +229,21 @@ class Trials:
             return []
 
         def again(limited: Context) -> tuple[Model, Outcome]:
-            made = self._build(trial.passes, sorted(limited.include or ()))
+            made = self._build(trial.passes, sorted(limited.include or ()), trial)
             return made.model, made.outcomes[made.main]
 
         several = again if len(trial.passes) > 1 else None
         outcome, rewrite = trial.outcomes[trial.main], trial.passes[trial.main]
         rest, verdict = verified_part(
-            self.before, trial.model, outcome, rewrite, self.context, self.verifier, self.tuner, several
+            self.before, trial.model, outcome, rewrite, trial.contexts[0], self.verifier, self.tuner, several
         )
         if not rest.kept or self.course.fault(rest.model) is not None:
             return []
-        part = self._build(trial.passes, None if rest.by_value else rest.kept)
+        part = self._build(trial.passes, None if rest.by_value else rest.kept, trial)
         part.restore = rest.taken if rest.by_value else []
-        part.model, part.verdict, part.taken = rest.model, verdict, rest.taken_entries()
+        part.line = dataclasses.replace(part.line, current=rest.model)
+        part.verdict = verdict
+        part.taken += rest.taken_entries()
         self.entered.append(part)
         return self._heat([part])
 
@@ -226,22 +261,21 @@ class Trials:
         for trial in able[: CHOSEN_NODES if near else 1]:
             if time.monotonic() > self.deadline:
                 break
-            rebuild = functools.partial(self._at_nodes, trial.passes)
+            rebuild = functools.partial(self._at_nodes, trial)
             tell = self.context.progress
             kept = faster_nodes(self.before, trial.model, trial.names, rebuild, self.course, tell)
             if len(kept) < len(trial.names):
                 found += self._entered_at(trial, kept)
         return found
 
-    def _at_nodes(self, passes: tuple[Pass, ...], names: Sequence[str]) -> Model | None:
-        made = self._build(passes, names)
+    def _at_nodes(self, trial: Trial, names: Sequence[str]) -> Model | None:
+        made = self._build(trial.passes, names, trial)
         return made.model if made.outcomes[-1].changed else None
 
     def _entered_at(self, trial: Trial, kept: Sequence[str]) -> list[Trial]:
         """The trial at these nodes only, where it is within the budget and faster than what there was."""
-        made = self._build(trial.passes, kept)
-        left = [Entry(name, "no faster on the target") for name in trial.names if name not in set(kept)]
-        made.taken = [*trial.taken, *left]
+        made = self._build(trial.passes, kept, trial)
+        made.taken += [Entry(name, "no faster on the target") for name in trial.names if name not in set(kept)]
         made.verdict = self.verifier.check(made.model)
         made.ratio = self.course.race(self.before, {"made": made.model})["made"]
         made.lost = "; ".join(made.verdict.reasons) or ("" if made.ratio <= MIN_SPEEDUP else "no faster")
@@ -276,10 +310,11 @@ class Trials:
             for trial in finalists:
                 trial.lost = "no faster"
             return None
-        limit = max(AS_FAST * min(each.ratio for each in fit), 0.0 if self.goal is None else self._ratio_of_goal())
+        fastest = min(each.ratio for each in fit)
+        limit = max(AS_FAST * fastest, 0.0 if self.goal is None else self._ratio_of_goal())
         best = min((each for each in fit if each.ratio <= limit), key=_harm)
         for trial in finalists:
-            trial.lost = "" if trial is best else f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
+            trial.lost = "" if trial is best else _why_lost(trial, best, limit)
         return best
 
     def _finalists(self, running: Sequence[Trial]) -> list[Trial]:
@@ -303,12 +338,23 @@ def _worth_saving(broken: Sequence[Trial], passed: Sequence[Trial]) -> bool:
 
 
 def _harm(trial: Trial) -> tuple[float, int]:
-    """How far from the original, as far as it takes more than half of the budget, and how large."""
+    """How far from the original, and how large."""
     assert trial.verdict is not None
     return max(trial.verdict.energy, HARMLESS * trial.verdict.limit), trial.model.size_bytes
 
 
-def _nothing_changed(rewrite: Pass, outcome: Outcome) -> str:
+def _why_lost(trial: Trial, best: Trial, limit: float) -> str:
+    """Why a finalist was not kept."""
+    assert trial.verdict is not None and best.verdict is not None
+    if trial.ratio > limit:
+        return f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
+    if _harm(trial)[0] > _harm(best)[0]:
+        return f"as fast as the kept one, which is nearer to the original: divergence {best.verdict.divergence:.3g}"
+    return "as fast as the kept one, which is smaller" if _harm(trial) > _harm(best) else "the same as the kept one"
+
+
+def _nothing_changed(rewrite: Pass, trial: Trial) -> str:
     """That a pass found nothing to do, with the reason that it gave most often."""
-    reasons = Counter(each.reason for each in outcome.skipped).most_common(1)
-    return f"nothing to do for {rewrite.pass_name()}" + (f": {reasons[0][0]}" if reasons else "")
+    reasons = [each.reason for each in trial.outcomes[-1].skipped] or [each.what for each in trial.taken]
+    found = Counter(reasons).most_common(1)
+    return f"nothing to do for {rewrite.pass_name()}" + (f": {found[0][0]}" if found else "")

@@ -61,7 +61,7 @@ def test_a_model_over_the_limit_ends_with_1_and_says_why(
     assert re.search(r"^why +output y", result.stdout, re.MULTILINE)
 
 
-def test_without_a_given_limit_it_only_reports(
+def test_over_the_limit_ends_with_1_where_none_was_given(
     invoke: Invoke, model_file: Path, tmp_path: Path, calibration_file: Path
 ) -> None:
     model = small_model()
@@ -69,7 +69,7 @@ def test_without_a_given_limit_it_only_reports(
     path = tmp_path / "zero.onnx"
     path.write_bytes(model.SerializeToString())
     result = invoke("compare", model_file, path, "--calib-data", calibration_file)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "OVER the limit" in result.stdout
 
 

@@ -166,6 +166,42 @@ def test_replay_makes_the_same_file(
     assert (out / "again.onnx").read_bytes() == (out / "small.onnx").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--max-drop", "0.1"], ["--exclude", "W*"], ["--target-size", "9x"], ["--min-ort", "1.12"], ["--ep", "cpu"],
+     ["--metric", "mse"], ["--recipe", "small"], ["--seed", "1"], ["--threads", "1"], ["--dry-run"]],
+)  # fmt: skip
+def test_replay_refuses_options_that_it_does_not_follow(
+    invoke: Invoke, model_file: Path, out: Path, option: list[str]
+) -> None:
+    result = invoke("optimize", model_file, "--replay", out / "no.receipt.json", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} has no effect beside --replay" in result.stderr
+
+
+def test_replay_of_what_json_printed_says_whose_figures_it_shows(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path, out: Path
+) -> None:
+    printed, again = out / "printed.json", out / "again.onnx"
+    printed.write_text(invoke(*args, "--json").stdout)
+    result = invoke("optimize", model_file, "--replay", printed, "--calib-data", calibration_file, "-o", again)
+    assert result.exit_code == 0, result.stderr
+    assert "the figures are those of the receipt" in result.stdout
+    assert again.read_bytes() == (out / "small.onnx").read_bytes()
+
+
+def test_replay_on_other_data_writes_nothing(
+    invoke: Invoke, args: list[object], model_file: Path, calibration_file: Path, out: Path
+) -> None:
+    invoke(*args)
+    with np.load(calibration_file) as arrays:
+        np.savez(out / "other.npz", **{name: np.flip(each, axis=-1) for name, each in arrays.items()})
+    receipt, again = out / "small.receipt.json", out / "again.onnx"
+    result = invoke("optimize", model_file, "--replay", receipt, "--calib-data", out / "other.npz", "-o", again)
+    assert result.exit_code == 1 and "other calibration data" in result.stderr
+    assert not again.exists() and not (out / "again.receipt.json").exists()
+
+
 def test_replay_of_another_models_receipt_is_refused(
     invoke: Invoke, args: list[object], model_file: Path, out: Path
 ) -> None:
@@ -221,11 +257,12 @@ def test_with_labels_the_table_speaks_of_accuracy(
     assert re.search(r"^verified .*: accuracy 1 -> [\d.]+, a drop of [\d.]+", text, re.MULTILINE)
 
 
-def test_one_sample_alone_is_not_called_unseen(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
+def test_one_sample_alone_verifies_nothing(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
     np.savez(calibration_file, x=np.load(calibration_file)["x"][:1])
     text = invoke(*args).stdout
-    assert "not verified: nothing could be compared" in text and "did not see" not in text
-    assert "too few samples to keep some apart" in text
+    assert re.search(r"^verified +not verified", text, re.M) and "did not see" not in text
+    assert "too few samples to keep some apart" in text and "only what is safe without data was done" in text
+    assert re.search(r"^cluster-weights +taken back", text, re.M)  # six bits are not
 
 
 def test_operators_that_no_opset_counts_are_named_as_needed(

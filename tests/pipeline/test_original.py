@@ -8,7 +8,7 @@ import numpy as np
 from onnx import numpy_helper, parser
 
 from onnxcomp.budget import Budget, Drop
-from onnxcomp.pipeline.optimize import optimize, replay
+from onnxcomp.pipeline import optimize, replay
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,11 +42,16 @@ def estimate(values: Floats, *, transform: Callable[[Floats], Floats] | None = N
         low = max(mean - half, values.min())
         value, low, high = change(np.array([mean, low, mean + half]))
         return Estimate(float(value), float(low), float(high))
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=1000)
-    means = counts @ values / len(values)
+    means = _resamples(len(values), seed) @ values / len(values)
     low, high = np.quantile(change(means), [ALPHA / 2, 1 - ALPHA / 2])
     return Estimate(float(change(np.array([mean]))[0]), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(count: int, seed: int) -> Floats:
+    """How often each sample is drawn, (1000, samples): drawn once for all estimates of so many samples."""
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
+    return drawn.astype(np.float64)
 
 
 def share(count: int, total: int) -> Estimate:

@@ -1,0 +1,32 @@
+"""One assignment of strengths to all weights of a step, applied and verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxcomp.model import Model
+from onnxcomp.pipeline.table import Assignment, total_bytes
+from onnxcomp.receipt import Application, Entry
+from onnxcomp.verify import Verdict, Verifier
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The model that an assignment and what follows it make; the applications make it again."""
+
+    model: Model
+    entries: list[Entry]
+    applications: list[Application]
+    verdict: Verdict
+    assignment: Assignment
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the assigned weights, estimated."""
+        return total_bytes(self.assignment)
+
+
+def spent_share(verdict: Verdict, verifier: Verifier) -> float:
+    """The share of the budget that a result takes up, one standard error included."""
+    safe = (verdict.divergence + verdict.interval[1]) / 2
+    return max(safe / verifier.limit, verdict.energy / verifier.search_limit) if verifier.limit else 1.0
