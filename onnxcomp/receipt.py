@@ -80,6 +80,7 @@ class StepReport:
     bytes_before, bytes_after: of the whole model, data included, before the final compact storage.
     tried: where the step had several ways to go: each of them, and why it lost.
     divergence: from the original after this step, with its confidence interval; None where not measured.
+    node_errors: of the weights whose nodes' own outputs are off most, the relative squared error of these.
     """
 
     rewrite: str
@@ -92,6 +93,7 @@ class StepReport:
     divergence: float | None = None
     interval: tuple[float, float] | None = None
     latency_ratio: float | None = None  # after over before, where the step was asked for speed
+    node_errors: dict[str, float] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
     changed: list[Entry] = field(default_factory=list)
     skipped: list[Entry] = field(default_factory=list)

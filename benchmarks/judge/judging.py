@@ -15,6 +15,8 @@ from benchmarks.judge.catalogue import Array
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import load
 from onnxcomp.pipeline.optimize import open_data
+from onnxcomp.pipeline.reach import Reach
+from onnxcomp.pipeline.unseen import with_unseen
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
 
@@ -27,10 +29,12 @@ def judge_of(name: str) -> Callable[[Path], dict[str, Any]]:
     original = load(catalogue.model_path(name))
     checking = _data(name).split(seed=SEED)[1]
     verifier = Verifier(original, checking, target=target, seed=SEED)
+    reach = Reach(verifier.on(checking))
 
     def check(variant: Path) -> dict[str, Any]:
         started = time.monotonic()
-        verdict = verifier.check(load(variant))
+        made = load(variant)
+        verdict = with_unseen(verifier.check(made), original, made, reach)
         each = [asdict(output) for output in verdict.outputs]
         return verdict.describe() | {"each": each, "seconds": round(time.monotonic() - started, 4)}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.data_options
 @options.target_options
 @options.metric_option
+@options.reading_option
 @click.option("--max-drop", type=Words("drop", budget.parse_drop), metavar="X",
               help="How much worse MODEL may be: 0.01 (the metric's unit) or 1% (relative).")  # fmt: skip
 @options.json_option
@@ -38,6 +39,7 @@ def command(
     threads: int,
     custom_ops: tuple[Path, ...],
     metric: str,
+    outputs: tuple[tuple[str, str], ...],
     max_drop: str | None,
     as_json: bool,
     quiet: bool,
@@ -57,14 +59,15 @@ def command(
             calibration=calib_data,
             target=Target.of(ep, threads=threads, custom_ops=custom_ops),
             metric=metric,
+            outputs=dict(outputs),
             max_drop=None if max_drop is None else budget.parse_drop(max_drop),
             seed=seed,
             progress=tell,
         )
     if as_json:
         content = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        outputs = [dataclasses.asdict(each) for each in found.outputs]
-        screen.show_json({**content, "verdict": found.verdict.describe(), "outputs": outputs})
+        listed = [dataclasses.asdict(each) for each in found.outputs]
+        screen.show_json({**content, "verdict": found.verdict.describe(), "outputs": listed})
     elif not quiet:
         _show(found)
     if not found.verdict.passed:

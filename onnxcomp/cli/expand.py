@@ -11,7 +11,7 @@ from onnxcomp.cli import options
 
 @click.command()
 @options.model_argument
-@click.option("-o", "--output", type=options.PATH, metavar="OUT",
+@click.option("-o", "--out", "output", type=options.PATH, metavar="OUT",
               help="File to write. [default: MODEL with .expanded.onnx for .onnx]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @options.json_option

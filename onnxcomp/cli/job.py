@@ -44,6 +44,7 @@ class Request:
     custom_ops: tuple[Path, ...]
     max_drop: str | None
     metric: str
+    outputs: tuple[tuple[str, str], ...]
     target_size: str | None
     target_latency: str | None
     time_budget: str | None
@@ -124,6 +125,7 @@ def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
         target=request.target,
         budget=request.budget,
         metric=request.metric,
+        outputs=dict(request.outputs),
         exclude=request.exclude,
         seed=request.seed,
         progress=tell,

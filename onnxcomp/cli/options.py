@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType
 
+READINGS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")  # as numerics.metrics.KINDS
+
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
@@ -116,10 +118,30 @@ data_options = stacked(
                  help="Seed of every random choice."),
 )  # fmt: skip
 
+
+class Reading(ParamType):
+    """``logits=classes`` -> ("logits", "classes")."""
+
+    name = "reading"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, _, kind = str(value).rpartition("=")
+        if not name or kind not in READINGS:
+            self.fail(f"must be NAME={'|'.join(READINGS)}, got {value!r}; the file to write is -o", param, ctx)
+        return name, kind
+
+
 metric_option = click.option(
     "--metric", default="auto", show_default=True, metavar="NAME",
     help="auto (divergence from the original's outputs, no labels needed), kl, cosine, sqnr, mse, top1, "
          "or module:function.",
+)  # fmt: skip
+
+reading_option = click.option(
+    "--output", "outputs", type=Reading(), multiple=True, metavar="NAME=KIND",
+    help=f"What an output is, where the guess is wrong: {', '.join(READINGS)}. May be repeated.",
 )  # fmt: skip
 
 budget_options = stacked(
@@ -127,6 +149,7 @@ budget_options = stacked(
                  help="How much worse the metric may get: 0.01 (its unit) or 1% (relative). "
                       "Default: the threshold of --metric auto."),
     metric_option,
+    reading_option,
     click.option("--target-size", type=Words("size", budget.parse_size), metavar="SIZE",
                  help="Size to get down to: 4x (times smaller), 25% (of the original), 5MB, or bytes from 1024 on."),
     click.option("--target-latency", type=Words("latency", budget.parse_latency), metavar="TIME",
@@ -136,7 +159,7 @@ budget_options = stacked(
 )  # fmt: skip
 
 output_options = stacked(
-    click.option("-o", "--output", type=PATH, metavar="OUT",
+    click.option("-o", "--out", "output", type=PATH, metavar="OUT",
                  help="File to write. [default: MODEL with .opt.onnx for .onnx]"),
     click.option("--force", is_flag=True, help="Replace files that exist."),
     click.option("--report", type=PATH, metavar="FILE.html", help="Write the receipt as a web page too."),

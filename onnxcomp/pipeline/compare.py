@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from onnxcomp.errors import VerificationError
 from onnxcomp.graph.seeds import seeded
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.optimize import open_data, silent
+from onnxcomp.pipeline.reach import Reach
 from onnxcomp.pipeline.run import Progress
+from onnxcomp.pipeline.unseen import with_unseen
 from onnxcomp.target import Target
 from onnxcomp.verify import Verdict, Verifier
 from onnxcomp.verify.reference import Array, OutputStore, flatten
@@ -68,12 +70,14 @@ def compare(
     calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
     target: str | Target = "cpu",
     metric: str = "auto",
+    outputs: Mapping[str, str] | None = None,
     max_drop: Drop | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Comparison:
     """Run both models on the target on the same inputs and compare their outputs.
 
+    outputs: what outputs are by the user's word, by name (see ``Verifier``).
     calibration: all its samples are used; None draws inputs from types and shapes, which shows breakage only.
     Raises OnnxcompError where the reference or the inputs are at fault; a model that does not run has a
     verdict that says so.
@@ -84,10 +88,11 @@ def compare(
     progress(0, 1, "running the reference")
     data = open_data(first, calibration, where, seed)
     different = draws_differently(first, data, where)
-    verifier = Verifier(first, data, target=where, metric=metric, max_drop=max_drop, seed=seed)
+    verifier = Verifier(first, data, target=where, metric=metric, max_drop=max_drop, seed=seed, outputs=outputs)
     progress(0, 1, "running the model")
-    verdict = verifier.check(second)
-    outputs = () if verdict.failed else _outputs(first, second, data, where, verifier, verdict)
+    reach = None if data.is_random else Reach(verifier.on(data))
+    verdict = with_unseen(verifier.check(second), first, second, reach)
+    compared = () if verdict.failed else _outputs(first, second, data, where, verifier, verdict)
     return Comparison(
         reference=first.name,
         model=second.name,
@@ -98,7 +103,7 @@ def compare(
         random=data.is_random,
         metric=verifier.metric,
         verdict=verdict,
-        outputs=outputs,
+        outputs=compared,
         notes=tuple(dict.fromkeys([*verifier.notes, *([different] if different else [])])),
     )
 

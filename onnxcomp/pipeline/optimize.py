@@ -98,6 +98,7 @@ def optimize(
     target: str | Target = "cpu",
     budget: Budget | None = None,
     metric: str = "auto",
+    outputs: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
     seed: int = 0,
     measure: bool = True,
@@ -107,7 +108,8 @@ def optimize(
 
     source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
     calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
-    for none. exclude: patterns of weight and node names to leave alone. measure: whether to time the result at the end.
+    for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
+    node names to leave alone. measure: whether to time the result at the end.
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
@@ -118,7 +120,7 @@ def optimize(
     _refuse_newer(model, where)
     limits = budget or Budget()
     refuse_idle(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, tuple(exclude), seed, progress)
+    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
     run.deadline = started + (limits.time_budget_s or math.inf)
     run.execute()
     _finish(run, started, measure=measure)
@@ -174,6 +176,7 @@ def _prepare(
     target: Target,
     budget: Budget,
     metric: str,
+    outputs: Mapping[str, str] | None,
     exclude: tuple[str, ...],
     seed: int,
     progress: Progress,
@@ -183,6 +186,7 @@ def _prepare(
     recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
+    options["outputs"] = dict(outputs or {})
     options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
     verifier = Verifier(model, checking, **options)
     grounds = Grounds.of(verifier, data)
@@ -209,7 +213,7 @@ def _prepare(
         source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": source_digest(model)},
         data=_describe_data(data, checking),
         metric=verifier.describe(),
-        notes=[*checking.notes, *grounds.notes],
+        notes=[*verifier.notes, *grounds.notes],
     )
     reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
     return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress)
@@ -257,7 +261,7 @@ def tuner_for(model: Model, tuning: CalibrationData, metric: str, options: dict[
     tuning = tuning.first(max(LEAST_TUNING_SAMPLES, TUNED_VALUES // max(1, values)))
     if metric in ("accuracy", "top1") or ":" in metric:
         options = options | {"metric": "divergence", "max_drop": None}
-    return Verifier(model, tuning, **options)
+    return Verifier(model, tuning, **options, closed_loop=False)
 
 
 def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target:
         metric = str(receipt.metric["name"])
         drop = Drop(float(receipt.metric["limit"]))
         options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": drop, "seed": receipt.seed}
+        options["outputs"] = receipt.metric.get("asked") or {}
         return tuner_for(model, tuning, metric, options)
 
     return lambda candidate: tuner().check(candidate).energy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,10 +33,12 @@ from onnxcomp.receipt import Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
+from onnxcomp.verify.guard import MAX_NODE_ERROR, Guard
 
 Progress = Callable[[int, int, str], None]
 
 EXACT_SHARE = 0.02  # of the limit, or of the default one where that is less: what float rounding may come to
+NAMED_NODES = 3  # whose errors a step's account shows
 SLOWER = 1.02  # a result that takes this share of the original's time, measured twice, is no result
 
 
@@ -165,12 +168,47 @@ class Run:
         if started > self.deadline:
             self.receipt.missed.append(f"time: {step.name} was left out, the time budget was used up")
             return
+        kept = len(self.ledger.kept)
+        self._tried(step, started)
+        over = self._off_nodes(kept)
+        if not over:
+            return
+        names = ", ".join(f"{name} ({error:.2f})" for name, error in over.items())
+        why = f"the outputs of the nodes of {names} are off by over {self._most_node_error():.2g} of their variance"
+        self.ledger.take_back(kept, why)
+        self.receipt.notes.append(f"{step.name}: {why}: left as before")
+        self._tried(dataclasses.replace(step, exclude=(*step.exclude, *map(glob.escape, over))), started)
+        if self._off_nodes(kept):
+            self.ledger.take_back(kept, why)
+
+    def _tried(self, step: Step, started: float) -> None:
         if step.trials:
             self._fastest(step, started)
         elif step.auto:
             self._searched(step, started)
         else:
             self._fixed(step, started)
+
+    def _most_node_error(self) -> float:
+        """What a node's own output may be off by: more where the user allows more."""
+        scale = self.verifier.limit / DEFAULT_MAX_DIVERGENCE if self.verifier.metric == "divergence" else 1.0
+        return MAX_NODE_ERROR * max(1.0, scale)
+
+    def _off_nodes(self, kept: int) -> dict[str, float]:
+        """The weights whose nodes' own outputs became wrong by a step, which the model's outputs may not show.
+
+        kept: how many steps were kept before it.
+        """
+        if self.reach is None or len(self.ledger.kept) == kept or not self.verifier.evidence.is_enough:
+            return {}
+        guard = Guard(self.ledger.line.reference, self.verifier.data, self.context.target or Target.of())
+        errors = guard.errors(self.current)
+        report = self.ledger.kept[-1].report
+        worst = sorted(errors, key=lambda name: -errors[name])[:NAMED_NODES]
+        report.node_errors = {name: errors[name] for name in worst}
+        touched = {each.name for each in report.changed}
+        over = {name: error for name, error in errors.items() if not error <= self._most_node_error()}
+        return {name: error for name, error in over.items() if name in touched} or over
 
     def _fixed(self, step: Step, started: float) -> None:
         """A step with given parameters: kept whole, kept in part, or taken back."""

@@ -27,6 +27,7 @@ from onnxcomp.target import Target
 Array = NDArray[Any]
 MAX_NODE_ERROR = 0.25
 SAMPLES = 32
+CONSTANT_SHARE = 1e-4
 TINY = np.finfo(np.float32).tiny
 
 
@@ -63,10 +64,6 @@ class Guard:
             if any(name in found for name in outputs)
         }
 
-    def over(self, model: Model) -> dict[str, float]:
-        """The weights whose nodes are off by more than ``MAX_NODE_ERROR``, with their errors."""
-        return {name: error for name, error in self.errors(model).items() if not error <= MAX_NODE_ERROR}
-
 
 @dataclass
 class _Total:
@@ -90,10 +87,11 @@ class _Total:
 
     @property
     def error(self) -> float | None:
-        """None where nothing was seen, or the output does not vary."""
+        """None where nothing was seen, or the output is zero; what hardly varies is held to a share of its power."""
         if not self.count:
             return None
-        variance = self.square / self.count - (self.total / self.count) ** 2
+        power = self.square / self.count
+        variance = max(power - (self.total / self.count) ** 2, CONSTANT_SHARE * power)
         return self.error_sum / self.count / variance if variance > TINY else None
 
 

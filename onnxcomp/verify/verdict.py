@@ -34,6 +34,7 @@ class Verdict:
     beside: where the metric counts samples and these are few: the divergence of the outputs and its limit, held too.
     affected_share: (sum d)^2 / (n sum d^2) of the worst lens' numbers d: 1 where all samples bear the divergence alike,
     1/n where one bears all of it.
+    unseen: weights that no sample reaches and that changed by more than is safe without data.
     """
 
     divergence: float
@@ -49,12 +50,13 @@ class Verdict:
     verified: bool = True
     beside: tuple[float, float] | None = None
     affected_share: float | None = None
+    unseen: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed and the divergence is within the limit."""
         is_held = self.beside is None or self.beside[0] <= self.beside[1]
-        return not self.failed and self.divergence <= self.limit and is_held
+        return not self.failed and self.divergence <= self.limit and is_held and not self.unseen
 
     @property
     def passed_safely(self) -> bool:

@@ -81,6 +81,9 @@ class Verifier:
         closed_loop: bool = True,
         states: frozenset[str] | None = None,
     ) -> None:
+        wrong = sorted(set((outputs or {}).values()) - set(metrics.KINDS))
+        if wrong:
+            raise ParameterError(f"output: must be one of {', '.join(metrics.KINDS)}, got {wrong[0]!r}")
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
         self._asked: dict[str, Any] = {
@@ -124,6 +127,7 @@ class Verifier:
             "samples": self.samples,
             "random": self.data.is_random,
             "outputs": {name: output.kind for name, output in self._outputs.described.items()},
+            "asked": dict(self._asked["outputs"] or {}),
             "evidence": self.evidence.describe(),
             "original_score": self.original_score,
             "wanted_samples": self.wanted_samples,

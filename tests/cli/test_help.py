@@ -13,6 +13,7 @@ from onnxcomp.registry import pass_names, pass_summary, shipped_names
 
 OPTIMIZE = [
     "-o",
+    "--out",
     "--output",
     "--recipe",
     "--calib-data",
@@ -89,3 +90,10 @@ def test_help_imports_no_pass_and_nothing_heavy(args: list[str]) -> None:
     heavy = {"numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "sklearn", "rich", "psutil"}
     assert not loaded & heavy
     assert [name for name in loaded if name.startswith("onnxcomp.passes.")] == []
+
+
+def test_outputs_can_be_called_all_that_they_can_be_read_as() -> None:
+    from onnxcomp.cli.options import READINGS
+    from onnxcomp.numerics.metrics import KINDS
+
+    assert READINGS == KINDS
