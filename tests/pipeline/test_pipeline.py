@@ -296,16 +296,6 @@ def test_replaying_on_another_model_is_refused(calib: Path, tmp_path: Path) -> N
         replay(classifier(seed=1), result.receipt)
 
 
-def test_a_run_leaves_its_files_to_itself(calib: Path) -> None:
-    """The caller's model may go on with other data, or be written over this run's."""
-    model = load(classifier())
-    result = optimize(model, recipe="lossless", calibration=str(calib), measure=False)
-    replay(model, result.receipt, calibration=str(calib))
-    assert result.model.inputs.holds(calib) and not model.inputs.paths
-    np.savez(calib, x=np.ones((20, FEATURES), np.float32))
-    optimize(model, recipe="lossless", calibration=str(calib), measure=False)
-
-
 def test_the_same_run_twice_gives_the_same_bytes(calib: Path) -> None:
     first = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
     again = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)

@@ -86,3 +86,14 @@ def test_data_are_known_by_their_content_alone(tmp_path: Path) -> None:
             return data_digest(CalibrationData.open(path, session.inputs, batch_size=batch_size))
 
     assert digest("a.npz") == digest("b.npz", batch_size=5) != digest("c.npz", 2.0)
+
+
+def test_a_run_keeps_its_files_to_itself(tmp_path: Path) -> None:
+    """The caller's model may go on with other data, or be written over this run's."""
+    model, data = load(net()), tmp_path / "calib.npz"
+    result = optimize(model, recipe="lossless", calibration=samples(data), measure=False)
+    again = replay(model, result.receipt, calibration=str(data))
+    assert result.model.inputs.holds(data) and again.model.inputs.holds(data)
+    assert not model.inputs.paths
+    samples(data, 2.0)
+    optimize(model, recipe="lossless", calibration=str(data), measure=False)
