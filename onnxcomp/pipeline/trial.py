@@ -28,5 +28,6 @@ class Trial:
 
 def spent_share(verdict: Verdict, verifier: Verifier) -> float:
     """The share of the budget that a result takes up, one standard error included."""
-    safe = (verdict.divergence + verdict.interval[1]) / 2
-    return max(safe / verifier.limit, verdict.energy / verifier.search_limit) if verifier.limit else 1.0
+    if not verifier.limit:
+        return 1.0
+    return max(verdict.safe_divergence / verifier.limit, verdict.energy / verifier.search_limit)

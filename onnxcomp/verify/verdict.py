@@ -60,12 +60,19 @@ class Verdict:
 
     @property
     def passed_safely(self) -> bool:
-        """Whether the divergence would pass one standard error (a quarter of the interval) higher, too.
+        """Whether every measure would pass one standard error higher, too.
 
         A search takes the strongest of many results that pass, and so the luckiest; a single one is decided on the
         estimate.
         """
-        return self.passed and (self.divergence + self.interval[1]) / 2 <= self.limit
+        return self.passed and self.safe_divergence <= self.limit
+
+    @property
+    def safe_divergence(self) -> float:
+        """The worst measure one standard error (a quarter of its interval) above its estimate: one that rests on few
+        samples, such as those of a rare class, may be worse than the one that is worst by its estimate."""
+        ends = [(each.value + each.high) / 2 for each in self.outputs]
+        return max(ends, default=(self.divergence + self.interval[1]) / 2)
 
     @property
     def energy(self) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model
-from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Evidence, Verifier
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Evidence, OutputDivergence, Verdict, Verifier
 from tests.verify.models import CPU, WEIGHT, X, classifier, noisy, opened, parsed
 
 
@@ -123,3 +123,19 @@ def test_no_samples_are_no_evidence() -> None:
     assert verifier.evidence.distinct == 0 and not verifier.evidence.is_enough
     assert verifier.evidence.lack
     assert not verifier.check(classifier()).verified
+
+
+def test_a_search_passes_only_if_every_measure_would_pass_higher() -> None:
+    """The second measure is better by its estimate and rests on fewer samples."""
+    steady = OutputDivergence("y", "classes", "classes", 0.02, 0.018, 0.022)
+    shaky = OutputDivergence("y", "classes", "balanced classes", 0.015, 0.0, 0.05)
+
+    def verdict(*outputs: OutputDivergence) -> Verdict:
+        worst = max(outputs, key=lambda each: each.value)
+        return Verdict(
+            divergence=worst.value, interval=(worst.low, worst.high), limit=0.03, samples=9, outputs=outputs
+        )
+
+    assert verdict(steady).passed_safely and verdict(steady).safe_divergence == pytest.approx(0.021)
+    assert verdict(steady, shaky).passed and not verdict(steady, shaky).passed_safely
+    assert verdict(steady, shaky).safe_divergence == pytest.approx(0.0325)

@@ -21,7 +21,7 @@ from onnxcomp.numerics.metrics import scales
 from onnxcomp.numerics.metrics.arrays import Array, Floats, over_positions, shared_finite
 from onnxcomp.numerics.metrics.class_scores import Form, distributions, kl_and_entropy
 from onnxcomp.numerics.metrics.lenses import (
-    CLASS_FACTOR,
+    BALANCED_FACTOR,
     CORRECTION_FACTOR,
     VALUES_FACTOR,
     ClassByClass,
@@ -183,13 +183,16 @@ def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linea
 
 
 def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple[Lens, ...], float]:
-    """KL over all positions, and with the same weight for each winning class; and the mean entropy: of maps and
-    sequences over classes where that is larger, since most of their positions may be as good as given."""
+    """KL over all positions, and with the same weight for each winning class, where enough positions are won by each;
+    and the mean entropy: of maps and sequences over classes where that is larger, since most of their positions may be
+    as good as given."""
     blocks = [block for block, *_ in batches()]
     size = 2 if form == "each" else blocks[0].shape[1 + (axis or 0)]
-    won = (winners(shared_finite(block, block)[0], form, axis).ravel() for block in blocks)
-    counts = np.asarray(sum(np.bincount(each, minlength=size) for each in won), dtype=np.float64)
-    balance = balanced(counts) if np.count_nonzero(counts) > 1 and len(counts) <= MAX_CLASSES else None
+    winning = (winners(shared_finite(block, block)[0], form, axis).ravel() for block in blocks)
+    counts = np.asarray(sum(np.bincount(each, minlength=size) for each in winning), dtype=np.float64)
+    won = np.count_nonzero(counts)
+    is_known = won > 1 and counts.sum() >= RAREST * won and len(counts) <= MAX_CLASSES
+    balance = balanced(counts) if is_known else None
     entropy = _entropy(batches, form, axis, None)
     if balance is None:
         return (ClassDivergence(form, axis, class_factor(entropy)),), entropy
@@ -198,7 +201,7 @@ def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple
     both_ways = 2.0 if form == "each" else 1.0
     lenses = (
         ClassDivergence(form, axis, class_factor(entropy)),
-        ClassDivergence(form, axis, both_ways * CLASS_FACTOR, balance),
+        ClassDivergence(form, axis, both_ways * BALANCED_FACTOR, balance),
     )
     if form == "each" or size > MANY_CLASSES:
         return lenses, entropy

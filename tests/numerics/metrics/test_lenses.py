@@ -9,6 +9,7 @@ import pytest
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Pair
 from onnxcomp.numerics.metrics.lenses import (
+    BALANCED_FACTOR,
     CHANNEL_FACTOR,
     CLASS_FACTOR,
     MIN_ENTROPY,
@@ -271,4 +272,4 @@ def test_class_by_class_weighs_what_is_mistaken_for_a_rare_class() -> None:
         for name, (a, b) in enumerate(zip(one, other, strict=True)):
             expected += weights[name] * (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))) / len(p[0])
     found = ClassByClass("probability", 1, weights).measure(Pair(p, q, None))
-    assert found[0, 0] == pytest.approx(CLASS_FACTOR / 2 * expected, rel=0.03)  # the skew leaves about 1%
+    assert found[0, 0] == pytest.approx(BALANCED_FACTOR / 2 * expected, rel=0.03)  # the skew leaves about 1%

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from onnxcomp.numerics.metrics.lenses import (
+    BALANCED_FACTOR,
     CHANNEL_FACTOR,
     CLASS_FACTOR,
     CORRECTION_FACTOR,
@@ -169,7 +170,7 @@ def test_a_rare_class_that_is_lost_shows_in_the_balanced_lens() -> None:
     candidate = np.where(wins[..., None] == 1, softmax(np.array([3.0, 0.0])), reference)
     found = measured(described(reference), reference, candidate)
     plain = found["classes"] / described(reference).lenses[0].factor  # type: ignore[attr-defined]
-    assert found["balanced classes"] / CLASS_FACTOR == pytest.approx(25 * plain)
+    assert found["balanced classes"] / BALANCED_FACTOR == pytest.approx(25 * plain)
 
 
 def test_scores_have_a_guard_of_values_that_a_distribution_does_not_need() -> None:
@@ -220,7 +221,7 @@ def test_values_are_measured_channel_by_channel() -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_worst_channel_is_found_on_whichever_axis_it_lies(axis: int) -> None:
     """Both ends are looked along: (samples, channels, positions) and (samples, positions, channels)."""
-    reference = RNG.normal(size=(20, 16, 16))
+    reference = np.random.default_rng(11).normal(size=(20, 16, 16))
     candidate = reference.copy()
     np.moveaxis(candidate, 1 + axis, 0)[3] += 1.0
     worst = measured(described(reference, channel_axes=(0, 1), asked="values"), reference, candidate)["worst channel"]
