@@ -164,6 +164,11 @@ class Recipe:
             if not calibration and step.when == "always" and not step.trials and _is_needy(step.rewrites):
                 raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
 
+    def waits_for_data(self) -> tuple[str, ...]:
+        """The passes that ``without_calibration`` does not even try, repairs after a step aside."""
+        found = (each.pass_name() for step in self.steps for each in step.rewrites if _is_needy([each]))
+        return tuple(dict.fromkeys(found))
+
     def without_calibration(self) -> Recipe:
         """The recipe without the steps that wait for calibration data, and without trying what needs them."""
         steps = []

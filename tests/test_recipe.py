@@ -124,6 +124,7 @@ def test_what_needs_calibration_is_not_tried_without_it(tmp_path: Path) -> None:
     recipe.check_needs(calibration=False)
     step = recipe.without_calibration().steps[0]
     assert [len(trial) for trial in step.trials] == [1] and not step.spares and step.rewrite is step.trials[0][0]
+    assert recipe.waits_for_data() == ("quantize-static",)
     needy = Recipe("r", (Step.of_trials([SmoothValues()]),))
     assert not needy.without_calibration().steps
 

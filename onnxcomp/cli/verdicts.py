@@ -20,18 +20,25 @@ def verdict_words(verdict: Mapping[str, Any], *, metric: str) -> list[tuple[str,
 
 
 def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How many samples have the same winning class, where an output has classes."""
+    """How many samples have the same winning class, where an output has classes or may have some."""
     share = verdict.get("agreement")
-    return [] if share is None else [("agreement", f"the winning class is the same on {share:.1%} of the samples")]
+    if share is None:
+        return []
+    kinds = {each["kind"] for each in verdict["outputs"].values()}
+    unsure = "were these class scores, " if kinds and "classes" not in kinds else ""
+    winner = "the winning class would be" if unsure else "the winning class is"
+    return [("agreement", f"{unsure}{winner} the same on {share:.1%} of the samples")]
 
 
 def judged(verdict: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
     """What each output was taken for and how far off it is by the measure that counts, the worst one first; then what
     shows nothing."""
+    silence = (evidence or {}).get("silent", {})
     outputs = sorted(verdict["outputs"].items(), key=lambda each: -(each[1]["divergence"] or 0.0))
+    outputs = [each for each in outputs if each[0] not in silence]
     words = [f"{name}: {each['kind']}, {_number(each['divergence'])} by {each['measure']}" for name, each in outputs]
     more = [f"{len(words) - NAMED} more"] if len(words) > NAMED else []
-    silent = [f"{name}: {why}" for name, why in (evidence or {}).get("silent", {}).items()]
+    silent = [f"{name}: {why}" for name, why in silence.items()]
     rows = [("judged as", "; ".join([*words[:NAMED], *more]))] if words else []
     return rows + ([("not judged", "; ".join(silent[:NAMED]))] if silent else [])
 

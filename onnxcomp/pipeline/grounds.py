@@ -27,11 +27,13 @@ class Grounds:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, verifier: Verifier, data: CalibrationData) -> Grounds:
-        """By what the verifier found. Random inputs license nothing in any case, which is said elsewhere; a score of
-        the user's is measured on data of its own."""
+    def of(cls, verifier: Verifier, data: CalibrationData, recipe: Recipe) -> Grounds:
+        """By what the verifier found. Random inputs license nothing in any case, which is said elsewhere, but for what
+        the recipe would have tried with data; a score of the user's is measured on data of its own."""
         if data.is_random:
-            return cls(is_enough=False)
+            waiting = ", ".join(recipe.waits_for_data())
+            notes = [f"not tried without calibration data ({WANTED_SAMPLES} samples or more): {waiting}"]
+            return cls(is_enough=False, notes=notes if waiting else [])
         if not verifier.evidence.is_enough and ":" not in verifier.metric:
             return cls(is_enough=False, notes=[f"not verified: {verifier.evidence.lack}; {AS_WITHOUT}"])
         if data.distinct_count > FEW_SAMPLES:

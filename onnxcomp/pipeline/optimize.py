@@ -189,7 +189,7 @@ def _prepare(
     options["outputs"] = dict(outputs or {})
     options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
     verifier = Verifier(model, checking, **options)
-    grounds = Grounds.of(verifier, data)
+    grounds = Grounds.of(verifier, data, recipe)
     if not grounds.is_enough:
         recipe, tuning = recipe.without_calibration(), None
         verifier = grounds.for_breakage(verifier, recipe, options)

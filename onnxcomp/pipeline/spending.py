@@ -193,7 +193,7 @@ class Spending:
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
-        if not math.isfinite(verdict.energy):
+        if not 0 < verdict.energy < math.inf:  # what failed otherwise than by its size says nothing of it
             return STRICTER
         if self.work.step.then and not self._counts_otherwise():
             return min(0.9, max(MOST_TIGHTENED, 0.97 / self._spent(verdict)))

@@ -30,7 +30,7 @@ class Comparison:
     prefix: str = ""
     _values: dict[tuple[str, int], list[Floats]] = field(default_factory=dict)
     _kept: dict[str, list[Floats]] = field(default_factory=dict)
-    _agreed: list[Floats] = field(default_factory=list)
+    _agreed: dict[bool, list[Floats]] = field(default_factory=dict)  # by whether the output is taken for classes
 
     def add(self, i: int, reference: Arrays, candidate: Arrays) -> None:
         """Take in batch ``i``."""
@@ -45,12 +45,14 @@ class Comparison:
             if kept is not None:
                 self._kept.setdefault(name, []).append(kept)
             if output.has_classes and not output.silent:
-                self._agreed.append(agreement(output, pair))
+                self._agreed.setdefault(output.kind == "classes", []).append(agreement(output, pair))
 
     @property
     def agreement(self) -> float | None:
-        """The share of positions whose winning class is the same; None where nothing has classes."""
-        return float(np.concatenate(self._agreed).mean()) if self._agreed else None
+        """The share of positions whose winning class is the same, of outputs that may be class scores where none is
+        taken for some; None where nothing has classes."""
+        found = self._agreed.get(True) or self._agreed.get(False)
+        return float(np.concatenate(found).mean()) if found else None
 
     def divergences(self) -> tuple[list[OutputDivergence], float | None]:
         """Each output by each measure, and the share of the samples that the worst one rests on."""

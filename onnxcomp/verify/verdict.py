@@ -77,11 +77,13 @@ class Verdict:
     @property
     def energy(self) -> float:
         """The divergence as a quantity that grows with the squared error near the original, at most ``limit``
-        where it passes: a root of a divergence squared again. Searches add it up; infinite for a failure."""
+        where it passes: a root of a divergence squared again, and what is held beside a count in the limit's unit.
+        Searches add it up; infinite for a failure."""
         if self.failed or not self.limit or not math.isfinite(self.limit):
             return math.inf if self.failed else self.divergence
         shares = [(each.value / self.limit) ** (2 if each.is_squared else 1) for each in self.outputs]
-        return max(shares, default=self.divergence / self.limit) * self.limit
+        held = 0.0 if self.beside is None else self.beside[0] / self.beside[1]
+        return max(held, max(shares, default=self.divergence / self.limit)) * self.limit
 
     @property
     def resolution(self) -> float:

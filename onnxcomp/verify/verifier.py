@@ -86,6 +86,8 @@ class Verifier:
             raise ParameterError(f"output: must be one of {', '.join(metrics.KINDS)}, got {wrong[0]!r}")
         if metric not in METRICS and ":" not in metric:
             raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
+        if metric in COUNTED and data.is_random:
+            raise ParameterError(f"metric: {metric} counts samples and random inputs are none. Give calibration data.")
         self._asked: dict[str, Any] = {
             "target": target, "metric": metric, "max_drop": max_drop, "seed": seed, "shorter_ends": shorter_ends,
             "outputs": outputs,
@@ -255,14 +257,17 @@ class Verifier:
         return (max_drop or DEFAULT_LIMITS[kind]).limit(self.original_score)
 
     def _wanted_samples(self) -> int | None:
-        """How many samples the budget needs to be told, where it counts samples and these are fewer; else None."""
+        """How many samples tell the budget, where it counts samples and fewer are distinct; else None."""
         if self.metric not in COUNTED:
             return None
         wanted = metrics.samples_to_resolve(self.limit, 2 * self.limit)
-        if self.samples >= wanted > 0:
+        distinct = self.evidence.distinct
+        if distinct >= wanted > 0:
             return None
+        few = f"{distinct} samples" if distinct == self.samples else f"{distinct} distinct samples"
+        enough = f"about {wanted:,} can" if wanted else "nor can any number"
         self.notes.append(
-            f"{self.samples} samples cannot tell a drop of {self.limit:.2g} in {self.metric}, about {wanted:,} can: "
+            f"{few} cannot tell a drop of {self.limit:.2g} in {self.metric}, {enough}: "
             f"the divergence of the outputs is held to {DEFAULT_MAX_DIVERGENCE:g} as well"
         )
         return wanted
@@ -347,7 +352,8 @@ class Verifier:
 
     def _accuracy_verdict(self, changes: Floats, found: Comparison, held: tuple[float, float] | None) -> Verdict:
         """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""
-        got = metrics.drop(int((changes > 0).sum()), int((changes < 0).sum()), len(changes))
+        lost, won = int((changes > 0).sum()), int((changes < 0).sum())
+        got = metrics.drop(lost, won, len(changes), distinct=self.evidence.distinct)
         assert self.original_score is not None
         score = self.original_score - got.value
         verdict = self._drop_verdict(got.value, (got.low, got.high), score)

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnxcomp.cli.verdicts import verdict_line
+from onnxcomp.cli.verdicts import agreement, judged, verdict_line
 
 from .conftest import Invoke, files_in, small_model
 
@@ -129,3 +129,19 @@ def test_expand_refuses_an_existing_output(invoke: Invoke, model_file: Path, out
     result = invoke("expand", model_file, "-o", out / "x.onnx")
     assert result.exit_code == 1
     assert (out / "x.onnx").read_text() == "mine"
+
+
+def _outputs(**kinds: str) -> dict[str, object]:
+    return {name: {"kind": kind, "measure": "values", "divergence": 0.01} for name, kind in kinds.items()}
+
+
+def test_no_class_wins_in_what_is_only_perhaps_scores() -> None:
+    [(_, sure)] = agreement({"agreement": 0.9, "outputs": _outputs(y="classes", z="values")})
+    [(_, unsure)] = agreement({"agreement": 0.9, "outputs": _outputs(y="values")})
+    assert sure == "the winning class is the same on 90.0% of the samples"
+    assert unsure == "were these class scores, the winning class would be the same on 90.0% of the samples"
+
+
+def test_an_output_that_shows_nothing_is_not_said_to_be_judged() -> None:
+    rows = judged({"outputs": _outputs(y="values", z="values")}, {"silent": {"y": "not finite"}})
+    assert rows == [("judged as", "z: values, 0.01 by values"), ("not judged", "y: not finite")]

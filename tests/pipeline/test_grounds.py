@@ -68,3 +68,11 @@ def test_nothing_is_calibrated_on_data_that_show_nothing(calib: Calib) -> None:
     recipe = Recipe.of(get_pass("quantize-static")())
     with pytest.raises(CalibrationError, match=r"quantize-static.*output y: constant"):
         optimize(net(), recipe=recipe, calibration=calib(SAME), measure=False)
+
+
+def test_what_was_not_tried_for_want_of_data_is_said(calib: Calib) -> None:
+    recipe = Recipe("r", (Step.of_trials([get_pass("quantize-static")()], [get_pass("quantize-dynamic")()]),))
+    said = "not tried without calibration data (32 samples or more): quantize-static"
+    assert said in optimize(net(), recipe=recipe, measure=False).receipt.notes
+    arrays = {"x": NOISE, "scale": np.ones_like(NOISE)}
+    assert said not in optimize(net(), recipe=recipe, calibration=calib(arrays), measure=False).receipt.notes

@@ -72,6 +72,15 @@ class Judge:
         )  # fmt: skip
 
 
+@dataclass
+class Labelled(Judge):
+    """Counts few labels, none of which ever changes, and so holds the divergence as well."""
+
+    def check(self, model: Model) -> Verdict:
+        harm = Judge(self.original, self.harm).check(model).divergence
+        return Verdict(divergence=0.0, interval=(0.0, 0.3), limit=self.limit, samples=10, beside=(harm, LIMIT))
+
+
 def total(errors: Mapping[str, float]) -> float:
     return sum(errors.values())
 
@@ -121,6 +130,17 @@ def test_one_weight_that_carries_a_failure_is_held_back_and_no_other(bearable: f
     strengths = bits(found)
     assert strengths["g"] == strength and strengths["a"] in (4, 3) and strengths["b"] in (4, 3)
     assert f"g: it alone broke the budget; {said}" in found.notes
+
+
+@pytest.mark.parametrize("limit", [0.005, 0.0])
+def test_a_count_that_fails_by_what_is_held_beside_it_goes_on(limit: float) -> None:
+    """No label changes, the divergence beside the labels is over its limit: the search tries less."""
+    model = model_of(*"abcdef")
+    found = choosing(model, tuner=lambda errors: mean(errors) / 1.5)
+    found.verifier = Labelled(model, mean, limit=limit, metric="accuracy")  # type: ignore[assignment]
+    trial = found.choose()
+    assert trial is not None and trial.verdict.beside is not None
+    assert trial.verdict.passed and 0.2 * LIMIT < trial.verdict.beside[0] <= LIMIT
 
 
 def test_a_weight_that_bears_nothing_is_left_as_it_was() -> None:

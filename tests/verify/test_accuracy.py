@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from onnxcomp.budget import Drop
-from onnxcomp.errors import CalibrationError
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.errors import CalibrationError, ParameterError
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
@@ -111,6 +112,37 @@ def test_few_samples_are_held_to_the_divergence_as_well(tmp_path: Path) -> None:
     assert any("too few samples to count by" in reason for reason in verdict.reasons)
     kept = verifier.check(classifier())
     assert kept.passed and kept.beside == (0.0, DEFAULT_MAX_DIVERGENCE)
+
+
+def test_few_samples_repeated_are_few(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"target": CPU, "max_drop": Drop(0.1)}
+    enough = opened(classifier(), tmp_path, x=X, labels=LABELS)
+    assert Verifier(classifier(), enough, **options).wanted_samples is None
+    repeated = opened(classifier(), tmp_path, x=np.repeat(X[:12], 10, 0), labels=np.repeat(LABELS[:12], 10))
+    verifier = Verifier(classifier(), repeated, **options)
+    assert verifier.wanted_samples and any("12 distinct samples cannot tell" in note for note in verifier.notes)
+    assert verifier.check(classifier()).interval[1] == pytest.approx(metrics.share(0, 12).high)
+
+
+def test_no_number_of_samples_tells_a_drop_of_nothing(tmp_path: Path) -> None:
+    verifier = judged(tmp_path, LABELS, max_drop=Drop(0.0))
+    assert any("a drop of 0 in accuracy, nor can any number" in note for note in verifier.notes)
+
+
+def test_what_is_held_beside_a_count_is_part_of_the_energy(tmp_path: Path) -> None:
+    """A search sees how far off a result is that keeps all winners and fails."""
+    verifier = judged(tmp_path, LABELS)
+    verdict = verifier.check(classifier(3 * WEIGHT))
+    assert verdict.divergence == 0 and verdict.beside is not None and not verdict.passed
+    assert verdict.energy == pytest.approx(verifier.limit * verdict.beside[0] / verdict.beside[1])
+    assert verifier.check(classifier()).energy == 0
+
+
+def test_random_inputs_are_not_counted() -> None:
+    with classifier().opened_on(CPU.session) as session:
+        noise = CalibrationData.random(session.inputs, seed=0, run=session.run)
+    with pytest.raises(ParameterError, match="top1 counts samples"):
+        Verifier(classifier(), noise, target=CPU, metric="top1")
 
 
 def test_enough_samples_are_counted_alone(tmp_path: Path) -> None:

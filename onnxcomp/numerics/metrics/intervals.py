@@ -54,23 +54,24 @@ def _resamples(count: int, seed: int) -> Floats:
     return drawn.astype(np.float64)
 
 
-def share(count: int, total: int) -> Estimate:
+def share(count: float, total: float) -> Estimate:
     """``count`` of ``total`` as a share with its exact 95% interval (Clopper and Pearson, Biometrika 26, 1934)."""
     from scipy.stats import beta
 
     if not total:
         return Estimate(0.0, 0.0, 1.0)
     low = 0.0 if count == 0 else float(beta.ppf(ALPHA / 2, count, total - count + 1))
-    high = 1.0 if count == total else float(beta.ppf(1 - ALPHA / 2, count + 1, total - count))
+    high = 1.0 if count >= total else float(beta.ppf(1 - ALPHA / 2, count + 1, total - count))
     return Estimate(count / total, low, high)
 
 
-def drop(lost: int, won: int, total: int) -> Estimate:
+def drop(lost: int, won: int, total: int, *, distinct: int) -> Estimate:
     """The drop of an accuracy when ``lost`` of ``total`` samples became wrong and ``won`` became right.
 
-    Each count has its exact interval; their difference lies between the outer ends (a little more than 95%).
+    Each count has its exact interval; their difference lies between the outer ends (a little more than 95%). Equal
+    samples tell no more than one of them: the intervals are those of as many as are ``distinct``.
     """
-    down, up = share(lost, total), share(won, total)
+    down, up = (share(count * distinct / total, distinct) for count in (lost, won))
     return Estimate(down.value - up.value, down.low - up.high, down.high - up.low)
 
 

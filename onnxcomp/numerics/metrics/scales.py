@@ -45,8 +45,8 @@ def spread(batches: Batches, axis: int | None, *, floor: float = CONSTANT_FLOOR,
     varies = variance > ROUNDING**2 * np.maximum(size, LEAST_SQUARE)
     own = np.where(size > 0, size, size.mean())
     variance = np.where(varies, variance, floor**2 * own)
-    if floor > CONSTANT_FLOOR:  # noise: what hardly varies from draw to draw
-        variance = np.maximum(variance, floor**2 * own)
+    if floor > CONSTANT_FLOOR:  # noise: what hardly varies from draw to draw, and lies near 0 by chance in some channel
+        variance = np.maximum(variance, floor**2 * np.maximum(own, np.median(own)))
     if len(variance) > FEW_CHANNELS and varies.any():
         variance = np.maximum(variance, WEAKEST * np.median(variance[varies]))
     return Spread(np.maximum(variance, LEAST_SQUARE), varies)

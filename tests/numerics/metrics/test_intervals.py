@@ -26,13 +26,13 @@ def test_a_share_of_nothing_may_be_anything() -> None:
 
 def test_a_drop_lies_between_the_outer_ends_of_what_was_lost_and_won() -> None:
     down, up = (binomtest(count, 200).proportion_ci(0.95, method="exact") for count in (9, 4))
-    got = metrics.drop(9, 4, 200)
+    got = metrics.drop(9, 4, 200, distinct=200)
     assert got.value == pytest.approx(5 / 200)
     assert (got.low, got.high) == pytest.approx((down.low - up.high, down.high - up.low))
 
 
 def test_four_samples_without_a_change_do_not_rule_out_half_the_accuracy() -> None:
-    got = metrics.drop(0, 0, 4)
+    got = metrics.drop(0, 0, 4, distinct=4)
     assert got.value == 0
     assert got.high > 0.5 and got.low < -0.5
 
@@ -58,6 +58,11 @@ def test_samples_to_resolve_make_the_normal_interval_of_the_drop_as_narrow_as_th
 @pytest.mark.parametrize(("limit", "fewest"), [(0.0, 0), (-1.0, 0), (1.0, 1), (5.0, 1)])
 def test_budgets_of_nothing_and_of_everything_need_no_samples(limit: float, fewest: int) -> None:
     assert metrics.samples_to_resolve(limit, 0.0) == fewest
+
+
+def test_samples_that_are_repeated_narrow_no_interval() -> None:
+    once, often = metrics.drop(3, 1, 20, distinct=20), metrics.drop(300, 100, 2000, distinct=20)
+    assert (often.value, often.low, often.high) == pytest.approx((once.value, once.low, once.high))
 
 
 def test_interval_holds_the_mean_and_narrows_with_samples() -> None:

@@ -127,6 +127,14 @@ def test_noise_is_held_to_a_share_of_its_size() -> None:
     assert spread(batches(block), 0, floor=floor).variance[0] == pytest.approx((8 * floor) ** 2, rel=1e-3)
 
 
+def test_a_channel_near_nought_on_noise_is_held_to_its_fellows_size() -> None:
+    """Noise gives about the same scores each time; one of them is small by chance, which is no scale of its own."""
+    block = np.array([8.0, -8.0, 0.01]) + 1e-3 * RNG.normal(size=(20, 3))
+    floor = 100 * CONSTANT_FLOOR
+    assert spread(batches(block), 0, floor=floor).variance == pytest.approx(np.full(3, (8 * floor) ** 2), rel=1e-3)
+    assert spread(batches(block), 0).variance[2] == pytest.approx(1e-6, rel=0.9)
+
+
 @pytest.mark.parametrize(("channels", "is_raised"), [(FEW_CHANNELS, False), (FEW_CHANNELS + 1, True)])
 def test_none_of_many_channels_is_held_to_less_than_a_share_of_the_median(channels: int, is_raised: bool) -> None:
     """Few may be quantities with units of their own."""
