@@ -74,9 +74,8 @@ class Comparison:
         if measure in ("labels", "top1") and np.isin(values, (0.0, 1.0)).all():
             got = metrics.share(int(values.sum()), len(values))
         else:
-            transform = np.sqrt if lens.is_squared else None
-            got = metrics.estimate(values, transform=transform, seed=self.seed)
-        return OutputDivergence(name, kind, self.prefix + measure, got.value, got.low, got.high, lens.is_squared)
+            got = metrics.estimate(values, power=lens.power, seed=self.seed)
+        return OutputDivergence(name, kind, self.prefix + measure, got.value, got.low, got.high, lens.power < 1)
 
 
 def _affected_share(values: Floats) -> float | None:

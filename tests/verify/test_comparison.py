@@ -49,7 +49,7 @@ def test_every_output_has_all_its_lenses_and_only_what_changed_diverges(data: Ca
     found = compared(outputs, several(scale=1.1), data).divergences()[0]
     by_output = {name: {each.measure: each.value for each in found if each.name == name} for name in "abc"}
     assert {"values", "worst channel"} <= by_output["a"].keys() and max(by_output["a"].values()) > 0
-    assert by_output["b"].keys() == {"classes", "balanced classes", "class by class"}
+    assert by_output["b"].keys() == {"classes", "balanced classes", "class by class", "class balance"}
     assert not any(by_output["b"].values())
     assert by_output["c"] == {"labels": 0}
     assert {each.name: each.kind for each in found} == {name: outputs.described[name].kind for name in "abc"}

@@ -132,9 +132,7 @@ def test_a_search_passes_only_if_every_measure_would_pass_higher() -> None:
 
     def verdict(*outputs: OutputDivergence) -> Verdict:
         worst = max(outputs, key=lambda each: each.value)
-        return Verdict(
-            divergence=worst.value, interval=(worst.low, worst.high), limit=0.03, samples=9, outputs=outputs
-        )
+        return Verdict(divergence=worst.value, interval=(worst.low, worst.high), limit=0.03, samples=9, outputs=outputs)
 
     assert verdict(steady).passed_safely and verdict(steady).safe_divergence == pytest.approx(0.021)
     assert verdict(steady, shaky).passed and not verdict(steady, shaky).passed_safely

@@ -42,7 +42,7 @@ def test_divergence_grows_with_the_change_until_it_fails(data: CalibrationData) 
     for verdict in verdicts:
         assert verdict.interval[0] <= verdict.divergence <= verdict.interval[1]
         assert verdict.resolution > 0
-    assert "output y (classes, by balanced classes): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
+    assert "output y (classes, by class balance): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,27 +23,31 @@ class Estimate:
     high: float
 
 
-def estimate(values: Floats, *, transform: Callable[[Floats], Floats] | None = None, seed: int = 0) -> Estimate:
-    """Mean of per-sample values with a 95% bootstrap interval (1,000 resamples), after ``transform``.
+def estimate(values: Floats, *, power: float = 1.0, seed: int = 0) -> Estimate:
+    """The magnitude of the mean of per-sample values to a ``power``, with a 95% bootstrap interval (1,000 resamples).
 
     The bootstrap and not a normal interval, up to 4,096 samples: a few of them often make most of a divergence.
     A sample that is infinite leaves the upper end open.
     """
-    change = transform or (lambda array: array)
     if len(values) == 0:
         return Estimate(0.0, 0.0, 0.0)
     mean = values.mean()
     if not np.isfinite(mean):
-        least = estimate(np.where(np.isfinite(values), values, 0.0), transform=transform, seed=seed)
+        least = estimate(np.where(np.isfinite(values), values, 0.0), power=power, seed=seed)
         return Estimate(float(mean), least.low, math.inf)
     if len(values) > MAX_BOOTSTRAP_SAMPLES:
         half = 1.96 * values.std() / np.sqrt(len(values))
         low = max(mean - half, values.min())
-        value, low, high = change(np.array([mean, low, mean + half]))
+        value, low, high = _raised(np.array([mean, low, mean + half]), power)
         return Estimate(float(value), float(low), float(high))
     means = _resamples(len(values), seed) @ values / len(values)
-    low, high = np.quantile(change(means), [ALPHA / 2, 1 - ALPHA / 2])
-    return Estimate(float(change(np.array([mean]))[0]), float(low), float(high))
+    low, high = np.quantile(_raised(means, power), [ALPHA / 2, 1 - ALPHA / 2])
+    return Estimate(float(_raised(np.array([mean]), power)[0]), float(low), float(high))
+
+
+def _raised(means: Floats, power: float) -> Floats:
+    """The means themselves for a power of 1, of any sign."""
+    return means if power == 1.0 else np.asarray(np.abs(means) ** power)
 
 
 @functools.lru_cache(maxsize=2)

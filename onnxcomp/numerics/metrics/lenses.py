@@ -2,6 +2,7 @@
 
     classes            KL(p||q) (1 + 1/H), at least 4 KL, mean over positions
     balanced classes   6 KL, each winning class with the same weight (of chances: the sum over yes and no)
+    class balance      16 times the square of the relative shift of what is given to a class, of the worst one
     class by class     3 KL of each class against all others, over what there is of the class
     values             12 e^2 / variance, mean over channels
     worst channel      8 e^2 / variance of the channel that fares worst
@@ -24,11 +25,12 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxcomp.numerics.metrics.arrays import Array, Floats, by_channel, over_positions, per_element
-from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, kl_and_entropy
+from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, distributions, kl_and_entropy
 
 MIN_ENTROPY = 1e-3
 CLASS_FACTOR = 4.0
 BALANCED_FACTOR = 6.0  # what rests on the few samples of a rare class is less sure
+BALANCE_FACTOR = 16.0
 VALUES_FACTOR = 12.0
 CHANNEL_FACTOR = 8.0
 SAMPLE_FACTOR = 10.0
@@ -48,9 +50,9 @@ class Pair(NamedTuple):
 
 class Lens(ABC):
     """One way of looking: ``measure`` gives (samples, k) for a batch, ``summaries`` of all batches' values together
-    one number a sample for each name. The divergence is their mean, its root where ``is_squared``."""
+    one number a sample for each name. The divergence is the magnitude of their mean to the ``power``."""
 
-    is_squared: bool = False
+    power: float = 1.0
 
     @abstractmethod
     def measure(self, pair: Pair) -> Floats:
@@ -97,6 +99,27 @@ class ClassByClass(Lens):
 
     def summaries(self, values: Floats) -> Mapping[str, Floats]:
         return {"class by class": values[:, 0]}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBalance(Lens):
+    """By how much more or less is given to each class in all, relative to ``mass`` (classes,), what a position gives to
+    it in the original on the average. Errors that go one way for all samples move decisions further than KL says.
+    """
+
+    form: Form
+    axis: int | None
+    mass: Floats
+    power = 2.0
+
+    def measure(self, pair: Pair) -> Floats:
+        both = (distributions(self.form, self.axis, each) for each in (pair.reference, pair.candidate))
+        before, after = (over_positions(each, pair.weights) for each in both)
+        return np.asarray((after - before) / self.mass)
+
+    def summaries(self, values: Floats) -> Mapping[str, Floats]:
+        worst = np.abs(values.mean(axis=0)).argmax()
+        return {"class balance": np.sqrt(BALANCE_FACTOR) * values[:, worst]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +187,7 @@ class CosineShift(Lens):
 
     centre: Floats
     basis: Floats
-    is_squared = True
+    power = 0.5
 
     def measure(self, pair: Pair) -> Floats:
         size = pair.reference.shape[-1]

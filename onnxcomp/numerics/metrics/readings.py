@@ -24,6 +24,7 @@ from onnxcomp.numerics.metrics.lenses import (
     BALANCED_FACTOR,
     CORRECTION_FACTOR,
     VALUES_FACTOR,
+    ClassBalance,
     ClassByClass,
     ClassDivergence,
     CosineShift,
@@ -205,7 +206,16 @@ def _class_lenses(batches: Batches, form: Form, axis: int | None) -> tuple[tuple
     )
     if form == "each" or size > MANY_CLASSES:
         return lenses, entropy
-    return (*lenses, ClassByClass(form, axis, shares(batches, form, axis))), entropy
+    weights = shares(batches, form, axis)
+    return (*lenses, ClassByClass(form, axis, weights), ClassBalance(form, axis, masses(batches, form, axis))), entropy
+
+
+def masses(batches: Batches, form: Form, axis: int | None) -> Floats:
+    """What a position gives to each class on the average, (classes,); of all positions together ``RAREST`` at least."""
+    p = [distributions(form, axis, shared_finite(block, block)[0]) for block, *_ in batches()]
+    count = sum(each.shape[0] * each.shape[1] for each in p)
+    mass = np.asarray(sum(each.sum(axis=(0, 1)) for each in p))
+    return np.asarray(np.maximum(mass, RAREST) / max(1, count))
 
 
 def shares(batches: Batches, form: Form, axis: int | None) -> Floats:

@@ -28,7 +28,7 @@ def measured(output: Output, reference: np.ndarray, candidate: np.ndarray, weigh
     found: dict[str, float] = {}
     for lens in output.lenses:
         for name, values in lens.summaries(lens.measure(pair)).items():
-            mean = float(np.sqrt(values.mean()) if lens.is_squared else values.mean())
+            mean = float(values.mean() if lens.power == 1 else abs(values.mean()) ** lens.power)
             found[name] = max(found.get(name, 0.0), mean)
     return found
 

@@ -9,6 +9,7 @@ import pytest
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Pair
 from onnxcomp.numerics.metrics.lenses import (
+    BALANCE_FACTOR,
     BALANCED_FACTOR,
     CHANNEL_FACTOR,
     CLASS_FACTOR,
@@ -16,6 +17,7 @@ from onnxcomp.numerics.metrics.lenses import (
     SAMPLE_FACTOR,
     TRIMMED_SHARE,
     VALUES_FACTOR,
+    ClassBalance,
     ClassByClass,
     ClassDivergence,
     CosineShift,
@@ -221,7 +223,7 @@ def test_embedding_is_the_shift_of_cosines(mask: np.ndarray | None) -> None:
         expected.append(np.mean(np.square(shifts)))
     lens = CosineShift(CENTRE, BASIS)
     np.testing.assert_allclose(through(lens, UNIT, candidate, mask)["embedding"], expected)
-    assert lens.is_squared
+    assert lens.power == 0.5
 
 
 @pytest.mark.parametrize("change", [lambda x: x[..., ::-1], lambda x: 1.5 * x, lambda x: 0 * x])
@@ -273,3 +275,18 @@ def test_class_by_class_weighs_what_is_mistaken_for_a_rare_class() -> None:
             expected += weights[name] * (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))) / len(p[0])
     found = ClassByClass("probability", 1, weights).measure(Pair(p, q, None))
     assert found[0, 0] == pytest.approx(BALANCED_FACTOR / 2 * expected, rel=0.03)  # the skew leaves about 1%
+
+
+def test_class_balance_is_the_shift_of_what_a_class_gets() -> None:
+    """Errors that cancel over the samples do not count, those that go one way do."""
+    p = np.array([[0.9, 0.1], [0.8, 0.2]])
+    swung = p + np.array([[0.05, -0.05], [-0.05, 0.05]])
+    moved = p + np.array([[0.03, -0.03], [0.03, -0.03]])
+    lens = ClassBalance("probability", 0, p.mean(axis=0))
+    assert lens.power == 2
+
+    def shift(other: np.ndarray) -> float:
+        return float(lens.summaries(lens.measure(Pair(p, other, None)))["class balance"].mean()) ** 2
+
+    assert shift(swung) == pytest.approx(0, abs=1e-12)
+    assert shift(moved) == pytest.approx(BALANCE_FACTOR * (0.03 / 0.15) ** 2)
