@@ -1,6 +1,6 @@
 """Ways of looking at the difference between two outputs; each gives a number a sample, and the worst lens counts.
 
-    classes            KL(p||q) (1 + 1/H), at least 4 KL, mean over positions
+    classes            KL(p||q) (1 + 1/H), at least 3 KL, mean over positions
     balanced classes   6 KL, each winning class with the same weight (of chances: the sum over yes and no)
     class balance      16 times the square of the relative shift of what is given to a class, of the worst one
     class by class     3 KL of each class against all others, over what there is of the class
@@ -28,7 +28,7 @@ from onnxcomp.numerics.metrics.arrays import Array, Floats, by_channel, over_pos
 from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, distributions, kl_and_entropy
 
 MIN_ENTROPY = 1e-3
-CLASS_FACTOR = 4.0
+CLASS_FACTOR = 3.0
 BALANCED_FACTOR = 6.0  # what rests on the few samples of a rare class is less sure
 BALANCE_FACTOR = 16.0
 VALUES_FACTOR = 12.0
