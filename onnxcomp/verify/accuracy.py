@@ -48,9 +48,6 @@ class Labels:
 def labels_of(outputs: Outputs) -> Labels | str:
     """The labels with the output that they are about, (samples, classes) scores or (samples,) integers; or why there
     is none."""
-    labels = [layout.labels for layout in outputs.layouts if layout.labels is not None]
-    if any(part.dtype.kind not in "iu" or part.ndim != 1 for part in labels):
-        return "the labels are not integers, one a sample: not used"
     for name, output in outputs.described.items():
         ranks = {outputs.samples(name, found[name]).ndim for found in outputs.store}
         is_scores = output.kind in ("classes", "values", "probabilities", "embedding") and ranks == {2}

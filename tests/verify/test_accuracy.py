@@ -79,16 +79,6 @@ def test_the_first_output_with_one_class_a_sample_is_meant(tmp_path: Path) -> No
     assert verifier.original_score == 1.0
 
 
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [(np.linspace(0, 1, 120), "the labels are not integers"), (np.zeros((120, 2), int), "the labels are not integers")],
-)
-def test_labels_that_are_no_classes_are_left_out_and_said(tmp_path: Path, labels: np.ndarray, said: str) -> None:
-    verifier = judged(tmp_path, labels)
-    assert verifier.metric == "divergence" and verifier.original_score is None
-    assert any(said in note for note in verifier.notes)
-
-
 def test_labels_without_an_output_to_be_about_are_left_out_and_said(tmp_path: Path) -> None:
     model = parsed("g (float[N, 8] x) => (float[N, 8, 1] y) { n = Neg(x) y = Unsqueeze(n, last) }", last=np.array([2]))
     verifier = judged(tmp_path, LABELS, model=model)
