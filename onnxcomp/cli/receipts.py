@@ -207,6 +207,8 @@ def verification(receipt: Receipt) -> str:
     if receipt.data["random"]:
         return f"on random inputs on {receipt.target}, which shows breakage only: {words}"
     samples = formats.count(receipt.data["verification_samples"], "sample")
+    distinct = receipt.metric.get("evidence", {}).get("distinct", receipt.data["verification_samples"])
+    samples += "" if distinct == receipt.data["verification_samples"] else f" ({distinct} distinct)"
     if receipt.data["verification_samples"] == receipt.data["samples"]:  # too few to keep some apart
         return f"on the {samples} of calibration itself, on {receipt.target}: {words}"
     return f"on {samples} that calibration did not see, on {receipt.target}: {words}"

@@ -65,16 +65,17 @@ class Comparison:
                 if found[-1].value > worst:
                     worst, affected = found[-1].value, _affected_share(values)
         for name, kept in self._kept.items():
-            got = metrics.estimate(VALUES_FACTOR * np.concatenate(kept), seed=self.seed)
+            got = metrics.estimate(VALUES_FACTOR * np.concatenate(kept), seed=self.seed, repeats=self.outputs.repeats)
             found.append(OutputDivergence(name, "values", f"{self.prefix}copied rows", got.value, got.low, got.high))
         return found, affected
 
     def _divergence(self, name: str, measure: str, values: Floats, lens: Lens) -> OutputDivergence:
         kind = self.outputs.described[name].kind
         if measure in ("labels", "top1") and np.isin(values, (0.0, 1.0)).all():
-            got = metrics.share(int(values.sum()), len(values))
+            told = len(values) / self.outputs.repeats
+            got = metrics.share(values.mean() * told, told)
         else:
-            got = metrics.estimate(values, power=lens.power, seed=self.seed)
+            got = metrics.estimate(values, power=lens.power, seed=self.seed, repeats=self.outputs.repeats)
         return OutputDivergence(name, kind, self.prefix + measure, got.value, got.low, got.high, lens.power < 1)
 
 

@@ -52,6 +52,7 @@ class Outputs:
         self.data, self.layouts, self.store, self.specs = data, layouts, store, specs
         self.salience: dict[str, Salience] = {}
         self.padding = padding
+        self.repeats = 1.0 if data.is_random else data.sample_count / max(1, data.distinct_count)
         self.axes = self._sample_axes()
         self.copies: dict[str, Copy] = {} if data.is_random else find_copies(self._fed())
         self.described = {

@@ -265,6 +265,14 @@ def test_one_sample_alone_verifies_nothing(invoke: Invoke, args: list[object], c
     assert re.search(r"^cluster-weights +taken back", text, re.M)  # six bits are not
 
 
+def test_repeated_samples_are_told_from_distinct_ones(
+    invoke: Invoke, args: list[object], calibration_file: Path
+) -> None:
+    assert "distinct" not in invoke(*args).stdout
+    np.savez(calibration_file, x=np.tile(np.load(calibration_file)["x"][:40], (8, 1)))
+    assert "on 160 samples (20 distinct) that calibration did not see" in invoke(*args, "--force").stdout
+
+
 def test_operators_that_no_opset_counts_are_named_as_needed(
     invoke: Invoke, args: list[object], model_file: Path
 ) -> None:

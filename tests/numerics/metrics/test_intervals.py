@@ -63,6 +63,10 @@ def test_budgets_of_nothing_and_of_everything_need_no_samples(limit: float, fewe
 def test_samples_that_are_repeated_narrow_no_interval() -> None:
     once, often = metrics.drop(3, 1, 20, distinct=20), metrics.drop(300, 100, 2000, distinct=20)
     assert (often.value, often.low, often.high) == pytest.approx((once.value, once.low, once.high))
+    values = RNG.exponential(size=20)
+    once, often = metrics.estimate(values), metrics.estimate(np.repeat(values, 50), repeats=50)
+    assert often.value == pytest.approx(once.value)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high), rel=0.1)
 
 
 def test_interval_holds_the_mean_and_narrows_with_samples() -> None:
