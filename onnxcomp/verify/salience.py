@@ -3,7 +3,7 @@ one beside it with the same positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxcomp.numerics import metrics
@@ -24,11 +24,15 @@ class Salience:
 
 def find_salience(described: Mapping[str, Output], seen: Seen, axes: Axes) -> dict[str, Salience]:
     """By name of the outputs of values. seen: the original's batches of an output; axes: where its channels may lie."""
+
+    def steady(name: str) -> list[int]:
+        return metrics.steady(seen(name), axes(name))
+
     known = {
         name: found
         for name, output in described.items()
         if output.kind in ("classes", "values", "probabilities")
-        and (found := metrics.scores_of(output, seen(name), axes(name))) is not None
+        and (found := metrics.scores_of(output, seen(name), steady(name))) is not None
     }
     result = {}
     for name, output in described.items():
@@ -39,14 +43,14 @@ def find_salience(described: Mapping[str, Output], seen: Seen, axes: Axes) -> di
             result[name] = Salience(name, own, own.axis)
             continue
         for source, scores in known.items():
-            axis = _shared(seen(name), seen(source), axes(name), scores)
+            axis = _shared(seen(name), seen(source), steady(name), scores)
             if axis is not None:
                 result[name] = Salience(source, scores, axis)
                 break
     return result
 
 
-def _shared(values: Batches, scored: Batches, axes: tuple[int, ...], scores: Scores) -> int | None:
+def _shared(values: Batches, scored: Batches, axes: Sequence[int], scores: Scores) -> int | None:
     """Along which axis the channels of values lie whose positions are those of the scores; None where along none."""
     pairs = list(zip(values(), scored(), strict=False))
     if not pairs or any(each.block.ndim != 3 for each, _ in pairs):

@@ -10,7 +10,7 @@ from onnxcomp.numerics.metrics.intervals import Estimate, drop, estimate, sample
 from onnxcomp.numerics.metrics.lenses import Lens, Pair, winners
 from onnxcomp.numerics.metrics.looks import Batches, Seen
 from onnxcomp.numerics.metrics.plain import cosine_distance, noise_to_signal, squared_error
-from onnxcomp.numerics.metrics.readings import KINDS, Output, describe, of_state
+from onnxcomp.numerics.metrics.readings import KINDS, Output, describe, of_state, steady
 from onnxcomp.numerics.metrics.salience import LEAST_POSITIONS, Scores, positions, scores_of, where_salient
 from onnxcomp.numerics.metrics.scales import CONSTANT_FLOOR
 
@@ -41,6 +41,7 @@ __all__ = [
     "share",
     "shared_finite",
     "squared_error",
+    "steady",
     "where_salient",
     "winners",
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def describe(
         return Output("labels", (LabelChange(),), silent=silent)
     if not sum(block.size for block in blocks) or len({block.ndim for block in blocks}) != 1:
         return Output("values", (_errors(batches, None, floor),) if not silent else (), silent=silent)
-    found = _read(batches, _steady(batches, channel_axes), floor, asked, linear)
+    found = _read(batches, steady(batches, channel_axes), floor, asked, linear)
     return Output(found.kind, found.lenses, found.axis, found.form, found.entropy, silent)
 
 
@@ -142,7 +142,7 @@ def _equal(block: Array, first: Array) -> bool:
         return bool(np.allclose(block, first, rtol=scales.ROUNDING, atol=0, equal_nan=True))
 
 
-def _steady(batches: Batches, axes: Sequence[int]) -> list[int]:
+def steady(batches: Batches, axes: Sequence[int]) -> list[int]:
     """Those of the axes along which all batches are of one size, small enough for channels. Where positions have
     weights they lie on axis 0, and no channels do."""
     sizes: dict[int, set[int]] = {}
@@ -175,7 +175,7 @@ def _read(batches: Batches, channel_axes: Sequence[int], floor: float, asked: st
 
 def _classes(batches: Batches, blocks: Sequence[Array], asked: str | None, linear: bool) -> Output | None:
     """The reading as class scores: kind "classes" where they are nothing else, "values" where they may be."""
-    for axis in _steady(batches, class_axes(blocks[0].ndim)):
+    for axis in steady(batches, class_axes(blocks[0].ndim)):
         look = class_look(batches, axis, forced=asked == "classes", linear=linear)
         if look is not None:
             lenses, entropy = _class_lenses(batches, look.form, axis)
@@ -293,7 +293,7 @@ def _like_embedding(batches: Batches, blocks: Sequence[Array], beside: Sequence[
     """Whether the last axis holds 32 or more features of one kind. Nothing that has the shape of an input is an
     embedding of it, nor do boxes beside scores have features of one kind, on whichever axis they lie."""
     rank = blocks[0].ndim
-    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not _steady(batches, [rank - 2]):
+    if rank not in (2, 3) or blocks[0].shape[-1] < MIN_EMBEDDING_SIZE or not steady(batches, [rank - 2]):
         return False
     if any(each.base is not None for each in batches()):
         return False

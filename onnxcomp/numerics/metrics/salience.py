@@ -7,7 +7,7 @@ What a box is where no object is found means nothing, varies most and drowns the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ class SalientError(Lens):
         }
 
 
-def scores_of(output: Output, batches: Batches, channel_axes: tuple[int, ...]) -> Scores | None:
+def scores_of(output: Output, batches: Batches, channel_axes: Sequence[int]) -> Scores | None:
     """How an output tells at which positions something is, or None: by its classes where one wins most positions, by
     channels of chances."""
     blocks = [each.block for each in batches()]
