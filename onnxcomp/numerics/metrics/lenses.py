@@ -2,7 +2,7 @@
 
     classes            KL(p||q) (1 + 1/H), at least 3 KL, mean over positions
     balanced classes   6 KL, each winning class with the same weight (of chances: the sum over yes and no)
-    class balance      16 times the square of the relative shift of what is given to a class, of the worst one
+    class balance      8 times the square of the relative shift of what is given to a class, of the worst one
     class by class     3 KL of each class against all others, over what there is of the class
     values             12 e^2 / variance, mean over channels
     worst channel      8 e^2 / variance of the channel that fares worst
@@ -30,7 +30,7 @@ from onnxcomp.numerics.metrics.class_scores import Form, class_by_class, distrib
 MIN_ENTROPY = 1e-3
 CLASS_FACTOR = 3.0
 BALANCED_FACTOR = 6.0  # what rests on the few samples of a rare class is less sure
-BALANCE_FACTOR = 16.0
+BALANCE_FACTOR = 8.0
 VALUES_FACTOR = 12.0
 CHANNEL_FACTOR = 8.0
 SAMPLE_FACTOR = 10.0
