@@ -19,7 +19,10 @@ def receipt() -> Receipt:
     """One of everything that a receipt can hold."""
     tried = [Tried("fuse-pad", "kept", 10, 0.5, 0.1)]
     entry = [Entry("w", "changed", {"bits": 4})]
-    step = StepReport("fuse-pad", "kept", {}, 20, 10, 0.5, "", 1, (0.5, float("inf")), None, tried, entry, entry, entry)
+    step = StepReport(
+        "fuse-pad", "kept", {}, 20, 10, 0.5, divergence=1, interval=(0.5, float("inf")),
+        node_errors={"w": float("inf")}, tried=tried, changed=entry, skipped=entry, taken_back=entry,
+    )  # fmt: skip
     return Receipt(
         recipe="small",
         seed=0,
@@ -73,6 +76,7 @@ TAMPERED: dict[str, Edit] = {
     "result": lambda content: content.update(result=None),
     "notes": lambda content: content.update(notes=None),
     "zzz": first("steps", zzz=1),
+    "node_errors": first("steps", node_errors={"w": "abc"}),
     "interval": first("steps", interval="abc"),
     "interval 2": first("steps", interval=[1.0, "b"]),
     "recipe": lambda content: content.pop("recipe"),
