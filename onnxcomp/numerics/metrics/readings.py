@@ -50,7 +50,7 @@ KINDS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")
 MAX_SPREAD_RATIO = 100.0  # variance of the largest over the median feature of an embedding; boxes beside scores: 1e4
 BESIDE_CLASSES = 1 / 12  # of the values lens' factor: it guards against a regression taken for class scores
 OF_STATE = 1 / 12  # what a state does is seen where it is used: at the outputs, on the model's own states
-BESIDE_EMBEDDING = 1 / 48  # of a sentence encoder 10% of the power may go before its score does
+BESIDE_EMBEDDING = 1 / 72  # of a sentence encoder 15% of the power may go before its score does
 PROBABILITY_SPREAD = 0.05
 MAX_CHANNELS = 4096
 RAREST = 3  # a class that fewer positions win than these counts as if so many did
@@ -165,7 +165,8 @@ def _read(batches: Batches, channel_axes: Sequence[int], floor: float, asked: st
     if asked == "embedding" or (asked is None and classes is None and _like_embedding(batches, blocks, beside)):
         found = scales.basis(batches)
         if found is not None:
-            return Output("embedding", (CosineShift(*found), *_scaled(beside, BESIDE_EMBEDDING)))
+            pooled = (replace(each, by_channel=False) for each in _scaled(beside, BESIDE_EMBEDDING))
+            return Output("embedding", (CosineShift(*found), *pooled))
     lenses = [*beside, *_of_scale(batches, beside), *_of_correction(batches, beside, floor)]
     lenses += [each for axis in channel_axes for each in _of_unit_channels(batches, axis)]
     if classes is None:
