@@ -39,6 +39,7 @@ from onnxcomp.verify import Verdict, Verifier
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
 GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
+TABLES_BYTES = 300  # what such tables may take at least: much of a small model
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
 
 
@@ -157,7 +158,8 @@ class Choosing:
         if self.target_size is None:
             return None
         rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
-        return int(GOAL_SHARE * self.target_size.limit(self.original.size_bytes) - rest)
+        goal = self.target_size.limit(self.original.size_bytes)
+        return int(min(GOAL_SHARE * goal, goal - TABLES_BYTES) - rest)
 
     def energy_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""

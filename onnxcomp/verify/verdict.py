@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+PARTS = ("class by class", "class balance", "worst channel", "samples")
+PART_FACTOR = 1.4
+
 
 @dataclass(frozen=True)
 class OutputDivergence:
@@ -19,6 +22,11 @@ class OutputDivergence:
     low: float
     high: float
     is_squared: bool = False
+
+    @property
+    def is_of_parts(self) -> bool:
+        """Whether classes, channels or samples are looked at one by one."""
+        return any(part in self.measure for part in PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +78,13 @@ class Verdict:
     @property
     def safe_divergence(self) -> float:
         """The worst measure one standard error (a quarter of its interval) above its estimate: one that rests on few
-        samples, such as those of a rare class, may be worse than the one that is worst by its estimate."""
+        samples may be worse than the one that is worst by its estimate.
+
+        What is the worst of several parts (a class, a channel, a share of the samples) was picked by chance, too, and
+        is counted 1.4 times.
+        """
         ends = [(each.value + each.high) / 2 for each in self.outputs]
+        ends += [PART_FACTOR * each.value for each in self.outputs if each.is_of_parts]
         return max(ends, default=(self.divergence + self.interval[1]) / 2)
 
     @property

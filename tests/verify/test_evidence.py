@@ -9,6 +9,7 @@ import pytest
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Evidence, OutputDivergence, Verdict, Verifier
+from onnxcomp.verify.verdict import PART_FACTOR
 from tests.verify.models import CPU, WEIGHT, X, classifier, noisy, opened, parsed
 
 
@@ -137,3 +138,15 @@ def test_a_search_passes_only_if_every_measure_would_pass_higher() -> None:
     assert verdict(steady).passed_safely and verdict(steady).safe_divergence == pytest.approx(0.021)
     assert verdict(steady, shaky).passed and not verdict(steady, shaky).passed_safely
     assert verdict(steady, shaky).safe_divergence == pytest.approx(0.0325)
+
+
+def test_the_worst_of_several_parts_counts_more_in_a_search() -> None:
+    pooled = OutputDivergence("y", "classes", "classes", 0.025, 0.024, 0.026)
+    part = OutputDivergence("y", "classes", "on its own states: worst channel", 0.024, 0.0235, 0.0245)
+
+    def verdict(*outputs: OutputDivergence) -> Verdict:
+        return Verdict(divergence=0.025, interval=(0.024, 0.026), limit=0.03, samples=9, outputs=outputs)
+
+    assert verdict(pooled).passed_safely
+    assert verdict(pooled, part).passed and not verdict(pooled, part).passed_safely
+    assert verdict(pooled, part).safe_divergence == pytest.approx(PART_FACTOR * 0.024)
