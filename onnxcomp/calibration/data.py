@@ -8,7 +8,7 @@ for feeds in calibration.batches(limit=128): ...
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,31 +109,17 @@ class CalibrationData:
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
         """
         scratch = Scratch()
-        groups: list[Group] = []
-        notes = []
-        labelled = []
-        held_bytes = 0
         path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
         files = Inputs(source_files(path))
-        for name, plain in find_loaders(path, inputs, scratch):
-            read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states, name=name)
-            load = functools.partial(_read_steps, plain, read) if states or axis is not None else plain
-            steps = read(plain())
-            values = steps.values
-            cut = _fitted_cut(name, values, inputs, not_samples)
-            labelled.append(_has_labels(name, values, inputs, cut))
-            held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
-            # Kept open while there are few and they fit; else read again each time. A memory map costs a
-            # file descriptor.
-            is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
-            numbers = steps.sequences
-            if numbers is not None:
-                numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
-            again = functools.partial(_unchanged, Inputs(source_files(name)), load)
-            kept = functools.partial(dict, values) if is_kept else again
-            groups.append(Group(name, kept, cut, numbers, steps.starts))
-            if cut.dropped:
-                notes.append(f"{name}: {cut.dropped} last samples do not fill a batch of {cut.exact}, dropped")
+        read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states)
+        groups, labelled = _read_groups(
+            find_loaders(path, inputs, scratch), read, inputs, not_samples, is_stepped=bool(states) or axis is not None
+        )
+        notes = [
+            f"{each.name}: {each.cut.dropped} last samples do not fill a batch of {each.cut.exact}, dropped"
+            for each in groups
+            if each.cut.dropped
+        ]
         if any(labelled) and not all(labelled):
             raise CalibrationError(f"calibration data: only some parts of {source} have labels")
         if states and axis is None and is_numbered_folder(path) and any(group.cut.count > 1 for group in groups):
@@ -335,6 +321,40 @@ class CalibrationData:
                 continue
             return data
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
+
+
+def _read_groups(
+    loaders: Iterable[tuple[str, Loader]],
+    as_read: Callable[..., Stepped],
+    inputs: Sequence[ValueSpec],
+    not_samples: Mapping[str, frozenset[int]] | None,
+    *,
+    is_stepped: bool,
+) -> tuple[list[Group], list[bool]]:
+    """Each part of the data, and whether it has labels. as_read: makes steps of what is loaded, which is asked for
+    again at each loading where ``is_stepped``.
+
+    Kept open while there are few and they fit; else read again each time. A memory map costs a file descriptor.
+    """
+    groups: list[Group] = []
+    labelled = []
+    held_bytes = 0
+    for name, plain in loaders:
+        read = functools.partial(as_read, name=name)
+        load = functools.partial(_read_steps, plain, read) if is_stepped else plain
+        steps = read(plain())
+        values = steps.values
+        cut = _fitted_cut(name, values, inputs, not_samples)
+        labelled.append(_has_labels(name, values, inputs, cut))
+        held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
+        is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
+        numbers = steps.sequences
+        if numbers is not None:
+            numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
+        again = functools.partial(_unchanged, Inputs(source_files(name)), load)
+        kept = functools.partial(dict, values) if is_kept else again
+        groups.append(Group(name, kept, cut, numbers, steps.starts))
+    return groups, labelled
 
 
 def _read_steps(load: Loader, read: Callable[[Mapping[str, Value]], Stepped]) -> Mapping[str, Value]:
