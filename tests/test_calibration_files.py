@@ -28,7 +28,7 @@ def test_a_small_file_may_be_rewritten_while_it_is_in_use(tmp_path: Path, name: 
 
 
 def test_a_file_that_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxcomp.calibration.data.MAX_OPEN_GROUPS", 0)
+    monkeypatch.setattr("onnxcomp.calibration.groups.MAX_OPEN_GROUPS", 0)
     np.savez(tmp_path / "c.npz", x=np.zeros((4, 2), np.float32))
     data = CalibrationData.open(tmp_path / "c.npz", specs(x=("N", 2)))
     np.savez(tmp_path / "c.npz", x=np.zeros((6, 2), np.float32))
@@ -37,7 +37,7 @@ def test_a_file_that_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_file_of_sequences_that_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxcomp.calibration.data.MAX_OPEN_GROUPS", 0)
+    monkeypatch.setattr("onnxcomp.calibration.groups.MAX_OPEN_GROUPS", 0)
     path = tmp_path / "c.npz"
     np.savez(path, x=np.zeros((4, 5, 2), np.float32))
     data = CalibrationData.open(Sequences(path), specs(x=("N", 2)))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.calibration.data import CalibrationData, Group
+from onnxcomp.calibration.data import CalibrationData
+from onnxcomp.calibration.groups import Group
 
 Rows = NDArray[np.int64]
 

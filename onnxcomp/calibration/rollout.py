@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxcomp.calibration.data import Batch, CalibrationData, Group, natural_order
+from onnxcomp.calibration.data import Batch, CalibrationData
+from onnxcomp.calibration.groups import Group, natural_order
 from onnxcomp.calibration.lanes import Rows, blocks, sequences
 from onnxcomp.calibration.sample_axes import Cut
 from onnxcomp.calibration.sources import IN_MEMORY_BYTES, LABELS, Loader

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnxcomp.calibration.data import Group
+    from onnxcomp.calibration.groups import Group
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
