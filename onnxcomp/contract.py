@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnxcomp.calibration import CalibrationData
-    from onnxcomp.calibration.moments import Moments
-    from onnxcomp.graph.surgery import Graph
-    from onnxcomp.graph.weights import Weight
+    from onnxcomp.calibration.statistics.moments import Moments
+    from onnxcomp.graph.ir.reader import Graph
+    from onnxcomp.graph.weights.roles import Weight
     from onnxcomp.model import Model
     from onnxcomp.target import Target
 
@@ -228,7 +228,7 @@ class Context:
 
         obstacle: why the pass itself leaves a weight alone, or None.
         """
-        from onnxcomp.graph.value_edit import editable_weights
+        from onnxcomp.graph.weights.value_pass import editable_weights
 
         return editable_weights(
             graph, selects=self.selects, skip=outcome.skip, progress=self.progress, obstacle=obstacle
@@ -237,8 +237,8 @@ class Context:
     def input_moments(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Moments]:
         """The second moments of what each weight is multiplied with, by name; nothing without calibration data, nor for
         weights that they would be far larger than."""
-        from onnxcomp.calibration.moments import input_moments
-        from onnxcomp.graph.matrix_form import worth_moments
+        from onnxcomp.calibration.statistics.moments import input_moments
+        from onnxcomp.graph.weights.matrix_form import worth_moments
         from onnxcomp.runtime import Session
 
         if self.calibration is None:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.edit import constant_value, given, is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import ordered
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.ir.writer import ordered
 
 # Element by element, or window by window; finite where their input is.
 CHANNELWISE = frozenset({

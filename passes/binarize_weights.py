@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, is_pruned
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.encoding import CodebookEncoding
-from onnxcomp.numerics.layout import along_axis, rows_of
-from onnxcomp.numerics.levels import binary_scales
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import NO_CHANNELS, is_pruned
+from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.numerics.quantizers.ternary import binary_scales
 
 
 @dataclass(frozen=True, kw_only=True)

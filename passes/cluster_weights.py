@@ -17,21 +17,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.moments import Moments
+from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError, ParameterError
-from onnxcomp.graph.codebook_rounding import round_to_codebook, round_to_vectors
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.matrix_form import matrix_form
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, has_levels, is_pruned
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
-from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
-from onnxcomp.numerics.layout import along_axis, rows_of
-from onnxcomp.numerics.second_moment import removal_cost, shrunk
-from onnxcomp.numerics.sparsity import pruned_masks
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.rounding.codebook import round_to_codebook, round_to_vectors
+from onnxcomp.graph.weights.matrix_form import matrix_form
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import NO_CHANNELS, decoded, has_levels, is_pruned
+from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
+from onnxcomp.numerics.rounding.gram import removal_cost, shrunk
+from onnxcomp.numerics.structure.sparsity import pruned_masks
 
 SCALE_BYTES = 4
 SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file

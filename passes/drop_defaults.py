@@ -15,9 +15,9 @@ import onnx
 from onnx import AttributeProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, attribute_value
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, attribute_value
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 WINDOWS = CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool"}

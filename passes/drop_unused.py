@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import node_key
-from onnxcomp.graph.functions import drop_function, functions_of, used_functions
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.writer import sweep
+from onnxcomp.graph.ir.functions import drop_function, functions_of, used_functions
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import node_key
+from onnxcomp.graph.ir.writer import sweep
 
 
 @dataclass(frozen=True, kw_only=True)

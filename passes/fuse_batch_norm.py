@@ -16,7 +16,10 @@ import numpy as np
 from onnx import SparseTensorProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import (
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import (
     bypass,
     constant_value,
     given,
@@ -26,11 +29,8 @@ from onnxcomp.graph.edit import (
     producer,
     trains,
 )
-from onnxcomp.graph.ir import Array, Constant, Node
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.weights import FLOAT_TYPES
-from onnxcomp.graph.writer import ordered
+from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.weights.roles import FLOAT_TYPES
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 ELEMENTWISE = ("Mul", "Add", "Sub", "Div")

@@ -19,10 +19,10 @@ import numpy as np
 from onnx import AttributeProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
-from onnxcomp.graph.writer import ordered, sweep
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.graph.ir.rewire import has_references, is_onnx, is_random, node_key
+from onnxcomp.graph.ir.writer import ordered, sweep
 
 ONE_PER_READER = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.encoding import MaskEncoding
-from onnxcomp.numerics.sparsity import pruned_masks
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.numerics.encodings.encoding import MaskEncoding
+from onnxcomp.numerics.structure.sparsity import pruned_masks
 
 
 @dataclass(frozen=True, kw_only=True)

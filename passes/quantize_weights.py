@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxcomp.calibration.moments import Moments
+from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import has_levels
-from onnxcomp.graph.weights import Weight
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import has_levels
 
 
 @dataclass(frozen=True, kw_only=True)

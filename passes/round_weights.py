@@ -14,14 +14,14 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import GRANULARITIES, Grid, Rounded, round_to_grid
-from onnxcomp.graph.level_rounding import round_again, round_to_new_grid
-from onnxcomp.graph.matrix_form import matrix_form
-from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.value_edit import has_levels
-from onnxcomp.graph.weights import Weight, weights
-from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
+from onnxcomp.graph.weights.matrix_form import matrix_form
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.graph.weights.value_pass import has_levels
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
 

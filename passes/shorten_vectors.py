@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
+from onnxcomp.numerics.metrics.weight_error import relative_error
 
 # Operator -> where it reads a vector whose values add up or scale, so that a 2048th of one is little. Not among them
 # are variances (a root is taken), bounds, epsilons and what says sizes.

@@ -18,14 +18,14 @@ from onnx import SparseTensorProto, TensorProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import PassError
-from onnxcomp.graph.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
-from onnxcomp.graph.ir import Constant
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.numerics.encoding import same_bits
-from onnxcomp.numerics.formula import Given, evaluate
-from onnxcomp.numerics.lookup import INDEX, Memo
-from onnxcomp.numerics.row_lookup import row_storages, rows_at
-from onnxcomp.numerics.storage import Storage, storages
+from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.storage.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.numerics.encodings.encoding import same_bits
+from onnxcomp.numerics.encodings.expression import Given, evaluate
+from onnxcomp.numerics.encodings.row_decoder import row_storages, rows_at
+from onnxcomp.numerics.encodings.storage_options import Storage, storages
+from onnxcomp.numerics.encodings.table_decoder import INDEX, Memo
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 OTHERS = frozenset({

@@ -12,8 +12,8 @@ import fnmatch
 from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.trim import Trimmer
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.storage.strip import Trimmer
 
 # Read by ONNX Runtime when it opens a session, so never taken out.
 RUNTIME_KEYS = ("ort*", "onnxruntime*", "session.*", "layer_ann*")

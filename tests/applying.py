@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from onnxcomp.calibration import CalibrationData, Group
-from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome, Pass, parameters
 from onnxcomp.errors import VerificationError
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target

@@ -13,8 +13,8 @@ import pytest
 
 from onnxcomp.contract import Context
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
 
 ROOT = Path(__file__).parent.parent

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from onnxcomp.contract import Effect, Needs, Parameter, Pass, parameters
 from onnxcomp.errors import ParameterError, RecipeError
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import constants_by_key
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
-from onnxcomp.pipeline.rewrite import only_values, put_back
+from onnxcomp.pipeline.apply import only_values, put_back
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass, pass_names
 from tests.applying import (

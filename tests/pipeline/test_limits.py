@@ -13,7 +13,7 @@ import onnxcomp
 from onnxcomp.budget import Budget
 from onnxcomp.contract import Context, Effect, Outcome, Pass
 from onnxcomp.errors import ParameterError, PassError
-from onnxcomp.graph.surgery import Graph
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.recipe import single
 
 from ..test_model import linear_model

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-import onnxcomp.pipeline.run as running
+import onnxcomp.pipeline.executor as running
 from onnxcomp.budget import Budget, Drop
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import VerificationError
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import Result, optimize
-from onnxcomp.pipeline.compare import compare
+from onnxcomp.pipeline.reports.compare import compare
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verdict, Verifier

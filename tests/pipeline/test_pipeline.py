@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcomp.budget import Budget
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import ModelError, RecipeError
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import MaskEncoding
+from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe, Step
@@ -362,7 +362,7 @@ class ClaimSpeed(Pass):
 def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     goal: str, decision: str, calib: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxcomp.pipeline.run.latency_ratio", lambda *arguments: 1.2)
+    monkeypatch.setattr("onnxcomp.pipeline.executor.latency_ratio", lambda *arguments: 1.2)
     recipe = Recipe("r", (Step(ClaimSpeed()),), goal=goal)
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision

@@ -11,7 +11,7 @@ from onnxcomp.budget import Budget
 from onnxcomp.errors import ModelError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
-from onnxcomp.pipeline.compare import compare
+from onnxcomp.pipeline.reports.compare import compare
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 
