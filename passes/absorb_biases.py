@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.calibration.statistics.watch import watch
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.channels.groups import Channels, Product
 from onnxcomp.graph.channels.trace import trace_channels
@@ -39,7 +39,7 @@ class AbsorbBiases(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1906.04721"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
 from onnxcomp.calibration.statistics.moments import Moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
@@ -77,10 +77,10 @@ class AssignBits(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1911.03852"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     average_bits: float = parameter(4.0, low=2, high=8, help="bits of a code, averaged over the values of all weights")
     max_divergence: float | None = parameter(

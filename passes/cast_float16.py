@@ -19,7 +19,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from onnxcomp.calibration.statistics.observe import observe
-from onnxcomp.contract import Context, Effect, Outcome, Pass, Skip, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Skip, Structure, parameter
 from onnxcomp.errors import ParameterError, TargetError
 from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.op_schemas import FLOAT
@@ -55,9 +55,9 @@ class CastFloat16(Pass):
     ``convert`` takes names or patterns of the model's inputs and outputs that shall change type too.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1710.03740"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
     prepared_by = ("inline-functions",)
 
     dtype: str = parameter("float16", choices=tuple(DTYPES), help="the element type to convert to")

@@ -17,7 +17,7 @@ import numpy as np
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.statistics.channel_means import channel_means
 from onnxcomp.calibration.statistics.moments import input_moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
@@ -46,9 +46,9 @@ class CorrectBias(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1906.04721"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
 
     mode: str = parameter(
         "auto",

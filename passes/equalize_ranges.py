@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.channels.groups import ChannelGroup, Channels
 from onnxcomp.graph.channels.scaling import LINEAR, largest_factor, may_scale, scale_channels
 from onnxcomp.graph.channels.trace import trace_channels
@@ -37,7 +37,7 @@ class EqualizeRanges(Pass):
     own, ``absorb-biases``.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.OUTPUTS, rounding=True)
     paper = "https://arxiv.org/abs/1906.04721"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -38,10 +38,10 @@ class FactorizeLinear(Pass):
     of ``ratio``. Deviation from the paper: layers of linear type only, and no fine-tuning here.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1404.0736"
-    makes = frozenset({"factors"})
-    preserves = frozenset({"factors", "qdq"})
+    makes = frozenset({Structure.FACTORS})
+    destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
 
     ratio: float = parameter(
         0.25,

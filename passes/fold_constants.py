@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.graph.infer.shape_values import known_integers
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
@@ -40,7 +40,7 @@ class FoldConstants(Pass):
     """Compute what depends on constants and fixed shapes only, where the file does not grow by it."""
 
     # ONNX Runtime may keep float16 values in float32 between nodes; a constant is rounded
-    effect = Effect(shrinks=("bytes", "load"), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes", "load"), exact=Exact.TENSORS, rounding=True)
 
     max_result_bytes: int = parameter(2**28, low=0, help="largest result or operand that is computed")
     growth_bytes: int = parameter(0, low=0, help="bytes by which a folded part may make the file larger")

@@ -10,12 +10,12 @@ in float64 and rounded once to the weight's type.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from onnx import SparseTensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -44,8 +44,8 @@ class CannotFuse(Exception):
 class FuseBatchNorm(Pass):
     """Fuse BatchNormalization, and constant scales and shifts, into the weights before it."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=True, rounding=True)
-    preserves: ClassVar[frozenset[str]] = frozenset({"zeros", "factors", "qdq", "compact"})
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS, rounding=True)
+    destroys = frozenset({Structure.LEVELS})
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
@@ -49,10 +49,10 @@ class MatchOutputs(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2504.02692"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.COMPACT})
 
     free: bool = parameter(True, help="move weights that have no levels, too")
     rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")

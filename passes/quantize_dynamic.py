@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -71,10 +71,10 @@ class QuantizeDynamic(Pass):
     float32 (static ranges are what makes a Conv fast).
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1712.05877"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.COMPACT})
     # The gates of an exported LSTM are put in order by nodes that fold once the branches around them are chosen.
     prepared_by = ("remove-noops", "fold-constants", "inline-branches", "fold-constants")
 

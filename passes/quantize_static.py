@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.statistics.observe import Observation, observe
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError, TargetError
 from onnxcomp.graph.integers.fusion_check import idle_keys
 from onnxcomp.graph.integers.placement import Plan, make_plan
@@ -65,10 +65,10 @@ class QuantizeStatic(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1712.05877"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
     prepared_by = ("inline-functions", "fuse-batch-norm", "fuse-pad")
 
     calibrator: str = parameter("error", choices=CALIBRATORS, help="how ranges are taken from what was seen")

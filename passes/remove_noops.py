@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -43,7 +43,7 @@ END = 2**31 - 1  # as the end of a Slice, from here on: everything
 class RemoveNoops(Pass):
     """Remove nodes that change nothing and merge Transpose, Reshape and Cast chains."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=True)
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

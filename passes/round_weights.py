@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
@@ -40,10 +40,10 @@ class RoundWeights(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2004.10568"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.COMPACT})
 
     bits: int = parameter(4, low=2, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code, at most")
     granularity: str = parameter(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import is_onnx, node_key
@@ -39,9 +39,9 @@ class ShortenVectors(Pass):
     may be large: variances, bounds, sizes. Deviation from the paper: only what is stored is short.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1710.03740"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
 
     min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
 

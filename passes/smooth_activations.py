@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.channels.groups import ChannelGroup, Channels, Product
 from onnxcomp.graph.channels.ids import Numbers
@@ -43,7 +43,7 @@ class SmoothActivations(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.OUTPUTS, rounding=True)
     paper = "https://arxiv.org/abs/2211.10438"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
@@ -88,10 +88,10 @@ class StoreIntegers(Pass):
     every inference. Blocks need opset 21, 4 bits 21, 2 bits 25. form auto: nbits where the target has the kernels.
     """
 
-    effect = Effect(shrinks=("bytes", "latency", "memory"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency", "memory"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2210.17323"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.COMPACT})
 
     form: str = parameter("auto", choices=("auto", "dequantize", "nbits"), help="how products read the codes")
     roles: str = parameter("all", choices=("all", "products", "tables"), help="which weights")

@@ -120,10 +120,10 @@ def assert_keeps_promises(done: Applied, feeds: Feeds, expected: Feeds, *, where
     _assert_still_valid(original, after, where)
     got = dict(Session(done.content, config=EXACT).run(feeds))
     assert list(got) == list(expected), f"{where}: outputs {list(got)} for {list(expected)}"
-    by_values = not done.rewrite.effect.exact and any(n.op_type in SHAPED_BY_VALUES for n in original.graph.node)
+    by_values = not done.rewrite.effect.is_exact and any(n.op_type in SHAPED_BY_VALUES for n in original.graph.node)
     for name, value in expected.items():
         _assert_same_form(value, got[name], f"{where}: {name}", same_shape=not by_values)
-    if done.rewrite.effect.exact:
+    if done.rewrite.effect.is_exact:
         different = differences(expected, got, rtol=rounding_of(original))
         assert not different, f"{where}: an exact pass changed {different}"
 

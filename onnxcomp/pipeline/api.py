@@ -121,7 +121,7 @@ def optimize(
     limits = budget or Budget()
     refuse_idle(model, exclude)
     run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
-    run.deadline = started + (limits.time_budget_s or math.inf)
+    run.start_clock(started + (limits.time_budget_s or math.inf))
     run.execute()
     _finish(run, started, measure=measure)
     return Result(unseeded(run.current), run.receipt)

@@ -38,7 +38,7 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
         name = rewrite.pass_name()
         raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
     after = close_graph(graph) if outcome.changed else model
-    if "compact" in rewrite.makes and after.encodings:
+    if rewrite.stores_encodings and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
         after = after.with_proto(after.proto, kept)
     return after, outcome

@@ -34,7 +34,7 @@ class Lineage:
 
     def after(self, rewrite: Pass, model: Model) -> Lineage:
         """With ``model`` as what the pass left."""
-        is_exact = self.is_exact and rewrite.effect.exact
+        is_exact = self.is_exact and rewrite.effect.is_exact
         return Lineage(model, model if is_exact else self.reference, is_exact)
 
     def lost(self, model: Model) -> Lineage:

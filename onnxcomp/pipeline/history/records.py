@@ -10,8 +10,13 @@ from onnxcomp.errors import RecipeError
 from onnxcomp.receipt import Application, Entry
 
 
-def application(rewrite: Pass, context: Context, include: Sequence[str] | None = None) -> Application:
-    """How to apply the pass again as it was applied in this context, limited to ``include``."""
+def application(
+    rewrite: Pass, context: Context, outcome: Outcome, include: Sequence[str] | None = None
+) -> Application:
+    """How to apply the pass again as it was applied in this context, limited to ``include``, or to what it came to
+    before the deadline."""
+    if outcome.is_cut_short:
+        include = [each.name for each in outcome.changed]
     return Application(
         rewrite=rewrite.pass_name(),
         parameters=parameters_of(rewrite),

@@ -75,7 +75,7 @@ class Trial:
     def main(self) -> int:
         """The position of the pass that the trial is about: the last that is not exact, else the last."""
         lossy = [index for index, each in enumerate(self.passes) if "latency" in each.effect.shrinks]
-        inexact = [index for index in lossy if not self.passes[index].effect.exact]
+        inexact = [index for index in lossy if not self.passes[index].effect.is_exact]
         return (inexact or lossy or [len(self.passes) - 1])[-1]
 
     @property
@@ -92,8 +92,10 @@ class Trial:
     def applications(self) -> list[Application]:
         """How to make it again."""
         made = [
-            application(each, context, self.include if index == self.main else None)
-            for index, (each, context) in enumerate(zip(self.passes, self.contexts, strict=True))
+            application(each, context, outcome, self.include if index == self.main else None)
+            for index, (each, context, outcome) in enumerate(
+                zip(self.passes, self.contexts, self.outcomes, strict=True)
+            )
         ]
         made[-1].restore = list(self.restore)
         return made

@@ -58,7 +58,7 @@ def apply_safely(model: Model, rewrite: Pass, context: Context, reach: Reach | N
     """Apply a pass; where that harms weights that no sample reaches, apply it to the others only. reach: None for a
     run without data, whose user knows."""
     after, outcome = apply_pass(model, rewrite, context)
-    if reach is None or rewrite.effect.exact or not outcome.changed:
+    if reach is None or rewrite.effect.is_exact or not outcome.changed:
         return Held(after, outcome, context)
     left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
     if not left:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from onnxcomp.budget import Goal
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Needs, Pass, Skip
+from onnxcomp.contract import Context, Needs, Outcome, Pass, Skip
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application, entries
@@ -175,7 +175,7 @@ class Choosing:
             names = sorted(name for name, option in assignment.items() if option.choice == choice)
             noted.extend(table.entries[choice, name] for name in names)
             rewrite = candidates[choice % len(candidates)]
-            applied = application(rewrite, context if choice < len(candidates) else plain, include=names)
+            applied = application(rewrite, context if choice < len(candidates) else plain, Outcome(), names)
             applied.beside, applied.fitted = bool(applications), applied.on_data
             applications.append(applied)
         model = build(self.model, table, assignment)
@@ -184,7 +184,7 @@ class Choosing:
             model, outcome = apply_pass(model, rewrite, context)
             noted.extend(entries(outcome))
             if outcome.changed:
-                applications.append(application(rewrite, context))
+                applications.append(application(rewrite, context, outcome))
         verdict = self.verifier.check(model)
         if not verdict.passed:
             self.refuted = verdict

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.budget import Budget
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import weights
@@ -49,7 +49,7 @@ def chain(length: int) -> onnx.ModelProto:
 class TintNodes(Pass):
     """Put a Mul by one plus ``error`` before every MatMul, in the name of speed."""
 
-    effect = Effect(shrinks=("latency",), exact=False)
+    effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     error: float = parameter(0.0, help="how far from one")
     mark: str = parameter("fast", help="what the nodes are called after")
@@ -73,7 +73,7 @@ class TintNodes(Pass):
 class SlowDown(Pass):
     """Put an Identity without a name before the first node."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -232,7 +232,7 @@ def test_what_the_time_budget_leaves_out_is_not_built(
 class Equalize(Pass):
     """Halve what a MatMul gives and double it behind."""
 
-    effect = Effect(shrinks=("latency",), exact=True)
+    effect = Effect(shrinks=("latency",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -246,7 +246,7 @@ class Equalize(Pass):
 class Repair(Pass):
     """Put weights back to what the original has."""
 
-    effect = Effect(shrinks=("latency",), exact=False)
+    effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         assert context.original is not None
