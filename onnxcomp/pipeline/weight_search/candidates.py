@@ -18,7 +18,7 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
-from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, relative_errors, zero_shares
+from onnxcomp.pipeline.apply import apply_pass, only_values, relative_errors, zero_shares
 from onnxcomp.receipt import Entry
 
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
@@ -141,7 +141,7 @@ def fit_again(
         rewrite = candidates[index]
         context.progress(at, len(choices), f"{rewrite.pass_name()} at strength {index + 1}")
         old = {name: each for name, found in table.options.items() for each in found if each.choice == index}
-        after, outcome = apply_pass(model, rewrite, limited_to(context, old))
+        after, outcome = apply_pass(model, rewrite, context.limited_to(old))
         family = next(iter(old.values())).family
         made = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in old.items():
