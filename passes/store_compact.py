@@ -18,7 +18,7 @@ from onnx import SparseTensorProto, TensorProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import PassError
-from onnxcomp.graph.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.graph.decoders import FOLDED_BYTES, MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
 from onnxcomp.graph.ir import Constant
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.encoding import same_bits
@@ -34,7 +34,6 @@ OTHERS = frozenset({
 })  # fmt: skip
 MIN_BYTES = 64  # no decoder is smaller than that
 MIN_OTHER_BYTES = 1024  # small integers are shapes, axes and the like, which shape inference must see
-FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger
 NO_GAIN = "no storage is smaller than the plain tensor"
 TOO_LARGE = "ONNX Runtime computes no tensor over 1 GiB beforehand"
 ROUNDS = 6  # in which choices settle; most models need three

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxcomp.graph.expand import Decoders
+from onnxcomp.graph.expand import Decoders, above
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.macs import Macs, count_macs
 from onnxcomp.graph.shapes import Shapes, infer_shapes, is_open
@@ -205,7 +205,7 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
     for scope, node in Decoders(graph).outputs():
         output = node.outputs[0]
         shape, data_type = shapes.static(output), shapes.data_type(output)
-        nodes, constants = _above(node)
+        nodes, constants = above(node)
         own = constants - claimed
         size = sum(map(stored_bytes, own))
         if shape is None or not data_type or (math.prod(shape) * bits_of(data_type) + 7) // 8 <= size:
@@ -223,22 +223,6 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
         )
         found.append(Compact(info, nodes, frozenset(own)))
     return found
-
-
-def _above(node: Node) -> tuple[frozenset[Node], set[Constant]]:
-    """The nodes and constants that a decoder's last node is computed from, itself included."""
-    nodes: set[Node] = set()
-    constants: set[Constant] = set()
-    waiting = [node]
-    while waiting:
-        current = waiting.pop()
-        nodes.add(current)
-        for tensor in current.inputs:
-            if isinstance(tensor, Constant):
-                constants.add(tensor)
-            else:
-                waiting.extend(each for each in tensor.inputs if each not in nodes)
-    return frozenset(nodes), constants
 
 
 def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]:
