@@ -9,7 +9,7 @@ raises ValueError, IndexError or TypeError for others, before it makes a tensor 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def _refuse(reason: str) -> None:
     raise ValueError(f"no decoder does that: {reason}")
 
 
-def _refuse_large(shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+def _refuse_large(shape: Iterable[int], dtype: np.dtype[Any]) -> None:
     if math.prod(map(int, shape)) * dtype.itemsize > FOLDED_BYTES:
         _refuse("the result is larger than ONNX Runtime folds")
 
