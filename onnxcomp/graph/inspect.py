@@ -20,7 +20,7 @@ from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.macs import Macs, count_macs
 from onnxcomp.graph.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.weights import Weight, roles_of, weights
+from onnxcomp.graph.weights import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encoding import CodebookEncoding
 from onnxcomp.numerics.storage import estimate_bytes
@@ -131,7 +131,7 @@ class Inspection:
 
 def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Inspection:
     """Describe a model; nothing is run. Raises ModelError for what is not a readable model."""
-    model = load(source)
+    model = with_true_encodings(load(source))
     graph = open_graph(model)
     proto = model.proto
     shapes = infer_shapes(graph, batch=1)

@@ -51,7 +51,18 @@ def open_graph(model: Model) -> Graph:
     for function in model.proto.functions:
         _read_function(graph, function)
     _note_use(graph.scopes)
+    _drop_misfits(graph)
     return graph
+
+
+def _drop_misfits(graph: Graph) -> None:
+    """Forget encodings of what another tool removed, turned, reshaped or cast."""
+    held = {scope.key(each.name): each for scope in graph.scopes for each in scope.constants} if graph.encodings else {}
+    graph.encodings = {
+        key: encoding
+        for key, encoding in graph.encodings.items()
+        if key in held and encoding.dtype == str(held[key].dtype) and encoding.fits(tuple(held[key].shape))
+    }
 
 
 def read_function(graph: Graph, function: FunctionProto) -> list[Scope]:

@@ -28,6 +28,7 @@ from onnxcomp.graph.inspect import contributed_operators, custom_operators
 from onnxcomp.graph.seeds import seeded, unseeded
 from onnxcomp.graph.surgery import open_graph
 from onnxcomp.graph.time_axes import time_axes
+from onnxcomp.graph.weights import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
 from onnxcomp.pipeline.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.excluding import refuse_idle
@@ -113,7 +114,7 @@ def optimize(
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
-    model = seeded(load(source)).for_a_run()
+    model = with_true_encodings(seeded(load(source))).for_a_run()
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
