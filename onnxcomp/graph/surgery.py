@@ -32,7 +32,7 @@ from onnx import (
 )
 
 from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
-from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of, type_of
+from onnxcomp.graph.opened import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.writer import write
 from onnxcomp.model import Model, opset_of
 
@@ -51,6 +51,7 @@ def open_graph(model: Model) -> Graph:
     for function in model.proto.functions:
         _read_function(graph, function)
     _note_use(graph.scopes)
+    separate_keys(graph)
     _drop_misfits(graph)
     return graph
 
