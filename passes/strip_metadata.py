@@ -17,8 +17,9 @@ from onnxcomp.graph.trim import Trimmer
 
 # Read by ONNX Runtime when it opens a session, so never taken out.
 RUNTIME_KEYS = ("ort*", "onnxruntime*", "session.*", "layer_ann*")
-# Written by exporters and optimizers about themselves.
-EXPORTER_KEYS = ("pkg.*", "torch*", "onnxscript*", "namespace", "onnx.infer", "onnx.quant.pre_process")
+# Written by ONNX Runtime's tools into the model itself, where all other entries are the user's. Exporters write theirs
+# on graphs, functions, nodes and tensors.
+TOOL_KEYS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class StripMetadata(Pass):
 
     def _stays_in_model(self, key: str) -> bool:
         """Whether a metadata entry of the model stays."""
-        return self._stays(key) or not (self.user_metadata or _matches(key, EXPORTER_KEYS))
+        return self._stays(key) or not (self.user_metadata or key in TOOL_KEYS)
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
