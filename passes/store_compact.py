@@ -18,7 +18,7 @@ from onnx import SparseTensorProto, TensorProto
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import PassError
-from onnxcomp.graph.decoders import FOLDED_BYTES, MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.graph.decoders import FOLDED_BYTES, MIN_BYTES, MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
 from onnxcomp.graph.ir import Constant
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.numerics.encoding import same_bits
@@ -32,7 +32,6 @@ OTHERS = frozenset({
     TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
 })  # fmt: skip
-MIN_BYTES = 64  # no decoder is smaller than that
 MIN_OTHER_BYTES = 1024  # small integers are shapes, axes and the like, which shape inference must see
 NO_GAIN = "no storage is smaller than the plain tensor"
 TOO_LARGE = "ONNX Runtime computes no tensor over 1 GiB beforehand"

@@ -46,6 +46,7 @@ LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # What the tensors of decoders are called, and become where a function that holds them is written out. ``expand`` knows
 # them by it, so it stays as it is, and ``strip-metadata`` leaves such names.
 WRITTEN_NAME = re.compile(r"_[0-9a-zA-Z]{1,4}(_\d+)*")
+MIN_BYTES = 64  # no decoder is smaller than that
 FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger, and no decoder computes more
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from onnxcomp.graph.decoders import MIN_BYTES
 from onnxcomp.graph.expand import Decoders, above
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.macs import Macs, count_macs
 from onnxcomp.graph.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.surgery import Graph, open_graph
+from onnxcomp.graph.texts import text_bytes
 from onnxcomp.graph.weights import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encoding import CodebookEncoding
@@ -88,6 +90,7 @@ class Inspection:
 
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
     leaves open were counted as 1. macs_unknown: nodes that multiply but whose shapes are not known.
+    text_bytes: of doc strings and exporters' metadata, which the recipes remove.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Inspection:
     size_bytes: int
     constant_bytes: int
     external_bytes: int
+    text_bytes: int
     node_count: int
     subgraph_count: int
     function_count: int
@@ -150,6 +154,7 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         size_bytes=size,
         constant_bytes=sum(each.size_bytes for each in tensors),
         external_bytes=_external_bytes(model),
+        text_bytes=text_bytes(proto),
         node_count=sum(1 for _ in graph.nodes()),
         subgraph_count=sum(scope.kind == "subgraph" for scope in graph.scopes),
         function_count=len(proto.functions),
@@ -164,6 +169,11 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         operators=_operators(graph, counted, compact),
         gains=_gains(size, tensors),
     )
+
+
+def has_something_to_compress(model: Model) -> bool:
+    """Whether the model has a constant of more bytes than its storage would take; attributes are none."""
+    return any(constant.nbytes >= MIN_BYTES for scope in open_graph(model).scopes for constant in scope.constants)
 
 
 def custom_operators(graph: Graph) -> tuple[str, ...]:
