@@ -85,8 +85,7 @@ def test_onnx_runtime_folds_every_decoder_wherever_it_stands(place: str, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_counted_cost_is_what_the_file_grows_by(kind: str, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(100)
-    # names of NAME_BYTES
-    monkeypatch.setattr("onnxcomp.graph.storage.decoders.Writer._name", lambda self: str(next(numbers)))
+    monkeypatch.setattr("onnxcomp.graph.storage.decoders.Writer._name", lambda self: str(next(numbers)))  # of NAME_BYTES
     values = matrix(kind)
     for storage in every_storage(values, opset):
         graph = open_graph(load(model_with(values, opset=opset)))
