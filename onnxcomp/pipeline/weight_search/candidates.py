@@ -98,12 +98,13 @@ def tabulate(
 ) -> Table:
     """Apply each candidate to all weights and note bytes and errors.
 
-    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
-    tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
+    Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
+    ones of its family are not tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
     """
     if not candidates:
         raise RecipeError('"auto" is for passes that have a strength.')
     by_name = {each.name: each for each in weights(open_graph(model))}
+    is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
     table = Table({}, {})
     families: dict[Hashable, int] = {}
     hopeless: set[int] = set()
@@ -119,7 +120,7 @@ def tabulate(
         found = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in found.items():
             table.options.setdefault(name, []).append(option)
-        if found and min(each.error for each in found.values()) > most_error:
+        if is_idle or (found and min(each.error for each in found.values()) > most_error):
             hopeless.add(family)
     return _completed(table, by_name)
 
