@@ -144,7 +144,7 @@ class Run:
         self.receipt.steps.append(report)
         if outcome.changed:
             applied = application(step.rewrite, context, outcome, include)
-            self.ledger.keep(report, self.ledger.line.after(step.rewrite, after), [applied])
+            self.ledger.keep(report, self.ledger.line.after(step.rewrite, after, outcome), [applied])
 
     def _apply_exact_checked(self, step: Step) -> None:
         before, kept = self.current, len(self.ledger.kept)
@@ -228,7 +228,7 @@ class Run:
             return
         verdict = self.verifier.check(held.model)
         if verdict.passed:
-            line = self.ledger.line.after(step.rewrite, held.model)
+            line = self.ledger.line.after(step.rewrite, held.model, held.outcome)
             decision = "kept in part" if held.left else "kept"
             applied = application(step.rewrite, held.context, held.outcome)
             self.ledger.keep(report, line, [applied], verdict=verdict, decision=decision)
@@ -252,7 +252,7 @@ class Run:
         applied.restore = list(rest.taken) if rest.by_value else []
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
-        line = self.ledger.line.after(rewrite, rest.model)
+        line = self.ledger.line.after(rewrite, rest.model, rest.outcome)
         self.ledger.keep(report, line, [applied], verdict=verdict, decision="kept in part")
         report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, {why}"
 

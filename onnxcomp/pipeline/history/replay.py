@@ -13,7 +13,7 @@ import onnx
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData, Sequences
-from onnxcomp.contract import Context, Pass
+from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError
 from onnxcomp.graph.ir.seeds import seeded, unseeded
 from onnxcomp.graph.weights.roles import compose, with_true_encodings
@@ -110,21 +110,23 @@ def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
             before = line
         part = (fit if application.fitted else data) if application.on_data else None
         given = before.context(dataclasses.replace(context, calibration=part))
-        after = _apply_again(before.current, rewrite, application, given)
+        after, outcome = _apply_again(before.current, rewrite, application, given)
         if application.beside:
             after = compose(line.current, dict.fromkeys(application.include or (), after))
-        line = line.after(rewrite, after)
+        line = line.after(rewrite, after, outcome)
     return line.current
 
 
-def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:
+def _apply_again(
+    current: Model, rewrite: Pass, application: Application, context: Context
+) -> tuple[Model, Outcome]:
     limited = dataclasses.replace(
         context,
         include=None if application.include is None else frozenset(application.include),
         exclude=tuple(application.exclude),
     )
-    after, _ = apply_pass(current, rewrite, limited)
-    return put_back(after, current, application.restore) if application.restore else after
+    after, outcome = apply_pass(current, rewrite, limited)
+    return put_back(after, current, application.restore) if application.restore else after, outcome
 
 
 def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target: Target) -> Callable[[Model], float]:

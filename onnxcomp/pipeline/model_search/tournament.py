@@ -184,7 +184,7 @@ class Trials:
             context = trial.line.context(self.context if like is None else like.contexts[index])
             limited = context.limited_to(include) if include is not None and index == trial.main else context
             held = apply_safely(trial.line.current, each, limited, self.reach if like is None else None)
-            trial.line = trial.line.after(each, held.model)
+            trial.line = trial.line.after(each, held.model, held.outcome)
             trial.outcomes.append(held.outcome)
             trial.contexts.append(dataclasses.replace(held.context, include=None))
             trial.taken += held.entries()
