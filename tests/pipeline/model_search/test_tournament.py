@@ -221,7 +221,7 @@ def test_what_the_time_budget_leaves_out_is_not_built(
 
     monkeypatch.setattr(TintNodes, "apply", building)
     seconds = iter(range(10**9))
-    monkeypatch.setattr("onnxcomp.pipeline.trials.time.monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr("onnxcomp.pipeline.model_search.tournament.time.monotonic", lambda: float(next(seconds)))
     trials = [TintNodes(mark=mark) for mark in ("one", "two", "three")]
     report, _, _ = run(calib, *trials, budget=Budget(time_budget_s=2))
     late = {each.name for each in report.tried if "time budget" in each.outcome}
@@ -357,7 +357,7 @@ def test_nodes_that_lose_are_left_out(
     assert [each.name for each in report.changed] == ["n1", "n2"]
     assert {each.name for each in report.taken_back} == {"n0", "n3"}
     assert report.tried[0].outcome.startswith("latency ratio") and report.tried[1].name.endswith("at 2 nodes")
-    assert receipt.applied[0].include == ["n1", "n2"]
+    assert receipt.applied[0].choice == {"n1": {}, "n2": {}}
     assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
@@ -423,5 +423,5 @@ def test_proposals_differ_and_leave_something() -> None:
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
-    found = node_choice._proposals(names, segments, shares, first=True)
+    found = node_choice._proposals(names, segments, shares, node_choice.Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]
