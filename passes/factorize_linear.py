@@ -46,6 +46,7 @@ from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, svd, 
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
 MOST_RANKS = 16  # to choose from, evenly apart
+LEAST_RANK = 4  # to which the least of these is halved: columns are wasted, bytes are not
 NODE_BYTES = 120  # what one node more, its names and the second tensor's header take in the file
 
 
@@ -137,9 +138,7 @@ class FactorizeLinear(SitePass):
         if self.rank is not None or self.energy is not None:
             wanted: dict[int, Fields] = {self._rank(matrix.values): {}}
         else:
-            step = RANK_STEP if min(matrix.shape) >= ROUNDED_FROM else 1
-            step *= -(-most // (step * MOST_RANKS))
-            wanted = {rank: {"rank": rank} for rank in range(most // step * step, 0, -step)}
+            wanted = {rank: {"rank": rank} for rank in _ladder(most, min(matrix.shape))}
         able = {rank: fields for rank, fields in wanted.items() if rank <= most}
         if not able:
             return []
@@ -302,6 +301,16 @@ def _reason(weight: Weight, uses: list[_Use | str]) -> str | None:
     if len({id(use.node) for use in uses if isinstance(use, _Use)}) < len(uses):
         return "one node reads it twice"
     return None
+
+
+def _ladder(most: int, full: int) -> list[int]:
+    """Ranks to choose from, the largest first: evenly apart, then halved."""
+    step = RANK_STEP if full >= ROUNDED_FROM else 1
+    step *= max(1, -(-most // (step * MOST_RANKS)))
+    ranks = list(range(most // step * step, 0, -step)) or [step]
+    while ranks[-1] > LEAST_RANK:
+        ranks.append(ranks[-1] // 2)
+    return ranks
 
 
 def _rounded(rank: int, full: int) -> int:

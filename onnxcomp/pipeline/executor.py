@@ -31,7 +31,6 @@ from onnxcomp.pipeline.safety.safe_changes import Held, apply_safely
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.receipt import Entry, Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
-from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
 from onnxcomp.verify.guard import MAX_NODE_ERROR, Guard
@@ -328,10 +327,11 @@ class Run:
             self.ledger.keep(report, self.ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
         elif choosing.refuted is not None:
             report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
-        self._check_speed([get_pass(each.rewrite) for each in trial.applications], before, report)
+        applied = {each.rewrite for each in trial.applications}
+        self._check_speed([each for each in step.rewrites if each.pass_name() in applied], before, report)
         report.seconds = time.monotonic() - started
 
-    def _check_speed(self, passes: Sequence[Pass | type[Pass]], before: Model, report: StepReport) -> None:
+    def _check_speed(self, passes: Sequence[Pass], before: Model, report: StepReport) -> None:
         """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
         claims = [each.effect.shrinks for each in passes if "latency" in each.effect.shrinks]
         if not claims or not report.decision.startswith("kept"):

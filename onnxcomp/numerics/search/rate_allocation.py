@@ -28,16 +28,41 @@ Items = Sequence[Sequence[Choice]]
 
 def least_cost(items: Items, most_harm: float) -> list[int]:
     """For each item the position of its option: as low a cost as the harm of all together allows."""
-    best = _priced(items, lambda found: harm_of(items, found) <= most_harm, dear=True)
+    best, _ = _priced(items, lambda found: harm_of(items, found) <= most_harm, dear=True)
     slack = most_harm - harm_of(items, best)
     return _spent(items, best, slack, spends=lambda each: each.harm, gain=_cost_saved)
 
 
 def least_harm(items: Items, most_cost: float) -> list[int]:
     """For each item the position of its option: as little harm as the cost of all together allows."""
-    best = _priced(items, lambda found: cost_of(items, found) <= most_cost, dear=False)
-    slack = most_cost - cost_of(items, best)
-    return _spent(items, best, slack, spends=lambda each: each.cost, gain=_harm_saved)
+    within, beyond = _priced(items, lambda found: cost_of(items, found) <= most_cost, dear=False)
+    starts = [within] if beyond is None else [within, _cheaper(items, beyond, most_cost)]
+    found = [_milder(items, start, most_cost) for start in starts if cost_of(items, start) <= most_cost]
+    return min(found, key=lambda each: harm_of(items, each), default=within)
+
+
+def _milder(items: Items, positions: Sequence[int], most_cost: float) -> list[int]:
+    """The choices after changes of least harm that what is left of the cost pays for."""
+    slack = most_cost - cost_of(items, positions)
+    return _spent(items, positions, slack, spends=lambda each: each.cost, gain=_harm_saved)
+
+
+def _cheaper(items: Items, positions: Sequence[int], most_cost: float) -> list[int]:
+    """The choices after changes that add least harm for what they save of the cost that is too much."""
+    best, over = list(positions), cost_of(items, positions) - most_cost
+    while over > 0:
+        moves = [
+            ((option.harm - options[best[at]].harm) / min(over, options[best[at]].cost - option.cost), at, position)
+            for at, options in enumerate(items)
+            for position, option in enumerate(options)
+            if option.cost < options[best[at]].cost
+        ]
+        if not moves:
+            break
+        _, at, position = min(moves)
+        over -= items[at][best[at]].cost - items[at][position].cost
+        best[at] = position
+    return best
 
 
 def cost_of(items: Items, positions: Sequence[int]) -> float:
@@ -85,25 +110,27 @@ def _harm_saved(present: Choice, other: Choice) -> float:
     return saved / max(1, other.cost - present.cost)
 
 
-def _priced(items: Items, fits: Callable[[list[int]], bool], *, dear: bool) -> list[int]:
-    """The choices at the price nearest to the other end at which the whole still fits.
+def _priced(items: Items, fits: Callable[[list[int]], bool], *, dear: bool) -> tuple[list[int], list[int] | None]:
+    """The choices at the price nearest to the other end at which the whole still fits, and those beyond it.
 
     dear: it fits at a high price and the lowest is sought; else the other way round. Where it fits at no price, the
-    choices at the end where it should.
+    choices at the end where it should; beyond: None where it fits at any.
     """
     low, high = PRICES
-    best = _at_price(items, high if dear else low)
+    best, beyond = _at_price(items, high if dear else low), None
     for _ in range(HALVINGS):
         price = math.sqrt(low * high)
         found = _at_price(items, price)
         fitting = fits(found)
         if fitting:
             best = found
+        else:
+            beyond = found
         if fitting == dear:
             high = price
         else:
             low = price
-    return best
+    return best, beyond
 
 
 def _at_price(items: Items, price: float) -> list[int]:
