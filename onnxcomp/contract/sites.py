@@ -120,6 +120,21 @@ class SitePass(Pass):
             yield self.at(dict(key)), frozenset(names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelectingPass(SitePass):
+    """A pass at sites that is written as one edit of all that its context selects."""
+
+    @abstractmethod
+    def edit(self, graph: Graph, context: Context) -> Outcome:
+        """Act at all sites that the context selects."""
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome = Outcome()
+        for own, names in self.by_fields(choice):
+            outcome.add(own.edit(graph, context.limited_to(names)))
+        return outcome
+
+
 def is_composed(rewrite: Pass) -> bool:
     """Whether models with other choices of the pass are put together by values; one that has no sites can be chosen
     for in no other way."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnxcomp.contract import Choice, Context, Outcome, Pass, SitePass, Survey
-from onnxcomp.errors import OnnxcompError, ParameterError, PassError
+from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
+from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.weights.roles import compose, constants_by_key
 from onnxcomp.model import Model
@@ -39,7 +38,7 @@ def apply_choice(model: Model, rewrite: Pass, choice: Choice | None, context: Co
     """
     if choice is None:
         return apply_pass(model, rewrite, context)
-    limited = dataclasses.replace(context, include=frozenset(choice))
+    limited = context.limited_to(choice)
     if isinstance(rewrite, SitePass):
         return _edited(model, rewrite, limited, lambda graph: rewrite.rewrite(graph, choice, context))
     if any(choice.values()):
@@ -56,6 +55,8 @@ def survey(model: Model, rewrite: SitePass, context: Context) -> Survey:
 
 
 def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph], Outcome]) -> tuple[Model, Outcome]:
+    if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
+        raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     graph = open_graph(model)
     with _foreseen(model, rewrite), threadpool_limits(1):
         outcome = edit(graph)

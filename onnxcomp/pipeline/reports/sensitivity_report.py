@@ -98,7 +98,7 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
 
 def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
     """Every weight on grids of all widths, each the number of its choice."""
-    known = context.input_moments(open_graph(model), found)
+    known = context.observe.moments(open_graph(model), found)
     table = Table({each.name: [Option(None, each.size_bytes, 0.0)] for each in found}, {})
     for index, bits in enumerate(WIDTHS):
         context.progress(index, len(WIDTHS), f"{bits} bits")

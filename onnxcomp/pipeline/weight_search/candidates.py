@@ -138,10 +138,11 @@ def tabulate(
 ) -> Table:
     """Apply each candidate to all weights and note bytes and errors.
 
-    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
-    tried. Raises RecipeError for one that is neither a value pass nor one of sites.
+    Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
+    ones of its family are not tried. Raises RecipeError for one that is neither a value pass nor one of sites.
     """
     by_name = {each.name: each for each in weights(open_graph(model))}
+    is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
     table = Table({}, {}, objective=objective or Objective(), tuning=tuning or Tuning())
     families: dict[Hashable, int] = {}
     hopeless: set[int] = set()
@@ -157,7 +158,7 @@ def tabulate(
         found = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in found.items():
             table.options.setdefault(name, []).append(option)
-        if found and min(each.error for each in found.values()) > most_error:
+        if is_idle or (found and min(each.error for each in found.values()) > most_error):
             hopeless.add(family)
     return completed(table, {name: each.size_bytes for name, each in by_name.items()})
 
