@@ -32,7 +32,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from onnxcomp.contract import Needs, Pass, Structure, parameters
+from onnxcomp.contract import Needs, Pass, SitePass, Structure, is_composed, parameters
 from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
@@ -96,8 +96,14 @@ class Step:
 
     @property
     def candidates(self) -> tuple[Pass, ...]:
-        """Every pass and strength that "auto" chooses from."""
-        return tuple(dataclasses.replace(each, **fields) for each in self.rewrites for fields in each.choices())
+        """Every pass and strength that "auto" chooses from by values; ``site_passes`` say theirs site by site."""
+        composed = [each for each in self.rewrites if is_composed(each)]
+        return tuple(dataclasses.replace(each, **fields) for each in composed for fields in each.choices())
+
+    @property
+    def site_passes(self) -> tuple[SitePass, ...]:
+        """The passes to choose from that rewrite the graph at their sites."""
+        return tuple(each for each in self.rewrites if isinstance(each, SitePass) and not is_composed(each))
 
 
 @dataclass(frozen=True)

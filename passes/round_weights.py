@@ -67,6 +67,9 @@ class RoundWeights(SitePass):
     block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
     symmetric: bool = parameter(True, help="keep the zero point in the middle of a new grid")
 
+    def composes(self) -> bool:
+        return True
+
     def sites(self, graph: Graph, context: Context) -> Survey:
         outcome, (_, originals) = Outcome(), self._originals(context)
         found = []

@@ -38,6 +38,7 @@ class Quantity(enum.StrEnum):
 
     BYTES = "bytes"  # of the file, where store-compact stores what is changed
     MACS = "macs"  # multiply-accumulate operations of one run
+    LATENCY = "latency"  # milliseconds of one run on the target
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,17 @@ class SitePass(Pass):
         outcome.skipped[:0] = survey.skipped
         return outcome
 
+    def composes(self) -> bool:
+        """Whether choices can be made apart and put together weight by weight: a site becomes other values of a weight,
+        whatever is chosen elsewhere. It saves rewriting the model for each choice that a search tries."""
+        return False
+
     def at(self, fields: Fields) -> Self:
         """The pass with these fields set."""
         return dataclasses.replace(self, **fields) if fields else self
 
     def strengths(self) -> list[tuple[Fields, Self]]:
-        """What "auto" chooses from, mildest first: fields, and the pass with them, where its other fields allow it."""
+        """What "auto" chooses from, mildest first: fields, and the pass with them; none that other fields rule out."""
         found = []
         for fields in self.choices():
             with contextlib.suppress(ParameterError):
@@ -127,6 +133,12 @@ class SelectingPass(SitePass):
         for own, names in self.by_fields(choice):
             outcome.add(own.edit(graph, context.limited_to(names)))
         return outcome
+
+
+def is_composed(rewrite: Pass) -> bool:
+    """Whether models with other choices of the pass are put together by values; one that has no sites can be chosen
+    for in no other way."""
+    return not isinstance(rewrite, SitePass) or rewrite.composes()
 
 
 def own_choice(sites: Iterable[Site | str]) -> dict[str, Fields]:

@@ -12,18 +12,19 @@ from typing import Any
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.contract import Choice, Context, Outcome, Pass, own_choice
 from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.apply import apply_choice, apply_pass
 from onnxcomp.pipeline.history.ledger import Ledger
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application, entries, parameters_of, skipped, title
 from onnxcomp.pipeline.history.rollback import verified_part
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.model_search.tournament import MIN_SPEEDUP, Trials
+from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.reports.costs import latency_ratio
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import Held, apply_safely
@@ -60,6 +61,14 @@ class Run:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.receipt, Lineage.of(self.original))
+
+    @property
+    def objective(self) -> Objective:
+        """What the steps that choose are to save."""
+        return Objective.of(self.recipe.goal, self.budget)
+
+    def _course(self) -> Course:
+        return Course(self.data, self.context.target or Target.of())
 
     @property
     def current(self) -> Model:
@@ -106,7 +115,7 @@ class Run:
         """Where speed was asked for, hand back the original rather than a model that is slower than it."""
         if not self.ledger.kept or not self.data.sample_count:
             return
-        course = Course(self.data, self.context.target or Target.of())
+        course = self._course()
         ratios = [course.race(self.original, {"result": self.current})["result"] for _ in range(2)]
         if min(ratios) > SLOWER:
             taken = f"together they took {min(ratios):.2f} of the time"
@@ -135,15 +144,15 @@ class Run:
         context = self._context(step)
         after, outcome = apply_pass(before, step.rewrite, context)
         wrong = step.rewrite.faults(before, after)
-        include: list[str] | None = None
+        choice: Choice | None = None
         if wrong:
-            include = sorted(constants_by_key(open_graph(before)).keys() - set(wrong))
-            after, outcome = apply_pass(before, step.rewrite, context.limited_to(include))
+            choice = own_choice(sorted(constants_by_key(open_graph(before)).keys() - set(wrong)))
+            after, outcome = apply_choice(before, step.rewrite, choice, context)
         report = self._report(step.rewrite, outcome, before, after, started)
         report.skipped += [Entry(name, "it came out with other values") for name in wrong]
         self.receipt.steps.append(report)
         if outcome.changed:
-            applied = application(step.rewrite, context, outcome, include)
+            applied = application(step.rewrite, context, outcome, choice)
             self.ledger.keep(report, self.ledger.line.after(step.rewrite, after, outcome), [applied])
 
     def _apply_exact_checked(self, step: Step) -> None:
@@ -236,7 +245,7 @@ class Run:
             self.ledger.refuse(report, "; ".join(verdict.reasons))
         else:
             self._in_part(step.rewrite, held, report, verdict)
-        self._check_speed(step, before, report)
+        self._check_speed([step.rewrite], before, report)
         report.seconds = time.monotonic() - started
 
     def _in_part(self, rewrite: Pass, held: Held, report: StepReport, whole: Verdict) -> None:
@@ -248,7 +257,7 @@ class Run:
         if not rest.kept:
             self.ledger.refuse(report, why)
             return
-        applied = application(rewrite, context, held.outcome, None if rest.by_value else rest.kept)
+        applied = application(rewrite, context, held.outcome, None if rest.by_value else own_choice(rest.kept))
         applied.restore = list(rest.taken) if rest.by_value else []
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
@@ -268,8 +277,8 @@ class Run:
             verifier=self.verifier,
             tuner=self.tuner,
             reach=self.reach,
-            course=Course(self.data, context.target or Target.of()),
-            goal=self.budget.target_latency,
+            course=self._course(),
+            objective=self.objective,
             deadline=self.deadline,
         )
         best = trials.run()
@@ -300,8 +309,9 @@ class Run:
             verifier=self.verifier,
             tuner=self.tuner,
             reach=self.reach or Reach(None),
-            target_size=self.budget.target_size,
+            objective=self.objective,
             deadline=self.deadline,
+            course=self._course(),
         )
         trial = choosing.choose()
         report = self._report(step.rewrite, Outcome(skipped=choosing.skipped), before, before, started)
@@ -317,13 +327,16 @@ class Run:
             self.ledger.keep(report, self.ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
         elif choosing.refuted is not None:
             report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
+        applied = {each.rewrite for each in trial.applications}
+        self._check_speed([each for each in step.rewrites if each.pass_name() in applied], before, report)
         report.seconds = time.monotonic() - started
 
-    def _check_speed(self, step: Step, before: Model, report: StepReport) -> None:
+    def _check_speed(self, passes: Sequence[Pass], before: Model, report: StepReport) -> None:
         """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
-        if "latency" not in step.rewrite.effect.shrinks or not report.decision.startswith("kept"):
+        claims = [each.effect.shrinks for each in passes if "latency" in each.effect.shrinks]
+        if not claims or not report.decision.startswith("kept"):
             return
-        if self.recipe.goal != "latency" and "bytes" in step.rewrite.effect.shrinks:
+        if self.recipe.goal != "latency" and all("bytes" in shrinks for shrinks in claims):
             return
         report.latency_ratio = latency_ratio(before, self.current, self.data, self.context.target)
         if report.latency_ratio > MIN_SPEEDUP:

@@ -161,7 +161,7 @@ def test_a_weight_that_decodes_to_other_values_stays_plain_and_the_others_are_st
     stored = result.receipt.steps[1]
     assert stored.decision == "kept" and [each.name for each in stored.changed] == ["v"]
     assert "other values" in {each.name: each.what for each in stored.skipped}["w"]
-    assert "w" not in (result.receipt.applied[1].include or [])
+    assert "w" not in (result.receipt.applied[1].choice or [])
 
 
 def test_a_step_that_does_not_load_says_so(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:

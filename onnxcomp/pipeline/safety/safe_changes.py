@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Change, Context, Outcome, Pass
+from onnxcomp.contract import Change, Choice, Context, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import FLOAT_TYPES, Weight, constants_by_key, weights
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_pass, only_values
+from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search.data_free import NoiseBound
 from onnxcomp.receipt import Entry
@@ -54,17 +54,21 @@ class Held:
         return [unreached_note(self.unreached, "left as before")] if self.unreached else []
 
 
-def apply_safely(model: Model, rewrite: Pass, context: Context, reach: Reach | None) -> Held:
-    """Apply a pass; where that harms weights that no sample reaches, apply it to the others only. reach: None for a
-    run without data, whose user knows."""
-    after, outcome = apply_pass(model, rewrite, context)
+def apply_safely(
+    model: Model, rewrite: Pass, context: Context, reach: Reach | None, choice: Choice | None = None
+) -> Held:
+    """Apply a pass, at a choice of sites or at all; where that harms weights that no sample reaches, apply it to the
+    others only. reach: None for a run without data, whose user knows."""
+    after, outcome = apply_choice(model, rewrite, choice, context)
     if reach is None or rewrite.effect.is_exact or not outcome.changed:
         return Held(after, outcome, context)
     left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
     if not left:
         return Held(after, outcome, context)
     context = dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, (*left, *unreached))))
-    after, outcome = apply_pass(model, rewrite, context)
+    if choice is not None:
+        choice = {name: fields for name, fields in choice.items() if name not in (*left, *unreached)}
+    after, outcome = apply_choice(model, rewrite, choice, context)
     if set(left).intersection(each.name for each in outcome.changed):  # nothing of it can be left out
         after, outcome = model, Outcome(skipped=outcome.skipped)
     return Held(after, outcome, context, left, unreached)
