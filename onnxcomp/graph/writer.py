@@ -24,6 +24,7 @@ from onnxcomp.graph.ir import Constant, Node, ProtoValues
 from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of
 from onnxcomp.graph.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
+from onnxcomp.regular_form import CircleError, in_order
 from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
@@ -265,36 +266,20 @@ def ordered(nodes: Iterable[Node]) -> list[Node]:
     Raises PassError when the nodes form a circle.
     """
     pending = list(nodes)
-    producer = {id(out): node for node in pending for out in node.outputs}
-    done: set[int] = set()
-    result: list[Node] = []
-    for start in pending:
-        stack, entered = [start], set()
-        while stack:
-            node = stack[-1]
-            if id(node) in done:
-                stack.pop()
-                continue
-            first = id(node) not in entered
-            entered.add(id(node))
-            waiting = [each for each in _needed(node, producer) if id(each) not in done] if first else []
-            if any(id(each) in entered and each is not node for each in waiting):
-                raise PassError(f"{node.name or node.op}: the node depends on its own output.")
-            if waiting:
-                stack.extend(reversed(waiting))
-                continue
-            stack.pop()
-            done.add(id(node))
-            result.append(node)
-    return result
+    makers = {id(out): index for index, node in enumerate(pending) for out in node.outputs}
+    try:
+        return [pending[index] for index in in_order(len(pending), lambda index: _needed(pending[index], makers))]
+    except CircleError as error:
+        node = pending[error.index]
+        raise PassError(f"{node.name or node.op}: the node depends on its own output.") from error
 
 
-def _needed(node: gs.Node, producer: dict[int, Node]) -> list[Node]:
-    found = [producer[id(each)] for each in node.inputs if id(each) in producer]
+def _needed(node: gs.Node, makers: dict[int, int]) -> list[int]:
+    found = [makers[id(each)] for each in node.inputs if id(each) in makers]
     for body in subgraphs_of(node):
         for inner in body.nodes:
-            found.extend(_needed(inner, producer))
-        found.extend(producer[id(each)] for each in body.outputs if id(each) in producer)
+            found.extend(_needed(inner, makers))
+        found.extend(makers[id(each)] for each in body.outputs if id(each) in makers)
     return found
 
 

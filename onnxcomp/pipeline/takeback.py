@@ -45,8 +45,13 @@ class Remainder:
     by_value: bool
 
     def taken_entries(self) -> list[Entry]:
-        """What was taken back, with the divergence that each alone made."""
-        return [Entry(name, "taken back", {"divergence_alone": self.own[name]}) for name in self.taken]
+        """What was taken back, with the divergence that each alone made, or that each alone fails."""
+        return [
+            Entry(name, "taken back", {"divergence_alone": self.own[name]})
+            if math.isfinite(self.own[name])
+            else Entry(name, "taken back, it fails alone")
+            for name in self.taken
+        ]
 
 
 def energy_of(verifier: Verifier) -> Evaluate:
