@@ -61,7 +61,8 @@ def regular_form(proto: ModelProto) -> ModelProto | None:
     bodies = list(_bodies(proto))
     orders = [(body, order) for body in bodies if (order := _new_order(body)) is not None]
     aliased = [node for body in bodies for node in body.node if node.domain == ALIAS]
-    importing = [each for each in (proto, *proto.functions) if _is_mixed(each)]
+    owners: list[ModelProto | FunctionProto] = [proto, *proto.functions]
+    importing = [each for each in owners if _is_mixed(each)]
     if not (orders or aliased or importing):
         return None
     loads = all(body is proto.graph for body, _ in orders) and not any(
@@ -73,8 +74,11 @@ def regular_form(proto: ModelProto) -> ModelProto | None:
         before.CopyFrom(proto)
     for each in importing:
         _import_once(each)
-    for item in (*aliased, *(each for each in proto.functions if each.domain == ALIAS)):
-        item.domain = ""
+    for node in aliased:
+        node.domain = ""
+    for function in proto.functions:
+        if function.domain == ALIAS:
+            function.domain = ""
     for body, order in reversed(orders):  # inner ones first: a node that moves is a copy
         nodes = list(body.node)
         del body.node[:]
@@ -121,7 +125,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
     """The names that a node reads from the graph around it, itself or in its subgraphs."""
     yield from node.input
     for graph in _subgraphs(node):
-        own = {each.name for each in (*graph.input, *graph.initializer)}
+        own = {each.name for each in graph.input} | {each.name for each in graph.initializer}
         own.update(each.values.name for each in graph.sparse_initializer)
         own.update(name for inner in graph.node for name in inner.output)
         for inner in graph.node:

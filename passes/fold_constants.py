@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
@@ -23,7 +23,7 @@ from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.known import known_integers
 from onnxcomp.graph.shapes import Shapes, infer_shapes
 from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
-from onnxcomp.graph.writer import node_proto, ordered, sweep, tensor_proto
+from onnxcomp.graph.writer import drop_unread, node_proto, ordered, sweep, tensor_proto
 from onnxcomp.runtime import evaluate
 from onnxcomp.tensors import bits_of
 
@@ -76,12 +76,14 @@ class _Folding:
         self.known: dict[Any, Array] = known_integers(graph, self.shapes)
         self.values = dict(self.known)
         self.outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-        self.scope_of: dict[Node, Scope] = {}
+        self.homes = {node: scope for scope, node in graph.nodes()}
+        self.scope_of: dict[Node, Scope] = {}  # of what can be computed, in order of computation
         for scope in graph.scopes:
             for node in ordered(scope.graph.nodes):
                 known = all(out in self.values for out in node.outputs)
                 if (known or self._computable(node, scope)) and context.selects(node_key(scope, node)):
                     self.scope_of[node] = scope
+        self.order = {node: index for index, node in enumerate(self.scope_of)}
 
     def _computable(self, node: Node, scope: Scope) -> bool:
         if not is_onnx(node) or node.op in LEFT_ALONE or is_random(node) or node.was_dead:
@@ -121,9 +123,8 @@ class _Folding:
                 if small is not large:  # the smaller into the larger: a long chain is gone through once
                     large += small
                     group |= dict.fromkeys(small, large)
-        order = {node: index for index, node in enumerate(self.scope_of)}
         groups = {id(nodes): nodes for nodes in group.values()}.values()
-        return [sorted(nodes, key=order.__getitem__) for nodes in groups]
+        return [sorted(nodes, key=self.order.__getitem__) for nodes in groups]
 
     def _part(self, nodes: Sequence[Node], *, whole: bool = True) -> _Part:
         inside = set(nodes)
@@ -133,7 +134,7 @@ class _Folding:
             for out in node.outputs
             if id(out) not in self.outputs and any(not whole or reader not in inside for reader in out.outputs)
         ]
-        freed = freed_by(self.graph, targets)
+        freed = freed_by(targets, self.outputs)
         key = node_key(self.scope_of[nodes[-1]], nodes[-1])
         if any(self._has_encoding(each) for each in freed.constants):
             self.outcome.skip(key, "the encoding of its weight would be lost")
@@ -154,21 +155,22 @@ class _Folding:
             found[node] = None
             if not all(out in self.values for out in node.outputs):
                 waiting.extend(producer(each) for each in node.inputs)
-        order = {node: index for index, node in enumerate(self.scope_of)}
-        return sorted(found, key=lambda node: -order[node])
+        return sorted(found, key=lambda node: -self.order[node])
 
     # --- computing -------------------------------------------------------------------------------------
 
     def _fold_parts(self, parts: list[_Part]) -> list[_Part]:
         """Compute and fold the parts that pay, batch by batch; gives those that do not."""
-        candidates = [part for part in parts if self._may_pay(part)]
-        left = [part for part in parts if part not in candidates]
+        candidates: list[_Part] = []
+        left: list[_Part] = []
+        for part in parts:
+            (candidates if self._may_pay(part) else left).append(part)
         for opset, batch in self._batches(candidates):
             self._compute(batch, opset)
             for part in batch:
                 if not all(each in self.values for each in part.targets):
                     continue  # not a numeric tensor, or ONNX Runtime cannot compute it, and that is noted
-                if not any(producer(each) and self.graph.is_read(each) for each in part.targets):
+                if not any(producer(each) and each.outputs for each in part.targets):
                     continue  # folded with another part
                 if not all(takes_constant(each, self.values[each].ndim) for each in part.targets):
                     continue
@@ -244,11 +246,7 @@ class _Folding:
             if isinstance(tensor, Constant):
                 proto.graph.initializer.append(tensor_proto(self.graph, tensor, names[tensor]))
             elif tensor in self.values:
-                array = np.ascontiguousarray(self.values[tensor])
-                known = helper.make_tensor(
-                    names[tensor], helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.tobytes(), raw=True
-                )
-                proto.graph.initializer.append(known)
+                proto.graph.initializer.append(numpy_helper.from_array(np.asarray(self.values[tensor]), names[tensor]))
             return names[tensor]
 
         for node in reversed(self._makers(targets)):
@@ -265,14 +263,15 @@ class _Folding:
         return proto
 
     def _put_in_place(self, part: _Part) -> None:
+        makers = []
         for each in part.targets:
-            if not each.outputs:
-                continue
             maker = producer(each)
-            assert maker is not None
+            if maker is None or not each.outputs:
+                continue
+            makers.append(maker)
             scope = self.scope_of[maker]
             constant = self.graph.constant(scope, each.name, self.values[each])
             constant.name = each.name  # its maker goes, and leaves the name
             self.graph.replace_reads(each, constant)
             self.outcome.change(node_key(scope, maker), f"folded {maker.op}")
-        sweep(self.graph)
+        drop_unread(self.graph, makers, self.homes, self.outputs)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.edit import given, has_references, inner_reads, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.edit import given, has_references, is_onnx, is_random, node_key, producer
 from onnxcomp.graph.ir import Array, Constant, Node
+from onnxcomp.graph.opened import inner_reads
 from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.graph.writer import ordered
 

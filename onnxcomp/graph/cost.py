@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,13 +60,12 @@ class Freed:
         return sum(node_bytes(graph, each) for each in self.nodes) + sum(map(constant_bytes, self.constants))
 
 
-def freed_by(graph: Graph, targets: Iterable[Any]) -> Freed:
+def freed_by(targets: Iterable[Any], outputs: Set[int]) -> Freed:
     """What would become unused if the targets were known instead of computed.
 
-    Nodes with subgraphs are counted as staying, and so is what they read.
+    outputs: ids of all graphs' outputs. Nodes with subgraphs are counted as staying, and so is what they read.
     """
     replaced = set(targets)
-    outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
     reads: dict[Any, int] = {}
     freed = Freed()
     gone: set[Node] = set()

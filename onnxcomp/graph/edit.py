@@ -5,13 +5,12 @@ x -> node -> y -> readers        becomes        x -> readers
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from onnxcomp.graph.ir import Array, Constant, Node, Variable
-from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
+from onnxcomp.graph.surgery import Graph, Scope
 from onnxcomp.noise import ONNX_DOMAINS as WRITTEN_DOMAINS
 from onnxcomp.noise import RANDOM_OPS
 
@@ -71,15 +70,6 @@ def has_references(node: Node) -> bool:
     from onnx_graphsurgeon import Node as SurgeonNode
 
     return any(isinstance(value, SurgeonNode.AttributeRef) for value in node.attrs.values())
-
-
-def inner_reads(node: Node) -> Iterator[Any]:
-    """The tensors that the node's subgraphs read or hand out, their own among them."""
-    for body in subgraphs_of(node):
-        yield from body.outputs
-        for inner in body.nodes:
-            yield from inner.inputs
-            yield from inner_reads(inner)
 
 
 def takes_constant(tensor: Any, rank: int) -> bool:

@@ -33,6 +33,55 @@ class Node(gs.Node):  # type: ignore[misc]
     __hash__ = object.__hash__
 
 
+class Body(gs.Graph):  # type: ignore[misc]
+    """A graph whose nodes are taken out and put in at once, each in the time of one: when ``nodes`` is asked for."""
+
+    def __init__(self, *, name: str, opset: int) -> None:
+        self._nodes: list[Node] = []
+        self._gone: set[Node] = set()
+        self._before: dict[Node, list[Node]] = {}
+        super().__init__(name=name, opset=opset)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes in order."""
+        if self._gone or self._before:
+            self._settle()
+        return self._nodes
+
+    @nodes.setter
+    def nodes(self, nodes: list[Node]) -> None:
+        self._gone.clear()
+        self._before.clear()
+        self._nodes = nodes
+
+    def put(self, node: Node, before: Node | None) -> None:
+        """Put a node in, right before another one; at the end where that is None or not one of the nodes."""
+        if before is None or before in self._gone:
+            self._nodes.append(node)
+        else:
+            self._before.setdefault(before, []).append(node)
+
+    def take_out(self, node: Node) -> None:
+        """Take a node out."""
+        self._gone.add(node)
+
+    def _settle(self) -> None:
+        made: list[Node] = []
+        for each in self._nodes:
+            self._emit(each, made)
+        while self._before:  # what stands before none of the nodes
+            for each in self._before.pop(next(iter(self._before))):
+                self._emit(each, made)
+        self._nodes = [each for each in made if each not in self._gone]
+        self._gone.clear()
+
+    def _emit(self, node: Node, made: list[Node]) -> None:
+        for each in self._before.pop(node, ()):
+            self._emit(each, made)
+        made.append(node)
+
+
 class Variable(gs.Variable):  # type: ignore[misc]
     """A tensor computed at run time; ``origin`` is its ValueInfoProto, None where nothing states its type."""
 

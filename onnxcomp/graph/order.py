@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from onnxcomp.graph.edit import inner_reads
 from onnxcomp.graph.ir import Node
+from onnxcomp.graph.opened import inner_reads
 from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.writer import ordered
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph.edit import given, inner_reads, is_onnx
+from onnxcomp.graph.edit import given, is_onnx
 from onnxcomp.graph.ir import Node
-from onnxcomp.graph.opened import Graph, subgraphs_of
+from onnxcomp.graph.opened import Graph, inner_reads, subgraphs_of
 from onnxcomp.graph.origins import COMPARISONS, FLOATS, HEAVY, MOVES, Origin, Origins
 from onnxcomp.graph.writer import ordered
 
@@ -170,6 +170,4 @@ def _defined(body: gs.Graph) -> Iterator[Any]:
 
 
 def _is_heavy(body: gs.Graph) -> bool:
-    return any(
-        not is_onnx(node) or node.op in HEAVY or any(map(_is_heavy, subgraphs_of(node))) for node in body.nodes
-    )
+    return any(not is_onnx(node) or node.op in HEAVY or any(map(_is_heavy, subgraphs_of(node))) for node in body.nodes)

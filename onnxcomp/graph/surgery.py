@@ -31,7 +31,7 @@ from onnx import (
     helper,
 )
 
-from onnxcomp.graph.ir import Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.ir import Body, Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of, type_of
 from onnxcomp.graph.writer import write
 from onnxcomp.model import Model, opset_of
@@ -110,7 +110,7 @@ class _Reader:
     def read(
         self, proto: GraphProto | FunctionProto, outer: ChainMap[str, Any], path: str, parent: Scope | None
     ) -> gs.Graph:
-        body = gs.Graph(name=proto.name, opset=self.opset)
+        body = Body(name=proto.name, opset=self.opset)
         scope = Scope(body, self.kind if parent is None else "subgraph", path, self.opset, proto, parent)
         self.graph.scopes.append(scope)
         names: ChainMap[str, Any] = outer.new_child()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnx import (
 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir import Constant, Node, ProtoValues
-from onnxcomp.graph.opened import Graph, Scope, attribute_value, subgraphs_of
+from onnxcomp.graph.opened import Graph, Scope, attribute_value, inner_reads, subgraphs_of
 from onnxcomp.graph.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.regular_form import CircleError, in_order
@@ -76,23 +76,28 @@ def write_opsets(graph: Graph, proto: ModelProto) -> None:
 
 def sweep(graph: Graph) -> None:
     """Drop nodes and constants that lost their last reader; those that never had one stay."""
+    homes = {node: scope for scope, node in graph.nodes()}
     outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-
-    def unread(tensor: Any) -> bool:
-        return not tensor.outputs and id(tensor) not in outputs
-
-    changed = True
-    while changed:
-        changed = False
-        for scope in list(graph.scopes):
-            if scope not in graph.scopes:
-                continue
-            for node in reversed(list(scope.graph.nodes)):
-                if not node.was_dead and node.outputs and all(unread(out) for out in node.outputs):
-                    graph.remove_node(scope, node)
-                    changed = True
+    drop_unread(graph, list(homes), homes, outputs)
     for scope in graph.scopes:
-        scope.constants = [each for each in scope.constants if not (each.was_used and unread(each))]
+        scope.constants = [each for each in scope.constants if not each.was_used or each.outputs or id(each) in outputs]
+
+
+def drop_unread(graph: Graph, nodes: Iterable[Node], homes: dict[Node, Scope], outputs: Set[int]) -> None:
+    """Drop those of the nodes whose outputs lost their last reader, then those that only these read from, and so on.
+
+    homes: the scope of each node that may go; it loses those that do. outputs: ids of all graphs' outputs.
+    """
+    waiting = list(nodes)[::-1]
+    while waiting:
+        node = waiting.pop()
+        if node not in homes or node.was_dead or not node.outputs:
+            continue
+        if any(out.outputs or id(out) in outputs for out in node.outputs):
+            continue
+        makers = {maker: None for each in (*node.inputs, *inner_reads(node)) for maker in each.inputs}
+        graph.remove_node(homes.pop(node), node)
+        waiting.extend(makers)
 
 
 def _needs_ir4(graph: GraphProto) -> bool:
