@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.graph.cost import array_bytes, freed_by
+from onnxcomp.graph.cost import array_bytes, constant_bytes, freed_by, node_bytes
 from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key, producer, takes_constant
 from onnxcomp.graph.ir import Array, Constant, Node
 from onnxcomp.graph.known import known_integers
@@ -61,8 +61,8 @@ class _Part:
     """Tensors that could become constants together, and the scope of each."""
 
     targets: list[Any]
-    freed_bytes: int
     name: str
+    operand_bytes: int  # of the constants that it is computed from
 
 
 class _Folding:
@@ -103,12 +103,7 @@ class _Folding:
         """Fold connected parts as a whole; of those that would grow, the single results that don't."""
         parts = [self._part(nodes) for nodes in self._connected()]
         left = self._fold_parts([part for part in parts if part.targets])
-        singles = []
-        for part in left:
-            for node in self._makers(part.targets):
-                single = self._part([node], whole=False)
-                if single.targets and single.targets != part.targets:
-                    singles.append(single)
+        singles = [single for part in left for single in self._singles(part)]
         for part in [*left, *self._fold_parts(singles)]:
             if any(out.outputs for out in part.targets):
                 self.outcome.skip(part.name, "the result is larger than what makes it")
@@ -126,7 +121,17 @@ class _Folding:
         groups = {id(nodes): nodes for nodes in group.values()}.values()
         return [sorted(nodes, key=self.order.__getitem__) for nodes in groups]
 
-    def _part(self, nodes: Sequence[Node], *, whole: bool = True) -> _Part:
+    def _singles(self, part: _Part) -> list[_Part]:
+        """The results inside a part that could become constants without the rest, last ones first."""
+        makers = self._makers(part.targets)
+        found = [self._part([node], whole=False, within=part) for node in makers]
+        found = [single for single in found if single.targets and single.targets != part.targets]
+        for single in found[:1]:  # they share what they are computed from
+            single.operand_bytes = part.operand_bytes
+        return found
+
+    def _part(self, nodes: Sequence[Node], *, whole: bool = True, within: _Part | None = None) -> _Part:
+        """Nodes as a part. within: a part that they are of; its operands are not counted again where they are few."""
         inside = set(nodes)
         targets = [
             out
@@ -134,15 +139,25 @@ class _Folding:
             for out in node.outputs
             if id(out) not in self.outputs and any(not whole or reader not in inside for reader in out.outputs)
         ]
-        freed = freed_by(targets, self.outputs)
         key = node_key(self.scope_of[nodes[-1]], nodes[-1])
-        if any(self._has_encoding(each) for each in freed.constants):
+        if self.graph.encodings and any(self._has_encoding(each) for each in freed_by(targets, self.outputs)):
             self.outcome.skip(key, "the encoding of its weight would be lost")
-            return _Part([], 0, key)
-        return _Part(targets, freed.bytes(self.graph) + self.settings.growth_bytes, key)
+            return _Part([], key, 0)
+        if within is not None and within.operand_bytes <= self.settings.max_result_bytes:
+            return _Part(targets, key, 0)
+        return _Part(targets, key, sum(each.nbytes for each in self._operands(targets)))
 
-    def _has_encoding(self, constant: Constant) -> bool:
-        return bool(self.graph.encodings) and (self.graph.scope_of(constant).key(constant.name) in self.graph.encodings)
+    def _has_encoding(self, freed: Node | Constant) -> bool:
+        return isinstance(freed, Constant) and self.graph.scope_of(freed).key(freed.name) in self.graph.encodings
+
+    def _frees(self, part: _Part, size_bytes: int) -> bool:
+        """Whether the file loses so many bytes by the part, or grows by no more than it may."""
+        missing = size_bytes - self.settings.growth_bytes
+        for each in freed_by(part.targets, self.outputs) if missing > 0 else ():
+            missing -= constant_bytes(each) if isinstance(each, Constant) else node_bytes(self.graph, each)
+            if missing <= 0:
+                break  # how much more does not matter, and a chain may be long
+        return missing <= 0
 
     def _makers(self, targets: Iterable[Any]) -> list[Node]:
         """The nodes that the targets are computed by, last ones first."""
@@ -175,7 +190,7 @@ class _Folding:
                 if not all(takes_constant(each, self.values[each].ndim) for each in part.targets):
                     continue
                 gained = sum(array_bytes(each.name, self.values[each]) for each in part.targets if each.outputs)
-                if gained <= part.freed_bytes:
+                if self._frees(part, gained):
                     self._put_in_place(part)
                 else:
                     left.append(part)
@@ -189,9 +204,7 @@ class _Folding:
             static, data_type = self.shapes.static(each), self.shapes.data_type(each)
             if static is not None and data_type:
                 total += int(np.prod(static, dtype=np.float64)) * bits_of(data_type) // 8
-        operands = sum(each.nbytes for each in self._operands(part.targets))
-        limit = self.settings.max_result_bytes
-        return total <= part.freed_bytes and total <= limit and operands <= limit
+        return max(total, part.operand_bytes) <= self.settings.max_result_bytes and self._frees(part, total)
 
     def _operands(self, targets: Iterable[Any]) -> set[Constant]:
         nodes = self._makers(each for each in targets if each not in self.values)
@@ -202,8 +215,9 @@ class _Folding:
         batches: dict[tuple[int, int], list[_Part]] = {}
         size_bytes = 0
         for part in parts:
-            scope = self.scope_of[self._makers(part.targets)[0]]
-            size_bytes += sum(each.nbytes for each in self._operands(part.targets))
+            makers = [maker for each in part.targets if (maker := producer(each)) is not None]
+            scope = self.scope_of[max(makers, key=self.order.__getitem__)]
+            size_bytes += part.operand_bytes
             batches.setdefault((scope.opset, size_bytes // BATCH_BYTES), []).append(part)
         return [(opset, batch) for (opset, _), batch in batches.items()]
 

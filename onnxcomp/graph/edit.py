@@ -95,7 +95,7 @@ def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
         graph.replace_reads(output, source)
         return True
     maker = producer(source)
-    if maker is None or graph.is_output(source) or not any(each is maker for each in scope.graph.nodes):
+    if maker is None or graph.is_output(source) or not scope.graph.holds(maker):
         return False
     graph.remove_node(scope, node)
     position = next(index for index, out in enumerate(maker.outputs) if out is source)

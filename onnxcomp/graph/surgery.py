@@ -180,7 +180,7 @@ class _Reader:
             node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
-            scope.graph.nodes.append(node)
+            scope.graph.put(node)
             label = proto.name or (proto.output[0] if proto.output else f"{proto.op_type}_{index}")
             for attribute in proto.attribute:
                 node.attrs[attribute.name] = self._read_attribute(attribute, scope, names, label)
