@@ -187,16 +187,16 @@ def folds_s(count: int) -> float:
 
 def test_time_grows_with_the_folds_not_with_their_square() -> None:
     folds_s(100)
-    assert folds_s(1600) < 10 * min(folds_s(400) for _ in range(3))
+    assert folds_s(1200) < 10 * min(folds_s(300) for _ in range(3))
 
 
 def test_a_chain_inside_what_grows_is_gone_through_once() -> None:
     count = 600
     chain = " ".join(f"a{i + 1} = Neg(a{i})" for i in range(count))
-    body = f"""g (float[9, 64] x) => (float[9, 64] y) <float[64] w, int64[2] form = {{9, 64}}>
+    body = f"""g (float[9, 64] x) => (float[9, 64] y) <int64[2] form = {{9, 64}}>
         {{ a0 = Abs(w) {chain} e = Expand(a{count}, form) f = Expand(e, form) y = Add(x, f) }}"""
     proto = model(body)
-    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(floats(64), "w"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(floats(64), "w"))
     started = time.process_time()
     done = rewrite(proto, "fold-constants", max_result_bytes=512)
     assert time.process_time() - started < 5  # a second or so; eight times that where each result goes through all
