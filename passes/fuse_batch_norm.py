@@ -127,7 +127,7 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
 def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:
     """The node of this scope that computes the tensor for one reader only."""
     maker = producer(tensor)
-    if maker is None or not any(each is maker for each in scope.graph.nodes):
+    if maker is None or not scope.graph.holds(maker):
         raise CannotFuse("no node of the same graph stands before it")
     if len(tensor.outputs) > 1 or graph.is_output(tensor):
         raise CannotFuse(f"the output of the {maker.op} before it has other readers")

@@ -190,13 +190,13 @@ def test_speed_that_does_not_come_leaves_divergence_as_it_was(calib: str, monkey
     fast = replace_effect(ScaleWeights(factor=1.1))
     made = Recipe("r", (Step(fast), Step(get_pass("remove-noops")())), goal="latency")
     ledgers: list[float] = []
-    verify = running.Run._verify_exact
+    verify = running.Run._changed_by_exact
 
-    def noting(self: running.Run, before: Model) -> str | None:
+    def noting(self: running.Run, before: Model, after: Model) -> str | None:
         ledgers.append(self.ledger.divergence)
-        return verify(self, before)
+        return verify(self, before, after)
 
-    monkeypatch.setattr(running.Run, "_verify_exact", noting)
+    monkeypatch.setattr(running.Run, "_changed_by_exact", noting)
     result = optimize(net(), recipe=made, calibration=calib, measure=False)
     assert result.receipt.steps[0].decision == "taken back" and ledgers[-1] == 0.0
 
