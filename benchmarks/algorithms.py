@@ -23,8 +23,8 @@ import numpy as np
 
 from onnxcomp.contract import Context, Pass
 from onnxcomp.model import Model, load, save
-from onnxcomp.pipeline.optimize import open_data, tuner_for
-from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.api import open_data, tuner_for
+from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 

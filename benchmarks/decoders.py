@@ -18,8 +18,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime.isolated import measure_load

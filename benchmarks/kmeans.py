@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from onnxcomp.numerics.codebook import fit_codebook
+from onnxcomp.numerics.quantizers.codebook import fit_codebook
 
 Array = NDArray[Any]
 

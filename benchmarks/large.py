@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from onnxcomp.contract import Context
 from onnxcomp.model import load, save
-from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
 
 WIDTH = 8192  # a weight of WIDTH x WIDTH float32 values has 256 MB

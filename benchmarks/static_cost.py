@@ -29,7 +29,7 @@ def quantize(model: str, out: str, calib: str, calibrator: str) -> None:
     from onnxcomp.calibration import CalibrationData
     from onnxcomp.contract import Context
     from onnxcomp.model import load, save
-    from onnxcomp.pipeline.rewrite import apply_pass
+    from onnxcomp.pipeline.apply import apply_pass
     from onnxcomp.registry import get_pass
     from onnxcomp.runtime import Session
     from onnxcomp.target import Target

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from onnxcomp.calibration import CalibrationData, Sequences
     from onnxcomp.contract import Change, Context, Effect, Needs, Outcome, Pass, Skip, parameter
     from onnxcomp.errors import OnnxcompError
-    from onnxcomp.graph.expand import expand
-    from onnxcomp.graph.inspect import inspect
+    from onnxcomp.graph.report.inspection import inspect
+    from onnxcomp.graph.storage.expand import expand
     from onnxcomp.model import Model, load, save
     from onnxcomp.pipeline import Result, optimize, replay
-    from onnxcomp.pipeline.compare import compare
+    from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.receipt import Receipt
     from onnxcomp.recipe import Recipe
     from onnxcomp.target import Target
@@ -44,9 +44,9 @@ _HOMES = {
     "Sequences": "calibration",
     "Skip": "contract",
     "Target": "target",
-    "compare": "pipeline.compare",
-    "expand": "graph.expand",
-    "inspect": "graph.inspect",
+    "compare": "pipeline.reports.compare",
+    "expand": "graph.storage.expand",
+    "inspect": "graph.report.inspection",
     "load": "model",
     "optimize": "pipeline",
     "parameter": "contract",

@@ -29,7 +29,7 @@ from onnx import ModelProto, TensorProto
 from onnxcomp.errors import ModelError
 from onnxcomp.files import Inputs, Transaction, refuse_files
 from onnxcomp.noise import Seed, seed_bytes
-from onnxcomp.numerics.encoding import Encoding
+from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     Scratch,

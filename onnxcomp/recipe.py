@@ -32,7 +32,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from onnxcomp.contract import Needs, Pass, parameters
+from onnxcomp.contract import Needs, Pass, Structure, parameters
 from onnxcomp.errors import ParameterError, PassError, RecipeError
 from onnxcomp.registry import get_pass
 
@@ -85,7 +85,7 @@ class Step:
     @property
     def exact(self) -> bool:
         """Whether it is one pass that leaves the outputs as they are: nothing has to be chosen or weighed."""
-        return not self.trials and self.rewrite.effect.exact
+        return not self.trials and self.rewrite.effect.is_exact
 
     @property
     def name(self) -> str:
@@ -144,7 +144,7 @@ class Recipe:
     def check_order(self) -> None:
         """Refuse an order in which a later pass destroys what an earlier one made, naming the better one."""
         for first, second in self._in_order():
-            lost = first.makes - second.preserves
+            lost = first.makes & second.destroys
             if lost:
                 raise RecipeError(f"{self.name}: {_order_advice(first, second, lost)}")
 
@@ -308,10 +308,10 @@ def _refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> N
         raise RecipeError(f"{where}: unknown key {unknown[0]}. Known keys: {', '.join(sorted(known)) or 'none'}.")
 
 
-def _order_advice(earlier: Pass, later: Pass, lost: frozenset[str]) -> str:
+def _order_advice(earlier: Pass, later: Pass, lost: frozenset[Structure]) -> str:
     what = " and ".join(sorted(lost))
     words = f"{later.pass_name()} after {earlier.pass_name()} would destroy its {what}."
-    if later.makes - earlier.preserves:
+    if later.makes & earlier.destroys:
         return f"{words} The two cannot be combined."
     return f"{words} Put {later.pass_name()} before {earlier.pass_name()}."
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from onnx import ModelProto
 
 from onnxcomp.errors import ModelError
-from onnxcomp.numerics.encoding import Encoding, encoding_from_dict
+from onnxcomp.numerics.encodings.encoding import Encoding, encoding_from_dict
 
 ENCODINGS_KEY = "onnxcomp.encodings"
 AT_LEAST_BYTES = 2**24  # may be unpacked, however few bytes they are packed in

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.calibration.watch import watch
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.watch import watch
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.bias import Bias, bias_of
-from onnxcomp.graph.channel_trace import trace_channels
-from onnxcomp.graph.channels import Channels, Product
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.numerics.equalize import Floats, high_biases
+from onnxcomp.graph.channels.groups import Channels, Product
+from onnxcomp.graph.channels.trace import trace_channels
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
+from onnxcomp.graph.weights.bias import Bias, bias_of
+from onnxcomp.numerics.channels.cross_layer_equalization import Floats, high_biases
 from onnxcomp.runtime import Session, Value
 
 MAKERS = frozenset({"conv", "conv_transpose", "right", "rows"})  # forms whose channels are on axis 1 or the last one
@@ -39,7 +39,7 @@ class AbsorbBiases(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1906.04721"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.edit import constant_value, given, is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import ordered
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.ir.writer import ordered
 
 # Element by element, or window by window; finite where their input is.
 CHANNELWISE = frozenset({
@@ -73,7 +73,7 @@ class AlignChannels(Pass):
     touches it, and where it would more than double.
     """
 
-    effect = Effect(shrinks=("latency",), exact=True, rounding=True)
+    effect = Effect(shrinks=("latency",), exact=Exact.OUTPUTS, rounding=True)
 
     multiple: int = parameter(16, low=2, high=64, help="what the number of channels is to be a multiple of")
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.moments import Moments
 from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.moments import Moments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
-from onnxcomp.graph.surgery import Graph, close_graph, open_graph
-from onnxcomp.graph.value_edit import has_levels
-from onnxcomp.graph.weights import Weight, compose, constants_by_key, weights
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
+from onnxcomp.graph.weights.value_pass import has_levels
 from onnxcomp.model import Model
-from onnxcomp.numerics.allotment import Choice, bytes_of, fewest_bytes, least_harm
-from onnxcomp.numerics.storage import estimate_bytes
+from onnxcomp.numerics.encodings.storage_options import estimate_bytes
+from onnxcomp.numerics.search.rate_allocation import Choice, bytes_of, fewest_bytes, least_harm
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 FEW_VALUES = 256  # a weight of no more gets 8 bits: fewer would save less than a decoder takes
@@ -77,10 +77,10 @@ class AssignBits(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1911.03852"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     average_bits: float = parameter(4.0, low=2, high=8, help="bits of a code, averaged over the values of all weights")
     max_divergence: float | None = parameter(

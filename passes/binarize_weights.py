@@ -11,41 +11,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, is_pruned
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.encoding import CodebookEncoding
-from onnxcomp.numerics.layout import along_axis, rows_of
-from onnxcomp.numerics.levels import binary_scales
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Structure, parameter
+from onnxcomp.contract.weight_pass import WeightPass
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import NO_CHANNELS, is_pruned
+from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.numerics.quantizers.ternary import binary_scales
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinarizeWeights(Pass):
+class BinarizeWeights(WeightPass):
     """Give every weight two values: minus a scale and plus the scale.
 
     Deviation from the paper: weights only, activations stay as they are, and no training here. An exact
     zero of a weight that is not pruned becomes minus the scale.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1603.05279"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     granularity: str = parameter(
         "channel", choices=("channel", "tensor"), help="one scale for each output channel or for the whole weight"
     )
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
-        for weight in context.editable_weights(graph, outcome):
-            self._binarize(weight, outcome)
-        return outcome
-
-    def _binarize(self, weight: Weight, outcome: Outcome) -> None:
+    def edit(self, weight: Weight, known: None, context: Context, outcome: Outcome) -> None:
         axis = weight.channel_axis if self.granularity == "channel" else None
         if axis is None and self.granularity == "channel":
             outcome.skip(weight.name, NO_CHANNELS)

@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxcomp.calibration.observe import observe
-from onnxcomp.contract import Context, Effect, Outcome, Pass, Skip, parameter
+from onnxcomp.calibration.statistics.observe import observe
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Skip, Structure, parameter
 from onnxcomp.errors import ParameterError, TargetError
-from onnxcomp.graph.edit import move_up
-from onnxcomp.graph.element_types import ElementTypes
-from onnxcomp.graph.float_casts import choose, write_casts
-from onnxcomp.graph.float_limits import Limits
-from onnxcomp.graph.float_units import Read, Unit, Units, float_units
-from onnxcomp.graph.formal import FLOAT
-from onnxcomp.graph.ir import Constant
-from onnxcomp.graph.opset import raise_opset
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.value_edit import all_finite, has_levels
-from onnxcomp.graph.weights import Weight, weights
-from onnxcomp.numerics.short_float import DTYPES, misfit, power_of_two_scale, rounded
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.infer.element_types import ElementTypes
+from onnxcomp.graph.infer.op_schemas import FLOAT
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.rewire import move_up
+from onnxcomp.graph.precision.casts import choose, write_casts
+from onnxcomp.graph.precision.limits import Limits
+from onnxcomp.graph.precision.units import Read, Unit, Units, float_units
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.graph.weights.value_pass import all_finite, has_levels
+from onnxcomp.numerics.integers.short_float import DTYPES, misfit, power_of_two_scale, rounded
+from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.runtime import Session
 from onnxcomp.target.short_floats import computes_in
 
@@ -55,9 +55,9 @@ class CastFloat16(Pass):
     ``convert`` takes names or patterns of the model's inputs and outputs that shall change type too.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1710.03740"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
     prepared_by = ("inline-functions",)
 
     dtype: str = parameter("float16", choices=tuple(DTYPES), help="the element type to convert to")

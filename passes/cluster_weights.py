@@ -12,33 +12,34 @@ its error costs at the node's output, and the error of the values that are round
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.moments import Moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.moments import Moments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
+from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import CalibrationError, ParameterError
-from onnxcomp.graph.codebook_rounding import round_to_codebook, round_to_vectors
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.matrix_form import matrix_form
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import NO_CHANNELS, decoded, has_levels, is_pruned
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
-from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
-from onnxcomp.numerics.layout import along_axis, rows_of
-from onnxcomp.numerics.second_moment import removal_cost, shrunk
-from onnxcomp.numerics.sparsity import pruned_masks
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.rounding.codebook import round_to_codebook, round_to_vectors
+from onnxcomp.graph.weights.matrix_form import matrix_form
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import NO_CHANNELS, decoded, has_levels, is_pruned
+from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
+from onnxcomp.numerics.rounding.gram import removal_cost, shrunk
+from onnxcomp.numerics.structure.sparsity import pruned_masks
 
 SCALE_BYTES = 4
 SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterWeights(Pass):
+class ClusterWeights(WeightPass):
     """Give every weight at most 2^bits different values, chosen by k-means.
 
     The zeros of a pruned weight stay zero. Deviations from the paper: optimal one-dimensional k-means instead
@@ -47,10 +48,10 @@ class ClusterWeights(Pass):
     Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1510.00149"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     # From 4 bits a value down, pairs of values in one codebook leave less error than single values do, and so
     # does a mask of zeros beside the codes of the others where most values are small.
@@ -101,25 +102,13 @@ class ClusterWeights(Pass):
                 f"got {self.vector_size}. Leave these out for vectors."
             )
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        if context.calibration is None and self.needed() is Needs.CALIBRATION:
-            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
-        outcome = Outcome()
-        found = list(context.editable_weights(graph, outcome, self._obstacle))
-        moments = {} if self.algorithm == "nearest" else context.input_moments(graph, found)
-        for index, weight in enumerate(found):
-            context.progress(index, len(found), weight.name)
-            self._cluster(weight, moments.get(weight.name), context, outcome)
-        return outcome
-
     def needed(self) -> Needs:
         return Needs.CALIBRATION if self.algorithm == "output" else Needs.NOTHING
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.algorithm != "nearest"
 
-    def _obstacle(self, weight: Weight) -> str | None:
-        """Why the weight is left alone, or None."""
+    def obstacle(self, weight: Weight) -> str | None:
         if has_levels(weight, levels_of(self.bits)):
             return f"it already has no more than {levels_of(self.bits)} levels"
         if weight.size <= 2 * self.vector_size:
@@ -135,9 +124,14 @@ class ClusterWeights(Pass):
                 return f"vectors of {self.vector_size} do not divide its axis of {weight.shape[weight.input_axis]}"
         return None
 
-    def _cluster(self, weight: Weight, moments: Moments | None, context: Context, outcome: Outcome) -> None:
+    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Moments]:
+        if context.calibration is None and self.needed() is Needs.CALIBRATION:
+            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
+        return {} if self.algorithm == "nearest" else context.input_moments(graph, weights)
+
+    def edit(self, weight: Weight, known: Moments | None, context: Context, outcome: Outcome) -> None:
         old = np.asarray(weight.values)
-        kept = self._without_smallest(weight, moments)
+        kept = self._without_smallest(weight, known)
         best: tuple[Array, Encoding] | None = None
         error = math.inf
         for bits in self._bit_widths(weight):
@@ -153,8 +147,8 @@ class ClusterWeights(Pass):
             return
         values, encoding = best
         how = ""
-        if moments is not None:
-            found = self._by_output(weight, encoding, kept, moments)
+        if known is not None:
+            found = self._by_output(weight, encoding, kept, known)
             if found is not None:
                 values, encoding, error = found
                 how = ", by output error"

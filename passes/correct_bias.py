@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.channel_means import channel_means
-from onnxcomp.calibration.moments import input_moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.channel_means import channel_means
+from onnxcomp.calibration.statistics.moments import input_moments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.biases import BiasPlace, add_to_bias, bias_places, depths, known_as
-from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.surgery import Graph, close_graph, open_graph
-from onnxcomp.graph.weight_shift import mean_shift, weights_by_output
+from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.weights.bias_places import BiasPlace, add_to_bias, bias_places, depths, known_as
+from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session
 
@@ -46,9 +46,9 @@ class CorrectBias(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1906.04721"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
 
     mode: str = parameter(
         "auto",

@@ -14,10 +14,10 @@ from typing import Any
 import onnx
 from onnx import AttributeProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, attribute_value
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, attribute_value
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 WINDOWS = CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool"}
@@ -28,7 +28,7 @@ WINDOW_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 class DropDefaults(Pass):
     """Drop attributes that have the operator's default value."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

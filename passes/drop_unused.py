@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import node_key
-from onnxcomp.graph.functions import drop_function, functions_of, used_functions
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.writer import sweep
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.functions import drop_function, functions_of, used_functions
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import node_key
+from onnxcomp.graph.ir.writer import sweep
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropUnused(Pass):
     """Drop nodes, initializers, functions and opset imports that nothing uses."""
 
-    effect = Effect(shrinks=("bytes", "load", "memory"), exact=True)
+    effect = Effect(shrinks=("bytes", "load", "memory"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

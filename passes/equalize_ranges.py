@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.channel_scaling import LINEAR, largest_factor, may_scale, scale_channels
-from onnxcomp.graph.channel_trace import trace_channels
-from onnxcomp.graph.channels import ChannelGroup, Channels
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.numerics.equalize import Floats, Link, Peaks, equalizing_factors
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
+from onnxcomp.graph.channels.groups import ChannelGroup, Channels
+from onnxcomp.graph.channels.scaling import LINEAR, largest_factor, may_scale, scale_channels
+from onnxcomp.graph.channels.trace import trace_channels
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.numerics.channels.cross_layer_equalization import Floats, Link, Peaks, equalizing_factors
 
 LEAST_GAIN = 1.02  # factors nearer to 1 change nothing that 8 bits could tell
 
@@ -37,7 +37,7 @@ class EqualizeRanges(Pass):
     own, ``absorb-biases``.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.OUTPUTS, rounding=True)
     paper = "https://arxiv.org/abs/1906.04721"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph.edit import has_references, is_onnx
-from onnxcomp.graph.ir import Array, Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.weights import Role, Weight, weights
-from onnxcomp.numerics.lowrank import rank_for, singular_values, truncated_svd
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import has_references, is_onnx
+from onnxcomp.graph.weights.roles import Role, Weight, weights
+from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, truncated_svd
 
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
@@ -38,10 +38,10 @@ class FactorizeLinear(Pass):
     of ``ratio``. Deviation from the paper: layers of linear type only, and no fine-tuning here.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1404.0736"
-    makes = frozenset({"factors"})
-    preserves = frozenset({"factors", "qdq"})
+    makes = frozenset({Structure.FACTORS})
+    destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
 
     ratio: float = parameter(
         0.25,

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.graph.cost import array_bytes, freed_by
-from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key, producer, takes_constant
-from onnxcomp.graph.ir import Array, Constant, Node
-from onnxcomp.graph.known import known_integers
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
-from onnxcomp.graph.writer import node_proto, ordered, sweep, tensor_proto
+from onnxcomp.graph.infer.shape_values import known_integers
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.graph.ir.rewire import has_references, is_onnx, is_random, node_key, producer, takes_constant
+from onnxcomp.graph.ir.writer import node_proto, ordered, sweep, tensor_proto
+from onnxcomp.graph.storage.file_size import array_bytes, freed_by
 from onnxcomp.runtime import evaluate
 from onnxcomp.tensors import bits_of
 
@@ -40,7 +40,7 @@ class FoldConstants(Pass):
     """Compute what depends on constants and fixed shapes only, where the file does not grow by it."""
 
     # ONNX Runtime may keep float16 values in float32 between nodes; a constant is rounded
-    effect = Effect(shrinks=("bytes", "load"), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes", "load"), exact=Exact.TENSORS, rounding=True)
 
     max_result_bytes: int = parameter(2**28, low=0, help="largest result or operand that is computed")
     growth_bytes: int = parameter(0, low=0, help="bytes by which a folded part may make the file larger")

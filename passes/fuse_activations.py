@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import bypass, constant_value, given, has_references, is_onnx, node_key, producer
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import ordered
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import bypass, constant_value, given, has_references, is_onnx, node_key, producer
+from onnxcomp.graph.ir.writer import ordered
 
 HARD_SIGMOID_OPSET = 6
 TOLERANCE = 1e-6  # relative, of a product of two float32 numbers that should be one
@@ -32,7 +32,7 @@ class FuseActivations(Pass):
     What a chain makes on the way must be read by the chain alone, and its numbers must be float32 constants.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.TENSORS, rounding=True)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -10,13 +10,16 @@ in float64 and rounded once to the weight's type.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from onnx import SparseTensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import (
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import (
     bypass,
     constant_value,
     given,
@@ -26,11 +29,8 @@ from onnxcomp.graph.edit import (
     producer,
     trains,
 )
-from onnxcomp.graph.ir import Array, Constant, Node
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.weights import FLOAT_TYPES
-from onnxcomp.graph.writer import ordered
+from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.weights.roles import FLOAT_TYPES
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 ELEMENTWISE = ("Mul", "Add", "Sub", "Div")
@@ -44,8 +44,8 @@ class CannotFuse(Exception):
 class FuseBatchNorm(Pass):
     """Fuse BatchNormalization, and constant scales and shifts, into the weights before it."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=True, rounding=True)
-    preserves: ClassVar[frozenset[str]] = frozenset({"zeros", "factors", "qdq", "compact"})
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS, rounding=True)
+    destroys = frozenset({Structure.LEVELS})
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

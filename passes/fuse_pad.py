@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import bypass, constant_value, given, has_references, ints, is_onnx, node_key
-from onnxcomp.graph.ir import Node
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import ordered
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import bypass, constant_value, given, has_references, ints, is_onnx, node_key
+from onnxcomp.graph.ir.writer import ordered
 
 Pads = list[int]
 
@@ -23,7 +23,7 @@ Pads = list[int]
 class FusePad(Pass):
     """Fuse the zeros that a Pad adds into the convolutions after it."""
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.TENSORS, rounding=True)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

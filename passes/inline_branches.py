@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import constant_value, is_onnx, key_holders, node_key, renew_keys
-from onnxcomp.graph.functions import hand_out
-from onnxcomp.graph.ir import Node
-from onnxcomp.graph.surgery import Graph, Scope
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.functions import hand_out
+from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import constant_value, is_onnx, key_holders, node_key, renew_keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class InlineBranches(Pass):
     """Replace an If of known condition by the branch that is taken."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=True)
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

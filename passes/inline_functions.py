@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import key_holders, node_key, renew_keys
-from onnxcomp.graph.functions import FunctionId, Inliner, called, drop_function, functions_of, misfit, used_functions
-from onnxcomp.graph.ir import Node
-from onnxcomp.graph.surgery import Graph, Scope
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.functions import FunctionId, Inliner, called, drop_function, functions_of, misfit, used_functions
+from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import key_holders, node_key, renew_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class InlineFunctions(Pass):
     means something else in the model stays as it is, and so does one that takes a subgraph as an attribute.
     """
 
-    effect = Effect(shrinks=("load",), exact=True)
+    effect = Effect(shrinks=("load",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import AttributeProto, SparseTensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node, ProtoValues
-from onnxcomp.graph.surgery import Graph, Scope
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiftConstants(Pass):
     """Turn Constant nodes into initializers."""
 
-    effect = Effect(shrinks=("bytes", "load"), exact=True)
+    effect = Effect(shrinks=("bytes", "load"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.paired import PairedMoments, paired_moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.codebook_rounding import round_in_turn, round_to_vectors
-from onnxcomp.graph.grid_rounding import Rounded
-from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.matrix_form import matrix_form, worth_moments
-from onnxcomp.graph.order import depths
-from onnxcomp.graph.surgery import Graph, close_graph, open_graph
-from onnxcomp.graph.value_edit import editable_weights
-from onnxcomp.graph.weights import Weight, constants_by_key, weights
+from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
+from onnxcomp.graph.rounding.grid import Rounded
+from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
+from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
+from onnxcomp.graph.weights.value_pass import editable_weights
 from onnxcomp.model import Model
-from onnxcomp.numerics.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding
-from onnxcomp.numerics.second_moment import best_weights, relative_output_error, shrunk
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.numerics.rounding.gram import best_weights, relative_output_error, shrunk
 from onnxcomp.runtime import Session
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
@@ -49,10 +49,10 @@ class MatchOutputs(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2504.02692"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.COMPACT})
 
     free: bool = parameter(True, help="move weights that have no levels, too")
     rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")

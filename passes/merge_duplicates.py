@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import has_references, is_onnx, is_random, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.surgery import Graph, Scope, subgraphs_of
-from onnxcomp.graph.writer import ordered, sweep
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.graph.ir.rewire import has_references, is_onnx, is_random, node_key
+from onnxcomp.graph.ir.writer import ordered, sweep
 
 ONE_PER_READER = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -31,7 +31,7 @@ ONE_PER_READER = frozenset({"QuantizeLinear", "DequantizeLinear"})
 class MergeDuplicates(Pass):
     """Keep equal constants and equal computations once."""
 
-    effect = Effect(shrinks=("bytes", "load", "memory"), exact=True)
+    effect = Effect(shrinks=("bytes", "load", "memory"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -7,28 +7,31 @@ The bytes are gained when the weight is stored compactly: the encoding says that
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import Weight
-from onnxcomp.numerics.encoding import MaskEncoding
-from onnxcomp.numerics.sparsity import pruned_masks
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Structure, parameter
+from onnxcomp.contract.weight_pass import WeightPass
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.numerics.encodings.encoding import MaskEncoding
+from onnxcomp.numerics.structure.sparsity import pruned_masks
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneWeights(Pass):
+class PruneWeights(WeightPass):
     """Set the weights of smallest magnitude to zero.
 
     ``sparsity`` counts zeros that are there already. Deviation from the paper: one shot, no retraining here.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1506.02626"
-    makes = frozenset({"zeros"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.ZEROS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     sparsity: float = parameter(
         0.5,
@@ -43,24 +46,20 @@ class PruneWeights(Pass):
         help="whether the share holds for each weight, or for all of them together by one threshold",
     )
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
-        found = context.editable_weights(graph, outcome)
+    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Array]:
+        """For each weight which of its values become zero."""
         if self.scope == "model":
-            self._prune(list(found), outcome)
-        else:
-            for weight in found:
-                self._prune([weight], outcome)
-        return outcome
+            masks = pruned_masks([each.values for each in weights], sparsity=self.sparsity)
+            return {each.name: mask for each, mask in zip(weights, masks, strict=True)}
+        return {}
 
-    def _prune(self, together: list[Weight], outcome: Outcome) -> None:
-        masks = pruned_masks([weight.values for weight in together], sparsity=self.sparsity)
-        for weight, mask in zip(together, masks, strict=True):
-            if not mask.any():
-                outcome.skip(weight.name, "all of its values are among the ones to keep")
-                continue
-            values = np.array(weight.values)
-            values[mask | (values == 0)] = 0
-            weight.set(values, MaskEncoding(dtype=str(weight.dtype)))
-            zeros = 1 - np.count_nonzero(values) / values.size
-            outcome.change(weight.name, f"{zeros:.1%} zeros", sparsity=zeros)
+    def edit(self, weight: Weight, known: Array | None, context: Context, outcome: Outcome) -> None:
+        mask = pruned_masks([weight.values], sparsity=self.sparsity)[0] if known is None else known
+        if not mask.any():
+            outcome.skip(weight.name, "all of its values are among the ones to keep")
+            return
+        values = np.array(weight.values)
+        values[mask | (values == 0)] = 0
+        weight.set(values, MaskEncoding(dtype=str(weight.dtype)))
+        zeros = 1 - np.count_nonzero(values) / values.size
+        outcome.change(weight.name, f"{zeros:.1%} zeros", sparsity=zeros)

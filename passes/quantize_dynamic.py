@@ -16,17 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.dynamic_integers import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
-from onnxcomp.graph.edit import given, has_references, is_onnx, node_key
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.opset import raise_opset
-from onnxcomp.graph.products import Product, product_of
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.numerics.encoding import Encoding, GridEncoding
-from onnxcomp.numerics.grid_codes import FULL_LIMIT, REDUCED_LIMIT, SignedCodes, codes_of_grid, fit_codes, is_sliced
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import given, has_references, is_onnx, node_key
+from onnxcomp.graph.weights.products import Product, product_of
+from onnxcomp.numerics.encodings.encoding import Encoding, GridEncoding
+from onnxcomp.numerics.integers.symmetric_int8 import (
+    FULL_LIMIT,
+    REDUCED_LIMIT,
+    SignedCodes,
+    codes_of_grid,
+    fit_codes,
+    is_sliced,
+)
+from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.target import QuantizationStyle
 
 OPSET = 11  # DynamicQuantizeLinear
@@ -64,10 +71,10 @@ class QuantizeDynamic(Pass):
     float32 (static ranges are what makes a Conv fast).
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1712.05877"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.COMPACT})
     # The gates of an exported LSTM are put in order by nodes that fold once the branches around them are chosen.
     prepared_by = ("remove-noops", "fold-constants", "inline-branches", "fold-constants")
 

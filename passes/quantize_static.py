@@ -17,22 +17,22 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from onnxcomp.calibration.observe import Observation, observe
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.observe import Observation, observe
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError, TargetError
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.idle import idle_keys
-from onnxcomp.graph.integer_plan import Plan, make_plan
-from onnxcomp.graph.integer_rewrite import Rewrite, Rewritten
-from onnxcomp.graph.integer_style import LINEAR, QuantizationStyle
-from onnxcomp.graph.integer_units import Unit, compute_unit, element_unit, table_unit
-from onnxcomp.graph.integer_weights import CodeStore
-from onnxcomp.graph.ir import Constant, Node
-from onnxcomp.graph.opset import raise_opset
-from onnxcomp.graph.surgery import Graph, Scope, close_graph, open_graph
-from onnxcomp.graph.writer import ordered
-from onnxcomp.numerics.integer import Grid, activation_grid
-from onnxcomp.numerics.ranges import BY_ENDS, CALIBRATORS, range_by
+from onnxcomp.graph.integers.fusion_check import idle_keys
+from onnxcomp.graph.integers.placement import Plan, make_plan
+from onnxcomp.graph.integers.qdq_insertion import Rewrite, Rewritten
+from onnxcomp.graph.integers.qdq_weights import CodeStore
+from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
+from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, table_unit
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
+from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
+from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
 from onnxcomp.runtime import Session, optimized
 from onnxcomp.target import STYLES
 
@@ -65,10 +65,10 @@ class QuantizeStatic(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1712.05877"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
     prepared_by = ("inline-functions", "fuse-batch-norm", "fuse-pad")
 
     calibrator: str = parameter("error", choices=CALIBRATORS, help="how ranges are taken from what was seen")

@@ -8,20 +8,21 @@ every grid and zeros stay where they are: what is pruned stays so. For integer a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxcomp.calibration.moments import Moments
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.moments import Moments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
+from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.value_edit import has_levels
-from onnxcomp.graph.weights import Weight
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.value_pass import has_levels
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeWeights(Pass):
+class QuantizeWeights(WeightPass):
     """Round weights to an affine grid of few bits.
 
     Algorithms beside rounding to the nearest level, none of which needs torch, for convolutions as for products:
@@ -39,10 +40,10 @@ class QuantizeWeights(Pass):
     Deviation from the paper: the range may also be drawn in to where the squared error is least.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1712.05877"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     bits: int = parameter(8, low=2, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code")
     algorithm: str = parameter(
@@ -65,17 +66,6 @@ class QuantizeWeights(Pass):
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.algorithm in ("auto", *ON_DATA)
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
-        grid = self._grid()
-        found = list(context.editable_weights(graph, outcome, self._obstacle))
-        moments = self._moments(graph, found, context)
-        algorithm = self.algorithm if self.algorithm != "auto" else "gptq"
-        for index, weight in enumerate(found):
-            context.progress(index, len(found), weight.name)
-            self._quantize(weight, grid, algorithm, moments.get(weight.name), outcome)
-        return outcome
-
     def _grid(self) -> Grid:
         return Grid(
             bits=self.bits,
@@ -85,21 +75,21 @@ class QuantizeWeights(Pass):
             search_range=self.search_range,
         )
 
-    def _obstacle(self, weight: Weight) -> str | None:
-        """Why the weight is left alone, or None."""
+    def obstacle(self, weight: Weight) -> str | None:
         if has_levels(weight, 2**self.bits):
             return f"it already has no more than {2**self.bits} levels"
         return self._grid().obstacle(weight)
 
-    def _moments(self, graph: Graph, weights: list[Weight], context: Context) -> Mapping[str, Moments]:
+    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Moments]:
         if context.calibration is None and self.needed() is Needs.CALIBRATION:
             raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
         if context.calibration is None or not self.draws_on_data(calibration=True):
             return {}
         return context.input_moments(graph, weights)
 
-    def _quantize(self, weight: Weight, grid: Grid, algorithm: str, moments: Moments | None, outcome: Outcome) -> None:
-        rounded = round_to_grid(weight, grid, algorithm, None if moments is None else moments.gram)
+    def edit(self, weight: Weight, known: Moments | None, context: Context, outcome: Outcome) -> None:
+        algorithm = self.algorithm if self.algorithm != "auto" else "gptq"
+        rounded = round_to_grid(weight, self._grid(), algorithm, None if known is None else known.gram)
         if rounded is None:
             outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale")
             return

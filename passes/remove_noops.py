@@ -18,8 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass
-from onnxcomp.graph.edit import (
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import (
     bypass,
     constant_value,
     given,
@@ -30,10 +33,7 @@ from onnxcomp.graph.edit import (
     producer,
     trains,
 )  # fmt: skip
-from onnxcomp.graph.ir import Node
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.graph.writer import ordered, sweep
+from onnxcomp.graph.ir.writer import ordered, sweep
 
 FORM_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})  # elements and their order stay
 END = 2**31 - 1  # as the end of a Slice, from here on: everything
@@ -43,7 +43,7 @@ END = 2**31 - 1  # as the end of a Slice, from here on: everything
 class RemoveNoops(Pass):
     """Remove nodes that change nothing and merge Transpose, Reshape and Cast chains."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=True)
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

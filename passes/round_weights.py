@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.grid_rounding import GRANULARITIES, Grid, Rounded, round_to_grid
-from onnxcomp.graph.level_rounding import round_again, round_to_new_grid
-from onnxcomp.graph.matrix_form import matrix_form
-from onnxcomp.graph.surgery import Graph, open_graph
-from onnxcomp.graph.value_edit import has_levels
-from onnxcomp.graph.weights import Weight, weights
-from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
+from onnxcomp.graph.weights.matrix_form import matrix_form
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.graph.weights.value_pass import has_levels
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
 
@@ -40,10 +40,10 @@ class RoundWeights(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2004.10568"
-    makes = frozenset({"levels"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.LEVELS})
+    destroys = frozenset({Structure.COMPACT})
 
     bits: int = parameter(4, low=2, high=8, strengths=(8, 7, 6, 5, 4, 3, 2), help="bits of a code, at most")
     granularity: str = parameter(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.edit import is_onnx, node_key
-from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import is_onnx, node_key
+from onnxcomp.numerics.metrics.weight_error import relative_error
 
 # Operator -> where it reads a vector whose values add up or scale, so that a 2048th of one is little. Not among them
 # are variances (a root is taken), bounds, epsilons and what says sizes.
@@ -39,9 +39,9 @@ class ShortenVectors(Pass):
     may be large: variances, bounds, sizes. Deviation from the paper: only what is stored is short.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1710.03740"
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    destroys = frozenset({Structure.COMPACT})
 
     min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxcomp.calibration.input_rows import InputRows, input_rows
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.channel_inserting import Site, insert_scale, insertion_sites
-from onnxcomp.graph.channel_scaling import LARGEST, largest_factor, may_scale, scale_channels
-from onnxcomp.graph.channel_sets import Numbers
-from onnxcomp.graph.channel_trace import trace_channels
-from onnxcomp.graph.channels import ChannelGroup, Channels, Product
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.numerics.smooth import STRENGTHS, Reader, Smoothing, best_smoothing
+from onnxcomp.graph.channels.groups import ChannelGroup, Channels, Product
+from onnxcomp.graph.channels.ids import Numbers
+from onnxcomp.graph.channels.scale_insertion import Site, insert_scale, insertion_sites
+from onnxcomp.graph.channels.scaling import LARGEST, largest_factor, may_scale, scale_channels
+from onnxcomp.graph.channels.trace import trace_channels
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.numerics.channels.smoothquant import STRENGTHS, Reader, Smoothing, best_smoothing
 from onnxcomp.runtime import Session
 
 # What smoothing must leave of the error: it is free where it folds, and costs a pass over the activation elsewhere.
@@ -43,7 +43,7 @@ class SmoothActivations(Pass):
     """
 
     needs = Needs.CALIBRATION
-    effect = Effect(shrinks=("bytes",), exact=True, rounding=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.OUTPUTS, rounding=True)
     paper = "https://arxiv.org/abs/2211.10438"
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 

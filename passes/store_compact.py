@@ -10,22 +10,24 @@ smallest is written, if any is smaller than the plain tensor.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import SparseTensorProto, TensorProto
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import PassError
-from onnxcomp.graph.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
-from onnxcomp.graph.ir import Constant
-from onnxcomp.graph.surgery import Graph, Scope
-from onnxcomp.numerics.encoding import same_bits
-from onnxcomp.numerics.formula import Given, evaluate
-from onnxcomp.numerics.lookup import INDEX, Memo
-from onnxcomp.numerics.row_lookup import row_storages, rows_at
-from onnxcomp.numerics.storage import Storage, storages
+from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.storage.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.graph.storage.expand import differing_constants
+from onnxcomp.model import Model
+from onnxcomp.numerics.encodings.encoding import same_bits
+from onnxcomp.numerics.encodings.expression import Given, evaluate
+from onnxcomp.numerics.encodings.row_decoder import row_storages, rows_at
+from onnxcomp.numerics.encodings.storage_options import Storage, storages
+from onnxcomp.numerics.encodings.table_decoder import INDEX, Memo
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 OTHERS = frozenset({
@@ -146,9 +148,10 @@ class StoreCompact(Pass):
     such a table from which only rows are looked up, the codes are looked up, and decoded after.
     """
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
     paper = "https://arxiv.org/abs/1510.00149"
-    makes = frozenset({"compact"})
+    makes = frozenset({Structure.COMPACT})
+    stores_encodings = True
 
     prefer: str = parameter(
         "bytes",
@@ -158,6 +161,10 @@ class StoreCompact(Pass):
     min_saving: float = parameter(
         0.05, low=0.0, high=0.99, help="leave a constant plain unless this share of its bytes is saved"
     )
+
+    def faults(self, before: Model, after: Model) -> Sequence[str]:
+        """The constants whose decoders do not give the very values."""
+        return differing_constants(before, after)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

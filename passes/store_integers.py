@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.edit import is_onnx
-from onnxcomp.graph.integer_storage import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
-from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.opset import raise_opset
-from onnxcomp.graph.products import Lookup, Product, lookup_of, product_of
-from onnxcomp.graph.shapes import Shapes, infer_shapes
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import Weight, weights
-from onnxcomp.numerics.encoding import GridEncoding
-from onnxcomp.numerics.row_blocks import (
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
+from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import is_onnx
+from onnxcomp.graph.weights.products import Lookup, Product, lookup_of, product_of
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.numerics.encodings.encoding import GridEncoding
+from onnxcomp.numerics.integers.blockwise import (
     RowBlocks,
     cheapest_block,
     fit_rows,
@@ -32,7 +32,7 @@ from onnxcomp.numerics.row_blocks import (
     shared_block,
     stored_bits,
 )
-from onnxcomp.numerics.weight_error import relative_error
+from onnxcomp.numerics.metrics.weight_error import relative_error
 
 # Execution providers that have MatMulNBits and GatherBlockQuantized.
 WITH_KERNELS = frozenset({"cpu", "cuda", "webgpu", "js", "dml"})
@@ -88,10 +88,10 @@ class StoreIntegers(Pass):
     every inference. Blocks need opset 21, 4 bits 21, 2 bits 25. form auto: nbits where the target has the kernels.
     """
 
-    effect = Effect(shrinks=("bytes", "latency", "memory"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency", "memory"), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/2210.17323"
-    makes = frozenset({"qdq"})
-    preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    makes = frozenset({Structure.INTEGERS})
+    destroys = frozenset({Structure.COMPACT})
 
     form: str = parameter("auto", choices=("auto", "dequantize", "nbits"), help="how products read the codes")
     roles: str = parameter("all", choices=("all", "products", "tables"), help="which weights")

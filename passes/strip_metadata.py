@@ -11,9 +11,9 @@ import dataclasses
 import fnmatch
 from dataclasses import dataclass
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.trim import Trimmer
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.storage.strip import Trimmer
 
 # Read by ONNX Runtime when it opens a session, so never taken out.
 RUNTIME_KEYS = ("ort*", "onnxruntime*", "session.*", "layer_ann*")
@@ -25,7 +25,7 @@ EXPORTER_KEYS = ("pkg.*", "torch*", "onnxscript*", "namespace", "onnx.infer", "o
 class StripMetadata(Pass):
     """Remove doc strings, exporters' metadata and value infos that inference restores."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     shorten_names: bool = parameter(False, help="shorten the names of inner tensors and drop those of nodes")
     user_metadata: bool = parameter(False, help="remove the model's own metadata entries too")

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from onnxcomp.calibration import CalibrationData, Group
-from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome, Pass, parameters
 from onnxcomp.errors import VerificationError
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target
@@ -120,10 +120,10 @@ def assert_keeps_promises(done: Applied, feeds: Feeds, expected: Feeds, *, where
     _assert_still_valid(original, after, where)
     got = dict(Session(done.content, config=EXACT).run(feeds))
     assert list(got) == list(expected), f"{where}: outputs {list(got)} for {list(expected)}"
-    by_values = not done.rewrite.effect.exact and any(n.op_type in SHAPED_BY_VALUES for n in original.graph.node)
+    by_values = not done.rewrite.effect.is_exact and any(n.op_type in SHAPED_BY_VALUES for n in original.graph.node)
     for name, value in expected.items():
         _assert_same_form(value, got[name], f"{where}: {name}", same_shape=not by_values)
-    if done.rewrite.effect.exact:
+    if done.rewrite.effect.is_exact:
         different = differences(expected, got, rtol=rounding_of(original))
         assert not different, f"{where}: an exact pass changed {different}"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter, parameters
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter, parameters
 from onnxcomp.errors import ParameterError, PassError
 from onnxcomp.registry import get_pass, pass_names
 
@@ -15,7 +15,7 @@ from onnxcomp.registry import get_pass, pass_names
 class TrimThings(Pass):
     """Trim things."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     bits: int = parameter(4, low=1, high=8, help="bits", strengths=(8, 4))
     share: float = parameter(0.5, low=0, high=1, help="share")
@@ -35,13 +35,13 @@ def test_names_follow_from_the_class() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("bits", 0, "a whole number from 1 to 8"),
-        ("bits", 2.5, "a whole number from 1 to 8"),
-        ("bits", True, "a whole number from 1 to 8"),
+        ("bits", 0, "an integer from 1 to 8"),
+        ("bits", 2.5, "an integer from 1 to 8"),
+        ("bits", True, "an integer from 1 to 8"),
         ("share", 1.5, "a number from 0 to 1"),
         ("share", float("nan"), "a number from 0 to 1"),
         ("mode", "medium", "one of fast, slow"),
-        ("limit", -1, "a whole number of at least 0, or left out"),
+        ("limit", -1, "an integer of at least 0, or unset"),
         ("keep", 1, "true or false"),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_value_out_of_range_is_refused_in_one_shape(field: str, value: object,
     )
 
 
-def test_a_whole_number_serves_as_a_number() -> None:
+def test_an_integer_serves_as_a_number() -> None:
     assert TrimThings(share=1).share == 1
 
 

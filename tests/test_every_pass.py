@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from onnxcomp.contract import Effect, Needs, Parameter, Pass, parameters
 from onnxcomp.errors import ParameterError, RecipeError
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import constants_by_key
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
-from onnxcomp.pipeline.rewrite import only_values, put_back
+from onnxcomp.pipeline.apply import only_values, put_back
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass, pass_names
 from tests.applying import (
@@ -84,13 +84,13 @@ def test_effect_is_declared(name: str) -> None:
     assert kind.effect.shrinks
     assert set(kind.effect.shrinks) <= {"bytes", "latency", "load", "memory"}
     assert isinstance(kind.needs, Needs)
-    assert not (kind.effect.rounding and not kind.effect.exact), "rounding qualifies exact"
+    assert not (kind.effect.rounding and not kind.effect.is_exact), "rounding qualifies exact"
 
 
 @EACH
 def test_source_is_named_where_the_pass_loses_something(name: str) -> None:
     kind = get_pass(name)
-    assert kind.effect.exact or kind.paper, "a lossy pass names where its method comes from"
+    assert kind.effect.is_exact or kind.paper, "a lossy pass names where its method comes from"
     assert not kind.paper or kind.paper.startswith("https://")
 
 
@@ -167,7 +167,7 @@ def test_result_is_valid_and_as_exact_as_declared(name: str, part: int) -> None:
             where = f"{rewrite} on sample {index}"
             done = apply(sample.model, rewrite, sample.feeds)
             assert_keeps_promises(done, sample.feeds, sample.outputs, where=where)
-            if kind.effect.exact and not kind.effect.rounding:
+            if kind.effect.is_exact and not kind.effect.rounding:
                 assert_exact_to_the_bit(done, sample.feeds, where=where)
 
 

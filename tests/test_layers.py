@@ -226,12 +226,12 @@ def test_the_walk_resolves_every_form_of_import(tmp_path: Path) -> None:
     path = tmp_path / "weights.py"
     path.write_text(
         "import onnx.helper\nfrom .. import errors\nfrom ..model import Model\n"
-        "from onnxcomp import contract\nfrom onnxcomp.numerics import encoding\n"
+        "from onnxcomp import contract\nfrom onnxcomp.numerics import encodings\n"
         "def late():\n    from onnxcomp.errors import ModelError\n"
     )
     walked = imports(Source(path, "onnxcomp.graph.weights"))
     found = [item.module.removeprefix("onnxcomp.") for item in walked]
-    assert found == ["onnx.helper", "errors", "model", "contract", "numerics.encoding", "errors"]
+    assert found == ["onnx.helper", "errors", "model", "contract", "numerics.encodings", "errors"]
 
 
 def test_the_files_of_both_folders_are_walked() -> None:

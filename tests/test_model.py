@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcomp import model as model_module
 from onnxcomp.errors import ModelError
 from onnxcomp.model import Model, load, save
-from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.receipt import digest
 from onnxcomp.runtime import Session
 from onnxcomp.stored_encodings import ENCODINGS_KEY

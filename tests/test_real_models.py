@@ -83,7 +83,7 @@ def check(source: Model, rewrite: Pass, on: Real, expected: Feeds, where: str, *
     """Apply the pass and hold it to what it declares."""
     done = apply(source, rewrite, on.feeds, calibration=on.data, **context)
     assert_keeps_promises(done, on.feeds, expected, where=where)
-    if rewrite.effect.exact and not rewrite.effect.rounding and done.outcome.changed:
+    if rewrite.effect.is_exact and not rewrite.effect.rounding and done.outcome.changed:
         assert_exact_to_the_bit(done, on.feeds, where=where)
     return done
 

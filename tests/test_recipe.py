@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.errors import RecipeError
 from onnxcomp.recipe import Recipe, Step, preset_names
 
@@ -16,8 +16,8 @@ from onnxcomp.recipe import Recipe, Step, preset_names
 class MakeZeros(Pass):
     """Make zeros."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
-    makes = frozenset({"zeros"})
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
+    makes = frozenset({Structure.ZEROS})
 
     share: float = parameter(0.5, low=0, high=1, help="share of zeros")
 
@@ -29,8 +29,8 @@ class MakeZeros(Pass):
 class SmoothValues(Pass):
     """Smooth values."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
-    preserves = frozenset({"levels"})
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
+    destroys = frozenset({Structure.ZEROS, Structure.FACTORS, Structure.INTEGERS, Structure.COMPACT})
     needs = Needs.CALIBRATION
 
     def apply(self, graph: object, context: Context) -> Outcome:

@@ -15,11 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxcomp.calibration.moments import Moments
-from onnxcomp.graph.grid_rounding import Grid, Rounded, round_to_grid
-from onnxcomp.graph.ir import Array
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import Weight, compose, weights
+from onnxcomp.calibration.statistics.moments import Moments
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.rounding.grid import Grid, Rounded, round_to_grid
+from onnxcomp.graph.weights.roles import Weight, compose, weights
 from onnxcomp.model import Model
 
 Evaluate = Callable[[Model], float]  # the divergence from the original, infinity for a model that fails

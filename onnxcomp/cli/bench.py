@@ -12,7 +12,7 @@ from onnxcomp.cli import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
-    from onnxcomp.pipeline.bench import Bench
+    from onnxcomp.pipeline.reports.bench import Bench
 
 
 @click.command()
@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Measure latency, load time and load memory of MODEL, or of MODEL and OTHER in turns."""
     from onnxcomp.cli import screen
-    from onnxcomp.pipeline.bench import bench
+    from onnxcomp.pipeline.reports.bench import bench
     from onnxcomp.target import Target
 
     target = Target.of(ep, threads=threads, custom_ops=custom_ops)

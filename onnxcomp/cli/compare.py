@@ -14,7 +14,7 @@ from onnxcomp.cli.options import Words
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
-    from onnxcomp.pipeline.compare import Comparison
+    from onnxcomp.pipeline.reports.compare import Comparison
 
 
 @click.command()
@@ -49,7 +49,7 @@ def command(
     Exit code 1 when MODEL does not run, gives other outputs, or is over the limit.
     """
     from onnxcomp.cli import screen
-    from onnxcomp.pipeline.compare import compare
+    from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.target import Target
 
     with screen.progress(quiet=quiet) as tell:

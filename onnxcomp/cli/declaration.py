@@ -18,11 +18,11 @@ def content(kind: type[Pass]) -> dict[str, Any]:
         "description": description(kind),
         "needs": kind.needs.value,
         "shrinks": list(kind.effect.shrinks),
-        "exact": kind.effect.exact,
+        "exact": kind.effect.is_exact,
         "rounding": kind.effect.rounding,
         "paper": kind.paper,
         "makes": sorted(kind.makes),
-        "preserves": sorted(kind.preserves),
+        "destroys": sorted(kind.destroys),
         "parameters": [_parameter(each) for each in parameters(kind)],
     }
 
@@ -49,7 +49,7 @@ def description(kind: type[Pass]) -> str:
 
 def exactness(kind: type[Pass]) -> str:
     """What the pass promises about the outputs."""
-    if not kind.effect.exact:
+    if not kind.effect.is_exact:
         return "changes the outputs, within the budget"
     return "keeps the outputs, up to float rounding" if kind.effect.rounding else "keeps the outputs"
 
@@ -63,7 +63,7 @@ def show_list(kinds: Sequence[type[Pass]]) -> None:
     """A line for each pass."""
     listed = screen.table("pass", "exact", "shrinks", "what it does", whole=("pass",))
     for kind in kinds:
-        exact = "yes" if kind.effect.exact else "no"
+        exact = "yes" if kind.effect.is_exact else "no"
         listed.add_row(*screen.cells(kind.pass_name(), exact, ", ".join(kind.effect.shrinks), _summary(kind)))
     screen.show(listed, "", "More about one: onnxcomp passes NAME. Run one: onnxcomp run NAME MODEL.")
 

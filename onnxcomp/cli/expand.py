@@ -22,7 +22,7 @@ def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet:
     The values are the same to the bit.
     """
     from onnxcomp.cli import formats, screen
-    from onnxcomp.graph.expand import expand
+    from onnxcomp.graph.storage.expand import expand
     from onnxcomp.model import load, refuse_outputs, save
 
     compact = load(model)

@@ -12,8 +12,8 @@ from onnxcomp.cli import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
-    from onnxcomp.graph.inspect import Inspection
-    from onnxcomp.pipeline.sensitivity import SensitivityTable
+    from onnxcomp.graph.report.inspection import Inspection
+    from onnxcomp.pipeline.reports.sensitivity_report import SensitivityTable
     from onnxcomp.target import Target
 
 WORTH_SAYING = 0.05  # of the file; what gains less is not shown
@@ -44,7 +44,7 @@ def command(
     With --sensitivity, a ranked table of its weights instead.
     """
     from onnxcomp.cli import screen
-    from onnxcomp.graph.inspect import inspect
+    from onnxcomp.graph.report.inspection import inspect
     from onnxcomp.target import Target
 
     if sensitivity:
@@ -65,7 +65,7 @@ def _sensitivity(
     model: Path, calib_data: str | Sequences, target: Target, seed: int, *, as_json: bool, verbose: bool
 ) -> None:
     from onnxcomp.cli import screen
-    from onnxcomp.pipeline.sensitivity import measure_sensitivity
+    from onnxcomp.pipeline.reports.sensitivity_report import measure_sensitivity
 
     with screen.progress(quiet=as_json) as tell:
         found = measure_sensitivity(model, calibration=calib_data, target=target, seed=seed, progress=tell)
@@ -162,7 +162,7 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 
 def _show_weights(found: Inspection, limit: int | None) -> None:
     from onnxcomp.cli import formats, screen
-    from onnxcomp.graph.inspect import GAIN_BITS
+    from onnxcomp.graph.report.inspection import GAIN_BITS
 
     if not found.tensors:
         screen.show("", "It has no constants: there is nothing to compress.")

@@ -12,13 +12,13 @@ import click
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
-from onnxcomp.calibration.sources import module_file, source_files
+from onnxcomp.calibration.data.sources import module_file, source_files
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.files import Inputs
 from onnxcomp.model import Model, load, refuse_outputs
 from onnxcomp.pipeline import Result, optimize, replay
-from onnxcomp.pipeline.plan import plan
+from onnxcomp.pipeline.reports.plan import plan
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
 from onnxcomp.target import Target

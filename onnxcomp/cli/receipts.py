@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxcomp.cli import formats, screen
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
-from onnxcomp.pipeline.plan import Plan
+from onnxcomp.pipeline.reports.plan import Plan
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
 STORE = "store-compact"

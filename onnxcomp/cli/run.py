@@ -140,7 +140,7 @@ def _option(field: Parameter) -> Callable[[Any], Any]:
 
 def _help(field: Parameter) -> str:
     text = field.help[:1].upper() + field.help[1:]
-    notes = [] if field.choices or field.type is bool else [_allowed(field).removesuffix(", or left out")]
+    notes = [] if field.choices or field.type is bool else [_allowed(field).removesuffix(", or unset")]
     if field.default is not None:
         shown = str(field.default).lower() if field.type is bool else field.default
         notes.append(f"default: {shown}")

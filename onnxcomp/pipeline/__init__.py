@@ -4,7 +4,7 @@ result = optimize("model.onnx", recipe="small", calibration="calib.npz")
 result.save("small.onnx")
 """
 
-from onnxcomp.pipeline.optimize import Result, optimize
-from onnxcomp.pipeline.replaying import replay
+from onnxcomp.pipeline.api import Result, optimize
+from onnxcomp.pipeline.history.replay import replay
 
 __all__ = ["Result", "optimize", "replay"]

@@ -1,6 +1,6 @@
 """Execution providers: what this machine has, what it loads, and which quantization it runs fast."""
 
-from onnxcomp.graph.integer_style import QuantizationStyle
+from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.target.place import PROVIDERS, Target
 from onnxcomp.target.processors import ALIASES, PROCESSORS, Processor, identify, processor
 from onnxcomp.target.styles import STYLES

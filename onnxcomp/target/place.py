@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxcomp.errors import TargetError
-from onnxcomp.graph.integer_style import QuantizationStyle
+from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.target.processors import fitted_to, processor
 from onnxcomp.target.styles import ASYMMETRIC, STYLES
 from onnxcomp.target.versions import supported

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph.integer_style import QuantizationStyle
+from onnxcomp.graph.integers.style import QuantizationStyle
 
 X86 = frozenset({"x86_64", "amd64", "i386", "i686", "x86"})
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxcomp.graph.integer_style import CHOOSING, LINEAR, RESHAPING, QuantizationStyle
+from onnxcomp.graph.integers.style import CHOOSING, LINEAR, RESHAPING, QuantizationStyle
 
 ASYMMETRIC = QuantizationStyle()
 # MLAS convolves without im2col where input channels come in fours and output channels in sixteens.

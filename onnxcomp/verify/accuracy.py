@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.numerics.metrics import Floats
-from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.reading.outputs import Outputs
 from onnxcomp.verify.reference import samples_first
 
 CHANCE_SAMPLES = 20  # with fewer, chance cannot be told from a bad model

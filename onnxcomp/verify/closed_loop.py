@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnxcomp.calibration import Batch, CalibrationData
-from onnxcomp.calibration.lanes import Block, Rows, blocks, sequences
-from onnxcomp.calibration.states import GROWING, State, find_states
-from onnxcomp.calibration.steps import Steps
+from onnxcomp.calibration.states.lanes import Block, Rows, blocks, sequences
+from onnxcomp.calibration.states.states import GROWING, State, find_states
+from onnxcomp.calibration.states.steps import Steps
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model
 from onnxcomp.runtime import Value

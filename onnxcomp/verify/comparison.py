@@ -13,7 +13,7 @@ from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats, Lens
 from onnxcomp.numerics.metrics.lenses import VALUES_FACTOR
 from onnxcomp.verify.measures import agreement, lenses_of
-from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.reading.outputs import Outputs
 from onnxcomp.verify.verdict import OutputDivergence
 
 Array = NDArray[Any]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.runtime import Value
 from onnxcomp.target import Target

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, helper
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.graph.seeds import is_drawing
-from onnxcomp.graph.shapes import inner_graphs
+from onnxcomp.graph.infer.shapes import inner_graphs
+from onnxcomp.graph.ir.seeds import is_drawing
 from onnxcomp.model import Model
 from onnxcomp.target import Target
 from onnxcomp.verify.reference import flatten

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.sources import call_score
+from onnxcomp.calibration.data.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
-from onnxcomp.graph.ends import LINEAR, ends
+from onnxcomp.graph.dataflow.output_operators import LINEAR, ends
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats
@@ -39,12 +39,12 @@ from onnxcomp.verify.limits import (
     SEARCHED_SHARE_OF_EMBEDDINGS,
 )
 from onnxcomp.verify.measures import lenses_of
-from onnxcomp.verify.outputs import Outputs
-from onnxcomp.verify.padding import Padding, find_padding
+from onnxcomp.verify.reading.outputs import Outputs
+from onnxcomp.verify.reading.padding import Padding, find_padding
+from onnxcomp.verify.reading.watched import Watched
 from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
-from onnxcomp.verify.watched import Watched
 
 Array = NDArray[Any]
 ISOLATE_FROM_BYTES = 10**9

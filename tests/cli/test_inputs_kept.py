@@ -105,7 +105,7 @@ def test_a_name_too_long_for_the_receipt_is_refused_at_once(invoke: Invoke, mode
 def test_calibration_data_that_change_during_the_run_end_it(
     invoke: Invoke, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxcomp.pipeline.run import Run
+    from onnxcomp.pipeline.executor import Run
 
     execute = Run.execute
 

@@ -297,7 +297,7 @@ def test_what_was_tried_is_listed_with_the_reason_why_it_lost(
     invoke: Invoke, model_file: Path, calibration_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "onnxcomp.pipeline.race.Course.milliseconds",
+        "onnxcomp.pipeline.model_search.timing.Course.milliseconds",
         lambda self, models, seconds=0.0: {name: float(model.size_bytes) for name, model in models.items()},
     )
     recipe = tmp_path / "try.toml"

@@ -12,7 +12,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.contract import Context, Outcome
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session

@@ -10,10 +10,10 @@ import onnx
 from onnx import numpy_helper
 
 from onnxcomp.contract import Context, Outcome
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import Encoding
+from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.registry import get_pass
 
 NODES = {

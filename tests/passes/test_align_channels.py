@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxcomp.contract import Context, Outcome
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session, optimized

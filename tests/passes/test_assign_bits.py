@@ -12,12 +12,12 @@ import pytest
 from onnx import numpy_helper
 
 from onnxcomp.calibration import CalibrationData, Group
-from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
-from onnxcomp.numerics.encoding import GridEncoding
+from onnxcomp.numerics.encodings.encoding import GridEncoding
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe

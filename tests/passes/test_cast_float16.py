@@ -11,8 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxcomp.contract import Context
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph import float_casts
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.precision import casts as float_casts
 from onnxcomp.model import load
 from onnxcomp.pipeline import optimize
 from onnxcomp.recipe import Recipe

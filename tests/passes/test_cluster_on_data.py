@@ -10,10 +10,10 @@ import pytest
 
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
-from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from tests.passes.test_round_weights import data_for, model_of

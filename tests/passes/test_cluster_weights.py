@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxcomp.errors import ParameterError
-from onnxcomp.numerics.encoding import CodebookEncoding, VectorEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, VectorEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.revalued import random_weight, revalue
 

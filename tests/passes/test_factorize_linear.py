@@ -10,7 +10,7 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session

@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.exactly import Rewrite, check_same, floats, model, rewrite
 

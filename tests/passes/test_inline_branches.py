@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.exactly import check_same, floats, model, rewrite
 

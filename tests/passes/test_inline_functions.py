@@ -6,8 +6,8 @@ import pytest
 from onnx import parser
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session

@@ -9,10 +9,10 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.rewrite import apply_pass
+from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.exactly import check_same, floats, model, rewrite
 

@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import MaskEncoding
+from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.revalued import random_weight, revalue
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from onnxcomp.calibration import CalibrationData, Group
-from onnxcomp.calibration.sample_axes import WHOLE
+from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Needs
 from onnxcomp.errors import CalibrationError, ParameterError
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import GridEncoding, RescaledEncoding
+from onnxcomp.numerics.encodings.encoding import GridEncoding, RescaledEncoding
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from tests.passes.revalued import Revalued, model_with, random_weight, revalue

@@ -13,11 +13,11 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph import level_rounding
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import Weight, weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.rounding import output_aware as level_rounding
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 

@@ -11,11 +11,11 @@ from onnx import helper, numpy_helper
 
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import PassError
-from onnxcomp.graph.expand import differing_constants
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.storage.expand import differing_constants
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
-from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 from tests.graph.weighted import KINDS, PLACES, feeds_of, matrix, model_with

@@ -8,10 +8,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.surgery import close_graph, open_graph
-from onnxcomp.graph.weights import Weight, weights
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.registry import get_pass
 from tests.passes.exactly import check_same, floats, model, rewrite
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.graph.expand import expand
+from onnxcomp.graph.storage.expand import expand
 from onnxcomp.model import load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.recipe import preset_names

@@ -11,9 +11,9 @@ import pytest
 
 import onnxcomp
 from onnxcomp.budget import Budget
-from onnxcomp.contract import Context, Effect, Outcome, Pass
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.errors import ParameterError, PassError
-from onnxcomp.graph.surgery import Graph
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.recipe import single
 
 from ..test_model import linear_model
@@ -57,7 +57,7 @@ def test_a_pattern_that_matches_nothing_is_refused(model: onnx.ModelProto) -> No
 class FailWeights(Pass):
     """Fail at every weight."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         raise KeyError("no\nsuch weight")

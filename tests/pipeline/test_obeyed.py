@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-import onnxcomp.pipeline.run as running
+import onnxcomp.pipeline.executor as running
 from onnxcomp.budget import Budget, Drop
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import VerificationError
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import Result, optimize
-from onnxcomp.pipeline.compare import compare
+from onnxcomp.pipeline.reports.compare import compare
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verdict, Verifier
@@ -33,7 +33,7 @@ SCALED = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,16] x) => (float
 class ScaleWeights(Pass):
     """Multiply every weight by a number near one."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
 
     factor: float = parameter(1.01, help="the number")
 
@@ -205,6 +205,6 @@ def replace_effect(rewrite: ScaleWeights) -> Pass:
     class ScaleFast(ScaleWeights):
         """Multiply every weight, in the name of speed."""
 
-        effect = Effect(shrinks=("latency",), exact=False)
+        effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     return ScaleFast(factor=rewrite.factor)

@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.budget import Budget
-from onnxcomp.contract import Context, Effect, Outcome, Pass, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import ModelError, RecipeError
-from onnxcomp.graph.surgery import Graph
-from onnxcomp.graph.weights import weights
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
-from onnxcomp.numerics.encoding import MaskEncoding
+from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe, Step
@@ -61,7 +61,7 @@ def calib(tmp_path: Path) -> Path:
 class ShiftWeights(Pass):
     """Add a constant to every weight."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
 
     amount: float = parameter(1.0, help="what is added")
 
@@ -78,7 +78,7 @@ class ShiftWeights(Pass):
 class ZeroWeights(Pass):
     """Set every weight to zero."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -93,7 +93,7 @@ class ZeroWeights(Pass):
 class ShrinkWeights(Pass):
     """Leave six tenths of every weight."""
 
-    effect = Effect(shrinks=("bytes",), exact=False)
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -108,7 +108,7 @@ class ShrinkWeights(Pass):
 class SpoilOutputs(Pass):
     """Claim to be exact and double every weight."""
 
-    effect = Effect(shrinks=("bytes",), exact=True)
+    effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -348,7 +348,7 @@ def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Pat
 class ClaimSpeed(Pass):
     """Claim speed and change next to nothing."""
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=False)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -362,7 +362,7 @@ class ClaimSpeed(Pass):
 def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     goal: str, decision: str, calib: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxcomp.pipeline.run.latency_ratio", lambda *arguments: 1.2)
+    monkeypatch.setattr("onnxcomp.pipeline.executor.latency_ratio", lambda *arguments: 1.2)
     recipe = Recipe("r", (Step(ClaimSpeed()),), goal=goal)
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision

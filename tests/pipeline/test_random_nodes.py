@@ -11,7 +11,7 @@ from onnxcomp.budget import Budget
 from onnxcomp.errors import ModelError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
-from onnxcomp.pipeline.compare import compare
+from onnxcomp.pipeline.reports.compare import compare
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 
@@ -78,7 +78,7 @@ def test_nothing_done_gives_back_the_original_byte_for_byte(data: Path) -> None:
 
 def test_noise_that_no_seed_holds_leaves_exact_steps_only_and_says_so(data: Path) -> None:
     result = optimize(model_of(UNSEEDED), recipe="default", calibration=data, measure=False)
-    assert all(get_pass(step.rewrite).effect.exact for step in result.receipt.steps)
+    assert all(get_pass(step.rewrite).effect.is_exact for step in result.receipt.steps)
     assert "Identity" not in [node.op_type for node in result.model.proto.graph.node]
     assert any("lossy steps are left out: the model draws random numbers" in each for each in result.receipt.notes)
 

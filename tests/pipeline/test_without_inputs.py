@@ -22,7 +22,7 @@ PARTED = parser.parse_model("""
 def test_exact_passes_alone_are_applied_and_the_receipt_says_why(recipe: str) -> None:
     result = optimize(PARTED, recipe=recipe)
     assert "Identity" not in [node.op_type for node in result.model.proto.graph.node]
-    assert all(get_pass(step.rewrite).effect.exact for step in result.receipt.steps)
+    assert all(get_pass(step.rewrite).effect.is_exact for step in result.receipt.steps)
     assert any("exact passes only" in note for note in result.receipt.notes)
     assert result.receipt.data["samples"] == 0
     x = np.arange(80, dtype=np.float32).reshape(20, 4)

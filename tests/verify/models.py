@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model, load
 from onnxcomp.target import Target
-from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.reading.outputs import Outputs
 from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 
 CPU = Target.of("cpu")

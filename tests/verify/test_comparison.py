@@ -11,7 +11,7 @@ from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics.lenses import VALUES_FACTOR
 from onnxcomp.verify.comparison import Comparison, incomparable, widened
-from onnxcomp.verify.outputs import Outputs
+from onnxcomp.verify.reading.outputs import Outputs
 from tests.verify.models import WEIGHT, X, classifier, noisy, opened, parsed, ran, read
 
 TEXT = (

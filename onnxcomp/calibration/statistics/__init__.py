@@ -1,0 +1,1 @@
+"""What inner tensors hold while samples run through a model."""

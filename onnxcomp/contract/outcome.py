@@ -1,0 +1,44 @@
+"""What a pass says that it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """A weight or node that was changed, under the name by which it can be excluded the next time."""
+
+    name: str
+    what: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A weight or node that was left alone, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What a pass did. Nothing in ``changed`` means that the graph is as it was.
+
+    is_cut_short: the deadline came before the pass was through: what is not in ``changed`` was not looked at.
+    """
+
+    changed: list[Change] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    is_cut_short: bool = False
+
+    def change(self, name: str, what: str, **details: Any) -> None:
+        """Note a weight or node that was changed."""
+        self.changed.append(Change(name, what, details))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note a weight or node that was left alone."""
+        self.skipped.append(Skip(name, reason))

@@ -1,0 +1,1 @@
+"""Channels of tensors and weights that must be scaled as one."""

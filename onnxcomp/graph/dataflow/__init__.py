@@ -1,0 +1,1 @@
+"""Where tensors come from and where they go: sources, selections, time axes, operators of outputs."""

@@ -1,0 +1,352 @@
+"""What a model consists of: its weights, bytes and multiply-accumulates by operator, and what could be gained.
+
+found = inspect("model.onnx")
+found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
+from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.report.macs import Macs, count_macs
+from onnxcomp.graph.storage.expand import Decoders
+from onnxcomp.graph.weights.roles import Weight, roles_of, weights
+from onnxcomp.model import Model, load
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding
+from onnxcomp.numerics.encodings.storage_options import estimate_bytes
+from onnxcomp.tensors import bits_of, external_path, is_external, tensors_of
+
+KNOWN_DOMAINS = frozenset(
+    {
+        "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training",
+        "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", "org.pytorch.aten",
+    }
+)  # fmt: skip
+QUANTIZED_OPS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits",
+     "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized"}
+)  # fmt: skip
+COMPACT = "(compact storage)"
+GAIN_BITS = (8, 6, 5, 4, 3, 2)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One constant tensor.
+
+    kind: what a weight is to its readers ("conv", "linear", "embedding", ...), "constant" for the others.
+    operators: the operators that read it. size_bytes: on disk. encoding: how its values are made, as far as a
+    pass noted it; "compact" for a tensor that is stored compactly and decoded when a session is created.
+    bits_bytes: for a weight about how many bytes codes of so many bits would take; empty for the others.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    operators: tuple[str, ...]
+    size_bytes: int
+    encoding: str = ""
+    bits_bytes: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OperatorInfo:
+    """All nodes of one operator.
+
+    weight_bytes: of the constants that they read, each counted at its first reader. macs: for a batch of one;
+    None for operators that do not multiply and accumulate, or whose shapes are not known.
+    """
+
+    name: str
+    count: int
+    weight_bytes: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The size of the whole model with all weights in codes of so many bits, stored compactly."""
+
+    bits: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model consists of; bytes are those on disk.
+
+    macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
+    leaves open were counted as 1. macs_unknown: nodes that multiply but whose shapes are not known.
+    """
+
+    name: str
+    producer: str
+    ir_version: int
+    opsets: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    size_bytes: int
+    constant_bytes: int
+    external_bytes: int
+    node_count: int
+    subgraph_count: int
+    function_count: int
+    macs: int
+    macs_partial: bool
+    macs_unknown: int
+    quantized: dict[str, int]
+    custom_ops: tuple[str, ...]
+    encoded_weights: int
+    compact_tensors: int
+    tensors: tuple[TensorInfo, ...]
+    operators: tuple[OperatorInfo, ...]
+    gains: tuple[Gain, ...]
+
+    @property
+    def graph_bytes(self) -> int:
+        """What is not data of constants: nodes, names, shapes, metadata."""
+        return self.size_bytes - self.constant_bytes
+
+    @property
+    def weight_count(self) -> int:
+        """The weights that a value pass may change."""
+        return sum(each.kind != "constant" for each in self.tensors)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of those weights."""
+        return sum(each.size_bytes for each in self.tensors if each.kind != "constant")
+
+
+def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Inspection:
+    """Describe a model; nothing is run. Raises ModelError for what is not a readable model."""
+    model = load(source)
+    graph = open_graph(model)
+    proto = model.proto
+    shapes = infer_shapes(graph, batch=1)
+    counted = count_macs(graph, shapes)
+    known = [each for each in counted.values() if each is not None]
+    compact = _compact(graph, shapes)
+    tensors = _tensors(graph, compact)
+    size = model.path.stat().st_size + _external_bytes(model) if model.path else model.size_bytes
+    return Inspection(
+        name=model.name,
+        producer=" ".join(filter(None, [proto.producer_name, proto.producer_version])),
+        ir_version=proto.ir_version,
+        opsets={each.domain or "ai.onnx": each.version for each in proto.opset_import},
+        inputs=tuple(_described(each) for each in _real_inputs(proto)),
+        outputs=tuple(_described(each) for each in proto.graph.output),
+        size_bytes=size,
+        constant_bytes=sum(each.size_bytes for each in tensors),
+        external_bytes=_external_bytes(model),
+        node_count=sum(1 for _ in graph.nodes()),
+        subgraph_count=sum(scope.kind == "subgraph" for scope in graph.scopes),
+        function_count=len(proto.functions),
+        macs=sum(each.count for each in known),
+        macs_partial=any(each.is_partial for each in known),
+        macs_unknown=sum(each is None for each in counted.values()),
+        quantized=_quantized(graph),
+        custom_ops=custom_operators(graph),
+        encoded_weights=len(model.encodings),
+        compact_tensors=len(compact),
+        tensors=tensors,
+        operators=_operators(graph, counted, compact),
+        gains=_gains(size, tensors),
+    )
+
+
+def custom_operators(graph: Graph) -> tuple[str, ...]:
+    """The operators that stock ONNX Runtime has not, as ``domain:name``, sorted."""
+    functions = {(each.domain, each.name) for each in graph.model.proto.functions}
+    found = {
+        f"{node.domain}:{node.op}"
+        for _, node in graph.nodes()
+        if (node.domain or "") not in KNOWN_DOMAINS and (node.domain, node.op) not in functions
+    }
+    return tuple(sorted(found))
+
+
+def contributed_operators(graph: Graph) -> tuple[str, ...]:
+    """The operators that ONNX Runtime has beside ONNX's own, as ``domain:name``, sorted."""
+    custom = set(custom_operators(graph))
+    functions = {(each.domain, each.name) for each in graph.model.proto.functions}
+    found = {
+        f"{node.domain}:{node.op}"
+        for _, node in graph.nodes()
+        if (node.domain or "").startswith("com.microsoft") and (node.domain, node.op) not in functions
+    }
+    return tuple(sorted(found - custom))
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """A tensor that nodes compute from fewer bytes, and what only it needs: shared tables go to the first."""
+
+    info: TensorInfo
+    nodes: frozenset[Node]
+    constants: frozenset[Constant]
+
+
+def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
+    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have."""
+    found: list[Compact] = []
+    claimed: set[Constant] = set()
+    for scope, node in Decoders(graph).outputs():
+        output = node.outputs[0]
+        shape, data_type = shapes.static(output), shapes.data_type(output)
+        nodes, constants = _above(node)
+        own = constants - claimed
+        size = sum(map(stored_bytes, own))
+        if shape is None or not data_type or (math.prod(shape) * bits_of(data_type) + 7) // 8 <= size:
+            continue
+        claimed |= own
+        roles = {role.kind for role in roles_of(graph, output, len(shape))} - {"bias"}
+        info = TensorInfo(
+            scope.key(output.name),
+            shape,
+            onnx.TensorProto.DataType.Name(data_type).lower(),
+            "/".join(sorted(roles)) if roles and len(shape) > 1 else "constant",
+            tuple(sorted({_operator(each) for each in output.outputs})),
+            size,
+            "compact",
+        )
+        found.append(Compact(info, nodes, frozenset(own)))
+    return found
+
+
+def _above(node: Node) -> tuple[frozenset[Node], set[Constant]]:
+    """The nodes and constants that a decoder's last node is computed from, itself included."""
+    nodes: set[Node] = set()
+    constants: set[Constant] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        nodes.add(current)
+        for tensor in current.inputs:
+            if isinstance(tensor, Constant):
+                constants.add(tensor)
+            else:
+                waiting.extend(each for each in tensor.inputs if each not in nodes)
+    return frozenset(nodes), constants
+
+
+def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]:
+    """Every constant of the model, the largest first; a compact one as what it decodes to."""
+    by_constant = {weight.tensor: weight for weight in weights(graph)}
+    found = [each.info for each in compact]
+    decoded = {constant for each in compact for constant in each.constants}
+    for scope in graph.scopes:
+        for constant in scope.constants:
+            if constant in decoded:
+                continue
+            weight = by_constant.get(constant)
+            kind = "constant" if weight is None else "/".join(sorted(weight.kinds))
+            name = scope.key(constant.name)
+            encoding = graph.encodings.get(name)
+            info = TensorInfo(
+                name,
+                tuple(constant.shape),
+                onnx.TensorProto.DataType.Name(constant.data_type).lower(),
+                kind,
+                tuple(sorted({_operator(each) for each in constant.outputs})),
+                stored_bytes(constant),
+                "" if encoding is None else f"{encoding.kind}, {encoding.level_count} levels",
+                {} if weight is None else _bits_bytes(weight),
+            )
+            found.append(info)
+    return tuple(sorted(found, key=lambda each: -each.size_bytes))
+
+
+def stored_bytes(constant: Constant) -> int:
+    """Bytes of a constant's data on disk."""
+    return (constant.size * bits_of(constant.data_type) + 7) // 8
+
+
+def _bits_bytes(weight: Weight) -> dict[int, int]:
+    return {bits: coded_bytes(weight, bits) for bits in GAIN_BITS}
+
+
+def coded_bytes(weight: Weight, bits: int) -> int:
+    """About how many bytes a weight takes in codes of so many bits with a codebook, never more than now."""
+    if 2**bits > weight.size:
+        return weight.size_bytes
+    codebook = np.arange(2**bits, dtype=np.float32).astype(weight.dtype)
+    encoding = CodebookEncoding(dtype=str(weight.dtype), codebook=codebook)
+    return min(weight.size_bytes, estimate_bytes(weight.shape, weight.dtype, encoding))
+
+
+def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence[Compact]) -> tuple[OperatorInfo, ...]:
+    """One entry an operator, most bytes first; the nodes of compact storage together."""
+    decoders = {node for each in compact for node in each.nodes}
+    count: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
+    seen: set[Constant] = set()
+    for _, node in graph.nodes():
+        name = COMPACT if node in decoders else _operator(node)
+        count[name] += 1
+        for tensor in node.inputs:
+            if isinstance(tensor, Constant) and tensor not in seen:
+                seen.add(tensor)
+                size[name] += stored_bytes(tensor)
+        own = counted.get(node)
+        if own is not None:
+            macs[name] += own.count
+    found = [OperatorInfo(name, number, size[name], macs.get(name)) for name, number in count.items()]
+    return tuple(sorted(found, key=lambda each: (-each.weight_bytes, -(each.macs or 0), -each.count, each.name)))
+
+
+def _operator(node: Node) -> str:
+    return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}:{node.op}"
+
+
+def _quantized(graph: Graph) -> dict[str, int]:
+    """Operators of quantization -> how many; empty for a model in floats."""
+    found = Counter(
+        node.op for _, node in graph.nodes() if node.op in QUANTIZED_OPS or node.op.startswith(("QLinear", "QGemm"))
+    )
+    return dict(found.most_common())
+
+
+def _gains(size: int, tensors: Iterable[TensorInfo]) -> tuple[Gain, ...]:
+    found = []
+    for bits in GAIN_BITS:
+        saved = sum(each.size_bytes - each.bits_bytes[bits] for each in tensors if bits in each.bits_bytes)
+        found.append(Gain(bits, size - saved))
+    return tuple(found)
+
+
+def _external_bytes(model: Model) -> int:
+    files = {external_path(each, model.folder) for each in tensors_of(model.proto) if is_external(each)}
+    return sum(each.stat().st_size for each in files)
+
+
+def _real_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs that no initializer gives a value."""
+    given = {each.name for each in proto.graph.initializer}
+    given |= {each.values.name for each in proto.graph.sparse_initializer}
+    return [each for each in proto.graph.input if each.name not in given]
+
+
+def _described(info: onnx.ValueInfoProto) -> str:
+    """``name float32 [batch, 3, 224, 224]``."""
+    kind = info.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return f"{info.name} {(kind or 'unknown').removesuffix('_type')}"
+    tensor = info.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    if not tensor.HasField("shape"):
+        return f"{info.name} {name}"
+    dims = [(each.dim_param or "?") if is_open(each) else str(each.dim_value) for each in tensor.shape.dim]
+    return f"{info.name} {name} [{', '.join(dims)}]"

@@ -1,0 +1,1 @@
+"""Round one weight to a grid, a codebook or given levels, by what its nodes' outputs lose."""

@@ -1,0 +1,178 @@
+"""Move a weight to a codebook's levels by what its node's outputs lose.
+
+    levels of the values, then in turn:    codes column by column, each error made up for by the columns to come
+                                           scales and levels of least output error for these codes
+
+A codebook of single values (with a scale for each channel, or none) or of vectors along the columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.rounding.grid import Rounded
+from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
+from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.numerics.encodings.encoding import (
+    CodebookEncoding,
+    Encoding,
+    GridEncoding,
+    VectorEncoding,
+    compute_dtype,
+    short_scales,
+)
+from onnxcomp.numerics.quantizers.level_set import Lattice, lattice_of, with_lattice
+from onnxcomp.numerics.quantizers.level_set_fit import Problem, refit_levels, refit_scales
+from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors, refit_vectors
+from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, successive_codes
+from onnxcomp.numerics.rounding.error_feedback import compensated
+from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, relative_output_error, shrunk
+
+ALGORITHM = "output"
+DESCENDED_PRODUCTS = 3 * 10**8  # multiplications of a sweep of single changes: larger weights go without
+ROUNDS = 2  # of vectors' codes and their codebook in turn
+SWEEPS = 3  # of single changes
+FITTED_PRODUCTS = 2 * 10**9  # multiplications of one fit of the levels: larger weights keep those of their values
+
+
+def round_to_codebook(weight: Weight, encoding: CodebookEncoding, gram: Array, *, keep: Array | None = None) -> Rounded:
+    """The weight on the codebook, its levels and scales fitted to the outputs; the nearest values where that is worse.
+
+    encoding: fitted to the values. gram: (groups or 1, K, K) second moments of the inputs. keep: where values stay
+    zero (bool, of the weight's shape); zero must then be a level.
+    """
+    old = np.asarray(weight.values)
+    form = _form(weight)
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
+    lattice = lattice_of(encoding, weight.shape)
+    lattice = replace(lattice, unit=form.pack(lattice.unit))
+    fixed = None if keep is None else _settled(lattice, form.pack(keep))
+    problem = Problem(form.pack(old).astype(np.float64), moment, weight.dtype, fixed)
+    near = old if keep is None else np.where(keep, old.dtype.type(0), old)
+    best = _measured(form, old, moment, encoding, encoding.nearest(near))
+    codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)
+    lattice, codes = _refitted(problem, encoding, lattice, codes)
+    found = _measured(form, old, moment, with_lattice(encoding, lattice), form.unpack(codes))
+    return min(best, found, key=_error)
+
+
+def _refitted(
+    problem: Problem, encoding: CodebookEncoding | GridEncoding, lattice: Lattice, codes: Array
+) -> tuple[Lattice, Array]:
+    """Levels of a codebook and scales of least output error for these codes; large weights keep their levels."""
+    products = codes.size * codes.shape[2] * lattice.level.size
+    if isinstance(encoding, CodebookEncoding) and products <= FITTED_PRODUCTS:
+        lattice, codes = refit_levels(problem, lattice, codes)
+    if encoding.scale is not None:
+        lattice = refit_scales(problem, lattice, codes)
+        lattice = replace(lattice, scale=short_scales(lattice.scale))
+    return lattice, codes
+
+
+def round_in_turn(
+    weight: Weight,
+    encoding: CodebookEncoding | GridEncoding,
+    reference: Array,
+    gram: Array,
+    *,
+    keep: Array | None = None,
+) -> Rounded:
+    """The weight on as many levels as it has, in their form, nearer to the outputs of ``reference``.
+
+    reference: of the weight's shape, not rounded. gram, keep: as in ``round_to_codebook``; the error is relative to
+    the reference's outputs. The present values where nothing is nearer.
+    """
+    form, present = _form(weight), np.asarray(weight.values)
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
+    lattice = lattice_of(encoding, weight.shape)
+    lattice = replace(lattice, unit=form.pack(lattice.unit))
+    fixed = None if keep is None else _settled(lattice, form.pack(keep))
+    problem = Problem(form.pack(reference).astype(np.float64), moment, weight.dtype, fixed)
+    best = _measured(form, reference, moment, encoding, encoding.nearest(present))
+    codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)
+    lattice, codes = _refitted(problem, encoding, lattice, codes)
+    if codes.size * codes.shape[2] <= DESCENDED_PRODUCTS:
+        codes = improve_codes(problem.weights, moment, lattice, codes, fixed=fixed, sweeps=SWEEPS)
+        lattice, codes = _refitted(problem, encoding, lattice, codes)
+    found = _measured(form, reference, moment, with_lattice(encoding, lattice), form.unpack(codes))
+    return min(best, found, key=_error)
+
+
+def round_to_vectors(
+    weight: Weight, encoding: VectorEncoding, gram: Array, *, reference: Array | None = None
+) -> Rounded | None:
+    """The weight on a codebook of vectors along the columns of its matrix form, or None where that is not their axis.
+
+    reference: what it is to come near to; its own values by default.
+    """
+    old = np.asarray(weight.values if reference is None else reference)
+    form = _form(weight)
+    width = encoding.codebook.shape[1]
+    moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
+    packed = form.pack(old)
+    if not _runs_along_columns(form, encoding, old.shape) or packed.shape[2] % width:
+        return None
+    book = encoding.codebook.astype(np.float32)
+    best = _measured(form, old, moment, encoding, encoding.nearest(old))
+    for _ in range(ROUNDS):
+
+        def rounded(target: Array, columns: Array, book: Array = book) -> Array:
+            return book[nearest_vectors(target, book)]
+
+        values = compensated(packed, moment, rounded, width=width)
+        codes = nearest_vectors(values.reshape(*values.shape[:2], -1, width), book)
+        best = min(best, _of_vectors(form, old, moment, encoding, book, values), key=_error)
+        book = refit_vectors(packed, moment, book, codes)
+        again = book[codes].reshape(values.shape)
+        best = min(best, _of_vectors(form, old, moment, encoding, book, again), key=_error)
+    return best
+
+
+def _form(weight: Weight) -> MatrixForm:
+    form = matrix_form(weight)
+    assert form is not None, "there are no second moments without a matrix form"
+    return form
+
+
+def _settled(lattice: Lattice, keep: Array) -> Array:
+    """The code of zero where values stay zero, FREE elsewhere; (g, r, k) int16."""
+    zero = lattice.nearest(np.zeros(keep.shape)).astype(np.int16)
+    return np.where(keep, zero, FREE).astype(np.int16)
+
+
+def _measured(form: MatrixForm, old: Array, moment: Array, encoding: Encoding, codes: Array) -> Rounded:
+    """What codes of an encoding make, and how far its outputs are; infinitely where the codes are not found again."""
+    values = encoding.decode(codes, old.shape)
+    error = np.inf if encoding.encode(values) is None else _output_error(form, old, values, moment)
+    return Rounded(values, encoding, ALGORITHM, error, True)
+
+
+def _of_vectors(
+    form: MatrixForm, old: Array, moment: Array, encoding: VectorEncoding, book: Array, values: Array
+) -> Rounded:
+    distinct = np.unique(book.astype(compute_dtype(old.dtype)), axis=0).astype(old.dtype)
+    made = replace(encoding, codebook=distinct)
+    near = form.unpack(values).astype(old.dtype)
+    return _measured(form, old, moment, made, made.nearest(near))
+
+
+def _runs_along_columns(form: MatrixForm, encoding: VectorEncoding, shape: tuple[int, ...]) -> bool:
+    """Whether vectors along the encoding's axis are runs of neighbouring columns of the matrix form."""
+    width = encoding.codebook.shape[1]
+    places = np.arange(np.prod(shape)).reshape(shape)
+    along = np.moveaxis(places, encoding.axis, -1).reshape(-1, width)
+    packed = form.pack(places)
+    if packed.shape[2] % width:
+        return False
+    return np.array_equal(np.sort(packed.reshape(-1, width), axis=0), np.sort(along, axis=0))
+
+
+def _output_error(form: MatrixForm, old: Array, values: Array, moment: Array) -> float:
+    return relative_output_error(form.pack(old), form.pack(values), moment)
+
+
+def _error(rounded: Rounded) -> float:
+    return rounded.error

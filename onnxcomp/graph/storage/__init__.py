@@ -1,0 +1,1 @@
+"""What a model takes in the file: decoders of compact weights, stripped texts, sizes."""

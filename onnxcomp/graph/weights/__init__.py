@@ -1,0 +1,1 @@
+"""Weights and the linear operators that read them: roles, matrix forms, biases."""

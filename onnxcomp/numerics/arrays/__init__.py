@@ -1,0 +1,1 @@
+"""Arrays seen another way: im2col, one row for each channel."""

@@ -1,0 +1,1 @@
+"""Factors of channels: cross-layer equalization, SmoothQuant."""

@@ -1,0 +1,1 @@
+"""Integer arithmetic of kernels: grids of weights and activations, ranges, short floats."""

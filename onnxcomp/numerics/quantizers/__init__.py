@@ -1,0 +1,1 @@
+"""Values on grids and in codebooks: affine, ternary, k-means, product quantization."""

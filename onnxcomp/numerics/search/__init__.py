@@ -1,0 +1,1 @@
+"""Combinatorial optimization: rate allocation, minimum cut."""

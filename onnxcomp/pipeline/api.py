@@ -1,0 +1,314 @@
+"""The way into the pipeline: optimize a model by a recipe. To repeat what a receipt says: ``replaying``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxcomp.budget import Budget
+from onnxcomp.calibration import CalibrationData, Sequences
+from onnxcomp.calibration.states.rollout import rolled_out
+from onnxcomp.calibration.states.states import named_states
+from onnxcomp.contract import Context
+from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
+from onnxcomp.files import Transaction
+from onnxcomp.graph.dataflow.time_axes import time_axes
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.ir.seeds import seeded, unseeded
+from onnxcomp.graph.report.inspection import contributed_operators, custom_operators
+from onnxcomp.graph.storage.amplified import refuse_amplified
+from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
+from onnxcomp.pipeline.executor import Progress, Run
+from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
+from onnxcomp.pipeline.reports.costs import compare_costs
+from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.grounds import Grounds
+from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.receipt import Receipt
+from onnxcomp.recipe import Recipe
+from onnxcomp.runtime import installed_release
+from onnxcomp.target import Target, oldest_ort, supported
+from onnxcomp.verify import Verifier
+from onnxcomp.verify.repeatable import draws_differently
+
+TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
+LEAST_TUNING_SAMPLES = 16
+RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
+PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Result:
+    """The optimized model and the account of how it came about."""
+
+    model: Model
+    receipt: Receipt
+
+    @staticmethod
+    def account_path(path: Path) -> Path:
+        """Where the receipt of the model at ``path`` goes."""
+        return path.with_name(f"{path.stem}.receipt.json")
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        pages: Mapping[Path, Callable[[Receipt], str]] | None = None,
+    ) -> list[Path]:
+        """Write the model and, beside it, ``<stem>.receipt.json``: all of them or none; gives all files written.
+
+        pages: further files to write with them, each made from the receipt. Raises ModelError where one of the
+        files is one that the run read, or another of them, or exists (without ``force``).
+        """
+        target = Path(path)
+        account = self.account_path(target)
+        texts = dict(pages or {})
+        refuse_outputs(self.model, [target, account, *texts], force=force)
+        with Transaction() as outputs:
+            staged = stage(self.model, target, outputs)
+            self.receipt.result |= {"path": target.name, "bytes": staged.size_bytes, "sha256": staged.sha256}
+            outputs.write(account, [self.receipt.to_json().encode()])
+            for page, render in texts.items():
+                outputs.write(page, [render(self.receipt).encode()])
+            outputs.commit(stale_data(target, staged, self.model))
+        return [*staged.paths, account, *texts]
+
+
+def optimize(
+    source: str | os.PathLike[str] | onnx.ModelProto | Model,
+    *,
+    recipe: str | os.PathLike[str] | Recipe = "default",
+    calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
+    target: str | Target = "cpu",
+    budget: Budget | None = None,
+    metric: str = "auto",
+    outputs: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    measure: bool = True,
+    progress: Progress = silent,
+) -> Result:
+    """Make a model smaller or faster within the accuracy budget, verified on the target.
+
+    source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
+    calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
+    for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
+    node names to leave alone. measure: whether to time the result at the end.
+    Raises OnnxcompError with a one-line message; nothing is written.
+    """
+    started = time.monotonic()
+    model = seeded(load(source)).for_a_run()
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    chosen.check_needs(calibration=calibration is not None)
+    where = target if isinstance(target, Target) else Target.of(target)
+    _refuse_newer(model, where)
+    limits = budget or Budget()
+    refuse_idle(model, exclude)
+    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
+    run.start_clock(started + (limits.time_budget_s or math.inf))
+    run.execute()
+    _finish(run, started, measure=measure)
+    return Result(unseeded(run.current), run.receipt)
+
+
+def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
+    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
+
+    Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
+    """
+    refuse_amplified(model)
+    if isinstance(source, CalibrationData):
+        return source
+    try:
+        with model.opened_on(target.session) as session:
+            barred = time_axes(model)
+            if source is None:
+                run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
+                return CalibrationData.random(session.inputs, seed=seed, run=run, not_samples=barred)
+            states = {state.input for state in named_states(model, session)}
+            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
+            return rolled_out(model, session, data, seed=seed)
+    except TargetError as error:
+        raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+
+
+def _refuse_newer(model: Model, target: Target) -> None:
+    """Raise ModelError for a model that already needs a newer ONNX Runtime than the oldest that must load it."""
+    if target.min_ort is None:
+        return
+    opset, ir = supported(target.min_ort)
+    if model.opset > opset or model.proto.ir_version > ir:
+        oldest = ".".join(map(str, target.min_ort))
+        raise ModelError(
+            f"{model.name}: ONNX Runtime {oldest} loads opset {opset} and IR version {ir} at most; "
+            f"the model has opset {model.opset} and IR version {model.proto.ir_version}."
+        )
+
+
+def _without_library(model: Model, target: Target) -> str | None:
+    """That a model did not load for lack of its custom operators, or None."""
+    unknown = custom_operators(open_graph(model))
+    if not unknown or target.custom_ops:
+        return None
+    return f"ONNX Runtime does not have {', '.join(unknown)}. Give the library that does with --custom-ops."
+
+
+def _prepare(
+    model: Model,
+    recipe: Recipe,
+    calibration: Any,
+    target: Target,
+    budget: Budget,
+    metric: str,
+    outputs: Mapping[str, str] | None,
+    exclude: tuple[str, ...],
+    seed: int,
+    progress: Progress,
+) -> Run:
+    """Read the data, run the original, start the receipt."""
+    progress(0, 1, "running the original")
+    recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
+    tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
+    options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
+    options["outputs"] = dict(outputs or {})
+    options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
+    verifier = Verifier(model, checking, **options)
+    grounds = Grounds.of(verifier, data, recipe)
+    if not grounds.is_enough:
+        recipe, tuning = recipe.without_calibration(), None
+        verifier = grounds.for_breakage(verifier, recipe, options)
+    tuner = None if tuning is None else tuner_for(model, tuning, verifier.metric, options)
+    context = Context(
+        seed=seed,
+        target=target,
+        calibration=tuning,
+        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).energy,
+        exclude=exclude,
+        progress=progress,
+        max_opset=target.supported_opset,
+    )
+    receipt = Receipt(
+        recipe=recipe.name,
+        seed=seed,
+        target=target.name,
+        target_cpu=target.cpu,
+        min_ort="" if target.min_ort is None else ".".join(map(str, target.min_ort)),
+        versions=_versions(),
+        source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": source_digest(model)},
+        data=_describe_data(data, checking),
+        metric=verifier.describe(),
+        notes=[*verifier.notes, *grounds.notes],
+    )
+    reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
+    return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress)
+
+
+def _versions() -> dict[str, str]:
+    """What the result was made with. ONNX Runtime comes in packages of many names, so it is asked itself."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return found | {"onnxruntime": installed_release(), "python": platform.python_version()}
+
+
+def _recipe_and_data(
+    model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int
+) -> tuple[Recipe, CalibrationData]:
+    """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit, or that
+    draws other random numbers in every form.
+
+    The first takes arguments (axes, shapes, scales) as inputs. Both are checked and loaded at every step, but
+    their outputs are compared on nothing, so nothing may be lost.
+    """
+    try:
+        data = open_data(model, calibration, target, seed)
+        model.inputs.update(data.files)
+        reason = draws_differently(model, data, target)
+        if reason is None:
+            return recipe, data
+        exact = tuple(step for step in recipe.steps if step.exact)
+        if not exact:
+            raise VerificationError(f"{model.name}: nothing can be verified: {reason}")
+        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"lossy steps are left out: {reason}")
+    except CalibrationError as error:
+        exact = tuple(step for step in recipe.steps if step.exact)
+        if calibration is not None or not exact:
+            raise
+        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"exact passes only: {error}")
+
+
+def tuner_for(model: Model, tuning: CalibrationData, metric: str, options: dict[str, Any]) -> Verifier:
+    """The verifier on the calibration part: by a divergence, since labels and scores move in jumps.
+
+    metric: what the result is verified by. options: of that verifier.
+    A search runs the model some hundred times, so a large one is run on fewer samples.
+    """
+    values = model.size_bytes // 4
+    tuning = tuning.first(max(LEAST_TUNING_SAMPLES, TUNED_VALUES // max(1, values)))
+    if metric in ("accuracy", "top1") or ":" in metric:
+        options = options | {"metric": "divergence", "max_drop": None}
+    return Verifier(model, tuning, **options, closed_loop=False)
+
+
+def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "random": data.is_random,
+        "samples": data.sample_count,
+        "verification_samples": checking.sample_count,
+        "sha256": None if data.is_random else data_digest(data),
+        "axes": data.axes_in_words,
+    }
+
+
+def _finish(run: Run, started: float, *, measure: bool) -> None:
+    """The verdict, which is obeyed; what the result is and costs, and the goals that it missed."""
+    verdict = run.settle()
+    receipt, model = run.receipt, run.current
+    receipt.verdict = verdict.describe()
+    opset, ir = model.opset, model.proto.ir_version
+    oldest = oldest_ort(opset=opset, ir=ir)
+    receipt.result = {
+        "bytes": model.size_bytes,
+        "ratio": model.size_bytes / run.original.size_bytes,
+        "sha256": result_digest(unseeded(model)),
+        "opset": opset,
+        "ir_version": ir,
+        "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
+        "contributed_operators": list(contributed_operators(open_graph(model))),
+    }
+    if measure and run.data.sample_count:
+        run.progress(0, 1, "measuring load time and latency")
+        receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
+    _compare_with_goals(run, time.monotonic() - started)
+    receipt.measured["seconds"] = time.monotonic() - started
+
+
+def _compare_with_goals(run: Run, seconds: float) -> None:
+    budget, receipt = run.budget, run.receipt
+    size = run.current.size_bytes
+    if budget.target_size is not None:
+        goal = budget.target_size.limit(run.original.size_bytes)
+        if size > goal:
+            receipt.missed.append(f"size: {size:,} bytes, the goal was {goal:,.0f}")
+    latency = receipt.measured.get("latency_ms_result")
+    if budget.target_latency is not None and latency is not None:
+        goal = budget.target_latency.limit(receipt.measured["latency_ms_original"])
+        if latency > goal:
+            receipt.missed.append(f"latency: {latency:.3g} ms, the goal was {goal:.3g} ms")
+    if budget.time_budget_s is not None and seconds > budget.time_budget_s:
+        receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")

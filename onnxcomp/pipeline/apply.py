@@ -1,0 +1,75 @@
+"""Apply a pass to a model: open the graph, let the pass edit it, close it to a new model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.errors import OnnxcompError, PassError
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.weights.roles import compose, constants_by_key
+from onnxcomp.model import Model
+from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.runtime import one_line
+
+Array = NDArray[Any]
+
+
+def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
+    """The model after the pass, and what the pass says it did. The model handed in stays as it is.
+
+    What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
+    Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
+    Raises PassError, which names the pass, for whatever it does not foresee.
+    """
+    graph = open_graph(model)
+    try:
+        with threadpool_limits(1):
+            outcome = rewrite.apply(graph, context)
+    except (OnnxcompError, MemoryError):
+        raise
+    except Exception as error:
+        name = rewrite.pass_name()
+        raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
+    after = close_graph(graph) if outcome.changed else model
+    if rewrite.stores_encodings and after.encodings:
+        kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
+        after = after.with_proto(after.proto, kept)
+    return after, outcome
+
+
+def limited_to(context: Context, names: Iterable[str]) -> Context:
+    """The context in which only these weights and nodes may be touched."""
+    return dataclasses.replace(context, include=frozenset(names))
+
+
+def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
+    """Whether a rewrite changed these weights' values and left the graph as it was."""
+    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    return old.keys() == new.keys() and all(
+        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        for name in names
+    )
+
+
+def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
+    """``after`` with the named weights as they were in ``before``."""
+    return compose(after, dict.fromkeys(names, before))
+
+
+def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
+    """For each weight the squared error of its values over their squared magnitude."""
+    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    return {name: relative_error(old[name].values, new[name].values) for name in names}
+
+
+def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
+    """For each weight the share of its values that are zero."""
+    constants = constants_by_key(open_graph(model))
+    return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}

@@ -1,0 +1,1 @@
+"""What a run kept, and how it is taken back, recorded and done again."""

@@ -1,0 +1,42 @@
+"""A model on its way through passes, and what the passes that repair are to hold it against.
+
+    exact, exact, lossy, exact, repair:   the repair sees the model as the first two left it
+
+Exact passes may change what flows inside a model (ranges that are moved from one node to the next), so its inner
+tensors can be compared with those of the model after them and no earlier one, within a step and from step to step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from onnxcomp.contract import Context, Pass
+from onnxcomp.model import Model
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A model, and ``reference``: as it was before the first pass that lost anything (itself, if none did)."""
+
+    current: Model
+    reference: Model
+    is_exact: bool = True
+
+    @classmethod
+    def of(cls, model: Model) -> Lineage:
+        """Where a run starts."""
+        return cls(model, model)
+
+    def context(self, context: Context) -> Context:
+        """The context for the next pass."""
+        return dataclasses.replace(context, original=self.reference)
+
+    def after(self, rewrite: Pass, model: Model) -> Lineage:
+        """With ``model`` as what the pass left."""
+        is_exact = self.is_exact and rewrite.effect.is_exact
+        return Lineage(model, model if is_exact else self.reference, is_exact)
+
+    def lost(self, model: Model) -> Lineage:
+        """With ``model``, of which something was lost on the way."""
+        return Lineage(model, self.reference, is_exact=False)

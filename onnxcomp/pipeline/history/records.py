@@ -1,0 +1,61 @@
+"""What the receipt says of one application of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from onnxcomp.contract import Context, Outcome, Pass, parameters
+from onnxcomp.errors import RecipeError
+from onnxcomp.receipt import Application, Entry
+
+
+def application(
+    rewrite: Pass, context: Context, outcome: Outcome, include: Sequence[str] | None = None
+) -> Application:
+    """How to apply the pass again as it was applied in this context, limited to ``include``, or to what it came to
+    before the deadline."""
+    if outcome.is_cut_short:
+        include = [each.name for each in outcome.changed]
+    return Application(
+        rewrite=rewrite.pass_name(),
+        parameters=parameters_of(rewrite),
+        include=None if include is None else list(include),
+        exclude=list(context.exclude),
+        on_data=rewrite.draws_on_data(calibration=context.calibration is not None),
+    )
+
+
+def pass_again(kind: type[Pass], applied: Application) -> Pass:
+    """The pass of an application. Raises ParameterError or RecipeError where its parameters are none of ``kind``."""
+    unknown = sorted(applied.parameters.keys() - {each.name for each in parameters(kind)})
+    if unknown:
+        raise RecipeError(f"{applied.rewrite}: the receipt has {unknown[0]}, which this version's pass does not.")
+    return kind(**applied.parameters)
+
+
+def parameters_of(rewrite: Pass) -> dict[str, Any]:
+    """The fields of a pass and their values."""
+    return {each.name: getattr(rewrite, each.name) for each in parameters(type(rewrite))}
+
+
+def title(passes: Iterable[Pass]) -> str:
+    """Passes in turn in a few words: their names and the parameters that are not the default."""
+    return " + ".join(_titled(each) for each in passes)
+
+
+def _titled(rewrite: Pass) -> str:
+    stated = {each.name: getattr(rewrite, each.name) for each in parameters(type(rewrite))}
+    defaults = {each.name: each.default for each in parameters(type(rewrite))}
+    chosen = [f"{name}={value}" for name, value in stated.items() if value != defaults[name]]
+    return " ".join([rewrite.pass_name(), *chosen])
+
+
+def entries(outcome: Outcome) -> list[Entry]:
+    """The changes of an outcome."""
+    return [Entry(each.name, each.what, dict(each.details)) for each in outcome.changed]
+
+
+def skipped(outcome: Outcome) -> list[Entry]:
+    """What an outcome left alone, and why."""
+    return [Entry(each.name, each.reason) for each in outcome.skipped]

@@ -1,0 +1,159 @@
+"""Take back the part of a lossy step that breaks the budget, weight by weight or node by node.
+
+Each weight or node that the step touched is changed alone and its own divergence measured. The least
+harmful are kept, as many as the whole, measured together, bears: errors interact, so a sum of single
+errors decides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.graph.weights.roles import compose
+from onnxcomp.model import Model
+from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, put_back
+from onnxcomp.receipt import Entry
+from onnxcomp.verify import Verdict, Verifier
+
+Evaluate = Callable[[Model], float]
+Again = Callable[[Context], tuple[Model, Outcome]]
+"""Does a step once more in a context that is limited to some names."""
+
+GROUPS = 64  # at most so many single measurements; more names share one
+FEWER = 0.75  # of what did not verify, at most this share is kept: eight attempts come down to a tenth
+VERIFY_ATTEMPTS = 8  # what fails on the verification part is tried again, stricter
+STRICTER = 0.7
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of a step.
+
+    kept, taken: names; own: name -> divergence when it alone is changed. ``by_value``: the weights were put
+    back, so replaying applies the whole step and restores them; else the step is applied to ``kept`` only.
+    """
+
+    model: Model
+    outcome: Outcome
+    kept: list[str]
+    taken: list[str]
+    own: dict[str, float]
+    by_value: bool
+
+    def taken_entries(self) -> list[Entry]:
+        """What was taken back, with the divergence that each alone made."""
+        return [Entry(name, "taken back", {"divergence_alone": self.own[name]}) for name in self.taken]
+
+
+def energy_of(verifier: Verifier) -> Evaluate:
+    """What a search asks of a model: how far it is from the original, infinite for one that fails."""
+    return lambda model: verifier.check(model).energy
+
+
+def verified_part(
+    before: Model,
+    after: Model,
+    outcome: Outcome,
+    rewrite: Pass,
+    context: Context,
+    verifier: Verifier,
+    tuner: Verifier | None,
+    again: Again | None = None,
+) -> tuple[Remainder, Verdict]:
+    """The largest part of a step that verifies, chosen on the calibration part where there is one, and its verdict;
+    nothing is kept where none does. again: see ``take_back``."""
+    evaluator = tuner or verifier
+    limit, evaluate = evaluator.limit, energy_of(evaluator)
+    rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, again=again)
+    verdict = verifier.check(rest.model)
+    for _ in range(VERIFY_ATTEMPTS - 1):
+        if verdict.passed or not rest.kept:
+            break
+        limit *= STRICTER
+        rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, rest, again=again)
+        verdict = verifier.check(rest.model)
+    if rest.kept and not verdict.passed:
+        rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
+    return rest, verdict
+
+
+def take_back(
+    before: Model,
+    after: Model,
+    outcome: Outcome,
+    rewrite: Pass,
+    context: Context,
+    evaluate: Evaluate,
+    limit: float,
+    previous: Remainder | None = None,
+    *,
+    again: Again | None = None,
+) -> Remainder:
+    """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``.
+
+    again: does the step in a limited context, where it is more than the pass alone; then no value is put back.
+    previous: what an earlier call with a looser limit left and did not verify. Its single measurements are
+    used again, and at most ``FEWER`` of what it kept is kept.
+    """
+    names = list(dict.fromkeys(each.name for each in outcome.changed))
+    by_value = again is None and only_values(before, after, names)
+
+    def apply(kept: Sequence[str]) -> tuple[Model, Outcome]:
+        limited = limited_to(context, kept)
+        return apply_pass(before, rewrite, limited) if again is None else again(limited)
+
+    def partial(kept: Sequence[str]) -> Model:
+        if not kept:
+            return before
+        if by_value:
+            return compose(before, dict.fromkeys(kept, after))
+        return apply(kept)[0]
+
+    groups = _groups(names)
+    own: dict[str, float] = {} if previous is None else previous.own
+    for index, group in enumerate(groups if previous is None else ()):
+        context.progress(index, len(groups), f"measuring {group[0]} alone")
+        divergence = evaluate(partial(group))
+        own.update((name, divergence) for name in group)
+    groups.sort(key=lambda group: own[group[0]])
+    most = len(groups) - 1
+    if previous is not None:
+        most = int(FEWER * sum(group[0] in set(previous.kept) for group in groups))
+    keep = _longest_prefix(groups[: most + 1], partial, evaluate, limit, context)
+    kept = [name for group in groups[:keep] for name in group]
+    taken = [name for group in groups[keep:] for name in group]
+    if by_value or not kept:
+        return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
+    model, rerun = apply(kept)
+    return Remainder(model, rerun, kept, taken, own, by_value)
+
+
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    size = math.ceil(len(names) / GROUPS)
+    return [list(names[start : start + size]) for start in range(0, len(names), size)]
+
+
+def _longest_prefix(
+    groups: Sequence[Sequence[str]],
+    partial: Callable[[Sequence[str]], Model],
+    evaluate: Evaluate,
+    limit: float,
+    context: Context,
+) -> int:
+    """By bisection: how many groups can be kept. All of them are not an answer: the whole broke the limit."""
+    low, high = 0, len(groups)
+    steps = max(1, math.ceil(math.log2(high + 1)))
+    done = 0
+    while high - low > 1:
+        context.progress(done, steps, "taking back what breaks the budget")
+        done += 1
+        middle = (low + high) // 2
+        if evaluate(partial([name for group in groups[:middle] for name in group])) <= limit:
+            low = middle
+        else:
+            high = middle
+    return low

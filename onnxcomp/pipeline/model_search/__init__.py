@@ -1,0 +1,1 @@
+"""Rewrites of the whole model against each other: built, timed, verified."""

@@ -1,0 +1,1 @@
+"""What is measured and told without a rewritten model: benchmarks, comparisons, plans."""

@@ -1,0 +1,89 @@
+"""Latency, load time and load memory of one model, or of two as ratios measured in one run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.api import open_data, silent
+from onnxcomp.pipeline.executor import Progress
+from onnxcomp.pipeline.reports.costs import on_disk, session_options
+from onnxcomp.runtime import measure_latency, measure_load
+from onnxcomp.target import Target
+
+Source = str | os.PathLike[str] | Model
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs on the target; latencies are of one run on one sample, alternated with the other's."""
+
+    name: str
+    size_bytes: int
+    latency_ms: float
+    best_latency_ms: float
+    load_s: float
+    load_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The costs of one or two models; ``ratios`` are the second's over the first's, empty for one model."""
+
+    target: str
+    threads: int
+    runs: int
+    data: str
+    models: tuple[Cost, ...]
+    ratios: dict[str, float]
+
+
+def bench(
+    source: Source,
+    other: Source | None = None,
+    *,
+    calibration: Any = None,
+    target: str | Target = "cpu",
+    runs: int = 50,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Bench:
+    """Measure one model, or two on the same inputs in turns; what is compared must take the same inputs.
+
+    calibration: where the sample comes from that the models run on; None draws it from the inputs' types.
+    Raises TargetError or VerificationError for a model that does not load or run on the target.
+    """
+    given = [load(source), *([] if other is None else [load(other)])]
+    where = target if isinstance(target, Target) else Target.of(target)
+    progress(0, 1, "reading the inputs")
+    data = open_data(given[0], calibration, where, seed)
+    options = session_options(where)
+    with on_disk({str(index): each for index, each in enumerate(given)}) as paths:
+        progress(0, 1, "measuring latency")
+        took = measure_latency(paths, data.first_sample(), runs=runs, **options)
+        progress(0, 1, "measuring load time and memory")
+        loads = {key: measure_load(path, **options) for key, path in paths.items()}
+    costs = tuple(
+        Cost(
+            model.name,
+            model.size_bytes,
+            took[str(index)].median_ms,
+            took[str(index)].best_ms,
+            loads[str(index)].seconds,
+            loads[str(index)].peak_bytes,
+        )
+        for index, model in enumerate(given)
+    )
+    return Bench(where.name, where.threads, runs, data.source, costs, _ratios(costs))
+
+
+def _ratios(costs: tuple[Cost, ...]) -> dict[str, float]:
+    if len(costs) < 2:
+        return {}
+    first, second = costs
+    kinds = ("size_bytes", "latency_ms", "load_s", "load_peak_bytes")
+    return {
+        kind: getattr(second, kind) / getattr(first, kind) if getattr(first, kind) else float("nan") for kind in kinds
+    }

@@ -1,0 +1,115 @@
+"""What a run would do, without doing it: nothing is rewritten, run beside the original or written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxcomp.contract import Context, parameters
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.report.inspection import GAIN_BITS, coded_bytes
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.api import open_data
+from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.recipe import AUTO, Recipe, Step
+from onnxcomp.target import Target
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step as it would run. chosen: the parameters that are not the default. decision: "run", or why not."""
+
+    rewrite: str
+    summary: str
+    parameters: dict[str, Any]
+    chosen: tuple[str, ...]
+    exact: bool
+    decision: str
+
+
+@dataclass(frozen=True)
+class PlannedWeight:
+    """A weight, and whether value passes may change it. bits_bytes: about its bytes in codes of so many bits."""
+
+    name: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    excluded: bool
+    bits_bytes: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. data: the source of samples; random: whether they would be drawn."""
+
+    model: str
+    size_bytes: int
+    recipe: str
+    target: str
+    data: str
+    samples: int
+    random: bool
+    steps: tuple[PlannedStep, ...]
+    weights: tuple[PlannedWeight, ...]
+
+    def estimated_bytes(self, bits: int) -> int:
+        """About the size of the file with every eligible weight in codes of so many bits."""
+        eligible = [each for each in self.weights if not each.excluded]
+        return self.size_bytes - sum(each.size_bytes - each.bits_bytes[bits] for each in eligible)
+
+
+def plan(
+    source: str | os.PathLike[str] | Model,
+    *,
+    recipe: str | os.PathLike[str] | Recipe = "default",
+    calibration: Any = None,
+    target: str | Target = "cpu",
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+) -> Plan:
+    """Check everything that ``optimize`` checks before it starts, and say what it would do.
+
+    Raises the same errors as ``optimize``: for the model, the recipe, the data and the target.
+    """
+    model = load(source)
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    chosen.check_needs(calibration=calibration is not None)
+    where = target if isinstance(target, Target) else Target.of(target)
+    refuse_idle(model, exclude)
+    data = open_data(model, calibration, where, seed)
+    context = Context(exclude=tuple(exclude))
+    return Plan(
+        model=model.name,
+        size_bytes=model.size_bytes,
+        recipe=chosen.name,
+        target=where.name,
+        data=data.source,
+        samples=data.sample_count,
+        random=data.is_random,
+        steps=tuple(_planned(step, random=data.is_random) for step in chosen.steps),
+        weights=tuple(_weight(each, context) for each in weights(open_graph(model))),
+    )
+
+
+def _planned(step: Step, *, random: bool) -> PlannedStep:
+    rewrite = step.rewrite
+    fields = parameters(type(rewrite))
+    given = {each.name: getattr(rewrite, each.name) for each in fields}
+    strength = rewrite.strength()
+    if step.auto and strength is not None:
+        given[strength.name] = AUTO
+    chosen = tuple(each.name for each in fields if given[each.name] != each.default)
+    left_out = random and not Recipe("", (step,)).without_calibration().steps
+    decision = "left out: no calibration data" if left_out else "run"
+    if step.trials:
+        return PlannedStep(step.name, "Keep the fastest of these that the budget bears.", {}, (), False, decision)
+    return PlannedStep(step.name, rewrite.summary(), given, chosen, step.exact, decision)
+
+
+def _weight(weight: Weight, context: Context) -> PlannedWeight:
+    excluded = not context.selects(weight.name, *weight.node_names)
+    sizes = {bits: coded_bytes(weight, bits) for bits in GAIN_BITS}
+    return PlannedWeight(weight.name, weight.shape, weight.size_bytes, excluded, sizes)

@@ -1,0 +1,1 @@
+"""What the samples license: weights that none of them reaches, patterns that match nothing."""

@@ -1,0 +1,130 @@
+"""What of a pass's work has to be undone since the samples show nothing of the weights that it touched.
+
+A change is safe without data where the weight is about as near to what it was as 8 bits per channel would leave it.
+What is computed by ranges of the data's activations is safe only where the data reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract import Change, Context, Outcome, Pass
+from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.rewire import node_key
+from onnxcomp.graph.weights.roles import FLOAT_TYPES, Weight, constants_by_key, weights
+from onnxcomp.model import Model
+from onnxcomp.pipeline.apply import apply_pass, only_values
+from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
+from onnxcomp.pipeline.weight_search.data_free import NoiseBound
+from onnxcomp.receipt import Entry
+
+ERRORS = ("error", "relative_error")  # what passes call a weight's own error in the details of a change
+
+
+@dataclass(frozen=True)
+class Held:
+    """A pass applied, without what the samples do not license.
+
+    context: how to apply it again. left: changes that were left out. unreached: the weights among what these concern
+    that no sample reaches; where there are none, the samples are too few.
+    """
+
+    model: Model
+    outcome: Outcome
+    context: Context
+    left: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why changes were left out."""
+        return "no sample reaches it" if self.unreached else "so few samples license little of it"
+
+    def entries(self) -> list[Entry]:
+        """What was left out, for the receipt."""
+        return [Entry(name, self.reason) for name in self.left]
+
+    def notes(self) -> list[str]:
+        """What to tell a reader."""
+        return [unreached_note(self.unreached, "left as before")] if self.unreached else []
+
+
+def apply_safely(model: Model, rewrite: Pass, context: Context, reach: Reach | None) -> Held:
+    """Apply a pass; where that harms weights that no sample reaches, apply it to the others only. reach: None for a
+    run without data, whose user knows."""
+    after, outcome = apply_pass(model, rewrite, context)
+    if reach is None or rewrite.effect.is_exact or not outcome.changed:
+        return Held(after, outcome, context)
+    left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
+    if not left:
+        return Held(after, outcome, context)
+    context = dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, (*left, *unreached))))
+    after, outcome = apply_pass(model, rewrite, context)
+    if set(left).intersection(each.name for each in outcome.changed):  # nothing of it can be left out
+        after, outcome = model, Outcome(skipped=outcome.skipped)
+    return Held(after, outcome, context, left, unreached)
+
+
+def _unsafe(
+    before: Model, after: Model, outcome: Outcome, rewrite: Pass, context: Context, reach: Reach
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The changes to leave out and the weights that no sample reaches among what they concern.
+
+    Only weights that became worse than is safe are tried, and all that a pass rewrote by ranges of activations.
+    """
+    on_data = rewrite.draws_on_data(calibration=context.calibration is not None)
+    by_ranges = on_data and not only_values(before, after, [each.name for each in outcome.changed])
+    touched = _touched(open_graph(before), outcome, beyond=by_ranges)
+    constants = constants_by_key(open_graph(after))
+    factor = FEW_FACTOR if reach.few else 1.0
+    doubtful = {
+        change.name: [
+            weight.name
+            for weight in touched[change.name]
+            if by_ranges or not _is_safe(weight, constants.get(weight.name), change, factor)
+        ]
+        for change in outcome.changed
+    }
+    names = {name for several in doubtful.values() for name in several}
+    if reach.few and not by_ranges:
+        return tuple(name for name, several in doubtful.items() if several), ()
+    unreached = set() if reach.few else reach.unreached(before, sorted(names))
+    left = tuple(name for name, several in doubtful.items() if unreached.intersection(several))
+    return left, tuple(sorted(unreached))
+
+
+def _touched(graph: Graph, outcome: Outcome, *, beyond: bool) -> dict[str, list[Weight]]:
+    """For each change the weights that it concerns: the one of its name, those that the node of its name reads, and
+    those that it names. beyond: also those of the nodes right before that node."""
+    by_name = {each.name: each for each in weights(graph)}
+    read: dict[int, list[Weight]] = {}
+    for weight in by_name.values():
+        for role in weight.roles:
+            read.setdefault(id(role.node), []).append(weight)
+    by_node: dict[str, list[Weight]] = {}
+    for scope, node in graph.nodes():
+        makers = [each for tensor in node.inputs if beyond for each in tensor.inputs]
+        by_node[node_key(scope, node)] = [each for one in (node, *makers) for each in read.get(id(one), [])]
+    found = {}
+    for change in outcome.changed:
+        named = change.details.get("weight", ())
+        names = [change.name, *([named] if isinstance(named, str) else named)]
+        found[change.name] = [by_name[name] for name in names if name in by_name] + by_node.get(change.name, [])
+    return found
+
+
+def _is_safe(weight: Weight, left: Constant | None, change: Change, factor: float) -> bool:
+    """Whether the weight is about as near as 8 bits per channel: by its values, else by the pass's word. What changes a
+    node whose weight stays does something that neither tells."""
+    bound = NoiseBound.of(weight)
+    if left is not None and left.data_type in FLOAT_TYPES and tuple(left.shape) == weight.shape:
+        values = np.asarray(left.values)
+        if change.name == weight.name or not np.array_equal(values, weight.values):
+            return bound.allows(values.astype(weight.dtype), factor)
+    error = next((change.details[key] for key in ERRORS if key in change.details), None)
+    return error is not None and bound.allows_error(float(error), factor)

@@ -1,0 +1,1 @@
+"""A pass and a strength for each weight: candidates, allocation, verification."""

@@ -1,0 +1,33 @@
+"""One assignment of strengths to all weights of a step, applied and verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxcomp.model import Model
+from onnxcomp.pipeline.weight_search.candidates import Assignment, total_bytes
+from onnxcomp.receipt import Application, Entry
+from onnxcomp.verify import Verdict, Verifier
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The model that an assignment and what follows it make; the applications make it again."""
+
+    model: Model
+    entries: list[Entry]
+    applications: list[Application]
+    verdict: Verdict
+    assignment: Assignment
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the assigned weights, estimated."""
+        return total_bytes(self.assignment)
+
+
+def spent_share(verdict: Verdict, verifier: Verifier) -> float:
+    """The share of the budget that a result takes up, one standard error included."""
+    if not verifier.limit:
+        return 1.0
+    return max(verdict.safe_divergence / verifier.limit, verdict.energy / verifier.search_limit)

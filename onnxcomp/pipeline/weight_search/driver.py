@@ -1,0 +1,202 @@
+"""Choose a pass and a strength for each weight: candidates, the search among them, what follows, and verification.
+
+Trials are whole assignments, applied and verified. ``spending`` finds the strongest that the budget bears; where it
+takes more bytes than what noise alone allows, as it is done without data, that is tried as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxcomp.budget import Goal
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context, Needs, Outcome, Pass, Skip
+from onnxcomp.model import Model
+from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.history.records import application, entries
+from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
+from onnxcomp.pipeline.weight_search import allocation as search
+from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
+from onnxcomp.pipeline.weight_search.candidates import (
+    HOPELESS_ERROR,
+    NOISE_ERROR,
+    Assignment,
+    Table,
+    as_made,
+    build,
+    fit_again,
+    tabulate,
+    total_bytes,
+)
+from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
+from onnxcomp.pipeline.weight_search.spending import Spending
+from onnxcomp.receipt import Application, Entry
+from onnxcomp.recipe import Step
+from onnxcomp.verify import Verdict, Verifier
+
+JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
+LEAST_JUDGED = 16
+GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
+TABLES_BYTES = 300  # what such tables may take at least: much of a small model
+MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
+
+
+@dataclass
+class Choosing:
+    """One step whose pass and strength are chosen weight by weight.
+
+    model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
+    calibration part; None without data. reach: what the data show of each weight. skipped: what no candidate changed,
+    notes: what a reader should know, once the choice is made.
+    """
+
+    step: Step
+    model: Model
+    original: Model
+    context: Context
+    verifier: Verifier
+    tuner: Verifier | None
+    reach: Reach
+    target_size: Goal | None
+    deadline: float
+    skipped: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
+    refuted: Verdict | None = None  # the last of what was tried and broke the budget
+
+    def choose(self) -> Trial | None:
+        """The smallest of what verifies: the strongest that the budget bears, or what noise alone allows, as without
+        data. What does not verify only where nothing does; None where nothing can change."""
+        fit, tuner = self._parts_to_search()
+        context = dataclasses.replace(self.context, calibration=fit)
+        table, mild = self._table(context, tuner)
+        self.skipped = list(table.skipped)
+        if not table.options:
+            return None
+        best = None
+        if tuner is not None:
+            spending = Spending(self, context, table, mild, tuner, self._goal_bytes(table))
+            best = spending.strongest()
+        if best is None or best.size_bytes > total_bytes(mild):
+            best = self._smaller(best, self._mild(context, table, mild))
+        self._say(table, best)
+        return best
+
+    def _mild(self, context: Context, table: Table, mild: Assignment) -> Trial:
+        """What noise alone allows; where one weight is in the way, without that."""
+        trial = self.tried(context, table, mild)
+        if trial.verdict.passed or self.tuner is None:
+            return trial
+        found = search.culprit(mild, lambda rest: self.energy_alone(table, rest), self.verifier.limit)
+        if found is None:
+            return trial
+        name, _ = found
+        self.held_back[name] = "left as it was"
+        return self.tried(context, table, mild | {name: table.options[name][0]})
+
+    def _smaller(self, best: Trial | None, mild: Trial) -> Trial:
+        if best is not None and (not mild.verdict.passed or best.size_bytes <= mild.size_bytes):
+            return best
+        return mild
+
+    def _say(self, table: Table, best: Trial) -> None:
+        kept = {name for name in table.unreached if best.assignment[name].choice is not None}
+        for names, fate in ((kept, "kept at 8 bits"), (table.unreached - kept, "left as before")):
+            if names:
+                self.notes.append(unreached_note(names, fate))
+        self.notes += [f"{name}: it alone broke the budget; {fate}" for name, fate in self.held_back.items()]
+        if self.refuted is None or self.tuner is None or not best.verdict.passed:
+            return
+        spent = spent_share(best.verdict, self.verifier)
+        if spent < MOST_LEFT:
+            why = "; ".join(self.refuted.reasons)
+            self.notes.append(
+                f"{self.step.name}: {spent:.0%} of the budget is taken up; what saves more broke it: {why}"
+            )
+
+    def _table(self, context: Context, tuner: Verifier | None) -> tuple[Table, Assignment]:
+        """What each weight can become, and what noise alone allows. Where candidates draw on data, all are made
+        without, and those in question for a weight again with data."""
+        candidates, deadline = self.step.candidates, self.deadline
+        most_error = NOISE_ERROR if tuner is None else HOPELESS_ERROR
+        fits_later = tuner is not None and _fit_later(candidates, context)
+        plain = dataclasses.replace(context, calibration=None) if fits_later else context
+        table = tabulate(self.model, candidates, plain, most_error=most_error, deadline=deadline)
+        self._hold_back(table)
+        mild = assign_by_noise(self.model, table)
+        if not table.options or tuner is None or not fits_later:
+            return table, mild
+        mild = as_made(table, mild, len(candidates))
+        search.measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
+        search.shortlist(table, tuner.search_limit, mild)
+        fit_again(table, self.model, candidates, context, deadline=deadline)
+        self._hold_back(table)
+        return table, {name: mild[name] for name in table.options}
+
+    def _hold_back(self, table: Table) -> None:
+        """Few samples license little more than none."""
+        if self.reach.few:
+            hold_to_noise(self.model, table, table.options, FEW_FACTOR)
+
+    def _parts_to_search(self) -> tuple[CalibrationData | None, Verifier | None]:
+        """What candidates are fitted to, and the judge of them.
+
+        Candidates that draw on data look better on these than they are, each to another degree: the judge gets a
+        part of the calibration samples that they have not seen. What follows the choice has all of them.
+        """
+        data = self.context.calibration
+        draws_on_data = any(each.draws_on_data(calibration=True) for each in self.step.candidates)
+        if self.tuner is None or data is None or not draws_on_data:
+            return data, self.tuner
+        fit, rest = fitting_part(data, self.context.seed)
+        return fit, self.tuner.on(rest)
+
+    def _goal_bytes(self, table: Table) -> int | None:
+        """What the weights of the table may take for the whole model to reach its size goal."""
+        if self.target_size is None:
+            return None
+        rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
+        goal = self.target_size.limit(self.original.size_bytes)
+        return int(min(GOAL_SHARE * goal, goal - TABLES_BYTES) - rest)
+
+    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+        """How far an assignment, without what follows it, is from the original on the verification part."""
+        return self.verifier.check(build(self.model, table, assignment)).energy
+
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+        """An assignment, verified: each weight as its choice left it, all applied to the same model."""
+        noted: list[Entry] = []
+        applications: list[Application] = []
+        candidates = self.step.candidates
+        plain = dataclasses.replace(context, calibration=None)
+        for choice in sorted({option.choice for option in assignment.values() if option.choice is not None}):
+            names = sorted(name for name, option in assignment.items() if option.choice == choice)
+            noted.extend(table.entries[choice, name] for name in names)
+            rewrite = candidates[choice % len(candidates)]
+            applied = application(rewrite, context if choice < len(candidates) else plain, Outcome(), names)
+            applied.beside, applied.fitted = bool(applications), applied.on_data
+            applications.append(applied)
+        model = build(self.model, table, assignment)
+        context = dataclasses.replace(context, calibration=self.context.calibration)
+        for rewrite in self.step.then:
+            model, outcome = apply_pass(model, rewrite, context)
+            noted.extend(entries(outcome))
+            if outcome.changed:
+                applications.append(application(rewrite, context, outcome))
+        verdict = self.verifier.check(model)
+        if not verdict.passed:
+            self.refuted = verdict
+        return Trial(model, noted, applications, verdict, assignment)
+
+
+def _fit_later(candidates: Sequence[Pass], context: Context) -> bool:
+    """Whether candidates can be made without data first and draw on it later."""
+    with_data = any(each.draws_on_data(calibration=True) for each in candidates)
+    return context.calibration is not None and with_data and all(each.needed() is Needs.NOTHING for each in candidates)
+
+
+def fitting_part(data: CalibrationData, seed: int) -> tuple[CalibrationData, CalibrationData]:
+    """The calibration samples that candidates of a search are fitted to, and those that they are judged by."""
+    return data.split(seed=seed, fraction=JUDGED_SHARE, minimum=LEAST_JUDGED)

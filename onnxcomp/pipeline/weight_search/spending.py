@@ -1,0 +1,200 @@
+"""Spend an accuracy budget on bytes: the strongest assignment that verifies, with all that follows it.
+
+A search proposes an assignment for a limit of its own (``search``); the limit grows and shrinks until what verifies
+takes up the budget. Where one weight alone carries a failure, that weight is held back, and not all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from onnxcomp.contract import Context
+from onnxcomp.model import Model
+from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS, energy_of
+from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.weight_search import allocation as search
+from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
+from onnxcomp.recipe import Step
+from onnxcomp.verify import Verdict, Verifier
+
+RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
+LEAST_SPENT = 0.1  # of the budget, that a result is counted to take up where single changes follow
+UNCERTAIN = 0.05  # of the predicted divergence: single changes are tried that should go so far over the budget
+NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
+MOST_TIGHTENED = 0.3
+LIMITS_TRIED = 24  # limits of a search that end in an assignment known already cost next to nothing
+STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
+ENOUGH = 0.75  # of the budget: no stronger one is tried
+CLOSE = 1.15  # a limit this close to one that failed is not worth another try
+SURPRISING = 1.5  # times the limit of the search: what was measured within it and is far beyond has its own cause
+LESS_ERROR = 0.1  # of what carried a failure, at most, is left to a weight at first
+UNFORESEEN = 3.0  # times what was predicted of a weight: with less, a stricter limit deals with it
+HELD_BACK = 4  # times that one weight is sought for that, at most: each takes a dozen evaluations
+
+
+class Work(Protocol):
+    """What is asked of the step whose budget is spent."""
+
+    step: Step
+    model: Model
+    verifier: Verifier
+    reach: Reach
+    deadline: float
+    held_back: dict[str, str]
+
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+        """An assignment, verified with all that follows."""
+
+    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+        """How far an assignment, without what follows it, is from the original on the verification part."""
+
+
+@dataclass
+class Spending:
+    """The search for the strongest trial. mild: what noise alone allows. tuner: the judge of the search."""
+
+    work: Work
+    context: Context
+    table: Table
+    mild: Assignment
+    tuner: Verifier
+    goal: int | None
+    failures: int = 0
+    held_back: int = 0
+    known: dict[tuple[int | None, ...], Trial] = field(default_factory=dict)
+
+    def strongest(self) -> Trial | None:
+        """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
+        (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
+        until one fails."""
+        work, table = self.work, self.table
+        limit = first = self.tuner.search_limit * (RECOVERED if work.step.then else 1.0)
+        options: dict[str, Any] = {"deadline": work.deadline, "bearable": limit}
+        search.measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+        best: Trial | None = None
+        held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
+        for _ in range(LIMITS_TRIED):
+            trial = self._at(limit)
+            if trial is None:
+                break
+            if self._holds(trial.verdict):
+                best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
+                held = limit
+                if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
+                    break
+                limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
+            elif best is None and self._hold_back(trial, limit):
+                limit = first
+            else:
+                broken = min(broken, limit)
+                limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
+            if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(CLOSE)):
+                break
+        if work.step.then and best is not None and (self.goal is None or best.size_bytes > self.goal):
+            best = self._strengthened(best)
+        return best
+
+    def _at(self, limit: float) -> Trial | None:
+        """What the search proposes for a limit, verified; None where that would be one trial too many."""
+        work = self.work
+        options: dict[str, Any] = {"goal_bytes": self.goal, "deadline": work.deadline}
+        options["descend"] = not work.step.then  # what follows changes what single changes do
+        found = search.assign(work.model, self.table, energy_of(self.tuner), limit, self.context, **options)
+        key = tuple(option.choice for option in found.values())
+        if key not in self.known:
+            if len(self.known) == VERIFY_ATTEMPTS:
+                return None
+            self.known[key] = work.tried(self.context, self.table, found)
+        return self.known[key]
+
+    def _hold_back(self, trial: Trial, limit: float) -> bool:
+        """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
+        no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
+        self.failures += 1
+        if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
+            self.held_back += 1
+            most = self.work.verifier.search_limit * (RECOVERED if self.work.step.then else 1.0)
+            found = search.culprit(trial.assignment, lambda rest: self.work.energy_alone(self.table, rest), most)
+            if found is not None and found[1] > UNFORESEEN * self.table.predicted(found[0], trial.assignment[found[0]]):
+                self._forbid(found[0], trial.assignment)
+                return True
+        return not self.work.step.then and search.retreat(self.table, trial.assignment)
+
+    def _is_surprising(self, verdict: Verdict, limit: float) -> bool:
+        """Whether a trial broke the budget by far more than the search can be mistaken. What is counted otherwise is
+        spent until it breaks."""
+        return not self._counts_otherwise() and not verdict.energy <= SURPRISING * limit
+
+    def _forbid(self, name: str, assignment: Assignment) -> None:
+        """Leave a weight a tenth of the error that carried a failure, then what noise alone allows, then none."""
+        now, mild, options = assignment[name], self.mild[name], self.table.options[name]
+        milder = [each for each in options if each.error <= LESS_ERROR * now.error]
+        if name not in self.work.held_back and len(milder) > 1:
+            self.table.options[name] = milder
+            self.work.held_back[name] = "held back"
+            return
+        if now == mild:
+            self.mild[name] = options[0]
+        search.hold_to(self.table, name, self.mild)
+        self.work.held_back[name] = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
+
+    def _strengthened(self, best: Trial) -> Trial:
+        """A trial that verified after single changes that save bytes, each verified with all that follows.
+
+        Tried is what the budget left over should bear, by prediction and what that was worth for the whole.
+        """
+        table = self.table
+        refuted: set[tuple[str, int | None]] = set()
+        for _ in range(search.moves_tried(table)):
+            left = 1 / max(self._spent(best.verdict), LEAST_SPENT) - 1 + UNCERTAIN
+            room = left * search.predicted_total(table, best.assignment)
+            move = search.cheapest_move(table, best.assignment, room, refuted)
+            if move is None or time.monotonic() > self.work.deadline:
+                break
+            name, option = move
+            trial = self.work.tried(self.context, table, best.assignment | {name: option})
+            if self._holds(trial.verdict):
+                best = trial
+            else:
+                refuted.add((name, option.choice))
+        return best
+
+    def _holds(self, verdict: Verdict) -> bool:
+        """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance."""
+        if not self.work.step.then or self._counts_otherwise():
+            return verdict.passed
+        return verdict.passed_safely and verdict.energy <= self.work.verifier.search_limit
+
+    def _counts_otherwise(self) -> bool:
+        """Whether the budget is in another unit than the search's divergence."""
+        return self.tuner.metric != self.work.verifier.metric
+
+    def _is_enough(self, verdict: Verdict, limit: float) -> bool:
+        """Whether to stop at a result that verified: the search may not go beyond its own limit, and little of the
+        budget is left below it. A budget in another unit than the search's is spent until a result fails."""
+        if self._counts_otherwise():
+            return False
+        if self.work.step.then:
+            return self._spent(verdict) >= NEARLY
+        return limit >= self.tuner.search_limit or verdict.energy >= ENOUGH * self.work.verifier.limit
+
+    def _spent(self, verdict: Verdict) -> float:
+        return spent_share(verdict, self.work.verifier)
+
+    def _loosening(self, verdict: Verdict) -> float:
+        """By how much the search's limit may grow after a result that verified with budget to spare."""
+        if self._counts_otherwise() or verdict.energy <= 0:
+            return STRONGER
+        return min(STRONGER, max(CLOSE, 1 / self._spent(verdict)))
+
+    def _tightening(self, verdict: Verdict) -> float:
+        """By how much the search's limit must shrink after a result that did not verify."""
+        if not 0 < verdict.energy < math.inf:  # what failed otherwise than by its size says nothing of it
+            return STRICTER
+        if self.work.step.then and not self._counts_otherwise():
+            return min(0.9, max(MOST_TIGHTENED, 0.97 / self._spent(verdict)))
+        return min(0.95, max(0.5, 0.97 * self.work.verifier.limit / verdict.energy))

@@ -1,0 +1,1 @@
+"""What of the outputs is compared, and as what: padding, copies of inputs, labels, scores."""

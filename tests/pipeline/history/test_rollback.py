@@ -1,0 +1,56 @@
+"""Taking back: how much is kept of a step, and that a stricter second try costs no second round of measuring."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxcomp.contract import Context
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.history.rollback import FEWER, take_back
+from onnxcomp.registry import get_pass
+
+WEIGHTS = 12
+
+
+def chain() -> Model:
+    """x + w0 + w1 + ..., each weight with half of its values near zero."""
+    names = [f"w{i}" for i in range(WEIGHTS)]
+    sums = ["x", *(f"s{i}" for i in range(WEIGHTS - 1)), "y"]
+    nodes = [helper.make_node("Add", [sums[i], name], [sums[i + 1]], name=f"add{i}") for i, name in enumerate(names)]
+    values = np.array([[1e-3, 2.0], [3.0, 1e-3]], np.float32)
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        info[:1],
+        info[1:],
+        [numpy_helper.from_array(values * (i + 1), name) for i, name in enumerate(names)],
+    )
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def pruned_weights(model: Model) -> int:
+    return sum((numpy_helper.to_array(each) == 0).any() for each in model.proto.graph.initializer)
+
+
+def test_a_stricter_try_keeps_fewer_and_measures_no_single_again() -> None:
+    before, context = chain(), Context()
+    rewrite = get_pass("prune-weights")(sparsity=0.5)
+    after, outcome = apply_pass(before, rewrite, context)
+    assert len(outcome.changed) == WEIGHTS
+    measured: list[int] = []
+
+    def evaluate(model: Model) -> float:
+        measured.append(pruned_weights(model))
+        return 0.01 * measured[-1]
+
+    first = take_back(before, after, outcome, rewrite, context, evaluate, 0.085)
+    assert len(first.kept) == 8 and measured[:WEIGHTS] == [1] * WEIGHTS
+    measured.clear()
+    # the second limit alone would bear all eight again
+    second = take_back(before, after, outcome, rewrite, context, evaluate, 0.08, first)
+    assert len(second.kept) == int(FEWER * 8) == pruned_weights(second.model)
+    assert 0 < len(measured) <= 4 and 1 not in measured
+    assert sorted([*second.kept, *second.taken]) == sorted(first.own) and second.own == first.own

@@ -1,0 +1,205 @@
+"""What samples show of a weight: probed hard, with few samples first, and by each output alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.safety.reach import (
+    QUICK_SAMPLES,
+    TURNED_ERROR,
+    Reach,
+    affected_share,
+    largest_move,
+    unreached_note,
+)
+from onnxcomp.pipeline.weight_search.allocation import measure_influence
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
+from onnxcomp.target import Target
+from onnxcomp.verify import OutputDivergence, Verdict, Verifier
+
+Judge = Callable[..., Verifier]
+CPU = Target.of("cpu")
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((96, 12)).astype(np.float32)
+STREAM = "g (float[N,12] x, float[N,9] z) => (float[N,8] y) { a = MatMul(x, wx) b = MatMul(z, wz) y = Add(a, b) }"
+# y = x W + Relu(-|x| D) is x W, and so it is without D; turned round, D shows.
+DEAD = """g (float[N,12] x) => (float[N,8] y) {
+    a = MatMul(x, w) b = Abs(x) c = Neg(b) d = MatMul(c, dead) e = Relu(d) y = Add(a, e) }"""
+
+
+def parsed(text: str, **values: np.ndarray) -> Model:
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    proto.graph.initializer.extend(numpy_helper.from_array(each, name) for name, each in values.items())
+    return load(proto)
+
+
+def matrix(rows: int, columns: int = 8) -> np.ndarray:
+    return RNG.standard_normal((rows, columns)).astype(np.float32)
+
+
+def stream() -> Model:
+    return parsed(STREAM, wx=matrix(12), wz=matrix(9))
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Judge:
+    """Judges a model on these inputs."""
+
+    def make(model: Model, **inputs: np.ndarray) -> Verifier:
+        np.savez(tmp_path / "c.npz", **inputs)
+        with model.opened_on(CPU.session) as session:
+            data = CalibrationData.open(tmp_path / "c.npz", session.inputs, run=session.run)
+        return Verifier(model, data, target=CPU)
+
+    return make
+
+
+def counted(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The samples of every check from now on."""
+    checks: list[int] = []
+    check = Verifier.check
+
+    def counting(self: Verifier, model: Model) -> Verdict:
+        checks.append(self.samples)
+        return check(self, model)
+
+    monkeypatch.setattr(Verifier, "check", counting)
+    return checks
+
+
+def test_the_weight_of_an_input_that_is_zero_is_unreached(judge: Judge) -> None:
+    model = stream()
+    silent = Reach(judge(model, x=X, z=np.zeros((96, 9), np.float32)))
+    assert silent.unreached(model, ["wx", "wz"]) == {"wz"}
+    assert silent.influence(model, "wz") == 0 < silent.influence(model, "wx")
+    moving = Reach(judge(model, x=X, z=X[:, :9]))
+    assert moving.unreached(model, ["wx", "wz"]) == set()
+
+
+def test_a_weight_whose_loss_shows_nothing_is_turned_round_before_it_counts_as_unreached(judge: Judge) -> None:
+    model = parsed(DEAD, w=matrix(12), dead=np.abs(matrix(12)))
+    tuner = judge(model, x=X)
+    found = Reach(tuner).influence(model, "dead")
+    turned = parsed(DEAD, w=initial(model, "w"), dead=-initial(model, "dead"))
+    assert found == pytest.approx(tuner.check(turned).energy / TURNED_ERROR)
+
+
+def initial(model: Model, name: str) -> np.ndarray:
+    return next(numpy_helper.to_array(each) for each in model.proto.graph.initializer if each.name == name)
+
+
+def test_what_few_samples_do_not_show_is_tried_on_all(judge: Judge) -> None:
+    model = stream()
+    late = np.zeros((96, 9), np.float32)
+    late[QUICK_SAMPLES:] = 1
+    assert Reach(judge(model, x=X, z=late)).unreached(model, ["wz"]) == set()
+
+
+def test_a_weight_is_tried_once_and_on_few_samples_where_these_show_it(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = stream()
+    reach = Reach(judge(model, x=X, z=X[:, :9]))
+    checks = counted(reach.tuner, monkeypatch)  # type: ignore[arg-type]
+    reach.unreached(model, ["wx", "wz"])
+    assert checks == [QUICK_SAMPLES] * 3  # the model as it is, and each weight gone
+    reach.unreached(model, ["wx", "wz"])
+    assert len(checks) == 3
+
+
+def test_without_a_judge_nothing_is_reached() -> None:
+    assert Reach(None).unreached(stream(), ["wx", "wz"]) == {"wx", "wz"}
+
+
+def verdict_of(share: float | None = None, measure: str = "values", **values: float) -> Verdict:
+    outputs = tuple(OutputDivergence(name, "values", measure, each, each, each) for name, each in values.items())
+    found = Verdict(divergence=max(values.values()), interval=(0, 1), limit=0.03, samples=9, outputs=outputs)
+    if share is not None:
+        object.__setattr__(found, "affected_share", share)
+    return found
+
+
+def test_the_worst_output_hides_no_other() -> None:
+    assert largest_move(verdict_of(a=0.02, b=0.0), verdict_of(a=0.02, b=0.01)) == pytest.approx(0.01)
+
+
+def test_what_only_a_closed_loop_shows_does_not_count_as_reached() -> None:
+    """Its first steps may run what no sample does, and are soon diluted."""
+    before, after = (verdict_of(measure="on its own states: values", a=value) for value in (0.0, 0.02))
+    assert largest_move(before, after) == 0.0
+
+
+def test_one_of_few_labels_that_flips_tells_no_share_of_samples() -> None:
+    assert affected_share(verdict_of(0.1, a=0.02)) == 0.1
+    assert affected_share(verdict_of(0.1, "labels", a=0.02)) is None
+    assert affected_share(verdict_of(a=0.02)) is None
+
+
+@dataclasses.dataclass
+class Scripted:
+    """A judge that knows each model's verdict."""
+
+    verdicts: Callable[[Model], Verdict]
+    search_limit: float = 0.03
+    limit: float = 0.03
+    samples: int = 9
+
+    def check(self, model: Model) -> Verdict:
+        return self.verdicts(model)
+
+
+PLAIN = Option(None, 1000, 0.0)
+
+
+def influenced(alone: Verdict, all_together: Verdict, option: Option) -> Table:
+    """The table of a weight after it was measured alone, and once with another one."""
+    model, changed = stream(), stream()
+    table = Table({name: [PLAIN, option] for name in ("wx", "wz")}, {0: changed, 9: stream()})
+
+    def verdicts(candidate: Model) -> Verdict:
+        new = [np.array_equal(initial(candidate, name), initial(changed, name)) for name in ("wx", "wz")]
+        return all_together if all(new) else alone if new[0] else verdict_of(a=0.001 * new[1])
+
+    tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
+    mild = dict.fromkeys(("wx", "wz"), Option(9, 400, 1e-5))
+    measure_influence(model, table, tuner, Reach(tuner), mild, Context(), bearable=0.03)
+    return table
+
+
+@pytest.mark.parametrize(("share", "usual", "stays"), [(0.1, 0.8, False), (0.2, 0.8, True), (0.1, 0.1, True)])
+def test_what_few_samples_see_must_be_bearable_to_these(share: float, usual: float, stays: bool) -> None:
+    """0.005 over all samples is 0.04 for an eighth of those that see anything, 0.02 for a quarter."""
+    table = influenced(verdict_of(share, a=0.005), verdict_of(usual, a=0.001), Option(0, 200, 0.01))
+    assert [each.choice for each in table.options["wx"]] == [None, 0][: 1 + stays]
+
+
+def test_an_unreached_weight_keeps_to_what_is_safe_without_data() -> None:
+    silent = verdict_of(a=0.0)
+    table = influenced(silent, silent, Option(0, 200, 0.01))
+    assert table.unreached == {"wx"}
+    assert [each.choice for each in table.options["wx"]] == [None, 9]
+
+
+def test_a_weight_that_a_small_change_does_not_show_is_known_by_its_loss() -> None:
+    def verdicts(candidate: Model) -> Verdict:
+        return verdict_of(a=0.0 if initial(candidate, "wx").any() else 0.5)
+
+    tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
+    table = Table({"wx": [PLAIN, Option(0, 200, 0.01)]}, {0: stream()})
+    measure_influence(stream(), table, tuner, Reach(tuner), {"wx": PLAIN}, Context())
+    assert table.influence["wx", ANY_FAMILY] == pytest.approx(0.5)
+    assert table.predicted("wx", table.options["wx"][1]) == pytest.approx(0.005)
+
+
+def test_a_note_names_three_weights_at_most() -> None:
+    assert unreached_note(["w"], "kept at 8 bits") == "w: no sample reaches it; kept at 8 bits"
+    assert unreached_note("edcba", "left as before") == "a, b, c and 2 more: no sample reaches them; left as before"

@@ -1,0 +1,123 @@
+"""Tables of options: which stay for a fit to data, what the fit changes, and single changes on an assignment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxcomp.contract import Context, Pass
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.weights.roles import weights
+from onnxcomp.model import Model, load
+from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, predicted_total, shortlist
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table, fit_again, tabulate
+from onnxcomp.registry import get_pass
+from tests.applying import calibration_of
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,24] x) => (float[N,6] y) {
+    a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"""
+PLAIN = Option(None, 1000, 0.0)
+
+
+def table_of(**options: list[Option]) -> Table:
+    """A table in which each weight's divergence is its error."""
+    table = Table({name: [PLAIN, *found] for name, found in options.items()}, {})
+    table.influence = {(name, ANY_FAMILY): 1.0 for name in options}
+    return table
+
+
+def test_the_cheapest_change_adds_least_divergence_for_a_byte() -> None:
+    dear, cheap = Option(0, 500, 0.05), Option(0, 500, 0.01)
+    table = table_of(one=[dear], other=[cheap])
+    now = {"one": PLAIN, "other": PLAIN}
+    assert cheapest_move(table, now, 1.0, set()) == ("other", cheap)
+    assert cheapest_move(table, now, 1.0, {("other", 0)}) == ("one", dear)
+    assert cheapest_move(table, now, 0.001, set()) is None
+    assert cheapest_move(table, {"one": dear, "other": cheap}, 1.0, set()) is None
+
+
+def test_a_change_that_saves_next_to_nothing_comes_last() -> None:
+    trifle, worth = Option(0, 995, 0.0), Option(0, 500, 0.05)
+    table = table_of(one=[trifle], other=[worth])
+    now = {"one": PLAIN, "other": PLAIN}
+    assert cheapest_move(table, now, 1.0, set()) == ("other", worth)
+    assert cheapest_move(table, now, 0.01, set()) == ("one", trifle)
+
+
+def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> None:
+    ladder = [Option(index, 800 - 70 * index, 0.0001 * 4**index) for index in range(8)]
+    twin = Option(20, ladder[3].size_bytes + 5, 1.1 * ladder[3].error)
+    worse = Option(21, ladder[3].size_bytes, 10 * ladder[3].error)
+    table = table_of(one=[*ladder, twin, worse])
+    shortlist(table, ladder[3].error, {"one": ladder[0]})
+    left = {each.choice for each in table.options["one"]}
+    assert {None, 0, 3, 20} <= left
+    assert 21 not in left
+    far = table_of(one=list(ladder))
+    shortlist(far, ladder[0].error / 100, {"one": PLAIN})
+    assert {each.choice for each in far.options["one"]} == {None}
+
+
+def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
+    """The whole goes a little over the limit, and the next option is far away on the scale of limits."""
+    strong, mild = Option(0, 100, 0.03), Option(1, 500, 0.004)
+    table = table_of(w=[mild, strong])
+    table.variants = {0: classifier(2.0), 1: classifier(0.5)}
+
+    def evaluate(model: Model) -> float:
+        return 0.056 if np.array_equal(values_of(model, "w"), values_of(table.variants[0], "w")) else 0.02
+
+    found = assign(classifier(), table, evaluate, 0.055, Context(), descend=False)
+    assert found == {"w": mild}
+    assert predicted_total(table, found) == pytest.approx(0.004)
+
+
+def classifier(factor: float = 1.0) -> Model:
+    proto = parser.parse_model(TEXT)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (24, 64)), ("v", (64, 6))):
+        values = factor * rng.standard_normal(shape)
+        proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return load(proto)
+
+
+def correlated(model: Model) -> Context:
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((300, 6)) @ rng.standard_normal((6, 24))
+    return Context(calibration=calibration_of(model.proto, {"x": inputs.astype(np.float32)}))
+
+
+def grids() -> list[Pass]:
+    return [get_pass("quantize-weights")(bits=bits) for bits in (8, 4, 3)]
+
+
+def test_options_are_fitted_again_for_the_weights_that_have_them() -> None:
+    model = classifier()
+    context = correlated(model)
+    table = tabulate(model, grids(), dataclasses.replace(context, calibration=None))
+    before = {each.choice: each.error for each in table.options["w"]}
+    table.options["w"] = [each for each in table.options["w"] if each.choice in (None, 1)]
+    fit_again(table, model, grids(), context)
+    assert [each.choice for each in table.options["w"]] == [None, 1]
+    assert table.options["w"][1].error < 0.7 * before[1]  # inputs of six directions leave room to make up for errors
+    expected, _ = apply_pass(model, grids()[1], context)
+    assert np.array_equal(values_of(table.variants[1], "w"), values_of(expected, "w"))
+    assert np.array_equal(values_of(table.variants[2], "w"), values_of(model, "w"))
+
+
+def test_after_the_deadline_options_stay_as_they_were() -> None:
+    model = classifier()
+    context = correlated(model)
+    table = tabulate(model, grids(), dataclasses.replace(context, calibration=None))
+    before = {name: list(found) for name, found in table.options.items()}
+    fit_again(table, model, grids(), context, deadline=-math.inf)
+    assert table.options == before
+
+
+def values_of(model: Model, name: str) -> np.ndarray:
+    return next(np.asarray(each.values) for each in weights(open_graph(model)) if each.name == name)
