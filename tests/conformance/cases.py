@@ -14,7 +14,7 @@ from onnxcomp.errors import OnnxcompError
 from onnxcomp.runtime import Session
 from tests.graphs.running import EXACT
 
-SAMPLED = 4  # of the further node tests of an operator one in so many
+SAMPLED = 8  # of the further node tests of an operator one in so many
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 Feeds = dict[str, Any]
 
