@@ -9,8 +9,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # A worker takes whole stretches of the suite, so that tests that stand together share what they computed.
 PYTEST_ARGS ?= -n auto --dist worksteal
-# BLAS on one thread: with a worker a core its threads would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+# BLAS on one thread: with a worker a core its threads would only wait for each other. Bytecode is kept, whatever the
+# environment says: some tests start processes, and each would compile the package again.
+TEST_WITH := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+PYTEST := $(TEST_WITH) $(VENV)/bin/python -m pytest
 MODEL ?= lenet5
 CALIB ?= mnist_calib
 UNSEEN ?= mnist_unseen
@@ -27,7 +29,7 @@ OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml",
 # pip takes the newest only. Where that Python is missing it is PYTHON, and the lowest versions that have wheels for it.
 OLDEST_VENV ?= .venv-oldest
 OLDEST_PYTHON := $(OLDEST_VENV)/bin/python
-OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --python $(OLDEST_PYTHON)
+OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --compile-bytecode --python $(OLDEST_PYTHON)
 LOWEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/python\1/p' pyproject.toml)
 # Reading and writing, every pass on drawn models, the pipeline on small ones, the command as a process.
 OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_asks_the_installed_version_what_it_loads \
@@ -86,7 +88,7 @@ test-oldest:
 	@$(OLDEST_PIP) hypothesis pytest pytest-xdist
 	@$(OLDEST_PIP) --no-deps --editable .
 	@$(OLDEST_VENV)/bin/uv pip freeze -q --python $(OLDEST_PYTHON) --exclude-editable
-	$(OLDEST_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS) $(OLDEST_TESTS)
+	$(TEST_WITH) $(OLDEST_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS) $(OLDEST_TESTS)
 
 check: lint types docs-check test
 
