@@ -122,7 +122,7 @@ class AssignBits(Pass):
         )
 
     def _assign(self, graph: Graph, found: list[Weight], context: Context, outcome: Outcome) -> None:
-        moments = context.input_moments(graph, found)
+        moments = context.observe.moments(graph, found)
         table = self._tabulate(graph.model, [each.name for each in found], moments, context)
         measured = self._weigh(graph.model, table, moments, context)
         chosen = self._chosen(graph.model, table, context)

@@ -8,12 +8,25 @@ and its number of levels, and gets other codes, scales and codebook values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
-from onnxcomp.errors import CalibrationError
+from onnxcomp.contract import (
+    Choice,
+    Context,
+    Effect,
+    Exact,
+    Needs,
+    Outcome,
+    Quantity,
+    Site,
+    SitePass,
+    Structure,
+    Survey,
+    parameter,
+)
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
@@ -27,7 +40,7 @@ UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is n
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundWeights(Pass):
+class RoundWeights(SitePass):
     """Choose each weight's levels so that its node's outputs change least on calibration data.
 
     A weight without levels, or with more than 2^bits, is rounded to a grid; one with fewer is improved on its own
@@ -54,32 +67,56 @@ class RoundWeights(Pass):
     block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
     symmetric: bool = parameter(True, help="keep the zero point in the middle of a new grid")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
-        outcome = Outcome()
-        grid = Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
-        before = None if context.original is None else open_graph(context.original)
-        originals = {} if before is None else {each.name: each for each in weights(before)}
-        fresh: list[Weight] = []
-        again: list[tuple[Weight, Weight]] = []
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        outcome, originals = Outcome(), self._originals(context)
+        found = []
         for weight in context.editable_weights(graph, outcome):
-            rounded = has_levels(weight, 2**self.bits)
-            original = originals.get(weight.name)
-            reason = _unlike(weight, original) if rounded else grid.obstacle(weight)
+            reason = self._obstacle(weight, originals.get(weight.name))
             if reason:
                 outcome.skip(weight.name, reason)
-            elif rounded and original is not None:
+            else:
+                found.append(Site(weight.name, tuple(weight.node_names), {Quantity.BYTES: weight.size_bytes}))
+        return Survey(tuple(found), tuple(outcome.skipped))
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome, originals = Outcome(), self._originals(context)
+        chosen = [each for each in weights(graph) if each.name in choice]
+        for own, names in self.by_fields(choice):
+            own._round([each for each in chosen if each.name in names], graph, originals, context, outcome)
+        return outcome
+
+    def _originals(self, context: Context) -> Mapping[str, Weight]:
+        """The weights from before they were rounded, by name."""
+        if context.original is None:
+            return {}
+        return {each.name: each for each in weights(open_graph(context.original))}
+
+    def _grid(self) -> Grid:
+        return Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
+
+    def _obstacle(self, weight: Weight, original: Weight | None) -> str | None:
+        return _unlike(weight, original) if has_levels(weight, 2**self.bits) else self._grid().obstacle(weight)
+
+    def _round(
+        self, chosen: list[Weight], graph: Graph, originals: Mapping[str, Weight], context: Context, outcome: Outcome
+    ) -> None:
+        fresh: list[Weight] = []
+        again: list[tuple[Weight, Weight]] = []
+        for weight in chosen:
+            original = originals.get(weight.name)
+            reason = self._obstacle(weight, original)
+            if reason:
+                outcome.skip(weight.name, reason)
+            elif original is not None and has_levels(weight, 2**self.bits):
                 again.append((weight, original))
             else:
                 fresh.append(weight)
-        self._to_grids(graph, fresh, grid, context, outcome)
-        if before is not None:
-            self._improve(before, again, context, outcome)
-        return outcome
+        self._to_grids(graph, fresh, self._grid(), context, outcome)
+        if again:
+            self._improve(again, context, outcome)
 
     def _to_grids(self, graph: Graph, fresh: list[Weight], grid: Grid, context: Context, outcome: Outcome) -> None:
-        moments = context.input_moments(graph, fresh)
+        moments = context.observe.moments(graph, fresh)
         for index, weight in enumerate(fresh):
             context.progress(index, len(fresh), weight.name)
             seen = moments.get(weight.name)
@@ -92,9 +129,10 @@ class RoundWeights(Pass):
             else:
                 _set(weight, found, f"{self.bits} bits per {self.granularity}{how}", outcome)
 
-    def _improve(self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome) -> None:
+    def _improve(self, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome) -> None:
         """By the inputs of the original: those of a model that lost much are far from what they will be in the end."""
-        moments = context.input_moments(before, [original for _, original in again])
+        assert context.original is not None
+        moments = context.observe.moments(open_graph(context.original), [original for _, original in again])
         for index, (weight, original) in enumerate(again):
             context.progress(index, len(again), weight.name)
             seen, encoding = moments.get(weight.name), weight.encoding

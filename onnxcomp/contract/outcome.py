@@ -39,6 +39,12 @@ class Outcome:
         """Note a weight or node that was changed."""
         self.changed.append(Change(name, what, details))
 
+    def add(self, other: Outcome) -> None:
+        """Take in what more was done."""
+        self.changed += other.changed
+        self.skipped += other.skipped
+        self.is_cut_short |= other.is_cut_short
+
     def skip(self, name: str, reason: str) -> None:
         """Note a weight or node that was left alone."""
         self.skipped.append(Skip(name, reason))

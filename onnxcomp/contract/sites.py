@@ -98,7 +98,7 @@ class SitePass(Pass):
         return dataclasses.replace(self, **fields) if fields else self
 
     def strengths(self) -> list[tuple[Fields, Self]]:
-        """What "auto" chooses from, mildest first: fields, and the pass with them; none that its other fields rule out."""
+        """What "auto" chooses from, mildest first: fields, and the pass with them, where its other fields allow it."""
         found = []
         for fields in self.choices():
             with contextlib.suppress(ParameterError):
@@ -112,6 +112,21 @@ class SitePass(Pass):
             groups.setdefault(tuple(sorted(fields.items())), []).append(name)
         for key, names in groups.items():
             yield self.at(dict(key)), frozenset(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectingPass(SitePass):
+    """A pass at sites that is written as one edit of all that its context selects."""
+
+    @abstractmethod
+    def edit(self, graph: Graph, context: Context) -> Outcome:
+        """Act at all sites that the context selects."""
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome = Outcome()
+        for own, names in self.by_fields(choice):
+            outcome.add(own.edit(graph, context.limited_to(names)))
+        return outcome
 
 
 def own_choice(sites: Iterable[Site | str]) -> dict[str, Fields]:

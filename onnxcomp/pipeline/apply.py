@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnxcomp.contract import Context, Outcome, Pass
-from onnxcomp.errors import OnnxcompError, PassError
+from onnxcomp.contract import Context, Needs, Outcome, Pass
+from onnxcomp.errors import CalibrationError, OnnxcompError, PassError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.weights.roles import compose, constants_by_key
 from onnxcomp.model import Model
@@ -28,6 +27,8 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
     Raises PassError, which names the pass, for whatever it does not foresee.
     """
+    if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
+        raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     graph = open_graph(model)
     try:
         with threadpool_limits(1):
@@ -42,11 +43,6 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
         after = after.with_proto(after.proto, kept)
     return after, outcome
-
-
-def limited_to(context: Context, names: Iterable[str]) -> Context:
-    """The context in which only these weights and nodes may be touched."""
-    return dataclasses.replace(context, include=frozenset(names))
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:

@@ -17,7 +17,7 @@ from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_pass, limited_to
+from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.ledger import Ledger
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application, entries, parameters_of, skipped, title
@@ -138,7 +138,7 @@ class Run:
         include: list[str] | None = None
         if wrong:
             include = sorted(constants_by_key(open_graph(before)).keys() - set(wrong))
-            after, outcome = apply_pass(before, step.rewrite, limited_to(context, include))
+            after, outcome = apply_pass(before, step.rewrite, context.limited_to(include))
         report = self._report(step.rewrite, outcome, before, after, started)
         report.skipped += [Entry(name, "it came out with other values") for name in wrong]
         self.receipt.steps.append(report)

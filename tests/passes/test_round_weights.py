@@ -211,5 +211,5 @@ def test_reasons(tmp_path: Path) -> None:
     vectors, _ = apply(model, "cluster-weights", Context(), bits=3.0, vector_size=2)
     _, outcome = apply(vectors, NAME, Context(calibration=data, original=model), bits=4)
     assert "single values" in outcome.skipped[0].reason
-    with pytest.raises(CalibrationError, match="round-weights: needs calibration data"):
+    with pytest.raises(CalibrationError, match="needs calibration data"):
         apply(model, NAME, Context())

@@ -32,7 +32,7 @@ from onnx import (
 )
 
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
-from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, subgraphs_of, type_of
+from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.ir.writer import write
 from onnxcomp.model import Model, opset_of
 
@@ -51,7 +51,19 @@ def open_graph(model: Model) -> Graph:
     for function in model.proto.functions:
         _read_function(graph, function)
     _note_use(graph.scopes)
+    separate_keys(graph)
+    _drop_misfits(graph)
     return graph
+
+
+def _drop_misfits(graph: Graph) -> None:
+    """Forget encodings of what another tool removed, turned, reshaped or cast."""
+    held = {scope.key(each.name): each for scope in graph.scopes for each in scope.constants} if graph.encodings else {}
+    graph.encodings = {
+        key: encoding
+        for key, encoding in graph.encodings.items()
+        if key in held and encoding.dtype == str(held[key].dtype) and encoding.fits(tuple(held[key].shape))
+    }
 
 
 def read_function(graph: Graph, function: FunctionProto) -> list[Scope]:

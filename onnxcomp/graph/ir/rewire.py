@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.graph.ir.scopes import separate_keys
 from onnxcomp.noise import ONNX_DOMAINS as WRITTEN_DOMAINS
 from onnxcomp.noise import RANDOM_OPS
 
@@ -142,6 +143,7 @@ def renew_keys(graph: Graph, holders: dict[str, Constant]) -> None:
                     if label and id(body) in scopes:
                         suffix = str(index) if isinstance(value, list) else ""
                         scopes[id(body)].path = scope.key(f"{label}/{name}{suffix}")
+    separate_keys(graph)
     keys = {constant: key for key, constant in key_holders(graph).items()}
     held = {holders[key]: each for key, each in graph.encodings.items() if key in holders}
     graph.encodings = {keys[constant]: each for constant, each in held.items() if constant in keys}

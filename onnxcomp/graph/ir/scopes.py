@@ -22,7 +22,8 @@ from onnxcomp.model import Model
 class Scope:
     """One graph of the model: the main graph, a subgraph of a node, or the body of a local function.
 
-    path: "" for the main graph, "node/branch" for a subgraph, "function domain:name" for a function.
+    path: "" for the main graph, "node/branch" for a subgraph, "function domain:name" for a function, with "~2" or the
+        like where the keys of what is inside would be those of other things (see ``separate_keys``).
     """
 
     graph: gs.Graph
@@ -166,6 +167,33 @@ class Graph:
     def is_read(self, tensor: Any) -> bool:
         """Whether a node or a graph output uses the tensor."""
         return bool(tensor.outputs) or self.is_output(tensor)
+
+
+def separate_keys(graph: Graph) -> None:
+    """Make the keys of all scopes unique, whatever slashes names hold: paths get numbers where others have theirs."""
+    if len(graph.scopes) == 1:
+        return
+    taken: set[str] = set()
+    before = {id(scope): scope.path for scope in graph.scopes}
+    for scope in graph.scopes:  # outer ones first
+        around = "" if scope.parent is None else before[id(scope.parent)]
+        if scope.parent is not None and around and scope.path.startswith(f"{around}/"):
+            scope.path = scope.parent.key(scope.path[len(around) + 1 :])
+        path, count = scope.path, 1
+        keys = set(_keys(scope))
+        while not taken.isdisjoint(keys):
+            count += 1
+            scope.path = f"{path}~{count}"
+            keys = set(_keys(scope))
+        taken |= keys
+
+
+def _keys(scope: Scope) -> Iterator[str]:
+    """The keys of the scope's constants, of its nodes and of what they compute."""
+    for constant in scope.constants:
+        yield scope.key(constant.name)
+    for node in scope.graph.nodes:
+        yield from (scope.key(name) for name in (node.name, *(out.name for out in node.outputs)) if name)
 
 
 def subgraphs_of(node: gs.Node) -> list[gs.Graph]:

@@ -16,7 +16,7 @@ from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.contract import Context, Pass
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError
 from onnxcomp.graph.ir.seeds import seeded, unseeded
-from onnxcomp.graph.weights.roles import compose
+from onnxcomp.graph.weights.roles import compose, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import Result, open_data, silent, tuner_for
 from onnxcomp.pipeline.apply import apply_pass, put_back
@@ -48,7 +48,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
-    model = seeded(model).for_a_run()
+    model = with_true_encodings(seeded(model)).for_a_run()
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None, min_ort=_min_ort(receipt), custom_ops=custom_ops)
     data = None if calibration is None else _data(model, calibration, target, receipt)
     context = Context(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, put_back
+from onnxcomp.pipeline.apply import apply_pass, only_values, put_back
 from onnxcomp.receipt import Entry
 from onnxcomp.verify import Verdict, Verifier
 
@@ -103,7 +103,7 @@ def take_back(
     by_value = again is None and only_values(before, after, names)
 
     def apply(kept: Sequence[str]) -> tuple[Model, Outcome]:
-        limited = limited_to(context, kept)
+        limited = context.limited_to(kept)
         return apply_pass(before, rewrite, limited) if again is None else again(limited)
 
     def partial(kept: Sequence[str]) -> Model:

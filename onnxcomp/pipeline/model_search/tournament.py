@@ -23,7 +23,6 @@ from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import limited_to
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application, title
 from onnxcomp.pipeline.history.rollback import verified_part
@@ -183,7 +182,7 @@ class Trials:
             trial.taken, trial.notes = list(like.taken), list(like.notes)
         for index, each in enumerate(passes):
             context = trial.line.context(self.context if like is None else like.contexts[index])
-            limited = limited_to(context, include) if include is not None and index == trial.main else context
+            limited = context.limited_to(include) if include is not None and index == trial.main else context
             held = apply_safely(trial.line.current, each, limited, self.reach if like is None else None)
             trial.line = trial.line.after(each, held.model)
             trial.outcomes.append(held.outcome)

@@ -18,7 +18,7 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
-from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, relative_errors, zero_shares
+from onnxcomp.pipeline.apply import apply_pass, only_values, relative_errors, zero_shares
 from onnxcomp.receipt import Entry
 
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
@@ -98,12 +98,13 @@ def tabulate(
 ) -> Table:
     """Apply each candidate to all weights and note bytes and errors.
 
-    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
-    tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
+    Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
+    ones of its family are not tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
     """
     if not candidates:
         raise RecipeError('"auto" is for passes that have a strength.')
     by_name = {each.name: each for each in weights(open_graph(model))}
+    is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
     table = Table({}, {})
     families: dict[Hashable, int] = {}
     hopeless: set[int] = set()
@@ -119,7 +120,7 @@ def tabulate(
         found = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in found.items():
             table.options.setdefault(name, []).append(option)
-        if found and min(each.error for each in found.values()) > most_error:
+        if is_idle or (found and min(each.error for each in found.values()) > most_error):
             hopeless.add(family)
     return _completed(table, by_name)
 
@@ -141,7 +142,7 @@ def fit_again(
         rewrite = candidates[index]
         context.progress(at, len(choices), f"{rewrite.pass_name()} at strength {index + 1}")
         old = {name: each for name, found in table.options.items() for each in found if each.choice == index}
-        after, outcome = apply_pass(model, rewrite, limited_to(context, old))
+        after, outcome = apply_pass(model, rewrite, context.limited_to(old))
         family = next(iter(old.values())).family
         made = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in old.items():
