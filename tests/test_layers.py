@@ -1,4 +1,4 @@
-"""Imports point down only: the rows below are the layers, top first, and every import is held to them.
+"""Imports point down only: docs/layers.toml has the layers, top first, and every import is held to them.
 
 Imports inside functions and under TYPE_CHECKING count too: they are the same dependency, only later.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,25 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# A part may import the rows below its own, and itself. `numerics` sees arrays and never a graph, so it stands
-# under `model`, which keeps the encodings that numerics defines. `registry` reaches the passes by name only.
-ROWS = (
-    ("cli",),
-    ("pipeline",),
-    ("recipe", "verify"),
-    ("registry",),
-    ("passes",),
-    ("contract",),
-    ("calibration", "target", "budget", "receipt"),
-    ("graph", "runtime", "training"),
-    ("model",),
-    ("stored_encodings", "validity", "external_data", "regular_form"),
-    ("tensors", "files", "noise"),
-    ("typed",),
-    ("numerics",),
-    ("errors",),
-)
-LEVEL = {part: len(ROWS) - row for row, parts in enumerate(ROWS) for part in parts}
+TABLE = tomllib.loads((ROOT / "docs" / "layers.toml").read_text(encoding="utf-8"))
+
+
+def heights(rows: list[list[str]]) -> dict[str, int]:
+    """How high each name of a table stands; the first row is the highest."""
+    return {name: -row for row, names in enumerate(rows) for name in names}
+
+
+LEVEL = heights(TABLE["layers"])
+ROOMS = {package: heights(rows) for package, rows in TABLE["rooms"].items()}
 PASSES_MAY_IMPORT = {
     "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors",
     "noise", "errors",
@@ -155,16 +147,39 @@ def is_own(found: Import) -> bool:
 
 def test_every_module_has_a_layer() -> None:
     missing = [source.name for source in SOURCES if source.part not in {"", "__main__", *LEVEL}]
-    assert not missing, f"give a row in ROWS to {missing}"
+    assert not missing, f"give a layer in docs/layers.toml to {missing}"
 
 
 def test_imports_point_down_only() -> None:
     def points_up(source: Source, found: Import) -> bool:
         part = part_of(found.module)
-        return is_own(found) and part != source.part and LEVEL[source.part] <= LEVEL.get(part, 99)
+        return is_own(found) and part != source.part and LEVEL[source.part] <= LEVEL.get(part, 1)
 
     # The public names, "" and "__main__", stand above every layer.
     assert not (wrong := faults(inside(*LEVEL), points_up)), "\n".join(wrong)
+
+
+def room_of(source: Source | str) -> str:
+    """The folder of a module inside its package, "" for the package's own files."""
+    name = source if isinstance(source, str) else source.name
+    parts = name.split(".")
+    return parts[2] if len(parts) > 2 and (ROOT / "onnxcomp" / parts[1] / parts[2]).is_dir() else ""
+
+
+def test_every_room_of_an_ordered_package_has_a_place() -> None:
+    found = {(each.part, room_of(each)) for each in inside(*ROOMS) if room_of(each)}
+    stated = {(package, room) for package, rooms in ROOMS.items() for room in rooms}
+    assert found == stated
+
+
+def test_rooms_import_the_rooms_below() -> None:
+    def points_up(source: Source, found: Import) -> bool:
+        rooms, own, other = ROOMS[source.part], room_of(source), room_of(found.module)
+        if not own or part_of(found.module) != source.part or own == other or not is_own(found):
+            return False
+        return rooms[own] <= rooms.get(other, 1)
+
+    assert not (wrong := faults(inside(*ROOMS), points_up)), "\n".join(wrong)
 
 
 def test_passes_are_reached_by_name_only() -> None:

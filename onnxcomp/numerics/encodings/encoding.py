@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from onnxcomp.numerics.quantizers.nearest import nearest_codes
+from onnxcomp.numerics.arrays.nearest import nearest_codes
 
 Array = NDArray[Any]
 
