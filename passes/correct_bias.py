@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.weights.bias_places import BiasPlace, add_to_bias, bias_places, depths, known_as
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
@@ -59,11 +60,11 @@ class CorrectBias(Pass):
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         places = [each for each in bias_places(graph) if context.selects(each.key, *_constants_of(each))]
-        if context.original is None or context.original is graph.model:
+        if context.reference is None or context.reference.model is graph.model:
             for place in places:
                 outcome.skip(place.key, "nothing was lost before, or the model from before is not known")
             return outcome
-        task = _Task(graph, places, context, context.original, self, outcome)
+        task = _Task(graph, places, context, context.reference, self, outcome)
         trials = [] if self.mode == "analytic" else [task.observed()]
         trials += [] if self.mode == "empirical" else [task.computed()]
         shifts = task.nearest(trials)
@@ -89,16 +90,16 @@ class _Task:
         graph: Graph,
         places: list[BiasPlace],
         context: Context,
-        original: Model,
+        reference: Reference,
         rewrite: CorrectBias,
         outcome: Outcome,
     ) -> None:
         self._graph = graph
         self._context = context
-        self._original = original
+        self._reference = reference
         self._rewrite = rewrite
         self._outcome = outcome
-        self._theirs = _names_in(original, graph, places)
+        self._theirs = _names_in(reference.model, graph, places)
         self._places = []
         for place in places:
             if place.key in self._theirs:
@@ -136,9 +137,13 @@ class _Task:
 
     def computed(self) -> _Trial:
         """What the weights' differences say, all at once: they are multiplied with the original's inputs."""
-        before = open_graph(self._original)
+        before = open_graph(self._reference.model)
         by_output = weights_by_output(before)
-        wanted = {key: by_output[name] for key, name in self._theirs.items() if name in by_output}
+        wanted = {
+            key: by_output[name]
+            for key, name in self._theirs.items()
+            if name in by_output and self._reference.is_as_it_was(by_output[name].name)
+        }
         distinct = list({each.name: each for each in wanted.values()}.values())
         moments = self._context.observe.moments(before, distinct, limit=self._rewrite.samples, even_large=True)
         shifts = {}
@@ -166,8 +171,14 @@ class _Task:
     def _goals(self) -> dict[str, Array]:
         """The original's means by the key of the place here."""
         axes = {self._theirs[each.key]: each.axis for each in self._places}
-        means = self._context.observe.means(self._original, axes, limit=self._rewrite.samples)
-        return {each.key: means[name] for each in self._places if (name := self._theirs[each.key]) in means}
+        means = self._context.observe.means(self._reference.model, axes, limit=self._rewrite.samples)
+        found = {}
+        for place in self._places:
+            name = self._theirs[place.key]
+            now = self._reference.channels_as_now(name, means[name], place.axis) if name in means else None
+            if now is not None:
+                found[place.key] = now
+        return found
 
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""

@@ -403,4 +403,4 @@ class _Factors:
 
 
 def _scope_of(graph: Graph, node: Node) -> Scope:
-    return next(scope for scope, each in graph.nodes() if each is node)
+    return next(scope for scope in graph.scopes if scope.graph.holds(node))

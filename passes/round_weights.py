@@ -8,7 +8,7 @@ and its number of levels, and gets other codes, scales and codebook values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ class RoundWeights(SitePass):
         return True
 
     def sites(self, graph: Graph, context: Context) -> Survey:
-        outcome, originals = Outcome(), self._originals(context)
+        outcome, (_, originals) = Outcome(), self._originals(context)
         found = []
         for weight in context.editable_weights(graph, outcome):
             reason = self._obstacle(weight, originals.get(weight.name))
@@ -82,17 +82,21 @@ class RoundWeights(SitePass):
         return Survey(tuple(found), tuple(outcome.skipped))
 
     def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
-        outcome, originals = Outcome(), self._originals(context)
+        outcome, (before, originals) = Outcome(), self._originals(context)
         chosen = [each for each in weights(graph) if each.name in choice]
         for own, names in self.by_fields(choice):
-            own._round([each for each in chosen if each.name in names], graph, originals, context, outcome)
+            fresh, again = own._parted([each for each in chosen if each.name in names], originals, outcome)
+            own._to_grids(graph, fresh, context, outcome)
+            own._improve(before or graph, again, context, outcome)
         return outcome
 
-    def _originals(self, context: Context) -> Mapping[str, Weight]:
-        """The weights from before they were rounded, by name."""
-        if context.original is None:
-            return {}
-        return {each.name: each for each in weights(open_graph(context.original))}
+    def _originals(self, context: Context) -> tuple[Graph | None, Mapping[str, Weight]]:
+        """The model from before its weights were rounded, and those that are in the units that they were, by name."""
+        reference = context.reference
+        if reference is None:
+            return None, {}
+        before = open_graph(reference.model)
+        return before, {each.name: each for each in weights(before) if reference.is_as_it_was(each.name)}
 
     def _grid(self) -> Grid:
         return Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
@@ -100,9 +104,10 @@ class RoundWeights(SitePass):
     def _obstacle(self, weight: Weight, original: Weight | None) -> str | None:
         return _unlike(weight, original) if has_levels(weight, 2**self.bits) else self._grid().obstacle(weight)
 
-    def _round(
-        self, chosen: list[Weight], graph: Graph, originals: Mapping[str, Weight], context: Context, outcome: Outcome
-    ) -> None:
+    def _parted(
+        self, chosen: Iterable[Weight], originals: Mapping[str, Weight], outcome: Outcome
+    ) -> tuple[list[Weight], list[tuple[Weight, Weight]]]:
+        """The weights that get a grid, and those that have levels, each with what it was before."""
         fresh: list[Weight] = []
         again: list[tuple[Weight, Weight]] = []
         for weight in chosen:
@@ -114,11 +119,10 @@ class RoundWeights(SitePass):
                 again.append((weight, original))
             else:
                 fresh.append(weight)
-        self._to_grids(graph, fresh, self._grid(), context, outcome)
-        if again:
-            self._improve(again, context, outcome)
+        return fresh, again
 
-    def _to_grids(self, graph: Graph, fresh: list[Weight], grid: Grid, context: Context, outcome: Outcome) -> None:
+    def _to_grids(self, graph: Graph, fresh: list[Weight], context: Context, outcome: Outcome) -> None:
+        grid = self._grid()
         moments = context.observe.moments(graph, fresh)
         for index, weight in enumerate(fresh):
             context.progress(index, len(fresh), weight.name)
@@ -132,10 +136,11 @@ class RoundWeights(SitePass):
             else:
                 _set(weight, found, f"{self.bits} bits per {self.granularity}{how}", outcome)
 
-    def _improve(self, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome) -> None:
+    def _improve(
+        self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome
+    ) -> None:
         """By the inputs of the original: those of a model that lost much are far from what they will be in the end."""
-        assert context.original is not None
-        moments = context.observe.moments(open_graph(context.original), [original for _, original in again])
+        moments = context.observe.moments(before, [original for _, original in again])
         for index, (weight, original) in enumerate(again):
             context.progress(index, len(again), weight.name)
             seen, encoding = moments.get(weight.name), weight.encoding

@@ -95,7 +95,7 @@ class SmoothActivations(Pass):
                 factors[group.channels] = found.factors[group.channels]
                 _note(outcome, group.name, found, group.consumers, "")
         if np.any(factors != 1):
-            scale_channels(channels, factors)
+            outcome.origins.update(scale_channels(channels, factors))
 
     def _insert(self, graph: Graph, site: Site, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
         count = site.channel_count
@@ -105,7 +105,7 @@ class SmoothActivations(Pass):
             return
         found = best_smoothing(readers, np.arange(count), count, strengths=self._strengths(), largest=LARGEST)
         if self._gains(found, INSERTED_SHARE, site.name, outcome):
-            insert_scale(graph, site, found.factors)
+            outcome.origins.update(insert_scale(graph, site, found.factors))
             _note(outcome, site.name, found, site.products, " by a Mul")
 
     def _strengths(self) -> tuple[float, ...]:

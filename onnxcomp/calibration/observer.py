@@ -13,6 +13,7 @@ from onnxcomp.calibration.statistics.observe import Observation, observe
 from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
 from onnxcomp.calibration.statistics.watch import OpenSession, watch
 from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight
@@ -56,9 +57,11 @@ class Observer:
             graph, worth, self.data, limit=limit, open_session=self.open_session, progress=self.progress
         )
 
-    def paired_moments(self, original: Model, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, PairedMoments]:
-        """The same of the original's inputs beside those of ``graph.model``."""
-        return paired_moments(original, graph, weights, self.data, open_session=self.open_session)
+    def paired_moments(
+        self, reference: Reference, graph: Graph, weights: Sequence[Weight]
+    ) -> Mapping[str, PairedMoments]:
+        """The same of the reference's inputs beside those of ``graph.model``."""
+        return paired_moments(reference, graph, weights, self.data, open_session=self.open_session)
 
     def rows(self, graph: Graph, weights: Sequence[Weight], *, limit: int | None = None) -> Mapping[str, InputRows]:
         """Some hundreds of input columns of each weight, by name."""

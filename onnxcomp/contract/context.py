@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from onnxcomp.calibration import CalibrationData
     from onnxcomp.calibration.observer import Observer
+    from onnxcomp.graph.ir.provenance import Reference
     from onnxcomp.graph.ir.reader import Graph
     from onnxcomp.graph.weights.roles import Weight
     from onnxcomp.model import Model
@@ -42,8 +43,8 @@ class Context:
     exclude: patterns (shell style) of weight and node names to leave alone.
     include: where given, only these exact names may be touched; taking back and searching use it.
     calibration: input batches where there is data; never the verification part.
-    original: the model as it was before the first step that loses anything, for passes that repair what was lost;
-        None without a pipeline.
+    reference: the model as it was before the first step that loses anything, and what its tensors are now, for passes
+        that repair what was lost; None without a pipeline.
     divergence: how far a model is from the original on the calibration part, as verification measures it
         (infinite for one that fails); None without data.
     progress: called with (done, total, what).
@@ -54,7 +55,7 @@ class Context:
     seed: int = 0
     target: Target | None = None
     calibration: CalibrationData | None = None
-    original: Model | None = None
+    reference: Reference | None = None
     divergence: Callable[[Model], float] | None = None
     exclude: tuple[str, ...] = ()
     include: frozenset[str] | None = None

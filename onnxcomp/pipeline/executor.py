@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxcomp.pipeline.apply import apply_choice, apply_pass
 from onnxcomp.pipeline.history.ledger import Ledger
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application, entries, parameters_of, skipped, title
-from onnxcomp.pipeline.history.rollback import verified_part
+from onnxcomp.pipeline.history.rollback import culprits, verified_part
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.model_search.tournament import MIN_SPEEDUP, Trials
 from onnxcomp.pipeline.objective import Objective
@@ -129,7 +129,7 @@ class Run:
         before, noted, kept = self.current, len(self.receipt.steps), len(self.ledger.kept)
         for step in steps:
             self._apply_exact(step)
-        reason = self._verify_exact(before)
+        reason = self._changed_by_exact(before, self.current)
         if reason is None:
             return
         self.ledger.take_back(kept, reason)
@@ -153,23 +153,42 @@ class Run:
         self.receipt.steps.append(report)
         if outcome.changed:
             applied = application(step.rewrite, context, outcome, choice)
-            self.ledger.keep(report, self.ledger.line.after(step.rewrite, after), [applied])
+            self.ledger.keep(report, self.ledger.line.after(step.rewrite, after, outcome), [applied])
 
     def _apply_exact_checked(self, step: Step) -> None:
         before, kept = self.current, len(self.ledger.kept)
         self._apply_exact(step)
-        reason = self._verify_exact(before)
+        reason = self._changed_by_exact(before, self.current)
         if reason is None:
             return
+        names = [each.name for each in self.receipt.steps[-1].changed]
         self.ledger.take_back(kept, reason)
         if step.rewrite.stores_encodings:  # values that nothing stores have lost what they lost for nothing
             self.ledger.take_back(self.ledger.waiting(), f"its values cannot be stored: {reason}")
+        else:
+            self._without_culprits(step, names, reason)
 
-    def _verify_exact(self, before: Model) -> str | None:
-        """Why the current model is not the same as ``before``, or None."""
-        if self.current is before:
+    def _without_culprits(self, step: Step, names: Sequence[str], reason: str) -> None:
+        """An exact step once more, without the few changes that break the model, where it is few."""
+
+        def holds_without(left: Sequence[str]) -> bool:
+            after, _ = apply_pass(self.current, step.rewrite, self._context(_excluding(step, left)))
+            return self._changed_by_exact(self.current, after) is None
+
+        found = culprits(names, holds_without) if time.monotonic() < self.deadline else []
+        if not found:
+            return
+        del self.receipt.steps[-1]
+        self._apply_exact(_excluding(step, found))
+        report = self.receipt.steps[-1]
+        report.decision, report.taken_back = "kept in part", [Entry(name, "taken back, it fails") for name in found]
+        report.reason = f"{len(found)} of {len(names)} taken back: whole, {reason}"
+
+    def _changed_by_exact(self, before: Model, after: Model) -> str | None:
+        """Why a model that exact steps made is not the same as ``before``, or None."""
+        if after is before:
             return None
-        verdict = self.verifier.check(self.current)
+        verdict = self.verifier.check(after)
         allowed = EXACT_SHARE * min(self.verifier.limit, DEFAULT_MAX_DIVERGENCE)
         if not verdict.failed and not verdict.divergence <= self.ledger.divergence + allowed:
             return f"an exact step changed the outputs: divergence {verdict.divergence:.3g}"
@@ -190,7 +209,7 @@ class Run:
         why = f"the outputs of the nodes of {names} are off by over {self._most_node_error():.2g} of their variance"
         self.ledger.take_back(kept, why)
         self.receipt.notes.append(f"{step.name}: {why}: left as before")
-        self._tried(dataclasses.replace(step, exclude=(*step.exclude, *map(glob.escape, over))), started)
+        self._tried(_excluding(step, over), started)
         if self._off_nodes(kept):
             self.ledger.take_back(kept, why)
 
@@ -237,7 +256,7 @@ class Run:
             return
         verdict = self.verifier.check(held.model)
         if verdict.passed:
-            line = self.ledger.line.after(step.rewrite, held.model)
+            line = self.ledger.line.after(step.rewrite, held.model, held.outcome)
             decision = "kept in part" if held.left else "kept"
             applied = application(step.rewrite, held.context, held.outcome)
             self.ledger.keep(report, line, [applied], verdict=verdict, decision=decision)
@@ -261,7 +280,7 @@ class Run:
         applied.restore = list(rest.taken) if rest.by_value else []
         kept = set(rest.kept)
         report.changed = [each for each in report.changed if each.name in kept]
-        line = self.ledger.line.after(rewrite, rest.model)
+        line = self.ledger.line.after(rewrite, rest.model, rest.outcome)
         self.ledger.keep(report, line, [applied], verdict=verdict, decision="kept in part")
         report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, {why}"
 
@@ -361,6 +380,10 @@ class Run:
             changed=entries(outcome),
             skipped=skipped(outcome),
         )
+
+
+def _excluding(step: Step, names: Iterable[str]) -> Step:
+    return dataclasses.replace(step, exclude=(*step.exclude, *map(glob.escape, names)))
 
 
 def _auto_parameters(step: Step) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,18 +148,19 @@ def wide() -> Model:
 def test_a_weight_that_decodes_to_other_values_stays_plain_and_the_others_are_stored(
     calib: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = running.differing_constants
+    storing = type(get_pass("store-compact")())
+    shipped = storing.faults
     calls: list[int] = []
 
-    def once(before: Model, after: Model) -> list[str]:
+    def once(self: Pass, before: Model, after: Model) -> Sequence[str]:
         calls.append(1)
-        return ["w"] if len(calls) == 1 else shipped(before, after)
+        return ["w"] if len(calls) == 1 else shipped(self, before, after)
 
-    monkeypatch.setattr(running, "differing_constants", once)
+    monkeypatch.setattr(storing, "faults", once)
     result = run(calib, get_pass("quantize-weights")(bits=8), get_pass("store-compact")(), model=wide())
     stored = result.receipt.steps[1]
     assert stored.decision == "kept" and [each.name for each in stored.changed] == ["v"]
-    assert "decodes to other values" in {each.name: each.what for each in stored.skipped}["w"]
+    assert "other values" in {each.name: each.what for each in stored.skipped}["w"]
     assert "w" not in (result.receipt.applied[1].choice or [])
 
 
@@ -189,13 +190,13 @@ def test_speed_that_does_not_come_leaves_divergence_as_it_was(calib: str, monkey
     fast = replace_effect(ScaleWeights(factor=1.1))
     made = Recipe("r", (Step(fast), Step(get_pass("remove-noops")())), goal="latency")
     ledgers: list[float] = []
-    verify = running.Run._verify_exact
+    verify = running.Run._changed_by_exact
 
-    def noting(self: running.Run, before: Model) -> str | None:
+    def noting(self: running.Run, before: Model, after: Model) -> str | None:
         ledgers.append(self.ledger.divergence)
-        return verify(self, before)
+        return verify(self, before, after)
 
-    monkeypatch.setattr(running.Run, "_verify_exact", noting)
+    monkeypatch.setattr(running.Run, "_changed_by_exact", noting)
     result = optimize(net(), recipe=made, calibration=calib, measure=False)
     assert result.receipt.steps[0].decision == "taken back" and ledgers[-1] == 0.0
 

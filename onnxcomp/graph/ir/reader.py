@@ -31,7 +31,7 @@ from onnx import (
     helper,
 )
 
-from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.ir.nodes import Body, Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.ir.writer import write
 from onnxcomp.model import Model, opset_of
@@ -122,7 +122,7 @@ class _Reader:
     def read(
         self, proto: GraphProto | FunctionProto, outer: ChainMap[str, Any], path: str, parent: Scope | None
     ) -> gs.Graph:
-        body = gs.Graph(name=proto.name, opset=self.opset)
+        body = Body(name=proto.name, opset=self.opset)
         scope = Scope(body, self.kind if parent is None else "subgraph", path, self.opset, proto, parent)
         self.graph.scopes.append(scope)
         names: ChainMap[str, Any] = outer.new_child()
@@ -192,7 +192,7 @@ class _Reader:
             node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
-            scope.graph.nodes.append(node)
+            scope.graph.put(node)
             label = proto.name or (proto.output[0] if proto.output else f"{proto.op_type}_{index}")
             for attribute in proto.attribute:
                 node.attrs[attribute.name] = self._read_attribute(attribute, scope, names, label)

@@ -138,7 +138,7 @@ class Writer:
         """Let every Gather that reads the constant's rows read those of its codes, and decode what it found."""
         graph = self.graph
         for reader in list(constant.outputs):
-            place = next(each for each in graph.scopes if any(node is reader for node in each.graph.nodes))
+            place = next(each for each in graph.scopes if each.graph.holds(reader))
             ids = Given((1,), INDEX, reader.inputs[1])
             found = rows_at(term, constant.shape[0], ids)
             if not isinstance(found, Apply):

@@ -13,7 +13,7 @@ import onnx
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData, Sequences
-from onnxcomp.contract import Context, Pass, is_composed
+from onnxcomp.contract import Context, Outcome, Pass, is_composed
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError
 from onnxcomp.graph.ir.seeds import seeded, unseeded
 from onnxcomp.graph.weights.roles import compose, with_true_encodings
@@ -111,17 +111,19 @@ def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
         part = (fit if application.fitted else data) if application.on_data else None
         given = before.context(dataclasses.replace(context, calibration=part))
         swapped = application.beside and is_composed(rewrite)
-        after = _apply_again((before if swapped else line).current, rewrite, application, given)
+        after, outcome = _apply_again((before if swapped else line).current, rewrite, application, given)
         if swapped:
             after = compose(line.current, dict.fromkeys(application.choice or (), after))
-        line = line.after(rewrite, after)
+        line = line.after(rewrite, after, outcome)
     return line.current
 
 
-def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:
+def _apply_again(
+    current: Model, rewrite: Pass, application: Application, context: Context
+) -> tuple[Model, Outcome]:
     context = dataclasses.replace(context, exclude=tuple(application.exclude))
-    after, _ = apply_choice(current, rewrite, application.choice, context)
-    return put_back(after, current, application.restore) if application.restore else after
+    after, outcome = apply_choice(current, rewrite, application.choice, context)
+    return put_back(after, current, application.restore) if application.restore else after, outcome
 
 
 def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target: Target) -> Callable[[Model], float]:

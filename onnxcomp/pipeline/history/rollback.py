@@ -27,6 +27,7 @@ GROUPS = 64  # at most so many single measurements; more names share one
 FEWER = 0.75  # of what did not verify, at most this share is kept: eight attempts come down to a tenth
 VERIFY_ATTEMPTS = 8  # what fails on the verification part is tried again, stricter
 STRICTER = 0.7
+MOST_CULPRITS = 4  # of an exact step, whose other changes are kept
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,13 @@ class Remainder:
     by_value: bool
 
     def taken_entries(self) -> list[Entry]:
-        """What was taken back, with the divergence that each alone made."""
-        return [Entry(name, "taken back", {"divergence_alone": self.own[name]}) for name in self.taken]
+        """What was taken back, with the divergence that each alone made, or that each alone fails."""
+        return [
+            Entry(name, "taken back", {"divergence_alone": self.own[name]})
+            if math.isfinite(self.own[name])
+            else Entry(name, "taken back, it fails alone")
+            for name in self.taken
+        ]
 
 
 def energy_of(verifier: Verifier) -> Evaluate:
@@ -79,6 +85,24 @@ def verified_part(
     if rest.kept and not verdict.passed:
         rest = dataclasses.replace(rest, model=before, kept=[], taken=[*rest.kept, *rest.taken])
     return rest, verdict
+
+
+def culprits(names: Sequence[str], holds_without: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The few changes without which a step holds, each found by bisection; none where that takes more, or all."""
+    left = list(names)
+    found: list[str] = []
+    while len(left) > 1 and len(found) < MOST_CULPRITS:
+        low, high = 0, len(left)  # with the first of them it holds, with the others not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if holds_without([*found, *left[middle:]]):
+                low = middle
+            else:
+                high = middle
+        found.append(left.pop(low))
+        if holds_without(found):
+            return found
+    return []
 
 
 def take_back(

@@ -204,7 +204,7 @@ class Trials:
             context = trial.line.context(self.context if like is None else like.contexts[index])
             choice = trial.choice if index == trial.main else None
             held = apply_safely(trial.line.current, each, context, self.reach if like is None else None, choice)
-            trial.line = trial.line.after(each, held.model)
+            trial.line = trial.line.after(each, held.model, held.outcome)
             trial.outcomes.append(held.outcome)
             trial.contexts.append(held.context)
             trial.taken += held.entries()
