@@ -21,6 +21,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 
@@ -448,5 +449,5 @@ def test_proposals_differ_and_leave_something() -> None:
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
-    found = node_choice._proposals(names, segments, shares, node_choice.Ablation(), first=True)
+    found = node_choice._proposals(names, segments, shares, Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]
