@@ -26,6 +26,7 @@ from onnxcomp.numerics.encodings.table_decoder import Memo
 from onnxcomp.runtime import Session
 from tests.graph.weighted import IR_VERSIONS, KINDS, PLACES, Array, feeds_of, matrix, model_with
 from tests.graphs.running import kernels
+from tests.sampling import one_in
 
 
 def every_storage(values: Array, opset: int) -> list[Storage]:
@@ -55,8 +56,7 @@ def decoded(model: Model, name: str) -> Array:
     return np.asarray(session.run(feeds_of(model.proto), ["seen"])["seen"])
 
 
-@pytest.mark.parametrize("opset", IR_VERSIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@one_in(4, kind=KINDS, opset=IR_VERSIONS)
 def test_every_storage_decodes_to_the_bit_at_every_opset(kind: str, opset: int) -> None:
     values = matrix(kind)
     for storage in every_storage(values, opset):
@@ -66,9 +66,12 @@ def test_every_storage_decodes_to_the_bit_at_every_opset(kind: str, opset: int) 
         assert result.tobytes() == values.tobytes() and result.shape == values.shape, storage.name
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["16 levels", "8 levels", "zeros and 16 levels", "half zeros and 16 levels", "tail"])
-@pytest.mark.parametrize("opset", [9, 11, 13, 17, 21, 23])
+@one_in(
+    4,
+    place=PLACES,
+    kind=["16 levels", "8 levels", "zeros and 16 levels", "half zeros and 16 levels", "tail"],
+    opset=[9, 11, 13, 17, 21, 23, 28],
+)
 def test_onnx_runtime_folds_every_decoder_wherever_it_stands(place: str, kind: str, opset: int) -> None:
     if place in ("function", "loop") and opset < 11:
         pytest.skip("functions came with IR version 8, a Loop that carries nothing with opset 11")
@@ -81,8 +84,7 @@ def test_onnx_runtime_folds_every_decoder_wherever_it_stands(place: str, kind: s
         assert np.array_equal(Session(content, optimization="basic").run(feeds)["y"], expected), storage.name
 
 
-@pytest.mark.parametrize("opset", [7, 9, 10, 17])
-@pytest.mark.parametrize("kind", KINDS)
+@one_in(4, kind=KINDS, opset=[7, 9, 10, 17])
 def test_the_counted_cost_is_what_the_file_grows_by(kind: str, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(100)
     # names of NAME_BYTES
