@@ -92,6 +92,9 @@ class FactorizeLinear(SitePass):
         macs = count_macs(graph) if found else {}
         sites = []
         for index, each in enumerate(found):
+            if context.is_over():
+                skipped.append(Skip(each.name, "the time budget was used up"))
+                continue
             context.progress(index, len(found), f"{self.pass_name()}: decomposing {each.name}")
             options = self._options(each, graph.model.memo)
             costs = each.costs(macs)

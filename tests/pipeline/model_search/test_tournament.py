@@ -250,8 +250,8 @@ class Repair(Pass):
     effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        assert context.original is not None
-        before = {each.name: each.values for each in weights(open_graph(context.original))}
+        assert context.reference is not None
+        before = {each.name: each.values for each in weights(open_graph(context.reference.model))}
         outcome = Outcome()
         for weight in weights(graph):
             weight.set(np.asarray(before[weight.name] * np.float32(1.001)))
@@ -280,10 +280,10 @@ def test_a_step_won_by_an_exact_pass_has_lost_nothing(calib: str, watch: Callabl
 
     @dataclass(frozen=True, kw_only=True)
     class Watching(TintNodes):
-        """Note the original."""
+        """Note what the reference is."""
 
         def apply(self, graph: Graph, context: Context) -> Outcome:
-            seen.append(context.original)
+            seen.append(None if context.reference is None else context.reference.model)
             return super().apply(graph, context)
 
     watch(lambda names: 0.5 if any(name == "" for name in names) else 1.0)
