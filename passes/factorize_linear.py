@@ -11,11 +11,10 @@ ONNX Runtime would fold it back to W.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import helper
 
 from onnxcomp.contract import (
     Choice,
@@ -35,11 +34,11 @@ from onnxcomp.contract import (
     parameter,
 )
 from onnxcomp.errors import ParameterError
-from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import has_references, is_onnx
+from onnxcomp.graph.ir.nodes import Array, Node
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import Macs, count_macs
-from onnxcomp.graph.weights.roles import Role, Weight, weights
+from onnxcomp.graph.weights.matrix_factors import Factors, MatrixUse, matrix_use, obstacle
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, svd, truncated_svd
 
@@ -93,6 +92,9 @@ class FactorizeLinear(SitePass):
         macs = count_macs(graph) if found else {}
         sites = []
         for index, each in enumerate(found):
+            if context.is_over():
+                skipped.append(Skip(each.name, "the time budget was used up"))
+                continue
             context.progress(index, len(found), f"{self.pass_name()}: decomposing {each.name}")
             options = self._options(each, graph.model.memo)
             costs = each.costs(macs)
@@ -156,7 +158,7 @@ class FactorizeLinear(SitePass):
         known = graph.model.memo.get((svd, weight.name))
         left, right = truncated_svd(values, rank, seed=context.seed, known=known)
         error = _relative_error(values, left, right)
-        factors = _Factors(graph, weight, left, right, matrix.uses[0])
+        factors = Factors(graph, weight, left, right, matrix.uses[0])
         for each in matrix.uses:
             factors.put_into(each)
         outcome.change(
@@ -178,22 +180,6 @@ class FactorizeLinear(SitePass):
         return min(full, -(-exact // RANK_STEP) * RANK_STEP) if full >= ROUNDED_FROM else exact
 
 
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """How one node reads the weight: which operand, whether as stored or transposed, and cast to what."""
-
-    node: Node
-    index: int
-    transposed: bool
-    cast: int | None
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """Uses of the same form can read the same factors."""
-        flag = self.node.attrs.get("transB" if self.index else "transA", 0) if self.node.op == "Gemm" else 0
-        return self.index, self.transposed, self.cast, bool(flag)
-
-
 @dataclass(frozen=True)
 class _Rank:
     """A rank to choose: the fields that ask for it, and the relative squared error of the product."""
@@ -208,7 +194,7 @@ class _Matrix:
     """A weight that can be factored, and the nodes that read it."""
 
     weight: Weight
-    uses: list[_Use]
+    uses: list[MatrixUse]
 
     @property
     def name(self) -> str:
@@ -248,59 +234,13 @@ class _Matrix:
 
 def _matrix(weight: Weight) -> _Matrix | str:
     """The weight as a matrix to factor, or why it is none."""
-    uses = [_use(role, weight) for role in weight.roles]
-    reason = _reason(weight, uses)
+    uses = [matrix_use(role, weight) for role in weight.roles]
+    reason = obstacle(uses)
     if reason:
         return reason
     if not all_finite(weight.values):
         return "it has values that are not finite"
-    return _Matrix(weight, [each for each in uses if isinstance(each, _Use)])
-
-
-def _use(role: Role, weight: Weight) -> _Use | str:
-    """The use, or the reason why this node cannot read factors."""
-    node = role.node
-    if not (is_onnx(node, "MatMul") or is_onnx(node, "Gemm")) or role.input_index > 1:
-        return f"it is also read by {node.op} {node.name}".rstrip()
-    if has_references(node):
-        return f"{node.name or node.op}: its attributes are parameters of a function"
-    if len(weight.shape) != 2:
-        return f"it has {len(weight.shape)} dimensions"
-    if role.channel_axis is None or role.input_axis is None:
-        return f"{node.name or node.op} reads it through a Reshape"
-    if isinstance(node.inputs[1 - role.input_index], Constant):
-        return f"{node.name or node.op}: the other operand is a constant too"
-    try:
-        cast = _cast_on_the_way(node.inputs[role.input_index])
-    except ValueError as error:
-        return f"{node.name or node.op} reads it through {error}"
-    # The right operand is (input, channel), the left one (channel, input).
-    rows = role.input_axis if role.input_index else role.channel_axis
-    return _Use(node, role.input_index, rows == 1, cast)
-
-
-def _cast_on_the_way(tensor: Any) -> int | None:
-    """The type that the constant is cast to before the node reads it; ValueError for several casts."""
-    found = None
-    while not isinstance(tensor, Constant):
-        node = tensor.inputs[0]
-        if node.op == "Cast":
-            if found is not None or has_references(node):
-                raise ValueError("several casts")
-            found = int(node.attrs["to"])
-        tensor = node.inputs[0]
-    return found
-
-
-def _reason(weight: Weight, uses: list[_Use | str]) -> str | None:
-    for use in uses:
-        if isinstance(use, str):
-            return use
-    if len({use.form for use in uses if isinstance(use, _Use)}) > 1:
-        return "its nodes use it in different orientations"
-    if len({id(use.node) for use in uses if isinstance(use, _Use)}) < len(uses):
-        return "one node reads it twice"
-    return None
+    return _Matrix(weight, [each for each in uses if isinstance(each, MatrixUse)])
 
 
 def _ladder(most: int, full: int) -> list[int]:
@@ -329,78 +269,3 @@ def _relative_error(matrix: Array, left: Array, right: Array) -> float:
         error += float(np.sum(np.square(rest, dtype=np.float64)))
         power += float(np.sum(np.square(part, dtype=np.float64)))
     return float(np.sqrt(error / power)) if power else 0.0
-
-
-@dataclass(eq=False)
-class _Factors:
-    """The factors of one weight as constants of its scope, put into the nodes that read it."""
-
-    graph: Graph
-    weight: Weight
-    left: Array
-    right: Array
-    use: _Use
-    _made: dict[str, Constant] = field(default_factory=dict)
-
-    def put_into(self, use: _Use) -> None:
-        """Let a new node multiply by one factor and the old node, which keeps its name, by the other."""
-        scope = _scope_of(self.graph, use.node)
-        if use.node.op == "MatMul":
-            self._into_matmul(scope, use)
-        else:
-            self._into_gemm(scope, use)
-
-    def _into_matmul(self, scope: Scope, use: _Use) -> None:
-        node = use.node
-        between = self.graph.variable(f"{node.outputs[0].name}_lowrank", dtype=node.outputs[0].dtype)
-        if use.index:
-            inner, outer = self._read(scope, use, "left"), self._read(scope, use, "right")
-            inputs = [node.inputs[0], inner]
-        else:
-            inner, outer = self._read(scope, use, "right"), self._read(scope, use, "left")
-            inputs = [inner, node.inputs[1]]
-        self._insert(scope, "MatMul", inputs, between, node, {})
-        node.inputs[use.index] = outer
-        node.inputs[1 - use.index] = between
-
-    def _into_gemm(self, scope: Scope, use: _Use) -> None:
-        node = use.node
-        between = self.graph.variable(f"{node.outputs[0].name}_lowrank", dtype=node.outputs[0].dtype)
-        own, other = ("transB", "transA") if use.index else ("transA", "transB")
-        inner, outer = ("left", "right") if use.index else ("right", "left")
-        flipped = bool(node.attrs.get(own, 0))
-        operands = [node.inputs[1 - use.index], self._read(scope, use, inner)]
-        flag = {other: 1} if node.attrs.get(other, 0) else {}
-        self._insert(scope, "Gemm" if flag else "MatMul", operands[:: 1 if use.index else -1], between, node, flag)
-        # The other operand is turned by the new node already; the factor is stored as the weight was.
-        node.attrs.pop(other, None)
-        node.inputs[use.index] = self._read(scope, use, outer, transposed=flipped)
-        node.inputs[1 - use.index] = between
-
-    def _insert(self, scope: Scope, op: str, inputs: list[Any], output: Any, node: Node, attrs: dict[str, Any]) -> None:
-        if op == "Gemm" and scope.opset < 11:  # C is required there; a zero of shape (1,) spreads
-            kind = self.weight.dtype if self.use.cast is None else helper.tensor_dtype_to_np_dtype(self.use.cast)
-            inputs = [*inputs, self._constant("zero", np.zeros(1, kind))]
-        name = self.graph.unique_name(f"{node.name}_lowrank") if node.name else ""
-        self.graph.node(scope, op, inputs, [output], name=name, attrs=attrs, before=node)
-
-    def _read(self, scope: Scope, use: _Use, which: str, *, transposed: bool = False) -> Any:
-        """The factor as the node reads it; cast where the weight was."""
-        values = self.left if which == "left" else self.right
-        constant = self._constant(which, values.T if transposed else values)
-        if use.cast is None:
-            return constant
-        key = f"{self.weight.tensor.name}_{which}_cast"
-        cast = self.graph.variable(key)
-        self.graph.node(scope, "Cast", [constant], [cast], attrs={"to": use.cast}, before=use.node)
-        return cast
-
-    def _constant(self, which: str, values: Array) -> Constant:
-        if which not in self._made:
-            name = f"{self.weight.tensor.name}_{which}"
-            self._made[which] = self.graph.constant(self.weight.scope, name, np.ascontiguousarray(values))
-        return self._made[which]
-
-
-def _scope_of(graph: Graph, node: Node) -> Scope:
-    return next(scope for scope in graph.scopes if scope.graph.holds(node))

@@ -25,8 +25,9 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application, title
 from onnxcomp.pipeline.history.rollback import verified_part
-from onnxcomp.pipeline.model_search.node_ablation import Ablation, faster_nodes
+from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
 from onnxcomp.pipeline.model_search.timing import FINAL_S, Course
+from onnxcomp.pipeline.model_search.tuning import Tournament
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import apply_safely
@@ -34,29 +35,6 @@ from onnxcomp.receipt import Application, Entry, Tried
 from onnxcomp.verify import Verdict, Verifier
 
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What a tournament goes by, in one place, so that it can be swept. Latencies are ratios to the model before.
-
-    hopeful: a trial that is slower than the model by no more may still be faster at some nodes. near: times the latency
-    of the fastest, and a trial is still looked at. finalists: in the last race, at most. as_fast: times the latency of
-    the fastest, and the smaller error or the smaller file decides. harmless: of the budget; below it no error is
-    smaller than another. far_faster: times the latency of the fastest within the budget, and one that breaks it is
-    worth more work. parts: trials taken back in part, at most; each takes tens of evaluations. chosen_nodes: trials
-    whose nodes are chosen one by one, at most. ablation: of that choice.
-    """
-
-    hopeful: float = 1.3
-    near: float = 1.15
-    finalists: int = 4
-    as_fast: float = 1.015
-    harmless: float = 1e-3
-    far_faster: float = 0.9
-    parts: int = 2
-    chosen_nodes: int = 2
-    ablation: Ablation = field(default_factory=Ablation)
 
 
 @dataclass
@@ -149,7 +127,7 @@ class Trials:
     course: Course
     objective: Objective = field(default_factory=Objective)
     deadline: float = math.inf
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tournament = field(default_factory=Tournament)
     entered: list[Trial] = field(default_factory=list)
 
     @property

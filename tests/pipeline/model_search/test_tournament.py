@@ -21,6 +21,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 
@@ -249,8 +250,8 @@ class Repair(Pass):
     effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        assert context.original is not None
-        before = {each.name: each.values for each in weights(open_graph(context.original))}
+        assert context.reference is not None
+        before = {each.name: each.values for each in weights(open_graph(context.reference.model))}
         outcome = Outcome()
         for weight in weights(graph):
             weight.set(np.asarray(before[weight.name] * np.float32(1.001)))
@@ -279,10 +280,10 @@ def test_a_step_won_by_an_exact_pass_has_lost_nothing(calib: str, watch: Callabl
 
     @dataclass(frozen=True, kw_only=True)
     class Watching(TintNodes):
-        """Note the original."""
+        """Note what the reference is."""
 
         def apply(self, graph: Graph, context: Context) -> Outcome:
-            seen.append(context.original)
+            seen.append(None if context.reference is None else context.reference.model)
             return super().apply(graph, context)
 
     watch(lambda names: 0.5 if any(name == "" for name in names) else 1.0)
@@ -448,5 +449,5 @@ def test_proposals_differ_and_leave_something() -> None:
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
-    found = node_choice._proposals(names, segments, shares, node_choice.Ablation(), first=True)
+    found = node_choice._proposals(names, segments, shares, Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]
