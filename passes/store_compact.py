@@ -21,7 +21,7 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.storage.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
-from onnxcomp.numerics.encodings.distinct_values import same_bits
+from onnxcomp.numerics.encodings.encoding import same_bits
 from onnxcomp.numerics.encodings.expression import Given, evaluate
 from onnxcomp.numerics.encodings.row_decoder import row_storages, rows_at
 from onnxcomp.numerics.encodings.storage_options import Storage, storages

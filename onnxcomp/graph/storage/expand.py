@@ -19,7 +19,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
-from onnxcomp.numerics.encodings.distinct_values import same_bits
+from onnxcomp.numerics.encodings.encoding import same_bits
 from onnxcomp.numerics.encodings.expression import OPERATORS, Array
 
 KEPT_BYTES = 2**21  # tables up to this size are kept for the next weight

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxcomp.numerics.encodings.definition import Encoding as Encoding
 from onnxcomp.numerics.encodings.definition import encoding_kind, is_float
-from onnxcomp.numerics.encodings.distinct_values import same_bits
+from onnxcomp.numerics.encodings.distinct_values import same_bits as same_bits
 from onnxcomp.numerics.encodings.expression import (
     Term,
     binary,
@@ -65,9 +65,13 @@ def split_shape(shape: tuple[int, ...], axis: int | None, block_size: int | None
     return (*shape[:axis], shape[axis] // block_size, block_size, *shape[axis + 1 :])
 
 
-def _broadcasts(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether an array of the shape's rank stands for all of it."""
-    return len(own) == len(shape) and all(size in (1, whole) for size, whole in zip(own, shape, strict=True))
+def _broadcasts(parameter: Array, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is one for all, or has the rank of the shape and 1 or the size along each axis."""
+    if parameter.ndim == 0:
+        return True
+    return parameter.ndim == len(shape) and all(
+        own in (1, size) for own, size in zip(parameter.shape, shape, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,13 +87,13 @@ class ScaledEncoding(Encoding):
     block_size: int | None = None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        if self.axis is not None and self.axis >= len(shape):
+        if self.axis is not None and not 0 <= self.axis < len(shape):
             return False
-        if self.axis is not None and self.block_size is not None and shape[self.axis] % self.block_size:
+        block_size = self.block_size
+        if self.axis is not None and block_size is not None and (block_size < 1 or shape[self.axis] % block_size):
             return False
-        if self.scale is None or self.scale.ndim == 0:
-            return True
-        return _broadcasts(self.scale.shape, split_shape(shape, self.axis, self.block_size))
+        split = split_shape(shape, self.axis, self.block_size)
+        return self.scale is None or _broadcasts(self.scale, split)
 
     def _positions(self, values: Array) -> Array:
         """The values in units of the scale (of one where it is zero), in the type that terms compute in."""
@@ -116,10 +120,9 @@ class GridEncoding(ScaledEncoding):
         return self.levels
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        points = np.shape(self.zero_point)
-        return super().fits(shape) and (
-            not points or _broadcasts(points, split_shape(shape, self.axis, self.block_size))
-        )
+        if not super().fits(shape):
+            return False
+        return _broadcasts(self.zero_point, split_shape(shape, self.axis, self.block_size))
 
     def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
         own = float_dtype(self.dtype)
@@ -198,7 +201,7 @@ class VectorEncoding(Encoding):
         return int(self.codebook.shape[0])
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
+        return 0 <= self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
 
     @property
     def label(self) -> str:
@@ -262,7 +265,7 @@ class RescaledEncoding(Encoding):
         return self.inner.level_count
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return _broadcasts(self.factor.shape, shape) and self.inner.fits(shape)
+        return self.factor.ndim == len(shape) and _broadcasts(self.factor, shape) and self.inner.fits(shape)
 
     def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
         values = self.inner.term(codes, shape)

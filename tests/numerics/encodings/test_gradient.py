@@ -113,7 +113,7 @@ def test_of_other_arrays_than_its_own() -> None:
 @pytest.mark.parametrize(
     ("term", "what"),
     [
-        (binary("Div", parameter("p", np.ones(2)), literal(2.0)), "Div"),
+        (binary("Div", parameter("p", np.ones(2, np.int32)), literal(2, np.int32)), "Div"),
         (cast(parameter("p", np.ones(2)), np.int32), "Cast"),
         (gather(literal(np.ones(2)), parameter("p", np.zeros(2, np.int32))), "Gather"),
         (scatter(literal(np.ones(2)), parameter("p", np.zeros(2, np.int32)), literal(np.ones(2))), "ScatterElements"),
