@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Change, Context, Outcome, Pass
+from onnxcomp.contract import Change, Context, Outcome, Pass, Skip
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import node_key
@@ -56,18 +57,27 @@ class Held:
 
 def apply_safely(model: Model, rewrite: Pass, context: Context, reach: Reach | None) -> Held:
     """Apply a pass; where that harms weights that no sample reaches, apply it to the others only. reach: None for a
-    run without data, whose user knows."""
+    run without data, whose user knows. What it gets wrong by its own account is left as it was."""
     after, outcome = apply_pass(model, rewrite, context)
+    wrong = rewrite.faults(model, after)
+    if wrong:
+        context = _without(context, wrong)
+        after, outcome = apply_pass(model, rewrite, context)
+        outcome.skipped += [Skip(name, "it came out with other values") for name in wrong]
     if reach is None or rewrite.effect.is_exact or not outcome.changed:
         return Held(after, outcome, context)
     left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
     if not left:
         return Held(after, outcome, context)
-    context = dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, (*left, *unreached))))
+    context = _without(context, (*left, *unreached))
     after, outcome = apply_pass(model, rewrite, context)
     if set(left).intersection(each.name for each in outcome.changed):  # nothing of it can be left out
         after, outcome = model, Outcome(skipped=outcome.skipped)
     return Held(after, outcome, context, left, unreached)
+
+
+def _without(context: Context, names: Iterable[str]) -> Context:
+    return dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, names)))
 
 
 def _unsafe(

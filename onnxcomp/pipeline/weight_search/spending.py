@@ -18,7 +18,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
-from onnxcomp.recipe import Step
+from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
 
 RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
@@ -39,7 +39,7 @@ HELD_BACK = 4  # times that one weight is sought for that, at most: each takes a
 class Work(Protocol):
     """What is asked of the step whose budget is spent."""
 
-    step: Step
+    step: Choose
     model: Model
     verifier: Verifier
     reach: Reach
