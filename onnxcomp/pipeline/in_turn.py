@@ -143,22 +143,32 @@ def apply_in_turn(
     return made
 
 
+class _TimeIsUp(Exception):
+    """Ends a search for a part that holds, whose every measurement applies all the passes."""
+
+
 def part_of(
     made: InTurn, verifier: Verifier, tuner: Verifier | None, *, ends_idle: bool = False
 ) -> tuple[InTurn, Verdict] | None:
-    """The largest part that verifies, with its verdict; None where there is none, or nothing to take apart."""
-    if len(made.names) < 2:
+    """The largest part that verifies, with its verdict; None where there is none, nothing to take apart, or no time to
+    find it."""
+    if len(made.names) < 2 or made.contexts[0].is_over():
         return None
     latest = made
 
     def again(limited: Context) -> tuple[Model, Outcome]:
         nonlocal latest
+        if limited.is_over():
+            raise _TimeIsUp
         latest = made.again(sorted(limited.include or ()), ends_idle=ends_idle)
         return latest.model, Outcome(latest.changed)
 
     several = again if len(made.leaves) > 1 else None
     before, outcome, rewrite = made.start.current, Outcome(made.changed), made.passes[made.main]
-    rest, verdict = verified_part(before, made.model, outcome, rewrite, made.contexts[0], verifier, tuner, several)
+    try:
+        rest, verdict = verified_part(before, made.model, outcome, rewrite, made.contexts[0], verifier, tuner, several)
+    except _TimeIsUp:
+        return None
     if not rest.kept:
         return None
     part = latest if several else made.again(None if rest.by_value else rest.kept)

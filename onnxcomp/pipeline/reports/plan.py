@@ -100,8 +100,9 @@ def plan(
     )
 
 
-def _planned(step: Step, *, random: bool, role: str = "") -> PlannedStep:
-    left_out = random and step.without_data() is None
+def _planned(step: Step, *, random: bool, role: str = "", is_out: bool = False) -> PlannedStep:
+    """is_out: what it is part of is left out."""
+    left_out = is_out or (random and step.without_data() is None)
     return PlannedStep(
         rewrite=step.name,
         summary=step.summary,
@@ -110,7 +111,7 @@ def _planned(step: Step, *, random: bool, role: str = "") -> PlannedStep:
         exact=step.is_exact,
         decision="left out: no calibration data" if left_out else "run",
         role=role,
-        inner=tuple(_planned(each.step, random=random, role=each.role) for each in step.parts()),
+        inner=tuple(_planned(each, random=random, role=role, is_out=left_out) for role, each in step.parts()),
     )
 
 

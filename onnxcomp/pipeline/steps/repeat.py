@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.steps.dispatch import perform
@@ -16,7 +18,8 @@ def perform_repeat(step: Repeat, run: Run) -> None:
     """Do one round after the other, each on what the one before it left, until one is taken back."""
     for number, each in enumerate(step.rounds, 1):
         done = len(run.receipt.steps)
-        judged(each, run, functools.partial(_round, number))
+        given = {key: values[number - 1] for key, values in step.schedule.items()}
+        judged(each, run, functools.partial(_round, number, given))
         reports = run.receipt.steps[done:]
         if not reports:  # there was no time
             return
@@ -26,9 +29,9 @@ def perform_repeat(step: Repeat, run: Run) -> None:
             return
 
 
-def _round(number: int, step: Sequential, run: Run, started: float) -> None:
-    """A round whole or not at all, under its number."""
-    done = len(run.receipt.steps)
-    judge_together(step, run, started, in_part=False)
-    for report in run.receipt.steps[done:]:
-        report.rewrite = f"round {number}: {report.rewrite}"
+def _round(number: int, given: Mapping[str, Any], step: Sequential, run: Run, started: float) -> None:
+    """A round whole or not at all, under its number and the values that its fields are given."""
+    report = judge_together(step, run, started, in_part=False)
+    values = ", ".join(f"{key}={value}" for key, value in given.items())
+    report.rewrite = f"round {number}{f' ({values})' if values else ''}: {step.name}"
+    report.parameters = dict(given)

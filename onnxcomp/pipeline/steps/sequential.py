@@ -25,8 +25,9 @@ def _once(step: Sequential, run: Run, started: float) -> None:
     judge_together(step, run, started)
 
 
-def judge_together(step: Sequential, run: Run, started: float, *, in_part: bool = True) -> None:
-    """Apply the passes and judge what they come to. in_part: whether what breaks the budget may be kept in part."""
+def judge_together(step: Sequential, run: Run, started: float, *, in_part: bool = True) -> StepReport:
+    """Apply the passes and judge what they come to; gives the account of it. in_part: whether what breaks the budget
+    may be kept in part."""
     before, ledger = run.current, run.ledger
     leaves = step.in_turn()
     lossy = [index for index, each in enumerate(leaves) if not each.is_exact]
@@ -38,14 +39,15 @@ def judge_together(step: Sequential, run: Run, started: float, *, in_part: bool 
     if not any(each.changed for each in made.outcomes):
         if made.taken:
             ledger.refuse(report, f"{made.taken[0].name}: {made.taken[0].what}")
-        return
+        return report
     verdict = run.verifier.check(made.model)
     if verdict.passed:
         _keep(made, verdict, report, run)
     else:
-        _keep_part(made, verdict, report, run, in_part=in_part and not run.is_over())
+        _keep_part(made, verdict, report, run, in_part=in_part)
     check_speed(step.rewrites, run, before, report)
     report.seconds = time.monotonic() - started
+    return report
 
 
 def _keep(made: InTurn, verdict: Verdict, report: StepReport, run: Run) -> None:
@@ -58,7 +60,8 @@ def _keep_part(made: InTurn, verdict: Verdict, report: StepReport, run: Run, *, 
     why = "; ".join(verdict.reasons)
     found = part_of(made, run.verifier, run.tuner) if in_part else None
     if found is None:
-        run.ledger.refuse(report, why)
+        late = "; there was no time for a part of it" if in_part and run.is_over() else ""
+        run.ledger.refuse(report, f"{why}{late}")
         return
     part, own = found
     report.changed = entries(_all(part))

@@ -17,7 +17,7 @@ RECIPE: list[dict[str, object]] = [
         "sequence": [
             {
                 "try": [{"pass": "fuse-pad"}, [{"pass": "fuse-pad"}, {"pass": "quantize-dynamic"}]],
-                "otherwise": [{"pass": "quantize-static"}],
+                "otherwise": [[{"pass": "fuse-pad"}, {"pass": "quantize-static"}]],
             },
             {"repeat": [{"pass": "cast-float16"}], "rounds": 2},
         ]
@@ -50,7 +50,7 @@ def test_steps_are_shown_with_all_that_is_inside(planned: Plan) -> None:
                 "in turn: fastest of 2",
                 ["try: fuse-pad"],
                 ["try: fuse-pad + quantize-dynamic", ["in turn: fuse-pad"], ["in turn: quantize-dynamic"]],
-                ["otherwise: quantize-static"],
+                ["otherwise: fuse-pad + quantize-static", ["in turn: fuse-pad"], ["in turn: quantize-static"]],
             ],
             ["in turn: 2 rounds of cast-float16", ["each round: cast-float16"]],
         ],
@@ -63,7 +63,12 @@ def test_what_waits_for_data_is_said_at_its_place(planned: Plan) -> None:
         own = {each.rewrite for each in steps if each.decision.startswith("left out")}
         return own.union(*(left_out(each.inner) for each in steps))
 
-    assert planned.random and left_out(planned.steps) == {"match-outputs", "quantize-static"}
+    assert planned.random and left_out(planned.steps) == {
+        "match-outputs",
+        "fuse-pad + quantize-static",
+        "fuse-pad",
+        "quantize-static",
+    }
 
 
 def test_a_chosen_strength_stands_beside_the_fields_that_are_set(planned: Plan) -> None:
@@ -74,5 +79,7 @@ def test_a_chosen_strength_stands_beside_the_fields_that_are_set(planned: Plan) 
 def test_the_table_indents_what_is_inside(planned: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     show_plan(planned, verbose=False)
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("    otherwise: quantize-static") and "no calibration data" in line for line in lines)
+    assert any(
+        line.startswith("    otherwise: fuse-pad + quantize-static") and "no calibration data" in line for line in lines
+    )
     assert any(line.startswith("  then: match-outputs") for line in lines)

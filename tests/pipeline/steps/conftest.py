@@ -20,19 +20,22 @@ def calib(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets bending by a factor take an hour."""
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[float]]:
+    """Lets bending by a factor take an hour; gives the factors of all bendings, in order."""
     late = [0.0]
     monotonic = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: monotonic() + late[0])
 
-    def at(factor: float) -> None:
+    def at(factor: float) -> list[float]:
+        bent: list[float] = []
         bend = BendWeights.apply
 
         def dawdling(self: BendWeights, graph: Graph, context: Context) -> Outcome:
+            bent.append(self.by)
             late[0] += 3600 if self.by == factor else 0
             return bend(self, graph, context)
 
         monkeypatch.setattr(BendWeights, "apply", dawdling)
+        return bent
 
     return at

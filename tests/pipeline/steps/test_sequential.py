@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from onnxcomp.budget import Budget
 from onnxcomp.contract import Effect, Exact, Pass
@@ -12,8 +15,10 @@ from onnxcomp.pipeline.steps import judged
 from onnxcomp.recipe import Apply, Race, Recipe, Sequential, Step
 
 from .bending import (
+    FEATURES,
     OWN,
     BendWeights,
+    CopyInputs,
     FindNothing,
     HalveFirst,
     MendWeights,
@@ -70,6 +75,14 @@ def test_a_part_goes_through_all_passes(calib: str, monkeypatch: pytest.MonkeyPa
     assert_replays(result, calib, monkeypatch)
 
 
+def test_a_name_that_one_pass_keeps_lets_no_other_pass_act(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight goes by the names of the nodes that read it, too; all nodes stay copied, and one weight bent."""
+    result = run(calib, end(BendWeights(by=1.03), CopyInputs()))
+    assert sorted(factors(result.model)) == [1.0, 1.0, 1.03]
+    assert sum(node.op_type == "Identity" for node in result.model.proto.graph.node) == 3
+    assert_replays(result, calib, monkeypatch)
+
+
 def test_what_holds_in_no_part_is_taken_back_whole_and_named(calib: str) -> None:
     result = run(calib, end(BendWeights(), MendWeights(left=0.2)))
     [report] = result.receipt.steps
@@ -83,6 +96,9 @@ def test_a_pass_that_finds_nothing_leaves_the_rest_to_go_on(calib: str, monkeypa
     assert factors(result.model) == [1.001] * 3
     assert [each.rewrite for each in result.receipt.applied] == ["bend-weights", "mend-weights"]
     assert_replays(result, calib, monkeypatch)
+    result = run(calib, end(FindNothing(), HalveFirst(), BendWeights(), MendWeights()))
+    assert factors(result.model) == [0.5005, 2.002, 1.001]  # what lost nothing does not count as having lost something
+    assert_replays(result, calib, monkeypatch)
     [report] = run(calib, end(FindNothing(), FindNothing())).receipt.steps
     assert report.decision == "nothing to do"
 
@@ -92,6 +108,32 @@ def test_repairs_see_what_exact_passes_of_the_sequence_left(calib: str, monkeypa
     result = run(calib, end(HalveFirst(), BendWeights(), MendWeights()))
     assert factors(result.model) == [0.5005, 2.002, 1.001]
     assert_replays(result, calib, monkeypatch)
+
+
+def test_exact_passes_are_no_part_to_take_back(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what one does would change the outputs."""
+    result = run(calib, end(HalveFirst(), BendWeights(by=1.03)))
+    assert result.receipt.steps[0].decision == "kept in part"
+    assert factors(result.model) in ([0.515, 2.0, 1.0], [0.5, 2.06, 1.0], [0.5, 2.0, 1.03])
+    assert_replays(result, calib, monkeypatch)
+
+
+def test_what_no_sample_reaches_is_left_out_of_the_part_as_well(tmp_path: Path) -> None:
+    """The fourth matrix multiplies a state that is zero."""
+    model = chain(4)
+    model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", FEATURES]))
+    model.graph.node[3].input[0] = "z"
+    model.graph.node[3].output[0] = "t3"
+    model.graph.node.append(helper.make_node("Add", ["t2", "t3"], ["y"], name="sum"))
+    x = np.random.default_rng(1).normal(size=(60, FEATURES)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=x, z=np.zeros_like(x))
+    recipe = Recipe.of(end(BendWeights(by=1.03), FindNothing()))
+    result = optimize(model, recipe=recipe, calibration=str(tmp_path / "c.npz"), measure=False)
+    [report] = result.receipt.steps
+    assert report.decision == "kept in part" and len(report.changed) == 1
+    reasons = {each.name: each.what for each in report.taken_back}
+    assert reasons.pop("w3") == "no sample reaches it" and len(reasons) == 2
+    assert "w3: no sample reaches it; left as before" in result.receipt.notes
 
 
 def test_exclusions_of_the_sequence_and_of_a_pass_in_it_hold(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +146,7 @@ def test_exclusions_of_the_sequence_and_of_a_pass_in_it_hold(calib: str, monkeyp
 
 
 def test_what_there_is_no_time_for_is_left_out_and_said(
-    calib: str, slow: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    calib: str, slow: Callable[[float], list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(1.01)
     result = run(calib, end(BendWeights(by=1.01), MendWeights()), BendWeights(), budget=Budget(time_budget_s=1800))
@@ -116,10 +158,18 @@ def test_what_there_is_no_time_for_is_left_out_and_said(
     assert_replays(result, calib, monkeypatch)
 
 
-def test_no_part_is_sought_when_time_is_up(calib: str, slow: Callable[[float], None]) -> None:
-    slow(1.03)
-    [report] = run(calib, end(BendWeights(by=1.03), MendWeights()), budget=Budget(time_budget_s=1800)).receipt.steps
-    assert report.decision == "taken back"
+@pytest.mark.parametrize(("hours", "bendings"), [(0.5, 1), (2.5, 3)])
+def test_the_search_for_a_part_ends_when_time_is_up(
+    calib: str, slow: Callable[[float], list[float]], hours: float, bendings: int
+) -> None:
+    """Bending takes an hour. There is a part that would hold, for which each weight is bent alone first."""
+    bent = slow(1.03)
+    steps = end(BendWeights(by=1.03), BendWeights(by=1.02, only="w0"))
+    result = run(calib, steps, budget=Budget(time_budget_s=3600 * hours))
+    [report] = result.receipt.steps
+    assert report.decision == "taken back" and report.reason.endswith("there was no time for a part of it")
+    assert len([each for each in bent if each == 1.03]) == bendings and factors(result.model) == [1.0] * 3
+    assert run(calib, steps).receipt.steps[0].decision == "kept in part"
 
 
 def test_a_sequence_that_claims_speed_and_gives_none_is_taken_back(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
