@@ -42,7 +42,6 @@ def rows(bits: int) -> dict[str, tuple[str, dict[str, Any]]]:
     }
     found["grid, gptq, zero points"] = ("quantize-weights", grid | {"algorithm": "gptq", "symmetric": False})
     found["grid, round-weights"] = ("round-weights", grid)
-    found["grid, assign-bits"] = ("assign-bits", {"average_bits": float(bits), "granularity": "channel"})
     found["codebook, cluster-weights"] = ("cluster-weights", {"bits": float(bits), "granularity": "channel"})
     return found
 

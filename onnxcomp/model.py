@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxcomp.errors import ModelError
+from onnxcomp.external_data import checked_path
 from onnxcomp.files import Inputs, Transaction, refuse_files
 from onnxcomp.noise import Seed, seed_bytes
 from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.regular_form import regular_form
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     Scratch,
     clear_reference,
     data_length,
-    data_offset,
     external_bytes,
     external_path,
     is_external,
@@ -64,6 +65,7 @@ class Model:
 
     proto: never edited in place by passes; a rewrite makes a new Model that shares the scratch folder.
     encodings: weight key -> Encoding, as far as a pass said how the values are made.
+    as_read: what is written instead of ``proto``, where that is but another form of it (see ``regular_form``).
     memo: what was measured of this very model, so that a pass tried on parts of it need not measure again.
     seeds: what its random nodes were given for the time that it is worked on (see ``graph.seeds``).
     """
@@ -86,6 +88,7 @@ class Model:
         self.scratch = scratch or Scratch()
         self.inputs = inputs or Inputs()
         self.has_data_files = has_data_files
+        self.as_read: ModelProto | None = None
         self.memo: dict[Any, Any] = {}
         self.seeds: tuple[Seed, ...] = ()
 
@@ -102,8 +105,14 @@ class Model:
     @property
     def size_bytes(self) -> int:
         """Bytes of the model file and its external data, without the metadata that ``save`` may add and the seeds."""
-        own = self.proto.ByteSize() - seed_bytes(self.proto, self.seeds)
+        seeds = seed_bytes(self.proto, self.seeds) if self.as_read is None else 0
+        own = self.as_written.ByteSize() - seeds
         return own + sum(data_length(t) for t in tensors_of(self.proto) if is_external(t))
+
+    @property
+    def as_written(self) -> ModelProto:
+        """The model as it goes into a file."""
+        return self.proto if self.as_read is None else self.as_read
 
     def with_proto(self, proto: ModelProto, encodings: dict[str, Encoding] | None = None) -> Model:
         """The same model with another proto, sharing folder and scratch."""
@@ -118,6 +127,7 @@ class Model:
             has_data_files=self.has_data_files,
         )
         made.seeds = self.seeds
+        made.as_read = self.as_read if proto is self.proto else None
         return made
 
     def for_a_run(self) -> Model:
@@ -233,7 +243,7 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
 def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     """Write the model aside, for ``outputs.commit`` to put in place after all that is written beside it."""
     model.inputs.refuse_changes()
-    proto = with_encodings(model.proto, model.encodings)
+    proto = with_encodings(model.as_written, model.encodings)
     whole = model.with_proto(proto)
     limit = INLINE_LIMIT_BYTES if model.has_data_files else PROTOBUF_LIMIT_BYTES
     paths, size_bytes = [target], 0
@@ -262,10 +272,10 @@ def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> Non
     and must have a folder.
     """
     refuse_files(outputs, model.inputs, force=force)
-    folder, name = outputs[0].parent.resolve(), outputs[0].name
-    for path in model.inputs.paths:
-        if path.parent == folder and _is_data_of(path.name, name):
-            raise ModelError(f"{outputs[0]}: its data file {path.name} belongs to the input. Name another output.")
+    target = outputs[0]
+    for path in target.parent.glob(f"{glob.escape(target.name)}.*data"):  # links to an input, too
+        if _is_data_of(path.name, target.name) and model.inputs.holds(path):
+            raise ModelError(f"{target}: its data file {path.name} belongs to the input. Name another output.")
 
 
 def stale_data(target: Path, staged: Staged, model: Model) -> list[Path]:
@@ -295,7 +305,7 @@ def _parse(content: bytes, name: str) -> ModelProto:
 
 
 def _checked(model: Model) -> Model:
-    """Refuse what is not a model, take out the stored encodings, check the references."""
+    """Refuse what is not a model, take out the stored encodings, check the references, bring it to one form."""
     proto = model.proto
     if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import):
         raise ModelError(f"{model.name}: not an ONNX model: it has no graph or no version.")
@@ -305,32 +315,11 @@ def _checked(model: Model) -> Model:
     model.encodings = take_encodings(proto, model.name)
     outside = [tensor for tensor in tensors_of(proto) if is_external(tensor)]
     for tensor in outside:
-        model.inputs.add(_checked_path(tensor, model))
+        model.inputs.add(checked_path(tensor, model.name, model.path))
     model.has_data_files = bool(outside)
     _copy_small_data(model, outside)
+    model.as_read = regular_form(proto)
     return model
-
-
-def _checked_path(tensor: TensorProto, model: Model) -> Path:
-    """The file behind an external tensor: it is there, in the model's folder, and long enough."""
-    location = reference_of(tensor).get("location", "")
-    where = f"{model.name}: external data of {tensor.name or 'a tensor'}"
-    if model.folder is None:
-        raise ModelError(f"{where} cannot be found: the model has no folder. Load it by its path.")
-    try:
-        path = (model.folder / location).resolve()
-        is_inside = path.is_relative_to(model.folder.resolve())
-        size_bytes = path.stat().st_size if path.is_file() else None
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that no file can have
-        raise ModelError(f"{where} cannot be found: {getattr(error, 'strerror', None) or error}.") from error
-    if not location or Path(location).is_absolute() or not is_inside:
-        raise ModelError(f"{where} points outside the model's folder: {location or 'nowhere'}.")
-    if size_bytes is None:
-        raise ModelError(f"{where} is missing: {location}.")
-    offset, length = data_offset(tensor, where), data_length(tensor)
-    if offset < 0 or length < 0 or offset + length > size_bytes:
-        raise ModelError(f"{where} is cut short: {location} ends before byte {offset + length}.")
-    return path
 
 
 def _copy_small_data(model: Model, tensors: Sequence[TensorProto]) -> None:

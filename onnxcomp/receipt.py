@@ -1,7 +1,7 @@
 """The receipt: what was done to which weight, what it cost, what was taken back, and how to do it again.
 
 It is plain JSON. ``Receipt.applied`` holds every application that made the result, with its parameters and
-the names that it was limited to, so that ``--replay`` makes the same file without measuring anything.
+the sites that were chosen, so that ``--replay`` makes the same file without measuring anything.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ FACTS: dict[str, dict[str, tuple[type, ...]]] = {
 class Application:
     """One application of a pass that is part of the result.
 
-    include: the names that it was limited to, None for no limit. restore: weights put back afterwards.
-    beside: it was applied to the model that the application before it was applied to, and the weights of
-        ``include`` taken from there; else to what that one left. on_data: it is given the calibration data;
-        fitted: only the part of them that a search fits its candidates to.
+    choice: its sites, each with the fields that differ from ``parameters`` there; None for all sites. restore: weights
+        put back afterwards.
+    beside: it belongs to one choice with the application before it. What changes values was applied to the model that
+        the first of them was applied to, and the weights of ``choice`` taken from there; what rewrites the graph goes
+        on from what the ones before left. on_data: it is given the calibration data; fitted: only the part of them that
+        a search fits its candidates to.
     """
 
     rewrite: str
     parameters: dict[str, Any]
-    include: list[str] | None = None
+    choice: dict[str, dict[str, Any]] | None = None
     exclude: list[str] = field(default_factory=list)
     restore: list[str] = field(default_factory=list)
     beside: bool = False
@@ -139,6 +141,7 @@ class Receipt:
                 raise RecipeError(f"{path}: a receipt of format {content['format']}; this version reads {FORMAT}.")
             if isinstance(content, dict):
                 content.pop("files", None)  # what --json says beside the receipt
+                _as_choices(content)
             read: Receipt = typed(cls, content, "receipt")
             _check_facts(read)
             return read
@@ -155,6 +158,15 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_choices(content: dict[str, Any]) -> None:
+    """Applications as they were once written, with the names in ``include`` that all have the pass's own fields."""
+    applied = content.get("applied")
+    for each in applied if isinstance(applied, list) else ():
+        if isinstance(each, dict) and "include" in each and "choice" not in each:
+            names = typed(list[str] | None, each.pop("include"), "include")
+            each["choice"] = None if names is None else {name: {} for name in names}
 
 
 def _check_facts(receipt: Receipt) -> None:

@@ -51,6 +51,11 @@ def shipped_names() -> list[str]:
     return sorted(_shipped())
 
 
+def storing_pass() -> str:
+    """The name of the shipped pass that stores what weights' encodings say."""
+    return next(name for name in shipped_names() if get_pass(name).stores_encodings)
+
+
 def pass_summary(name: str) -> str:
     """The first line of a shipped pass's docstring, read from its source: listing all imports none.
 

@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.calibration.statistics.watch import watch
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.channels.groups import Channels, Product
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.graph.weights.bias import Bias, bias_of
 from onnxcomp.numerics.channels.cross_layer_equalization import Floats, high_biases
-from onnxcomp.runtime import Session, Value
+from onnxcomp.runtime import Value
 
 MAKERS = frozenset({"conv", "conv_transpose", "right", "rows"})  # forms whose channels are on axis 1 or the last one
 LEAST_SHARE = 1e-3  # of the spread of the channels: less is not worth a change
@@ -66,24 +64,13 @@ class AbsorbBiases(Pass):
 
     def _measure(self, graph: Graph, sites: Sequence[_Site], context: Context) -> None:
         """See what goes into each Relu."""
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         by_name = {site.bias.output.name: site for site in sites}
 
         def see(name: str, value: Value) -> None:
             by_name[name].see(value)
 
         if by_name:
-            opened = Session if context.target is None else context.target.session
-            watch(
-                graph.model,
-                list(by_name),
-                context.calibration,
-                see,
-                limit=self.samples,
-                open_session=opened,
-                progress=context.progress,
-            )
+            context.observe.watch(graph.model, list(by_name), see, limit=self.samples)
 
     def _absorb(self, channels: Channels, site: _Site, outcome: Outcome) -> None:
         key, product = site.product.key, site.product

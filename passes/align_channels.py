@@ -20,6 +20,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.provenance import NEW, Origin
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
 from onnxcomp.graph.ir.writer import ordered
@@ -89,7 +90,7 @@ class AlignChannels(Pass):
                 if not context.selects(*names):
                     outcome.skip(names[0], "excluded")
                     continue
-                _widen(graph, scope, family, wanted - channels)
+                outcome.origins.update(_widen(graph, scope, family, wanted - channels))
                 for node in family.depthwise:
                     outcome.change(node_key(scope, node), f"{channels} channels become {wanted}")
         return outcome
@@ -220,8 +221,11 @@ def _names(scope: Scope, node: Node) -> list[str]:
     return [node_key(scope, node), *(scope.key(each.name) for each in node.inputs if isinstance(each, Constant))]
 
 
-def _widen(graph: Graph, scope: Scope, family: Family, count: int) -> None:
-    """Give a family ``count`` channels more."""
+def _widen(graph: Graph, scope: Scope, family: Family, count: int) -> dict[str, Origin]:
+    """Give a family ``count`` channels more; what its tensors were before. Its weights get new names."""
+    kept = np.concatenate([np.arange(family.channels), np.full(count, NEW)])
+    rank = next(iter(family.ranks))
+    origins = {scope.key(each.name): Origin(scope.key(each.name), rank, {1: kept}) for each in family.tensors}
     for node in (*family.depthwise, *family.makers):
         _fill(graph, scope, node, 1, 0, count)
         if given(node, 2) is not None:
@@ -235,6 +239,7 @@ def _widen(graph: Graph, scope: Scope, family: Family, count: int) -> None:
         _fill(graph, scope, node, index, list(constant.shape).index(constant.size), count)
     for tensor in family.tensors:
         tensor.origin, tensor.shape = None, None
+    return origins
 
 
 def _fill(graph: Graph, scope: Scope, node: Node, index: int, axis: int, count: int) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxcomp.calibration.statistics.observe import observe
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Skip, Structure, parameter
 from onnxcomp.errors import ParameterError, TargetError
 from onnxcomp.graph.infer.element_types import ElementTypes
@@ -35,7 +34,6 @@ from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, has_levels
 from onnxcomp.numerics.integers.short_float import DTYPES, misfit, power_of_two_scale, rounded
 from onnxcomp.numerics.metrics.weight_error import relative_error
-from onnxcomp.runtime import Session
 from onnxcomp.target.short_floats import computes_in
 
 # From these opsets on Cast knows the type.
@@ -217,8 +215,7 @@ class _Conversion:
 
     def _peaks(self, units: list[Unit]) -> Mapping[Any, float]:
         """The largest finite magnitude that tensors took on the calibration data."""
-        data = self._context.calibration
-        if data is None:
+        if self._context.calibration is None:
             return {}
         keys = {
             each: scope.key(each.name)
@@ -229,20 +226,11 @@ class _Conversion:
             )
         }
         wanted = {each: keys[each] for unit in units for each in unit.tensors if each in keys}
-        seen = observe(
-            self._graph.model,
-            sorted(set(wanted.values())),
-            data,
-            ends_only=True,
-            limit=self._rewrite.samples,
-            open_session=self._open,
-            progress=self._context.progress,
+        seen = self._context.observe.ranges(
+            self._graph.model, sorted(set(wanted.values())), ends_only=True, limit=self._rewrite.samples
         )
         extents = {each: seen[key].values for each, key in wanted.items() if seen[key].values.count}
         return {each: max(abs(extent.low), abs(extent.high)) for each, extent in extents.items()}
-
-    def _open(self, source: Any) -> Session:
-        return Session(source) if self._context.target is None else self._context.target.session(source)
 
     def _ask(self, model: ModelProto) -> tuple[str, ...] | None:
         """The types of the model's outputs on the target; None where it does not load. The model remembers it."""
@@ -251,7 +239,7 @@ class _Conversion:
         memo = self._graph.model.memo.setdefault((CastFloat16, None if target is None else target.provider), {})
         if content not in memo:
             try:
-                memo[content] = tuple(each.type for each in self._open(content).outputs)
+                memo[content] = tuple(each.type for each in self._context.open_session(content).outputs)
             except TargetError:
                 memo[content] = None
         found: tuple[str, ...] | None = memo[content]

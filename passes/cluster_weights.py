@@ -20,7 +20,7 @@ import numpy as np
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
 from onnxcomp.contract.weight_pass import WeightPass
-from onnxcomp.errors import CalibrationError, ParameterError
+from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.rounding.codebook import round_to_codebook, round_to_vectors
@@ -125,9 +125,8 @@ class ClusterWeights(WeightPass):
         return None
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Moments]:
-        if context.calibration is None and self.needed() is Needs.CALIBRATION:
-            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
-        return {} if self.algorithm == "nearest" else context.input_moments(graph, weights)
+        draws = self.draws_on_data(calibration=context.calibration is not None)
+        return context.observe.moments(graph, weights) if draws or self.needed() is Needs.CALIBRATION else {}
 
     def edit(self, weight: Weight, known: Moments | None, context: Context, outcome: Outcome) -> None:
         old = np.asarray(weight.values)

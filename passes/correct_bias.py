@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.statistics.channel_means import channel_means
-from onnxcomp.calibration.statistics.moments import input_moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.weights.bias_places import BiasPlace, add_to_bias, bias_places, depths, known_as
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
-from onnxcomp.runtime import Session
 
 NO_NEARER = "moving the means brings the model's outputs no nearer to the original's"
 NEGLIGIBLE = 1e-6  # of the largest mean of a node's channels: a shift is float rounding below that
@@ -64,14 +59,12 @@ class CorrectBias(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         places = [each for each in bias_places(graph) if context.selects(each.key, *_constants_of(each))]
-        if context.original is None or context.original is graph.model:
+        if context.reference is None or context.reference.model is graph.model:
             for place in places:
                 outcome.skip(place.key, "nothing was lost before, or the model from before is not known")
             return outcome
-        task = _Task(graph, places, context, context.original, context.calibration, self, outcome)
+        task = _Task(graph, places, context, context.reference, self, outcome)
         trials = [] if self.mode == "analytic" else [task.observed()]
         trials += [] if self.mode == "empirical" else [task.computed()]
         shifts = task.nearest(trials)
@@ -97,22 +90,16 @@ class _Task:
         graph: Graph,
         places: list[BiasPlace],
         context: Context,
-        original: Model,
-        data: CalibrationData,
+        reference: Reference,
         rewrite: CorrectBias,
         outcome: Outcome,
     ) -> None:
         self._graph = graph
         self._context = context
-        self._original = original
-        self._data = data
+        self._reference = reference
         self._rewrite = rewrite
         self._outcome = outcome
-        session = Session if context.target is None else context.target.session
-        self._options: dict[str, Any] = {
-            "limit": rewrite.samples, "open_session": session, "progress": context.progress
-        }  # fmt: skip
-        self._theirs = _names_in(original, graph, places)
+        self._theirs = _names_in(reference.model, graph, places)
         self._places = []
         for place in places:
             if place.key in self._theirs:
@@ -126,7 +113,7 @@ class _Task:
         trial = _Trial(self._graph.model, {})
         for level in self._levels([each for each in self._places if each.key in goals]):
             axes = {each.output.name: each.axis for each in level}
-            means = channel_means(trial.model, axes, self._data, **self._options)
+            means = self._context.observe.means(trial.model, axes, limit=self._rewrite.samples)
             pairs = {
                 each.key: (goals[each.key], means[each.output.name]) for each in level if each.output.name in means
             }
@@ -150,11 +137,15 @@ class _Task:
 
     def computed(self) -> _Trial:
         """What the weights' differences say, all at once: they are multiplied with the original's inputs."""
-        before = open_graph(self._original)
+        before = open_graph(self._reference.model)
         by_output = weights_by_output(before)
-        wanted = {key: by_output[name] for key, name in self._theirs.items() if name in by_output}
+        wanted = {
+            key: by_output[name]
+            for key, name in self._theirs.items()
+            if name in by_output and self._reference.is_as_it_was(by_output[name].name)
+        }
         distinct = list({each.name: each for each in wanted.values()}.values())
-        moments = input_moments(before, distinct, self._data, **self._options)
+        moments = self._context.observe.moments(before, distinct, limit=self._rewrite.samples, even_large=True)
         shifts = {}
         for place in self._places:
             weight = wanted.get(place.key)
@@ -180,8 +171,14 @@ class _Task:
     def _goals(self) -> dict[str, Array]:
         """The original's means by the key of the place here."""
         axes = {self._theirs[each.key]: each.axis for each in self._places}
-        means = channel_means(self._original, axes, self._data, **self._options)
-        return {each.key: means[name] for each in self._places if (name := self._theirs[each.key]) in means}
+        means = self._context.observe.means(self._reference.model, axes, limit=self._rewrite.samples)
+        found = {}
+        for place in self._places:
+            name = self._theirs[place.key]
+            now = self._reference.channels_as_now(name, means[name], place.axis) if name in means else None
+            if now is not None:
+                found[place.key] = now
+        return found
 
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""

@@ -57,7 +57,7 @@ class EqualizeRanges(Pass):
             what = f"{group.channels.size} channels divided by {low:.3g} to {high:.3g}"
             outcome.change(group.name, what, readers=[each.key for each in group.consumers])
         if changed:
-            scale_channels(channels, factors)
+            outcome.origins.update(scale_channels(channels, factors))
         noted = {each.name for each in changed}
         for source in channels.sources:
             reason = channels.reason(source)

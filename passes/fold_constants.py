@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
@@ -22,8 +22,8 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
 from onnxcomp.graph.ir.rewire import has_references, is_onnx, is_random, node_key, producer, takes_constant
-from onnxcomp.graph.ir.writer import node_proto, ordered, sweep, tensor_proto
-from onnxcomp.graph.storage.file_size import array_bytes, freed_by
+from onnxcomp.graph.ir.writer import drop_unread, node_proto, ordered, sweep, tensor_proto
+from onnxcomp.graph.storage.file_size import array_bytes, constant_bytes, freed_by, node_bytes
 from onnxcomp.runtime import evaluate
 from onnxcomp.tensors import bits_of
 
@@ -61,8 +61,8 @@ class _Part:
     """Tensors that could become constants together, and the scope of each."""
 
     targets: list[Any]
-    freed_bytes: int
     name: str
+    operand_bytes: int  # of the constants that it is computed from
 
 
 class _Folding:
@@ -76,12 +76,14 @@ class _Folding:
         self.known: dict[Any, Array] = known_integers(graph, self.shapes)
         self.values = dict(self.known)
         self.outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-        self.scope_of: dict[Node, Scope] = {}
+        self.homes = {node: scope for scope, node in graph.nodes()}
+        self.scope_of: dict[Node, Scope] = {}  # of what can be computed, in order of computation
         for scope in graph.scopes:
             for node in ordered(scope.graph.nodes):
                 known = all(out in self.values for out in node.outputs)
                 if (known or self._computable(node, scope)) and context.selects(node_key(scope, node)):
                     self.scope_of[node] = scope
+        self.order = {node: index for index, node in enumerate(self.scope_of)}
 
     def _computable(self, node: Node, scope: Scope) -> bool:
         if not is_onnx(node) or node.op in LEFT_ALONE or is_random(node) or node.was_dead:
@@ -101,12 +103,7 @@ class _Folding:
         """Fold connected parts as a whole; of those that would grow, the single results that don't."""
         parts = [self._part(nodes) for nodes in self._connected()]
         left = self._fold_parts([part for part in parts if part.targets])
-        singles = []
-        for part in left:
-            for node in self._makers(part.targets):
-                single = self._part([node], whole=False)
-                if single.targets and single.targets != part.targets:
-                    singles.append(single)
+        singles = [single for part in left for single in self._singles(part)]
         for part in [*left, *self._fold_parts(singles)]:
             if any(out.outputs for out in part.targets):
                 self.outcome.skip(part.name, "the result is larger than what makes it")
@@ -121,11 +118,20 @@ class _Folding:
                 if small is not large:  # the smaller into the larger: a long chain is gone through once
                     large += small
                     group |= dict.fromkeys(small, large)
-        order = {node: index for index, node in enumerate(self.scope_of)}
         groups = {id(nodes): nodes for nodes in group.values()}.values()
-        return [sorted(nodes, key=order.__getitem__) for nodes in groups]
+        return [sorted(nodes, key=self.order.__getitem__) for nodes in groups]
 
-    def _part(self, nodes: Sequence[Node], *, whole: bool = True) -> _Part:
+    def _singles(self, part: _Part) -> list[_Part]:
+        """The results inside a part that could become constants without the rest, last ones first."""
+        makers = self._makers(part.targets)
+        found = [self._part([node], whole=False, within=part) for node in makers]
+        found = [single for single in found if single.targets and single.targets != part.targets]
+        for single in found[:1]:  # they share what they are computed from
+            single.operand_bytes = part.operand_bytes
+        return found
+
+    def _part(self, nodes: Sequence[Node], *, whole: bool = True, within: _Part | None = None) -> _Part:
+        """Nodes as a part. within: a part that they are of; its operands are not counted again where they are few."""
         inside = set(nodes)
         targets = [
             out
@@ -133,15 +139,25 @@ class _Folding:
             for out in node.outputs
             if id(out) not in self.outputs and any(not whole or reader not in inside for reader in out.outputs)
         ]
-        freed = freed_by(self.graph, targets)
         key = node_key(self.scope_of[nodes[-1]], nodes[-1])
-        if any(self._has_encoding(each) for each in freed.constants):
+        if self.graph.encodings and any(self._has_encoding(each) for each in freed_by(targets, self.outputs)):
             self.outcome.skip(key, "the encoding of its weight would be lost")
-            return _Part([], 0, key)
-        return _Part(targets, freed.bytes(self.graph) + self.settings.growth_bytes, key)
+            return _Part([], key, 0)
+        if within is not None and within.operand_bytes <= self.settings.max_result_bytes:
+            return _Part(targets, key, 0)
+        return _Part(targets, key, sum(each.nbytes for each in self._operands(targets)))
 
-    def _has_encoding(self, constant: Constant) -> bool:
-        return bool(self.graph.encodings) and (self.graph.scope_of(constant).key(constant.name) in self.graph.encodings)
+    def _has_encoding(self, freed: Node | Constant) -> bool:
+        return isinstance(freed, Constant) and self.graph.scope_of(freed).key(freed.name) in self.graph.encodings
+
+    def _frees(self, part: _Part, size_bytes: int) -> bool:
+        """Whether the file loses so many bytes by the part, or grows by no more than it may."""
+        missing = size_bytes - self.settings.growth_bytes
+        for each in freed_by(part.targets, self.outputs) if missing > 0 else ():
+            missing -= constant_bytes(each) if isinstance(each, Constant) else node_bytes(self.graph, each)
+            if missing <= 0:
+                break  # how much more does not matter, and a chain may be long
+        return missing <= 0
 
     def _makers(self, targets: Iterable[Any]) -> list[Node]:
         """The nodes that the targets are computed by, last ones first."""
@@ -154,26 +170,27 @@ class _Folding:
             found[node] = None
             if not all(out in self.values for out in node.outputs):
                 waiting.extend(producer(each) for each in node.inputs)
-        order = {node: index for index, node in enumerate(self.scope_of)}
-        return sorted(found, key=lambda node: -order[node])
+        return sorted(found, key=lambda node: -self.order[node])
 
     # --- computing -------------------------------------------------------------------------------------
 
     def _fold_parts(self, parts: list[_Part]) -> list[_Part]:
         """Compute and fold the parts that pay, batch by batch; gives those that do not."""
-        candidates = [part for part in parts if self._may_pay(part)]
-        left = [part for part in parts if part not in candidates]
+        candidates: list[_Part] = []
+        left: list[_Part] = []
+        for part in parts:
+            (candidates if self._may_pay(part) else left).append(part)
         for opset, batch in self._batches(candidates):
             self._compute(batch, opset)
             for part in batch:
                 if not all(each in self.values for each in part.targets):
                     continue  # not a numeric tensor, or ONNX Runtime cannot compute it, and that is noted
-                if not any(producer(each) and self.graph.is_read(each) for each in part.targets):
+                if not any(producer(each) and each.outputs for each in part.targets):
                     continue  # folded with another part
                 if not all(takes_constant(each, self.values[each].ndim) for each in part.targets):
                     continue
                 gained = sum(array_bytes(each.name, self.values[each]) for each in part.targets if each.outputs)
-                if gained <= part.freed_bytes:
+                if self._frees(part, gained):
                     self._put_in_place(part)
                 else:
                     left.append(part)
@@ -187,9 +204,7 @@ class _Folding:
             static, data_type = self.shapes.static(each), self.shapes.data_type(each)
             if static is not None and data_type:
                 total += int(np.prod(static, dtype=np.float64)) * bits_of(data_type) // 8
-        operands = sum(each.nbytes for each in self._operands(part.targets))
-        limit = self.settings.max_result_bytes
-        return total <= part.freed_bytes and total <= limit and operands <= limit
+        return max(total, part.operand_bytes) <= self.settings.max_result_bytes and self._frees(part, total)
 
     def _operands(self, targets: Iterable[Any]) -> set[Constant]:
         nodes = self._makers(each for each in targets if each not in self.values)
@@ -200,8 +215,9 @@ class _Folding:
         batches: dict[tuple[int, int], list[_Part]] = {}
         size_bytes = 0
         for part in parts:
-            scope = self.scope_of[self._makers(part.targets)[0]]
-            size_bytes += sum(each.nbytes for each in self._operands(part.targets))
+            makers = [maker for each in part.targets if (maker := producer(each)) is not None]
+            scope = self.scope_of[max(makers, key=self.order.__getitem__)]
+            size_bytes += part.operand_bytes
             batches.setdefault((scope.opset, size_bytes // BATCH_BYTES), []).append(part)
         return [(opset, batch) for (opset, _), batch in batches.items()]
 
@@ -244,11 +260,7 @@ class _Folding:
             if isinstance(tensor, Constant):
                 proto.graph.initializer.append(tensor_proto(self.graph, tensor, names[tensor]))
             elif tensor in self.values:
-                array = np.ascontiguousarray(self.values[tensor])
-                known = helper.make_tensor(
-                    names[tensor], helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.tobytes(), raw=True
-                )
-                proto.graph.initializer.append(known)
+                proto.graph.initializer.append(numpy_helper.from_array(np.asarray(self.values[tensor]), names[tensor]))
             return names[tensor]
 
         for node in reversed(self._makers(targets)):
@@ -265,14 +277,15 @@ class _Folding:
         return proto
 
     def _put_in_place(self, part: _Part) -> None:
+        makers = []
         for each in part.targets:
-            if not each.outputs:
-                continue
             maker = producer(each)
-            assert maker is not None
+            if maker is None or not each.outputs:
+                continue
+            makers.append(maker)
             scope = self.scope_of[maker]
             constant = self.graph.constant(scope, each.name, self.values[each])
             constant.name = each.name  # its maker goes, and leaves the name
             self.graph.replace_reads(each, constant)
             self.outcome.change(node_key(scope, maker), f"folded {maker.op}")
-        sweep(self.graph)
+        drop_unread(self.graph, makers, self.homes, self.outputs)

@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass, constant_value, given, has_references, is_onnx, node_key, producer
 from onnxcomp.graph.ir.writer import ordered
@@ -32,7 +33,7 @@ class FuseActivations(Pass):
     What a chain makes on the way must be read by the chain alone, and its numbers must be float32 constants.
     """
 
-    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.TENSORS, rounding=True)
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.OUTPUTS, rounding=True)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
@@ -71,6 +72,7 @@ def _fuse(graph: Graph, scope: Scope, clip: Node, key: str, outcome: Outcome) ->
     if scaling is None and high != 1.0:
         outcome.skip(key, f"nothing divides what it makes by {high:.6g}")
         return
+    between = [clip.outputs[0], *([] if scaling is None else [*scaling.node.inputs, *scaling.node.outputs])]
     if scaling is not None and not bypass(graph, scope, scaling.node, scaling.source):
         outcome.skip(key, "what the chain makes has to be made by its last node")
         return
@@ -79,6 +81,7 @@ def _fuse(graph: Graph, scope: Scope, clip: Node, key: str, outcome: Outcome) ->
     clip.attrs.update(alpha=line.slope / high, beta=line.offset / high)
     clip.inputs.clear()
     clip.inputs.append(line.source)
+    outcome.origins |= {scope.key(each.name): Origin(None) for each in between}
     outcome.change(key, "fused into HardSigmoid")
 
 

@@ -18,6 +18,7 @@ from onnx import SparseTensorProto
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import (
     bypass,
@@ -44,7 +45,7 @@ class CannotFuse(Exception):
 class FuseBatchNorm(Pass):
     """Fuse BatchNormalization, and constant scales and shifts, into the weights before it."""
 
-    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS, rounding=True)
+    effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.OUTPUTS, rounding=True)
     destroys = frozenset({Structure.LEVELS})
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
@@ -66,11 +67,14 @@ def _fuse_or_say_why(
         if not context.selects(key, node_key(scope, host.node), host.weight_key):
             return
         factor, shift = _affine_of(node, host, shapes)
+        result = scope.key(node.outputs[0].name)
         _fuse(graph, scope, node, host, factor, shift)
     except CannotFuse as reason:
         if node.op == "BatchNormalization":
             outcome.skip(key, str(reason))
         return
+    for other in {host.weight_key, scope.key(host.node.outputs[0].name)} - {result}:
+        outcome.origins[other] = Origin(None)
     outcome.change(key, f"fused {node.op} into {host.node.op}", weight=host.weight_key)
 
 
@@ -123,7 +127,7 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
 def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:
     """The node of this scope that computes the tensor for one reader only."""
     maker = producer(tensor)
-    if maker is None or not any(each is maker for each in scope.graph.nodes):
+    if maker is None or not scope.graph.holds(maker):
         raise CannotFuse("no node of the same graph stands before it")
     if len(tensor.outputs) > 1 or graph.is_output(tensor):
         raise CannotFuse(f"the output of the {maker.op} before it has other readers")

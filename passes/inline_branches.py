@@ -61,8 +61,9 @@ def _inline(graph: Graph, scope: Scope, node: Node) -> str:
     node.outputs.clear()
     nodes = list(inner.graph.nodes)
     nodes += hand_out(graph, inner, outputs)
-    position = next(index for index, each in enumerate(scope.graph.nodes) if each is node)
-    scope.graph.nodes[position : position + 1] = nodes
+    around = scope.graph.nodes
+    position = next(index for index, each in enumerate(around) if each is node)
+    scope.graph.nodes = [*around[:position], *nodes, *around[position + 1 :]]
     for constant in inner.constants:
         constant.as_node = constant.as_node or scope.kind == "function"
     scope.constants.extend(inner.constants)

@@ -14,32 +14,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
-from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
-from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.calibration.statistics.paired import PairedMoments
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.ir.topology import depths
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
 from onnxcomp.graph.rounding.grid import Rounded
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
-from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import editable_weights
-from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.rounding.gram import best_weights, relative_output_error, shrunk
-from onnxcomp.runtime import Session
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
 LEAST_CHANGE = 1e-9  # of the output's power: what a weight without levels is worth moving for
 UNKNOWN = "its values from before are not known"
+NO_NEARER = "no other choice of its levels brings its outputs nearer"
+TOO_LATE = "the time budget was used up"
 LEVELLED = (CodebookEncoding, GridEncoding, VectorEncoding)
 MASKED_SHARE = 0.4  # of zeros: from here on they are what makes the weight small, and stay
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchOutputs(Pass):
+class MatchOutputs(SelectingPass):
     """Round weights anew, in order, so that their nodes' outputs match the original's from inputs as they now are.
 
     Needs the model from before the weights were rounded, as the steps of a recipe have it. Weights without levels
@@ -60,24 +60,30 @@ class MatchOutputs(Pass):
         32, low=1, high=4096, help="times that the model is run in a round, at most; weights side by side share one"
     )
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
+    def sites(self, graph: Graph, context: Context) -> Survey:
         outcome = Outcome()
-        if context.original is None:
+        if context.reference is None:
             outcome.skip(graph.model.name, "the model from before its weights were rounded is not known")
-            return outcome
-        found = self._candidates(graph, context.original, context, outcome)
+            return Survey((), tuple(outcome.skipped))
+        found = self._candidates(graph, context.reference, context, outcome)
+        return Survey(tuple(Site(each) for each in found), tuple(outcome.skipped))
+
+    def edit(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        found = {} if context.reference is None else self._candidates(graph, context.reference, context, outcome)
         errors: dict[str, float] = {}
         stages = self._stages(graph, list(found)) * self.rounds
         for index, names in enumerate(stages):
+            if context.is_over():
+                outcome.is_cut_short = True
+                break
             context.progress(index, len(stages), f"matching {names[0]}")
             errors |= _matched(graph, names, found, context)
         for name in found:
             if name in errors:
                 outcome.change(name, "its levels chosen in turn", error=errors[name])
             else:
-                outcome.skip(name, "no other choice of its levels brings its outputs nearer")
+                outcome.skip(name, TOO_LATE if outcome.is_cut_short else NO_NEARER)
         return outcome
 
     def _stages(self, graph: Graph, names: Sequence[str]) -> list[list[str]]:
@@ -91,20 +97,21 @@ class MatchOutputs(Pass):
         parts = np.array_split(np.array(sorted(by_depth), np.int64), min(self.stages, max(1, len(by_depth))))
         return [[name for level in part for name in by_depth[int(level)]] for part in parts if part.size]
 
-    def _candidates(self, graph: Graph, original: Model, context: Context, outcome: Outcome) -> Mapping[str, Array]:
+    def _candidates(
+        self, graph: Graph, reference: Reference, context: Context, outcome: Outcome
+    ) -> Mapping[str, Array]:
         """The values from before of each weight that may move, by name; the others are skipped with the reason."""
-        constants = constants_by_key(open_graph(original))
         found: dict[str, Array] = {}
         for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
-            before = constants.get(weight.name)
+            before = reference.constant(weight.name)
             reason = self._obstacle(weight, graph, before)
             if reason is not None or before is None:
                 outcome.skip(weight.name, reason or UNKNOWN)
             else:
-                found[weight.name] = np.asarray(before.values)
+                found[weight.name] = before
         return found
 
-    def _obstacle(self, weight: Weight, graph: Graph, before: Constant | None) -> str | None:
+    def _obstacle(self, weight: Weight, graph: Graph, before: Array | None) -> str | None:
         """Why the weight is left alone, or None. before: what it was in the original, None where there is none."""
         if not isinstance(weight.encoding, LEVELLED) and not (self.free and weight.encoding is None):
             return "it has no levels"
@@ -116,23 +123,17 @@ class MatchOutputs(Pass):
             return UNKNOWN
         if weight.encoding is None and np.mean(np.asarray(weight.values) == 0) > MASKED_SHARE:
             return "it is pruned, and its zeros are to stay"
-        if not relative_error(np.asarray(before.values), np.asarray(weight.values)) < UNLIKE:
+        if not relative_error(before, np.asarray(weight.values)) < UNLIKE:
             return "it is no rounded form of the original's weight of that name"
         return None
 
 
 def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], context: Context) -> dict[str, float]:
     """Round the named weights anew for what their nodes read now; the relative output errors of those that changed."""
-    assert context.original is not None and context.calibration is not None
+    assert context.reference is not None
     now = open_graph(close_graph(graph))
     present = {each.name: each for each in weights(now) if each.name in set(names)}
-    moments = paired_moments(
-        context.original,
-        now,
-        list(present.values()),
-        context.calibration,
-        open_session=Session if context.target is None else context.target.session,
-    )
+    moments = context.observe.paired_moments(context.reference, now, list(present.values()))
     errors: dict[str, float] = {}
     own = {each.name: each for each in weights(graph) if each.name in moments}
     for name, weight in own.items():

@@ -46,6 +46,9 @@ class PruneWeights(WeightPass):
         help="whether the share holds for each weight, or for all of them together by one threshold",
     )
 
+    def composes(self) -> bool:
+        return self.scope == "weight"  # one threshold for all depends on which weights there are
+
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Array]:
         """For each weight which of its values become zero."""
         if self.scope == "model":

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.contract import Context, Effect, Exact, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -61,7 +61,7 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeDynamic(Pass):
+class QuantizeDynamic(SelectingPass):
     """Run MatMul, Gemm and LSTM in 8-bit integers, with ranges taken while the model runs.
 
     Weights get one scale an output channel; one that lies on such a grid of at most 8 bits already keeps its
@@ -82,7 +82,12 @@ class QuantizeDynamic(Pass):
     min_elements: int = parameter(16384, low=1, help="leave nodes alone whose weights have fewer values")
     convolutions: bool = parameter(False, help="rewrite Conv, too")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        outcome = Outcome()
+        units = self._units(graph, context, outcome)
+        return Survey(tuple(Site(each.key) for each in units), tuple(outcome.skipped))
+
+    def edit(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         units = self._units(graph, context, outcome)
         if units and graph.opset < OPSET:

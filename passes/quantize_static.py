@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from onnxcomp.calibration.statistics.observe import Observation, observe
-from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
-from onnxcomp.errors import CalibrationError, TargetError
+from onnxcomp.calibration.statistics.observe import Observation
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
+from onnxcomp.errors import TargetError
 from onnxcomp.graph.integers.fusion_check import idle_keys
 from onnxcomp.graph.integers.placement import Plan, make_plan
 from onnxcomp.graph.integers.qdq_insertion import Rewrite, Rewritten
@@ -33,7 +33,7 @@ from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
 from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
-from onnxcomp.runtime import Session, optimized
+from onnxcomp.runtime import optimized
 from onnxcomp.target import STYLES
 
 PER_TENSOR_OPSET = 10
@@ -42,8 +42,7 @@ SIXTEEN_BIT_OPSET = 21
 SMALL_SHARE = 1 / 8  # an operand of at most that share of the result is put on a grid for one node alone
 TRIALS = 3  # models looked at, at most, to find nodes that the target leaves in float
 
-Choice = bool | None
-CHOICES: Mapping[str, Choice] = {"target": None, "yes": True, "no": False}
+SWITCHES: Mapping[str, bool | None] = {"target": None, "yes": True, "no": False}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeStatic(Pass):
+class QuantizeStatic(SelectingPass):
     """Run Conv, Gemm, MatMul and what stands between them in integers, by calibrated ranges.
 
     Left in float are nodes for which the target has no integer kernel, unless ``all_nodes`` says otherwise: on CPU
@@ -81,13 +80,23 @@ class QuantizeStatic(Pass):
     granularity: str = parameter(
         "target", choices=("target", "channel", "tensor"), help="one weight scale for each of these"
     )
-    symmetric: str = parameter("target", choices=tuple(CHOICES), help="give activations a zero point in the middle")
+    symmetric: str = parameter("target", choices=tuple(SWITCHES), help="give activations a zero point in the middle")
     # Measured on MiniLM at 32 to 256 tokens on CPU: 0.37 to 0.44 of float32 without them, 0.39 to 0.45 with.
-    products: str = parameter("target", choices=tuple(CHOICES), help="quantize MatMul of two activations, too")
-    tables: str = parameter("target", choices=tuple(CHOICES), help="look up embeddings as codes")
+    products: str = parameter("target", choices=tuple(SWITCHES), help="quantize MatMul of two activations, too")
+    tables: str = parameter("target", choices=tuple(SWITCHES), help="look up embeddings as codes")
     all_nodes: bool = parameter(False, help="quantize nodes that the target has no integer kernel for, too")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        outcome, style = Outcome(), self._style(graph, context)
+        units = [
+            unit
+            for scope in graph.scopes
+            for unit in self._units(graph, scope, context, style, frozenset(), outcome)
+            if unit.is_compute
+        ]
+        return Survey(tuple(Site(each.key) for each in units), tuple(outcome.skipped))
+
+    def edit(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         style = self._style(graph, context)
         tried = self._try(graph, context, style) if style.shows_kernels else Look()
@@ -262,17 +271,7 @@ class QuantizeStatic(Pass):
         return plan
 
     def _observe(self, source: Graph, keys: list[str], context: Context) -> Mapping[str, Observation]:
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
-        return observe(
-            source.model,
-            keys,
-            context.calibration,
-            ends_only=self.calibrator in BY_ENDS,
-            limit=self.samples,
-            open_session=Session if context.target is None else context.target.session,
-            progress=context.progress,
-        )
+        return context.observe.ranges(source.model, keys, ends_only=self.calibrator in BY_ENDS, limit=self.samples)
 
     def _grid(self, source: Graph, observation: Observation, factor: float, style: QuantizationStyle) -> Grid:
         low, high = self._range(source, observation, 2**16 - 1 if style.activation.endswith("16") else 255)
@@ -290,7 +289,7 @@ class QuantizeStatic(Pass):
 
 def _chosen(choice: str, target: bool) -> bool:
     """What a field of "target", "yes" or "no" comes to."""
-    said = CHOICES[choice]
+    said = SWITCHES[choice]
     return target if said is None else said
 
 

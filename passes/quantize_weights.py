@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
 from onnxcomp.contract.weight_pass import WeightPass
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
 from onnxcomp.graph.weights.roles import Weight
@@ -81,11 +80,8 @@ class QuantizeWeights(WeightPass):
         return self._grid().obstacle(weight)
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Moments]:
-        if context.calibration is None and self.needed() is Needs.CALIBRATION:
-            raise CalibrationError(f"{self.pass_name()}: {self.algorithm} needs calibration data (--calib-data).")
-        if context.calibration is None or not self.draws_on_data(calibration=True):
-            return {}
-        return context.input_moments(graph, weights)
+        draws = self.draws_on_data(calibration=context.calibration is not None)
+        return context.observe.moments(graph, weights) if draws or self.needed() is Needs.CALIBRATION else {}
 
     def edit(self, weight: Weight, known: Moments | None, context: Context, outcome: Outcome) -> None:
         algorithm = self.algorithm if self.algorithm != "auto" else "gptq"

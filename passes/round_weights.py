@@ -8,12 +8,25 @@ and its number of levels, and gets other codes, scales and codebook values.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
-from onnxcomp.errors import CalibrationError
+from onnxcomp.contract import (
+    Choice,
+    Context,
+    Effect,
+    Exact,
+    Needs,
+    Outcome,
+    Quantity,
+    Site,
+    SitePass,
+    Structure,
+    Survey,
+    parameter,
+)
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
@@ -27,7 +40,7 @@ UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is n
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundWeights(Pass):
+class RoundWeights(SitePass):
     """Choose each weight's levels so that its node's outputs change least on calibration data.
 
     A weight without levels, or with more than 2^bits, is rounded to a grid; one with fewer is improved on its own
@@ -54,32 +67,63 @@ class RoundWeights(Pass):
     block_size: int = parameter(32, low=2, high=65536, help="values of a block, where granularity is block")
     symmetric: bool = parameter(True, help="keep the zero point in the middle of a new grid")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
-        outcome = Outcome()
-        grid = Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
-        before = None if context.original is None else open_graph(context.original)
-        originals = {} if before is None else {each.name: each for each in weights(before)}
-        fresh: list[Weight] = []
-        again: list[tuple[Weight, Weight]] = []
+    def composes(self) -> bool:
+        return True
+
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        outcome, (_, originals) = Outcome(), self._originals(context)
+        found = []
         for weight in context.editable_weights(graph, outcome):
-            rounded = has_levels(weight, 2**self.bits)
-            original = originals.get(weight.name)
-            reason = _unlike(weight, original) if rounded else grid.obstacle(weight)
+            reason = self._obstacle(weight, originals.get(weight.name))
             if reason:
                 outcome.skip(weight.name, reason)
-            elif rounded and original is not None:
+            else:
+                found.append(Site(weight.name, tuple(weight.node_names), {Quantity.BYTES: weight.size_bytes}))
+        return Survey(tuple(found), tuple(outcome.skipped))
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome, (before, originals) = Outcome(), self._originals(context)
+        chosen = [each for each in weights(graph) if each.name in choice]
+        for own, names in self.by_fields(choice):
+            fresh, again = own._parted([each for each in chosen if each.name in names], originals, outcome)
+            own._to_grids(graph, fresh, context, outcome)
+            own._improve(before or graph, again, context, outcome)
+        return outcome
+
+    def _originals(self, context: Context) -> tuple[Graph | None, Mapping[str, Weight]]:
+        """The model from before its weights were rounded, and those that are in the units that they were, by name."""
+        reference = context.reference
+        if reference is None:
+            return None, {}
+        before = open_graph(reference.model)
+        return before, {each.name: each for each in weights(before) if reference.is_as_it_was(each.name)}
+
+    def _grid(self) -> Grid:
+        return Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
+
+    def _obstacle(self, weight: Weight, original: Weight | None) -> str | None:
+        return _unlike(weight, original) if has_levels(weight, 2**self.bits) else self._grid().obstacle(weight)
+
+    def _parted(
+        self, chosen: Iterable[Weight], originals: Mapping[str, Weight], outcome: Outcome
+    ) -> tuple[list[Weight], list[tuple[Weight, Weight]]]:
+        """The weights that get a grid, and those that have levels, each with what it was before."""
+        fresh: list[Weight] = []
+        again: list[tuple[Weight, Weight]] = []
+        for weight in chosen:
+            original = originals.get(weight.name)
+            reason = self._obstacle(weight, original)
+            if reason:
+                outcome.skip(weight.name, reason)
+            elif original is not None and has_levels(weight, 2**self.bits):
                 again.append((weight, original))
             else:
                 fresh.append(weight)
-        self._to_grids(graph, fresh, grid, context, outcome)
-        if before is not None:
-            self._improve(before, again, context, outcome)
-        return outcome
+        return fresh, again
 
-    def _to_grids(self, graph: Graph, fresh: list[Weight], grid: Grid, context: Context, outcome: Outcome) -> None:
-        moments = context.input_moments(graph, fresh)
+    def _to_grids(self, graph: Graph, fresh: list[Weight], context: Context, outcome: Outcome) -> None:
+        grid = self._grid()
+        moments = context.observe.moments(graph, fresh)
         for index, weight in enumerate(fresh):
             context.progress(index, len(fresh), weight.name)
             seen = moments.get(weight.name)
@@ -92,9 +136,11 @@ class RoundWeights(Pass):
             else:
                 _set(weight, found, f"{self.bits} bits per {self.granularity}{how}", outcome)
 
-    def _improve(self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome) -> None:
+    def _improve(
+        self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome
+    ) -> None:
         """By the inputs of the original: those of a model that lost much are far from what they will be in the end."""
-        moments = context.input_moments(before, [original for _, original in again])
+        moments = context.observe.moments(before, [original for _, original in again])
         for index, (weight, original) in enumerate(again):
             context.progress(index, len(again), weight.name)
             seen, encoding = moments.get(weight.name), weight.encoding

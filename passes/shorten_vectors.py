@@ -12,7 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.contract import (
+    Choice,
+    Context,
+    Effect,
+    Exact,
+    Outcome,
+    Quantity,
+    Site,
+    SitePass,
+    Skip,
+    Structure,
+    Survey,
+    parameter,
+)
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import is_onnx, node_key
@@ -32,7 +45,7 @@ LEAST_PEAK = 2.0**-10  # the largest value: below, too many others would be coar
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortenVectors(Pass):
+class ShortenVectors(SitePass):
     """Round biases and other float32 vectors to what float16 holds, for compact storage.
 
     Left alone are vectors with values beyond float16's range, or all of them tiny, and those read where a small change
@@ -45,23 +58,39 @@ class ShortenVectors(Pass):
 
     min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        found, skipped = [], []
+        for key, scope, constant in self._vectors(graph):
+            readers = _readers(scope, constant)
+            if not context.selects(key, *readers):
+                continue
+            reason = _obstacle(np.asarray(constant.values))
+            if reason is None:
+                found.append(Site(key, tuple(readers), {Quantity.BYTES: constant.nbytes}))
+            else:
+                skipped.append(Skip(key, reason))
+        return Survey(tuple(found), tuple(skipped))
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
         outcome = Outcome()
-        for scope in graph.scopes:
-            for constant in scope.constants:
-                key = scope.key(constant.name)
-                if not self._is_vector(graph, constant) or not context.selects(key, *_readers(scope, constant)):
-                    continue
-                values = np.asarray(constant.values)
-                reason = _obstacle(values)
-                if reason is not None:
-                    outcome.skip(key, reason)
-                    continue
-                short = values.astype(np.float16).astype(np.float32)
-                if short.tobytes() != values.tobytes():
-                    constant.values = short
-                    outcome.change(key, "rounded to float16", error=relative_error(values, short))
+        for key, _, constant in self._vectors(graph):
+            if key not in choice:
+                continue
+            values = np.asarray(constant.values)
+            short = values.astype(np.float16).astype(np.float32)
+            if short.tobytes() != values.tobytes():
+                constant.values = short
+                outcome.change(key, "rounded to float16", error=relative_error(values, short))
         return outcome
+
+    def _vectors(self, graph: Graph) -> list[tuple[str, Scope, Constant]]:
+        """Every vector that may be rounded, with the name that it is known by."""
+        return [
+            (scope.key(constant.name), scope, constant)
+            for scope in graph.scopes
+            for constant in scope.constants
+            if self._is_vector(graph, constant)
+        ]
 
     def _is_vector(self, graph: Graph, constant: Constant) -> bool:
         """Whether it is a float32 vector that is read at the known places only."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
+from onnxcomp.calibration.statistics.input_rows import InputRows
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.channels.groups import ChannelGroup, Channels, Product
 from onnxcomp.graph.channels.ids import Numbers
 from onnxcomp.graph.channels.scale_insertion import Site, insert_scale, insertion_sites
@@ -23,7 +22,6 @@ from onnxcomp.graph.channels.scaling import LARGEST, largest_factor, may_scale, 
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.numerics.channels.smoothquant import STRENGTHS, Reader, Smoothing, best_smoothing
-from onnxcomp.runtime import Session
 
 # What smoothing must leave of the error: it is free where it folds, and costs a pass over the activation elsewhere.
 FOLDED_SHARE, INSERTED_SHARE = 0.9, 0.7
@@ -69,17 +67,8 @@ class SmoothActivations(Pass):
         return _without_repeats(outcome)
 
     def _rows(self, graph: Graph, products: Sequence[Product], context: Context) -> Mapping[str, InputRows]:
-        if context.calibration is None:
-            raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         weights = {each.weight.name: each.weight for each in products}
-        return input_rows(
-            graph,
-            list(weights.values()),
-            context.calibration,
-            limit=self.samples,
-            open_session=Session if context.target is None else context.target.session,
-            progress=context.progress,
-        )
+        return context.observe.rows(graph, list(weights.values()), limit=self.samples)
 
     def _fold(
         self,
@@ -106,7 +95,7 @@ class SmoothActivations(Pass):
                 factors[group.channels] = found.factors[group.channels]
                 _note(outcome, group.name, found, group.consumers, "")
         if np.any(factors != 1):
-            scale_channels(channels, factors)
+            outcome.origins.update(scale_channels(channels, factors))
 
     def _insert(self, graph: Graph, site: Site, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
         count = site.channel_count
@@ -116,7 +105,7 @@ class SmoothActivations(Pass):
             return
         found = best_smoothing(readers, np.arange(count), count, strengths=self._strengths(), largest=LARGEST)
         if self._gains(found, INSERTED_SHARE, site.name, outcome):
-            insert_scale(graph, site, found.factors)
+            outcome.origins.update(insert_scale(graph, site, found.factors))
             _note(outcome, site.name, found, site.products, " by a Mul")
 
     def _strengths(self) -> tuple[float, ...]:

@@ -20,7 +20,16 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.storage.decoders import MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.graph.storage.decoders import (
+    FOLDED_BYTES,
+    MIN_BYTES,
+    MIN_OPSET,
+    Cost,
+    Writer,
+    cost_of,
+    root_of,
+    tensor_bytes,
+)
 from onnxcomp.graph.storage.expand import differing_constants
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
@@ -34,9 +43,7 @@ OTHERS = frozenset({
     TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
 })  # fmt: skip
-MIN_BYTES = 64  # no decoder is smaller than that
 MIN_OTHER_BYTES = 1024  # small integers are shapes, axes and the like, which shape inference must see
-FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger
 NO_GAIN = "no storage is smaller than the plain tensor"
 TOO_LARGE = "ONNX Runtime computes no tensor over 1 GiB beforehand"
 ROUNDS = 6  # in which choices settle; most models need three

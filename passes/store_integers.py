@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, parameter
+from onnxcomp.contract import (
+    Context,
+    Effect,
+    Exact,
+    Outcome,
+    Quantity,
+    SelectingPass,
+    Site,
+    Structure,
+    Survey,
+    parameter,
+)
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
@@ -72,7 +83,7 @@ class Readers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreIntegers(Pass):
+class StoreIntegers(SelectingPass):
     """Store weights of MatMul, Gemm and embedding Gather as integers of 8, 4 or 2 bits, for speed and memory.
 
     A weight that quantize-weights left on a grid keeps its values to the bit: codes of 3 bits are kept in 4, of 5
@@ -108,7 +119,13 @@ class StoreIntegers(Pass):
     )
     min_elements: int = parameter(16384, low=2, help="leave weights with fewer values alone")
 
-    def apply(self, graph: Graph, context: Context) -> Outcome:
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        outcome = Outcome()
+        found = self._found(graph, infer_shapes(graph), context, outcome)
+        sites = [Site(each.name, tuple(each.node_names), {Quantity.BYTES: each.size_bytes}) for each, _, _ in found]
+        return Survey(tuple(sites), tuple(outcome.skipped))
+
+    def edit(self, graph: Graph, context: Context) -> Outcome:
         outcome, shapes = Outcome(), infer_shapes(graph)
         form = _form(self.form, context)
         found = self._found(graph, shapes, context, outcome)
@@ -141,7 +158,8 @@ class StoreIntegers(Pass):
         found = []
         for weight in weights(graph, min_size=self.min_elements):
             if not context.selects(weight.name, *weight.node_names):
-                outcome.skip(weight.name, "excluded")
+                if context.excludes(weight.name, *weight.node_names):
+                    outcome.skip(weight.name, "excluded")
                 continue
             own = readers[weight.tensor]
             reason = self._reason(weight, own)

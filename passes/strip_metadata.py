@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.storage.strip import Trimmer
-
-# Read by ONNX Runtime when it opens a session, so never taken out.
-RUNTIME_KEYS = ("ort*", "onnxruntime*", "session.*", "layer_ann*")
-# Written by exporters and optimizers about themselves.
-EXPORTER_KEYS = ("pkg.*", "torch*", "onnxscript*", "namespace", "onnx.infer", "onnx.quant.pre_process")
+from onnxcomp.graph.storage.texts import is_read, is_users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +41,8 @@ class StripMetadata(Pass):
 
     def _stays(self, key: str) -> bool:
         """Whether a metadata entry of a node, tensor or graph stays."""
-        return _matches(key, RUNTIME_KEYS) or (self.keep is not None and _matches(key, (self.keep,)))
+        return is_read(key) or (self.keep is not None and fnmatch.fnmatchcase(key, self.keep))
 
     def _stays_in_model(self, key: str) -> bool:
         """Whether a metadata entry of the model stays."""
-        return self._stays(key) or not (self.user_metadata or _matches(key, EXPORTER_KEYS))
-
-
-def _matches(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+        return self._stays(key) or (is_users(key) and not self.user_metadata)

@@ -27,7 +27,7 @@ ROWS = (
     ("calibration", "target", "budget", "receipt"),
     ("graph", "runtime", "training"),
     ("model",),
-    ("stored_encodings", "validity"),
+    ("stored_encodings", "validity", "external_data", "regular_form"),
     ("tensors", "files", "noise"),
     ("typed",),
     ("numerics",),

@@ -51,12 +51,30 @@ def first(part: str, **changes: Any) -> Edit:
     return lambda content: content[part][0].update(changes)
 
 
+def renamed(content: Any, include: Any) -> None:
+    """Write an application as it once was, with names for a choice."""
+    del content["applied"][0]["choice"]
+    content["applied"][0]["include"] = include
+
+
+@pytest.mark.parametrize(("include", "choice"), [(None, None), (["a", "b"], {"a": {}, "b": {}})])
+def test_names_of_an_older_receipt_are_sites_at_the_own_fields(tmp_path: Path, include: Any, choice: Any) -> None:
+    content = json.loads(receipt().to_json())
+    renamed(content, include)
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(content))
+    assert Receipt.read(path).applied[0].choice == choice
+
+
 TAMPERED: dict[str, Edit] = {
     "rewrite": first("applied", rewrite=3),
     "rewrite null": first("applied", rewrite=None),
     "parameters": first("applied", parameters=None),
-    "include": first("applied", include=5),
-    "include 1": first("applied", include=[5]),
+    "choice": first("applied", choice=5),
+    "choice W": first("applied", choice={"W": 5}),
+    "include": lambda content: renamed(content, 5),
+    "include 1": lambda content: renamed(content, [5]),
+    "include beside a choice": first("applied", include=["a"]),
     "restore": first("applied", restore=5),
     "exclude": first("applied", exclude=5),
     "beside": first("applied", beside="yes"),

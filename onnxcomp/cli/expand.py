@@ -19,23 +19,32 @@ from onnxcomp.cli import options
 def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Decode MODEL's compact storage back to plain tensors, for runtimes that do not fold constants.
 
-    The values are the same to the bit.
+    Only what store-compact wrote is decoded, and only to the very bits that ONNX Runtime computes from it.
     """
     from onnxcomp.cli import formats, screen
-    from onnxcomp.graph.storage.expand import expand
     from onnxcomp.model import load, refuse_outputs, save
+    from onnxcomp.pipeline.reports.expansion import expand_checked
 
     compact = load(model)
     target = output or options.default_output(model, "expanded")
     refuse_outputs(compact, [target], force=force)
-    plain = expand(compact)
-    written = save(plain, target, force=force)
+    plain = expand_checked(compact)
+    written = save(plain.model, target, force=force)
     size = sum(path.stat().st_size for path in written)
     if as_json:
         files = [str(path) for path in written]
-        screen.show_json({"files": files, "bytes_before": compact.size_bytes, "bytes_after": size})
+        sizes = {"bytes_before": compact.size_bytes, "bytes_after": size}
+        screen.show_json({"files": files, "tensors": plain.tensors, **sizes})
     elif not quiet:
-        what = "nothing in it was stored compactly" if plain is compact else "the values are the same to the bit"
-        words = f"{compact.size_bytes:,} -> {size:,} bytes, {formats.smaller(compact.size_bytes, size)}; {what}"
-        rows = [("size", words), *(("written", str(path)) for path in written)]
+        words = f"{compact.size_bytes:,} -> {size:,} bytes, {formats.smaller(compact.size_bytes, size)}"
+        rows = [("size", f"{words}; {_said(plain.tensors)}"), *(("written", str(path)) for path in written)]
         screen.show(screen.facts(rows))
+
+
+def _said(tensors: int) -> str:
+    from onnxcomp.cli import formats
+
+    if not tensors:
+        return "nothing in it was stored compactly by onnxcomp"
+    are = "is" if tensors == 1 else "are"
+    return f"{formats.count(tensors, 'tensor')} {are} plain, with the very bits that ONNX Runtime computes"

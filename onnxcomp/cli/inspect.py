@@ -113,6 +113,9 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         *(("output", each) for each in found.outputs),
         ("size", _size_words(found)),
     ]
+    if found.text_bytes:
+        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings"
+        rows.append(("texts", f"{words} that nothing reads at run time (`--recipe lossless` removes them)"))
     inner = [(found.subgraph_count, "subgraph"), (found.function_count, "local function")]
     within = ", ".join(count(number, noun) for number, noun in inner if number)
     rows.append(("nodes", f"{found.node_count:,}{f', {within}' if within else ''}"))

@@ -16,6 +16,7 @@ from onnxcomp.calibration.data.sources import module_file, source_files
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.files import Inputs
+from onnxcomp.graph.report.inspection import has_something_to_compress
 from onnxcomp.model import Model, load, refuse_outputs
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.pipeline.reports.plan import plan
@@ -24,6 +25,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.target import Target
 
 GOAL_MISSED = 3
+NO_CONSTANTS = "there are no weights to compress: it has no constants to speak of. Only its graph may become smaller."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,8 @@ def run(request: Request) -> None:
     if request.dry_run:
         _show_plan(request, model)
         return
+    if not request.quiet and not has_something_to_compress(model):
+        screen.remark(f"{model.name}: {NO_CONSTANTS}")
     with screen.progress(quiet=request.quiet) as tell:
         result = _result(request, model, tell)
         pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}

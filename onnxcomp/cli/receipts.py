@@ -10,8 +10,8 @@ from onnxcomp.cli import formats, screen
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
+from onnxcomp.registry import storing_pass
 
-STORE = "store-compact"
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
 REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
 NAMED = 3  # weights named in a line without --verbose
@@ -55,8 +55,9 @@ def _later(receipt: Receipt) -> list[str]:
     if not names:
         return []
     known = ", ".join(dict.fromkeys(names))
-    stored = any(each.rewrite == STORE for each in receipt.steps)
-    when = f"{STORE} saves the bytes" if stored else f"`onnxcomp run {STORE}` on the result saves the bytes"
+    storing = storing_pass()
+    stored = any(each.rewrite == storing for each in receipt.steps)
+    when = f"{storing} saves the bytes" if stored else f"`onnxcomp run {storing}` on the result saves the bytes"
     return ["", f"Values only were changed by {known}: {when}."]
 
 

@@ -77,6 +77,11 @@ def show_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=1, default=_plain))
 
 
+def remark(words: str) -> None:
+    """Say something about a run before it begins, on standard error."""
+    click.echo(visible(words), err=True)
+
+
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 

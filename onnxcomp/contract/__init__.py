@@ -20,9 +20,21 @@ from onnxcomp.contract.context import Context, matches
 from onnxcomp.contract.outcome import Change, Outcome, Skip
 from onnxcomp.contract.parameters import Parameter, parameter, parameters
 from onnxcomp.contract.passes import Effect, Exact, Needs, Pass, Structure
-from onnxcomp.contract.sites import Choice, Fields, Option, Quantity, Site, SitePass, Survey, own_choice
+from onnxcomp.contract.sites import (
+    Choice,
+    Fields,
+    Option,
+    Quantity,
+    SelectingPass,
+    Site,
+    SitePass,
+    Survey,
+    is_composed,
+    own_choice,
+)
 
 __all__ = [
     "Change", "Choice", "Context", "Effect", "Exact", "Fields", "Needs", "Option", "Outcome", "Parameter", "Pass",
-    "Quantity", "Site", "SitePass", "Skip", "Structure", "Survey", "matches", "own_choice", "parameter", "parameters",
+    "Quantity", "SelectingPass", "Site", "SitePass", "Skip", "Structure", "Survey", "is_composed", "matches",
+    "own_choice", "parameter", "parameters",
 ]  # fmt: skip

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxcomp.contract.outcome import Outcome
+from onnxcomp.errors import CalibrationError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from onnxcomp.calibration import CalibrationData
-    from onnxcomp.calibration.statistics.moments import Moments
+    from onnxcomp.calibration.observer import Observer
+    from onnxcomp.graph.ir.provenance import Reference
     from onnxcomp.graph.ir.reader import Graph
     from onnxcomp.graph.weights.roles import Weight
     from onnxcomp.model import Model
+    from onnxcomp.runtime import Session
     from onnxcomp.target import Target
 
 
@@ -39,8 +43,8 @@ class Context:
     exclude: patterns (shell style) of weight and node names to leave alone.
     include: where given, only these exact names may be touched; taking back and searching use it.
     calibration: input batches where there is data; never the verification part.
-    original: the model as it was before the first step that loses anything, for passes that repair what was lost;
-        None without a pipeline.
+    reference: the model as it was before the first step that loses anything, and what its tensors are now, for passes
+        that repair what was lost; None without a pipeline.
     divergence: how far a model is from the original on the calibration part, as verification measures it
         (infinite for one that fails); None without data.
     progress: called with (done, total, what).
@@ -51,7 +55,7 @@ class Context:
     seed: int = 0
     target: Target | None = None
     calibration: CalibrationData | None = None
-    original: Model | None = None
+    reference: Reference | None = None
     divergence: Callable[[Model], float] | None = None
     exclude: tuple[str, ...] = ()
     include: frozenset[str] | None = None
@@ -68,6 +72,10 @@ class Context:
     def excludes(self, *names: str) -> bool:
         """Whether one of these names is excluded, whatever is included."""
         return any(matches(name, pattern) for name in names for pattern in self.exclude)
+
+    def limited_to(self, names: Iterable[str]) -> Context:
+        """The context in which only these weights and nodes may be touched."""
+        return dataclasses.replace(self, include=frozenset(names))
 
     def is_over(self) -> bool:
         """Whether the deadline has come: a pass stops between two weights or nodes and says so in its outcome."""
@@ -86,18 +94,21 @@ class Context:
             graph, selects=self.selects, skip=outcome.skip, progress=self.progress, obstacle=obstacle
         )
 
-    def input_moments(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Moments]:
-        """The second moments of what each weight is multiplied with, by name; nothing without calibration data, nor for
-        weights that they would be far larger than."""
-        from onnxcomp.calibration.statistics.moments import input_moments
-        from onnxcomp.graph.weights.matrix_form import worth_moments
+    @property
+    def open_session(self) -> Callable[..., Session]:
+        """What opens a session of ONNX Runtime on the target, by default on the CPU."""
         from onnxcomp.runtime import Session
 
+        return Session if self.target is None else self.target.session
+
+    @property
+    def observe(self) -> Observer:
+        """What inner tensors hold while the calibration data run. Raises CalibrationError without data."""
+        from onnxcomp.calibration.observer import Observer
+
         if self.calibration is None:
-            return {}
-        opened = Session if self.target is None else self.target.session
-        worth = [each for each in weights if worth_moments(each)]
-        return input_moments(graph, worth, self.calibration, open_session=opened, progress=self.progress)
+            raise CalibrationError("needs calibration data. Give it with --calib-data.")
+        return Observer(self.calibration, self.open_session, self.progress)
 
     def rng(self, *key: str) -> np.random.Generator:
         """A generator that depends on the seed and the key only, not on what ran before."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcomp.graph.ir.provenance import Origin
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,24 @@ class Outcome:
     """What a pass did. Nothing in ``changed`` means that the graph is as it was.
 
     is_cut_short: the deadline came before the pass was through: what is not in ``changed`` was not looked at.
+    origins: what tensors (by key) that were cut, widened or rescaled were before; all others are what they were.
     """
 
     changed: list[Change] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     is_cut_short: bool = False
+    origins: dict[str, Origin] = field(default_factory=dict)
 
     def change(self, name: str, what: str, **details: Any) -> None:
         """Note a weight or node that was changed."""
         self.changed.append(Change(name, what, details))
+
+    def add(self, other: Outcome) -> None:
+        """Take in what more was done."""
+        self.changed += other.changed
+        self.skipped += other.skipped
+        self.is_cut_short |= other.is_cut_short
+        self.origins.update(other.origins)
 
     def skip(self, name: str, reason: str) -> None:
         """Note a weight or node that was left alone."""

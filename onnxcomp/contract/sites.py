@@ -38,6 +38,7 @@ class Quantity(enum.StrEnum):
 
     BYTES = "bytes"  # of the file, where store-compact stores what is changed
     MACS = "macs"  # multiply-accumulate operations of one run
+    LATENCY = "latency"  # milliseconds of one run on the target
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,17 @@ class SitePass(Pass):
         outcome.skipped[:0] = survey.skipped
         return outcome
 
+    def composes(self) -> bool:
+        """Whether choices can be made apart and put together weight by weight: a site becomes other values of a weight,
+        whatever is chosen elsewhere. It saves rewriting the model for each choice that a search tries."""
+        return False
+
     def at(self, fields: Fields) -> Self:
         """The pass with these fields set."""
         return dataclasses.replace(self, **fields) if fields else self
 
     def strengths(self) -> list[tuple[Fields, Self]]:
-        """What "auto" chooses from, mildest first: fields, and the pass with them; none that its other fields rule out."""
+        """What "auto" chooses from, mildest first: fields, and the pass with them; none that other fields rule out."""
         found = []
         for fields in self.choices():
             with contextlib.suppress(ParameterError):
@@ -112,6 +118,27 @@ class SitePass(Pass):
             groups.setdefault(tuple(sorted(fields.items())), []).append(name)
         for key, names in groups.items():
             yield self.at(dict(key)), frozenset(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectingPass(SitePass):
+    """A pass at sites that is written as one edit of all that its context selects."""
+
+    @abstractmethod
+    def edit(self, graph: Graph, context: Context) -> Outcome:
+        """Act at all sites that the context selects."""
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome = Outcome()
+        for own, names in self.by_fields(choice):
+            outcome.add(own.edit(graph, context.limited_to(names)))
+        return outcome
+
+
+def is_composed(rewrite: Pass) -> bool:
+    """Whether models with other choices of the pass are put together by values; one that has no sites can be chosen
+    for in no other way."""
+    return not isinstance(rewrite, SitePass) or rewrite.composes()
 
 
 def own_choice(sites: Iterable[Site | str]) -> dict[str, Fields]:

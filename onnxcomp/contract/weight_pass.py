@@ -30,6 +30,9 @@ class WeightPass(SitePass):
         """What ``edit`` needs to know, by name of the weight: looked up for all that get the same fields at once."""
         return {}
 
+    def composes(self) -> bool:
+        return True
+
     def sites(self, graph: Graph, context: Context) -> Survey:
         outcome = Outcome()
         strengths = self.strengths()

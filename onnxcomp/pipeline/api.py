@@ -27,6 +27,7 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.seeds import seeded, unseeded
 from onnxcomp.graph.report.inspection import contributed_operators, custom_operators
 from onnxcomp.graph.storage.amplified import refuse_amplified
+from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
@@ -113,7 +114,7 @@ def optimize(
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
-    model = seeded(load(source)).for_a_run()
+    model = with_true_encodings(seeded(load(source))).for_a_run()
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
@@ -276,13 +277,18 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
 
 
 def _finish(run: Run, started: float, *, measure: bool) -> None:
-    """The verdict, which is obeyed; what the result is and costs, and the goals that it missed."""
+    """The verdict, which is obeyed; what the result is and costs, and the goals that it missed.
+
+    Where nothing was gained there is one model only, and nothing to measure beside it.
+    """
     verdict = settle(run)
     receipt, model = run.receipt, run.current
     receipt.verdict = verdict.describe()
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
+    gained = bool(receipt.applied)
     receipt.result = {
+        "gained": gained,
         "bytes": model.size_bytes,
         "ratio": model.size_bytes / run.original.size_bytes,
         "sha256": result_digest(unseeded(model)),
@@ -291,7 +297,7 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
         "contributed_operators": list(contributed_operators(open_graph(model))),
     }
-    if measure and run.data.sample_count:
+    if measure and run.data.sample_count and (gained or run.budget.target_latency is not None):
         run.progress(0, 1, "measuring load time and latency")
         receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
     _compare_with_goals(run, time.monotonic() - started)

@@ -1,18 +1,18 @@
-"""Apply a pass to a model: open the graph, let the pass edit it, close it to a new model."""
+"""Apply a pass to a model, at all its sites or at a choice of them: open the graph, let the pass edit it, close it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnxcomp.contract import Context, Outcome, Pass
-from onnxcomp.errors import OnnxcompError, PassError
-from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
+from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.weights.roles import compose, constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.metrics.weight_error import relative_error
@@ -28,15 +28,38 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
     Raises PassError, which names the pass, for whatever it does not foresee.
     """
+    return _edited(model, rewrite, context, lambda graph: rewrite.apply(graph, context))
+
+
+def apply_choice(model: Model, rewrite: Pass, choice: Choice | None, context: Context) -> tuple[Model, Outcome]:
+    """The same with the chosen sites only, each at its fields; None: all sites at the pass's own.
+
+    A pass without sites is limited to what the names name, and has its own fields everywhere.
+    """
+    if choice is None:
+        return apply_pass(model, rewrite, context)
+    limited = context.limited_to(choice)
+    if isinstance(rewrite, SitePass):
+        return _edited(model, rewrite, limited, lambda graph: rewrite.rewrite(graph, choice, context))
+    if any(choice.values()):
+        raise ParameterError(
+            f"{rewrite.pass_name()}: fields must be the same at all sites. It has none to choose from."
+        )
+    return apply_pass(model, rewrite, limited)
+
+
+def survey(model: Model, rewrite: SitePass, context: Context) -> Survey:
+    """Where the pass can act on the model, computed as ``apply_pass`` does."""
+    with _foreseen(model, rewrite), threadpool_limits(1):
+        return rewrite.sites(open_graph(model), context)
+
+
+def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph], Outcome]) -> tuple[Model, Outcome]:
+    if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
+        raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     graph = open_graph(model)
-    try:
-        with threadpool_limits(1):
-            outcome = rewrite.apply(graph, context)
-    except (OnnxcompError, MemoryError):
-        raise
-    except Exception as error:
-        name = rewrite.pass_name()
-        raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
+    with _foreseen(model, rewrite), threadpool_limits(1):
+        outcome = edit(graph)
     after = close_graph(graph) if outcome.changed else model
     if rewrite.stores_encodings and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
@@ -44,9 +67,16 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     return after, outcome
 
 
-def limited_to(context: Context, names: Iterable[str]) -> Context:
-    """The context in which only these weights and nodes may be touched."""
-    return dataclasses.replace(context, include=frozenset(names))
+@contextlib.contextmanager
+def _foreseen(model: Model, rewrite: Pass) -> Iterator[None]:
+    """Turn what a pass did not foresee into an error that names it."""
+    try:
+        yield
+    except (OnnxcompError, MemoryError):
+        raise
+    except Exception as error:
+        name = rewrite.pass_name()
+        raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:

@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from onnxcomp.contract import Change, Context, Outcome, Pass
+from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, own_choice
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import limited_to
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application
 from onnxcomp.pipeline.history.rollback import verified_part
@@ -78,7 +77,7 @@ class InTurn:
     def applications(self) -> list[Application]:
         """How to make it again."""
         made = [
-            application(leaf.rewrite, context, outcome, self.include_of(index))
+            application(leaf.rewrite, context, outcome, self.choice_of(index))
             for index, (leaf, context, outcome) in enumerate(
                 zip(self.leaves, self.contexts, self.outcomes, strict=False)
             )
@@ -87,11 +86,11 @@ class InTurn:
         made[-1].restore = list(self.restore)
         return made
 
-    def include_of(self, index: int) -> list[str] | None:
-        """The names that the pass at this position is limited to, None for no limit."""
+    def choice_of(self, index: int) -> Choice | None:
+        """The sites of the pass at this position, None for all."""
         if self.include is None or index not in self.limits:
             return None
-        return [each for each in self.include if each in self.touched[index]]
+        return own_choice(each for each in self.include if each in self.touched[index])
 
     def again(self, include: Sequence[str] | None, *, ends_idle: bool = False) -> InTurn:
         """The same from the same start, without what was left out of it; with ``include``, at these names only."""
@@ -106,16 +105,14 @@ class InTurn:
 
     def _add(self, leaf: Apply, context: Context, reach: Reach | None) -> bool:
         """Apply one more pass; whether it found something to do."""
-        context = self.line.context(context)
-        include = self.include_of(len(self.outcomes))
-        limited = context if include is None else limited_to(context, include)
-        held = apply_safely(self.model, leaf.rewrite, limited, reach)
+        choice = self.choice_of(len(self.outcomes))
+        held = apply_safely(self.model, leaf.rewrite, self.line.context(context), reach, choice)
         self.outcomes.append(held.outcome)
-        self.contexts.append(dataclasses.replace(held.context, include=None))
+        self.contexts.append(held.context)
         self.taken += held.entries()
         self.notes += held.notes()
         if held.outcome.changed:
-            self.line = self.line.after(leaf.rewrite, held.model)
+            self.line = self.line.after(leaf.rewrite, held.model, held.outcome)
         return bool(held.outcome.changed)
 
 
@@ -156,11 +153,11 @@ def part_of(
         return None
     latest = made
 
-    def again(limited: Context) -> tuple[Model, Outcome]:
+    def again(choice: Choice) -> tuple[Model, Outcome]:
         nonlocal latest
-        if limited.is_over():
+        if made.contexts[0].is_over():
             raise _TimeIsUp
-        latest = made.again(sorted(limited.include or ()), ends_idle=ends_idle)
+        latest = made.again(sorted(choice), ends_idle=ends_idle)
         return latest.model, Outcome(latest.changed)
 
     several = again if len(made.leaves) > 1 else None

@@ -17,6 +17,7 @@ from onnxcomp.pipeline.history.ledger import Ledger
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import entries, skipped
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
@@ -55,6 +56,11 @@ class Run:
     def target(self) -> Target:
         """Where models run."""
         return self.context.target or Target.of()
+
+    @property
+    def objective(self) -> Objective:
+        """What the steps that choose are to save."""
+        return Objective.of(self.recipe.goal, self.budget)
 
     @property
     def course(self) -> Course:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxcomp.contract import Pass
+from onnxcomp.contract import Pass, SitePass, is_composed
 from onnxcomp.recipe.step import AUTO, Apply, Order, Part, Step, needs_data, refuse_unless, with_data
 
 
@@ -45,8 +45,14 @@ class Choose(Step):
 
     @property
     def candidates(self) -> tuple[Pass, ...]:
-        """Every pass and strength to choose from."""
-        return tuple(dataclasses.replace(each, **fields) for each in self.among for fields in each.choices())
+        """Every pass and strength to choose from by values; ``site_passes`` say theirs site by site."""
+        composed = [each for each in self.among if is_composed(each)]
+        return tuple(dataclasses.replace(each, **fields) for each in composed for fields in each.choices())
+
+    @property
+    def site_passes(self) -> tuple[SitePass, ...]:
+        """The passes to choose from that rewrite the graph at their sites."""
+        return tuple(each for each in self.among if isinstance(each, SitePass) and not is_composed(each))
 
     def fields(self) -> Mapping[str, Any]:
         """Of several passes only what is chosen is in common."""

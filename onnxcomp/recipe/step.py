@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,10 @@ class Step(ABC):
     def in_turn(self) -> tuple[Apply, ...]:
         """Its passes in turn, where they can be judged together; raises RecipeError where they cannot."""
         raise RecipeError(f"{self.name} judges for itself, so it cannot be judged together with other steps.")
+
+    def excluding(self, names: Iterable[str]) -> Self:
+        """The step without these weights or nodes."""
+        return dataclasses.replace(self, exclude=(*self.exclude, *map(glob.escape, names)))
 
     def within(self, outer: Step) -> Self:
         """The step as part of ``outer``, whose exclusions hold for it, too."""

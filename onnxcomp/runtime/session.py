@@ -259,7 +259,8 @@ class Session:
         kind = FOREIGN_TYPES.get(self._input_types.get(name, ""))
         if kind is None or not isinstance(value, np.ndarray):
             return value
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(value), kind)
+        whole = np.ascontiguousarray(value).reshape(value.shape)  # which makes a vector of a scalar
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(whole, kind)
 
     def _is_foreign(self, name: str) -> bool:
         spec = self._output_types.get(name)

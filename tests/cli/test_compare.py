@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxcomp.cli.verdicts import agreement, judged, verdict_line
+from onnxcomp.numerics.encodings import expression as formula
 
 from .conftest import Invoke, files_in, small_model
 
@@ -113,6 +114,7 @@ def test_expand_gives_the_plain_tensors_back(invoke: Invoke, model_file: Path, o
     invoke("run", "store-compact", out / "a.onnx", "-o", out / "b.onnx", "-q")
     result = invoke("expand", out / "b.onnx", "-o", out / "c.onnx")
     assert result.exit_code == 0, result.stderr
+    assert "2 tensors are plain, with the very bits that ONNX Runtime computes" in " ".join(result.stdout.split())
     expanded = {each.name: numpy_helper.to_array(each) for each in onnx.load(str(out / "c.onnx")).graph.initializer}
     for each in onnx.load(str(out / "a.onnx")).graph.initializer:
         np.testing.assert_array_equal(expanded[each.name], numpy_helper.to_array(each))
@@ -122,6 +124,17 @@ def test_expand_of_a_plain_model_says_so(invoke: Invoke, model_file: Path) -> No
     result = invoke("expand", model_file)
     assert "nothing in it was stored compactly" in result.stdout
     assert files_in(model_file.parent) == {"net.onnx", "net.expanded.onnx"}
+
+
+def test_expand_writes_nothing_where_onnx_runtime_computes_other_values(
+    invoke: Invoke, model_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("run", "cluster-weights", model_file, "-o", out / "a.onnx", "--bits", "4", "-q")
+    invoke("run", "store-compact", out / "a.onnx", "-o", out / "b.onnx", "-q")
+    monkeypatch.setitem(formula.OPERATORS, "Gather", lambda data, index: np.take(data, index, axis=0) + 1)
+    result = invoke("expand", out / "b.onnx", "-o", out / "c.onnx")
+    assert result.exit_code == 1 and "computes other values" in " ".join(result.stderr.split())
+    assert not (out / "c.onnx").exists()
 
 
 def test_expand_refuses_an_existing_output(invoke: Invoke, model_file: Path, out: Path) -> None:

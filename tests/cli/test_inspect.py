@@ -117,3 +117,22 @@ def test_sensitivity_needs_data(invoke: Invoke, model_file: Path) -> None:
     refused = invoke("inspect", model_file, "--sensitivity")
     assert refused.exit_code == 2
     assert "--calib-data" in refused.output
+
+
+def test_metadata_and_doc_strings_are_told_from_the_graph(invoke: Invoke, model_file: Path, tmp_path: Path) -> None:
+    assert "doc strings" not in invoke("inspect", model_file).stdout
+    model = onnx.load(model_file)
+    plain_bytes = model.ByteSize()
+    model.metadata_props.add(key="labels", value="cat,dog")
+    users_bytes = model.ByteSize() - plain_bytes
+    for node in model.graph.node:
+        node.doc_string = "File model.py, line 1" * 20
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="File model.py, line 1")
+    onnx.save(model, model_file)
+    [found] = re.findall(r"^texts +([\d,]+) bytes", invoke("inspect", model_file).stdout, re.MULTILINE)
+    headers = 2 * len(model.graph.node) + 2  # the lengths of nodes and graph, written in more digits
+    assert 0 <= model.ByteSize() - plain_bytes - users_bytes - int(found.replace(",", "")) <= headers
+    out = tmp_path / "stripped.onnx"
+    invoke("run", "strip-metadata", model_file, "-o", out)
+    assert json.loads(invoke("inspect", out, "--json").stdout)["text_bytes"] == 0
+    assert [each.key for each in onnx.load(out).metadata_props] == ["labels"]

@@ -291,6 +291,23 @@ def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], re
     result = invoke(*args)
     assert result.exit_code == 0
     assert "nothing was gained: the output is the original" in result.stdout
+    assert "latency" not in result.stdout and "load time" not in result.stdout
+    assert json.loads(invoke(*args, "--force", "--json").stdout)["result"]["gained"] is False
+
+
+def test_what_is_gained_is_in_the_json(invoke: Invoke, args: list[object]) -> None:
+    assert json.loads(invoke(*args, "--json").stdout)["result"]["gained"] is True
+
+
+def test_a_model_without_constants_is_told_to_have_nothing_to_compress(
+    invoke: Invoke, args: list[object], model_file: Path
+) -> None:
+    said = "net.onnx: there are no weights to compress"
+    assert said not in invoke(*args).stderr
+    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[N,16] x) => (float[N,16] y) { y = Relu(x) }'
+    model_file.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert said in invoke(*args, "--force").stderr
+    assert said not in invoke(*args, "--force", "-q").stderr
 
 
 def test_what_was_tried_is_listed_with_the_reason_why_it_lost(

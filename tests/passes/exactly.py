@@ -12,6 +12,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.contract import Context, Outcome
+from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
@@ -79,8 +81,20 @@ def rewrite(proto: ModelProto, name: str, *, context: Context | None = None, **f
 
 
 def check_same(done: Rewrite, feeds: Mapping[str, np.ndarray], *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    """Hold the outputs of both models together, unoptimized, to the bit unless a tolerance is given."""
-    expected, got = (Session(each.to_bytes(), optimization="none").run(feeds) for each in (done.before, done.after))
+    """Hold the outputs of both models together, unoptimized, to the bit unless a tolerance is given; so too every inner
+    tensor that keeps its name, in the sizes and units that the pass says it has."""
+    _check_alike(*(Session(each.to_bytes(), optimization="none").run(feeds) for each in (done.before, done.after)),
+                 rtol=rtol, atol=atol)  # fmt: skip
+    before, after = (_inner_values(each, feeds) for each in (done.before, done.after))
+    reference = Reference(done.before, done.outcome.origins)
+    expected = {name: reference.as_now(name, value) for name, value in before.items() if name in after}
+    known = {name: value for name, value in expected.items() if value is not None}
+    _check_alike(known, {name: after[name] for name in known}, rtol=rtol, atol=atol)
+
+
+def _check_alike(
+    expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], *, rtol: float, atol: float
+) -> None:
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         assert got[name].dtype == value.dtype and got[name].shape == value.shape, name
@@ -88,6 +102,16 @@ def check_same(done: Rewrite, feeds: Mapping[str, np.ndarray], *, rtol: float = 
             np.testing.assert_allclose(got[name], value, rtol=rtol, atol=atol, err_msg=name)
         else:
             assert got[name].tobytes() == value.tobytes(), name
+
+
+def _inner_values(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the tensors of the main graph hold; without sequences and optional values."""
+    nodes = [node for node in model.proto.graph.node if node.op_type != "Constant"]
+    names = [name for node in nodes for name in node.output if name]
+    if not names:
+        return {}
+    found = Session(up_to(model, names).to_bytes(), optimization="none").run(feeds)
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:

@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
@@ -82,7 +83,7 @@ def test_the_means_are_the_originals_again(case: str, mode: str, tmp_path: Path)
     inputs, body, constants, axis = BODIES[case]
     original, model = (model_of(inputs, body, constants, error=error) for error in (0.0, 0.1))
     data = data_for(model, tmp_path)
-    after, outcome = apply(model, Context(calibration=data, original=original), mode=mode)
+    after, outcome = apply(model, Context(calibration=data, reference=Reference(original)), mode=mode)
     assert len(outcome.changed) == 1
     wanted, before, found = (means(each, data, axis) for each in (original, model, after))
     assert np.abs(before - wanted).max() > 1e-2
@@ -93,10 +94,10 @@ def test_a_node_behind_another_is_corrected_for_what_is_then_left(tmp_path: Path
     inputs, body, constants, axis = BODIES["two"]
     original, model = (model_of(inputs, body, constants, error=error) for error in (0.0, 0.2))
     data = data_for(model, tmp_path)
-    after, outcome = apply(model, Context(calibration=data, original=original), mode="empirical")
+    after, outcome = apply(model, Context(calibration=data, reference=Reference(original)), mode="empirical")
     assert len(outcome.changed) == 2
     assert means(after, data, axis) == pytest.approx(means(original, data, axis), abs=1e-4)
-    one, outcome = apply(model, Context(calibration=data, original=original), mode="empirical", rounds=1)
+    one, outcome = apply(model, Context(calibration=data, reference=Reference(original)), mode="empirical", rounds=1)
     assert [each.name for each in outcome.changed] == ["y"], "the last level of nodes is the one"
     assert means(one, data, axis) == pytest.approx(means(original, data, axis), abs=1e-4)
 
@@ -104,7 +105,7 @@ def test_a_node_behind_another_is_corrected_for_what_is_then_left(tmp_path: Path
 def test_an_add_is_put_in_where_asked(tmp_path: Path) -> None:
     original, model = (model_of("float[N,12] x", "y = MatMul(x, w)", {"w": (12, 8)}, error=error) for error in (0, 0.1))
     data = data_for(model, tmp_path)
-    context = Context(calibration=data, original=original)
+    context = Context(calibration=data, reference=Reference(original))
     _, outcome = apply(model, context)
     assert "no bias" in outcome.skipped[0].reason
     after, _ = apply(model, context, insert=True)
@@ -117,7 +118,7 @@ def test_a_shared_bias_is_changed_for_its_own_node_only(tmp_path: Path) -> None:
     constants: dict[str, tuple[int, ...]] = {"w": (12, 8), "v": (12, 8), "b": (8,)}
     original, model = (model_of("float[N,12] x", body, constants, error=error) for error in (0, 0.1))
     data = data_for(model, tmp_path)
-    after, outcome = apply(model, Context(calibration=data, original=original))
+    after, outcome = apply(model, Context(calibration=data, reference=Reference(original)))
     assert len(outcome.changed) == 2
     assert means(after, data, -1) == pytest.approx(means(original, data, -1), abs=1e-5)
 
@@ -128,7 +129,7 @@ def test_integer_biases_move_in_their_unit(case: str, mode: str, tmp_path: Path)
     inputs, body, constants, axis = BODIES[case]
     original = model_of(inputs, body, constants)
     data = data_for(original, tmp_path)
-    context = Context(calibration=data, original=original, target=Target.of("cpu"))
+    context = Context(calibration=data, reference=Reference(original), target=Target.of("cpu"))
     model, _ = apply(original, context, "quantize-static")
     assert any(each.op_type == "QuantizeLinear" for each in model.proto.graph.node)
     after, outcome = apply(model, context, mode=mode)
@@ -152,13 +153,13 @@ def test_the_trial_nearest_to_the_original_counts(tmp_path: Path) -> None:
     def distance(candidate: Model) -> float:
         return float(np.square(outputs(candidate, data) - wanted).mean())
 
-    context = Context(calibration=data, original=original, divergence=distance)
+    context = Context(calibration=data, reference=Reference(original), divergence=distance)
     best, outcome = apply(model, context)
     assert outcome.changed
     each = [distance(apply(model, context, mode=mode)[0]) for mode in ("empirical", "analytic")]
     assert distance(best) == pytest.approx(min(each))
     assert distance(best) < distance(model)
-    worse = Context(calibration=data, original=original, divergence=lambda candidate: -distance(candidate))
+    worse = Context(calibration=data, reference=Reference(original), divergence=lambda candidate: -distance(candidate))
     _, outcome = apply(model, worse)
     assert not outcome.changed
     assert all("no nearer" in each.reason for each in outcome.skipped)
@@ -170,13 +171,13 @@ def test_reasons(tmp_path: Path) -> None:
     data = data_for(model, tmp_path)
     _, outcome = apply(model, Context(calibration=data))
     assert "model from before is not known" in outcome.skipped[0].reason
-    _, outcome = apply(original, Context(calibration=data, original=model_of(inputs, body, constants)))
+    _, outcome = apply(original, Context(calibration=data, reference=Reference(model_of(inputs, body, constants))))
     assert outcome.skipped[0].reason == "its means are the original's"
     renamed = model_of(inputs, body.replace("y", "p") + " y = Relu(p)", constants)
-    _, outcome = apply(renamed, Context(calibration=data, original=original))
+    _, outcome = apply(renamed, Context(calibration=data, reference=Reference(original)))
     assert "no tensor of its output's name" in outcome.skipped[0].reason
-    with pytest.raises(CalibrationError, match="correct-bias: needs calibration data"):
-        apply(model, Context(original=original))
+    with pytest.raises(CalibrationError, match="needs calibration data"):
+        apply(model, Context(reference=Reference(original)))
 
 
 def test_half_precision_biases_stay_half(tmp_path: Path) -> None:
@@ -192,5 +193,5 @@ def test_half_precision_biases_stay_half(tmp_path: Path) -> None:
     original, model = halves
     np.savez(tmp_path / "calib.npz", x=np.random.default_rng(0).standard_normal((16, 12)).astype(np.float16))
     data = CalibrationData.open(tmp_path / "calib.npz", Session(model.to_bytes()).inputs)
-    after, _ = apply(model, Context(calibration=data, original=original))
+    after, _ = apply(model, Context(calibration=data, reference=Reference(original)))
     assert means(after, data, axis) == pytest.approx(means(original, data, axis), abs=5e-3)

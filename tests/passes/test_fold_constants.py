@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -156,3 +158,46 @@ def test_operators_that_onnx_runtime_lacks_are_named() -> None:
         { a = Acosh (c) n = Cast <to = 1> (a) y = Add(x, n) }"""
     done = rewrite(model(body, opset=17), "fold-constants")
     assert not done.outcome.changed and "does not compute" in done.skipped("n")
+
+
+def test_a_known_scalar_stays_a_scalar() -> None:
+    """As in nn.TransformerEncoder by torch's older exporter: half of a fixed size goes into a form."""
+    body = """g (float[n, 4, 8] x) => (float[a, b, c, d] y) <int64 last = {2}, int64 first = {0}, int64 two = {2},
+        int64[1] at = {0}, int64[1] four = {4}, int64[1] pair = {2}>
+        { s = Shape(x) e = Gather <axis = 0> (s, last) h = Div(e, two) f = Cast <to = 7> (h) i = Cast <to = 7> (f)
+          b0 = Gather <axis = 0> (s, first) u = Unsqueeze(b0, at) v = Unsqueeze(i, at)
+          form = Concat <axis = 0> (u, four, pair, v) y = Reshape(x, form) }"""
+    done = fold(body)
+    assert done.initializer("v").tolist() == [4]
+    check_same(done, {"x": floats(3, 4, 8)})
+
+
+def folds_s(count: int) -> float:
+    """Processor time for so many folds, in a graph four times as large."""
+    made = [
+        f"c{i} = Constant <value = float[2] {{{i}, 1}}> () u{i} = Unsqueeze(c{i}, at) a{i + 1} = Add(a{i}, u{i})"
+        for i in range(count)
+    ]
+    text = f"g (float[1, 2] a0) => (float[1, 2] y) <int64[1] at = {{0}}> {{ {' '.join(made)} y = Neg(a{count}) }}"
+    graph = open_graph(load(model(text)))
+    started = time.process_time()
+    assert len(get_pass("fold-constants")().apply(graph, Context()).changed) == count
+    return time.process_time() - started
+
+
+def test_time_grows_with_the_folds_not_with_their_square() -> None:
+    folds_s(100)
+    assert folds_s(1200) < 10 * min(folds_s(300) for _ in range(3))
+
+
+def test_a_chain_inside_what_grows_is_gone_through_once() -> None:
+    count = 600
+    chain = " ".join(f"a{i + 1} = Neg(a{i})" for i in range(count))
+    body = f"""g (float[9, 64] x) => (float[9, 64] y) <int64[2] form = {{9, 64}}>
+        {{ a0 = Abs(w) {chain} e = Expand(a{count}, form) f = Expand(e, form) y = Add(x, f) }}"""
+    proto = model(body)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(floats(64), "w"))
+    started = time.process_time()
+    done = rewrite(proto, "fold-constants", max_result_bytes=512)
+    assert time.process_time() - started < 5  # a second or so; eight times that where each result goes through all
+    assert done.ops == ["Expand", "Expand", "Add"]

@@ -256,7 +256,7 @@ def test_says_what_it_needs() -> None:
     assert quantize().draws_on_data(calibration=True)
     assert not quantize().draws_on_data(calibration=False)
     assert not quantize(algorithm="nearest").draws_on_data(calibration=True)
-    with pytest.raises(CalibrationError, match="awq needs calibration data"):
+    with pytest.raises(CalibrationError, match="needs calibration data"):
         revalue(random_weight(8, 8), (NAME, {"algorithm": "awq"}))
 
 

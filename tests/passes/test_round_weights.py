@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.rounding import output_aware as level_rounding
 from onnxcomp.graph.weights.roles import Weight, weights
@@ -126,13 +127,13 @@ def test_levels_that_a_weight_has_are_chosen_anew(
     model = model_of("Conv")
     data = data_for(model, tmp_path)
     before, _ = apply(model, name, Context(calibration=data), **fields)
-    after, outcome = apply(before, NAME, Context(calibration=data, original=model), bits=4)
+    after, outcome = apply(before, NAME, Context(calibration=data, reference=Reference(model)), bits=4)
     assert output_error(model, after, data) < 0.6 * output_error(model, before, data)
     assert "8 levels" in outcome.changed[0].what
     old, new = weight_of(before).encoding, weight_of(after).encoding
     assert isinstance(new, kind) and old is not None
     assert new.level_count == old.level_count
-    again, outcome = apply(after, NAME, Context(calibration=data, original=model), bits=4)
+    again, outcome = apply(after, NAME, Context(calibration=data, reference=Reference(model)), bits=4)
     assert output_error(model, again, data) <= 1.001 * output_error(model, after, data)
 
 
@@ -140,7 +141,7 @@ def test_a_weight_of_more_levels_gets_a_grid(tmp_path: Path) -> None:
     model = model_of("MatMul")
     data = data_for(model, tmp_path)
     before, _ = apply(model, "quantize-weights", Context(), bits=8, algorithm="nearest")
-    after, _ = apply(before, NAME, Context(calibration=data, original=model), bits=3)
+    after, _ = apply(before, NAME, Context(calibration=data, reference=Reference(model)), bits=3)
     encoding = weight_of(after).encoding
     assert encoding is not None and encoding.level_count == 8
 
@@ -149,7 +150,7 @@ def test_large_matrices_are_rounded_with_less_effort(tmp_path: Path, monkeypatch
     monkeypatch.setattr(level_rounding, "MOST_COLUMNS", 11)
     model = model_of("MatMul")
     data = data_for(model, tmp_path)
-    context = Context(calibration=data, original=model)
+    context = Context(calibration=data, reference=Reference(model))
     nearest, _ = apply(model, "quantize-weights", context, bits=3, algorithm="nearest")
     for start in (model, nearest):
         rounded, _ = apply(start, NAME, context, bits=3)
@@ -159,7 +160,7 @@ def test_large_matrices_are_rounded_with_less_effort(tmp_path: Path, monkeypatch
 def test_zeros_of_a_pruned_weight_stay(tmp_path: Path) -> None:
     model = model_of("Gemm")
     data = data_for(model, tmp_path)
-    context = Context(calibration=data, original=model)
+    context = Context(calibration=data, reference=Reference(model))
     pruned, _ = apply(model, "prune-weights", context, sparsity=0.5)
     zeros = np.asarray(weight_of(pruned).values) == 0
     fresh, _ = apply(pruned, NAME, context, bits=3)
@@ -206,10 +207,10 @@ def test_reasons(tmp_path: Path) -> None:
     before, _ = apply(model, "quantize-weights", Context(), bits=4, algorithm="nearest")
     _, outcome = apply(before, NAME, Context(calibration=data), bits=4)
     assert "values from before are not known" in outcome.skipped[0].reason
-    _, outcome = apply(before, NAME, Context(calibration=data, original=model_of("MatMul", seed=9)), bits=4)
+    _, outcome = apply(before, NAME, Context(calibration=data, reference=Reference(model_of("MatMul", seed=9))), bits=4)
     assert "no rounded form" in outcome.skipped[0].reason
     vectors, _ = apply(model, "cluster-weights", Context(), bits=3.0, vector_size=2)
-    _, outcome = apply(vectors, NAME, Context(calibration=data, original=model), bits=4)
+    _, outcome = apply(vectors, NAME, Context(calibration=data, reference=Reference(model)), bits=4)
     assert "single values" in outcome.skipped[0].reason
-    with pytest.raises(CalibrationError, match="round-weights: needs calibration data"):
+    with pytest.raises(CalibrationError, match="needs calibration data"):
         apply(model, NAME, Context())

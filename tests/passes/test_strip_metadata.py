@@ -33,11 +33,12 @@ def written_about(proto: ModelProto) -> ModelProto:
 def test_strips_texts_and_exporters_metadata_and_keeps_the_users() -> None:
     done = rewrite(written_about(model(CHAIN, ir=10)), "strip-metadata")
     proto = done.after.proto
-    assert b"a text" not in proto.SerializeToString() and b"model.py" not in proto.SerializeToString()
-    assert [(each.key, each.value) for each in proto.metadata_props] == [("labels", "cat,dog")]
+    assert b"a text" not in proto.SerializeToString() and b"model.py" not in proto.graph.SerializeToString()
+    own = [("pkg.torch.onnx.stack_trace", "File model.py, line 1"), ("labels", "cat,dog")]
+    assert [(each.key, each.value) for each in proto.metadata_props] == own
     assert not proto.graph.node[0].metadata_props and not proto.graph.initializer[0].metadata_props
     assert {each.name: each.details["number"] for each in done.outcome.changed} == {
-        "doc strings": 7, "metadata entries": 13, "empty texts": 2,
+        "doc strings": 7, "metadata entries": 12, "empty texts": 2,
     }  # fmt: skip
     check_same(done, X)
 
@@ -47,6 +48,16 @@ def test_keeps_metadata_on_request_and_removes_the_users_on_request() -> None:
     kept = rewrite(proto, "strip-metadata", keep="pkg.torch.*").after.proto
     assert len(kept.graph.node[0].metadata_props) == 1 and len(kept.metadata_props) == 2
     assert not rewrite(proto, "strip-metadata", user_metadata=True).after.proto.metadata_props
+
+
+def test_of_the_models_own_metadata_only_what_tools_wrote_goes() -> None:
+    proto = model(CHAIN, ir=10)
+    users = ["namespace", "torch_stride", "torchscript_labels", "onnxscript_tokens", "pkg.vocab", "onnx.infer.classes"]
+    for key in (*users, "onnx.infer", "onnx.quant.pre_process"):
+        proto.metadata_props.add(key=key, value="1")
+    done = rewrite(proto, "strip-metadata")
+    assert [each.key for each in done.after.proto.metadata_props] == users
+    assert done.outcome.changed[0].details["number"] == 2
 
 
 def test_strips_texts_of_attributes_constants_subgraphs_and_functions() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -149,20 +148,20 @@ def wide() -> Model:
 def test_a_weight_that_decodes_to_other_values_stays_plain_and_the_others_are_stored(
     calib: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storing = importlib.import_module("onnxcomp.passes.store_compact")
-    shipped = storing.differing_constants
+    storing = type(get_pass("store-compact")())
+    shipped = storing.faults
     calls: list[int] = []
 
-    def once(before: Model, after: Model) -> list[str]:
+    def once(self: Pass, before: Model, after: Model) -> Sequence[str]:
         calls.append(1)
-        return ["w"] if len(calls) == 1 else shipped(before, after)
+        return ["w"] if len(calls) == 1 else shipped(self, before, after)
 
-    monkeypatch.setattr(storing, "differing_constants", once)
+    monkeypatch.setattr(storing, "faults", once)
     result = run(calib, get_pass("quantize-weights")(bits=8), get_pass("store-compact")(), model=wide())
     stored = result.receipt.steps[1]
     assert stored.decision == "kept" and [each.name for each in stored.changed] == ["v"]
-    assert "it came out with other values" in {each.name: each.what for each in stored.skipped}["w"]
-    assert "w" not in (result.receipt.applied[1].include or [])
+    assert "other values" in {each.name: each.what for each in stored.skipped}["w"]
+    assert "w" not in (result.receipt.applied[1].choice or [])
 
 
 def test_a_step_that_does_not_load_says_so(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +190,13 @@ def test_speed_that_does_not_come_leaves_divergence_as_it_was(calib: str, monkey
     fast = replace_effect(ScaleWeights(factor=1.1))
     made = Recipe("r", (Apply(fast), Apply(get_pass("remove-noops")())), goal="latency")
     ledgers: list[float] = []
-    verify = exact.verify_exact
+    verify = exact.changed_by_exact
 
-    def noting(before: Model, run: Run) -> str | None:
+    def noting(before: Model, after: Model, run: Run) -> str | None:
         ledgers.append(run.ledger.divergence)
-        return verify(before, run)
+        return verify(before, after, run)
 
-    monkeypatch.setattr(exact, "verify_exact", noting)
+    monkeypatch.setattr(exact, "changed_by_exact", noting)
     result = optimize(net(), recipe=made, calibration=calib, measure=False)
     assert result.receipt.steps[0].decision == "taken back" and ledgers[-1] == 0.0
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.budget import Budget, Drop
+from onnxcomp.contract import Context, Effect, Exact, Outcome
+from onnxcomp.contract.weight_pass import WeightPass
+from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
@@ -42,3 +47,39 @@ def test_weights_and_means_are_held_against_what_exact_steps_left(tmp_path: Path
     assert first is not None and second is not None and second < first
     again = replay(proto, result.receipt, calibration=data)
     assert again.model.to_bytes() == result.model.to_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurWeights(WeightPass):
+    """Move every value by a small share of the largest."""
+
+    effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
+    paper = "none"
+
+    def edit(self, weight: Weight, known: None, context: Context, outcome: Outcome) -> None:
+        noise = context.rng(weight.name).standard_normal(weight.shape) * np.abs(weight.values).max() / 64
+        weight.set((weight.values + noise).astype(np.float32))
+        outcome.change(weight.name, "blurred")
+
+
+def test_a_repair_after_rescaling_is_worth_what_it_is_before(tmp_path: Path) -> None:
+    """Weights are repaired as well where an exact pass gave the tensors between them other units since."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,12] x) => (float[N,5] y) {
+        p = Gemm(x, w, b) r = Relu(p) y = Gemm(r, v, c) }"""
+    proto = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    spread = np.exp(rng.uniform(-1.5, 1.5, 16))
+    for name, shape in {"w": (12, 16), "b": (16,), "v": (16, 5), "c": (5,)}.items():
+        values = rng.standard_normal(shape) * (spread if shape[-1] == 16 else 1)
+        proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    np.savez(tmp_path / "calib.npz", x=rng.standard_normal((200, 12)).astype(np.float32) + 2)
+    blur, rescale = BlurWeights(), get_pass("equalize-ranges")()
+    for repair in (get_pass("match-outputs")(), get_pass("correct-bias")(mode="empirical")):
+        left = []
+        for order in ((blur, repair), (blur, rescale, repair)):
+            budget = Budget(max_drop=Drop(10.0))
+            data = str(tmp_path / "calib.npz")
+            result = optimize(proto, recipe=Recipe.of(*order), calibration=data, budget=budget, measure=False)
+            assert [each.decision for each in result.receipt.steps] == ["kept"] * len(order)
+            left.append(float(result.receipt.verdict["divergence"]))
+        assert left[1] == pytest.approx(left[0], rel=0.02, abs=1e-6)  # float rounding of the factors

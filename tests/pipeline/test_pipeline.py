@@ -118,6 +118,30 @@ class SpoilOutputs(Pass):
         return outcome
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpoilBusy(Pass):
+    """Claim to be exact and double the busy weight; the other gets the values that it has."""
+
+    effect = Effect(shrinks=("bytes",), exact=True)
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for weight in weights(graph):
+            if context.selects(weight.name):
+                weight.set(weight.values * np.float32(2 if weight.name == "busy" else 1))
+                outcome.change(weight.name, "set")
+        return outcome
+
+
+def test_of_an_exact_pass_only_what_breaks_the_model_is_taken_back(calib: Path) -> None:
+    result = optimize(classifier(), recipe=Recipe.of(SpoilBusy()), calibration=str(calib), measure=False)
+    report = result.receipt.steps[0]
+    assert report.decision == "kept in part" and "1 of 2 taken back" in report.reason
+    assert [each.name for each in report.changed] == ["idle"]
+    assert [each.name for each in report.taken_back] == ["busy"]
+    assert result.receipt.applied[0].exclude == ["busy"]
+
+
 def test_what_breaks_the_budget_is_taken_back_and_named(calib: Path) -> None:
     original = classifier()
     result = optimize(original, recipe=Recipe.of(ShrinkWeights()), calibration=str(calib), measure=False)

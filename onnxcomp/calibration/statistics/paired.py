@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,9 +18,9 @@ from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.moments import Source, rows_of, sources_of
 from onnxcomp.calibration.statistics.watch import OpenSession, watch_both
 from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import Weight
-from onnxcomp.model import Model
 from onnxcomp.runtime import Session, Value
 
 
@@ -51,17 +51,19 @@ class _Sums:
 
 
 def paired_moments(
-    original: Model,
+    reference: Reference,
     graph: Graph,
     weights: Sequence[Weight],
     data: CalibrationData,
     *,
     open_session: OpenSession = Session,
 ) -> Mapping[str, PairedMoments]:
-    """The moments of the weights of ``graph.model``, by name, where both models have the tensor that they read.
+    """The moments of the weights of ``graph.model``, by name, where both models have the tensor that they read; those
+    of the reference in the sizes and units of now.
 
     Raises TargetError or VerificationError where a model does not load or run.
     """
+    original = reference.model
     known = {name for node in original.proto.graph.node for name in node.output}
     known |= {each.name for each in original.proto.graph.input}
     sources = {each.name: sources_of(graph, each) for each in weights}
@@ -75,11 +77,12 @@ def paired_moments(
 
     def see(name: str, before: Value, after: Value) -> None:
         for source in by_tensor[name]:
-            if not (_is_plain(before) and _is_plain(after)):
+            then = reference.as_now(name, before) if isinstance(before, np.ndarray) else None
+            if not (_is_plain(then) and _is_plain(after)):
                 sums[source.key].fault = True
                 continue
             most = rows_of(source, after, samples)
-            sums[source.key].add(source.cut(before, most), source.cut(after, most))
+            sums[source.key].add(source.cut(then, most), source.cut(after, most))
 
     watch_both(original, graph.model, list(by_tensor), data, see, open_session=open_session)
     found: dict[str, PairedMoments] = {}
@@ -92,5 +95,5 @@ def paired_moments(
     return found
 
 
-def _is_plain(value: Value) -> bool:
+def _is_plain(value: Value | None) -> TypeGuard[Array]:
     return isinstance(value, np.ndarray) and value.dtype == np.float32

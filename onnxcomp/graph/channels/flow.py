@@ -74,6 +74,7 @@ class Flow:
         """Say which channels a tensor has."""
         self._numbers[tensor] = trimmed(numbers)
         self._homes[tensor] = self.scope
+        self.channels.tensors[tensor] = self.scope, self._numbers[tensor], self.rank(tensor)
         return True
 
     def fix(self, tensor: Any, reason: str) -> None:

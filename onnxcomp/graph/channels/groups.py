@@ -127,6 +127,7 @@ class Channels:
         self.factors: list[Factor] = []
         self.bounds: list[Bound] = []
         self.sources: list[Source] = []
+        self.tensors: dict[Any, tuple[Scope, Numbers, int | None]] = {}  # the channels of each, and its rank
 
     def groups(self) -> list[ChannelGroup]:
         """The sources whose channels can be scaled, those that share channels together."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnxcomp.graph.channels.flow import BROADCASTING_OPSET
 from onnxcomp.graph.channels.groups import Channels, Product
 from onnxcomp.graph.channels.ids import Numbers
-from onnxcomp.graph.channels.scaling import scaled_weight
+from onnxcomp.graph.channels.scaling import scaled_weight, weight_origins
 from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph
 
 Floats = NDArray[np.float64]
@@ -67,14 +68,18 @@ def _reads_last_axis(product: Product) -> bool:
     return product.form.kind in ("right", "rows", "recurrent") and not turned
 
 
-def insert_scale(graph: Graph, site: Site, factors: Floats) -> None:
-    """Divide the tensor by the factors (channels,) where the site's products read it, and multiply their weights."""
+def insert_scale(graph: Graph, site: Site, factors: Floats) -> dict[str, Origin]:
+    """Divide the tensor by the factors (channels,) where the site's products read it, and multiply their weights; what
+    these were before, by key."""
+    origins: dict[str, Origin] = {}
     scope, first = site.products[0].scope, site.products[0].node
     constant = graph.constant(scope, f"{site.tensor.name}_factor", (1 / factors).astype(np.float32))
     scaled = graph.variable(f"{site.tensor.name}_scaled")
     graph.node(scope, "Mul", [site.tensor, constant], [scaled], before=first)
     for product in site.products:
+        rows, columns = np.ones(product.rows.size), factors[site.numbers(product)]
         index = next(i for i, each in enumerate(product.node.inputs) if each is site.tensor)
         product.node.inputs[index] = scaled
-        values = scaled_weight(product, np.ones(product.rows.size), factors[site.numbers(product)])
-        product.weight.set(values)
+        product.weight.set(scaled_weight(product, rows, columns))
+        origins |= weight_origins(product, rows, columns)
+    return origins

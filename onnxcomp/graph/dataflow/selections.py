@@ -19,8 +19,8 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.dataflow.origins import COMPARISONS, FLOATS, HEAVY, MOVES, Origin, Origins
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.rewire import given, inner_reads, is_onnx
-from onnxcomp.graph.ir.scopes import Graph, subgraphs_of
+from onnxcomp.graph.ir.rewire import given, is_onnx
+from onnxcomp.graph.ir.scopes import Graph, inner_reads, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 
 SELECTS = frozenset({
@@ -170,6 +170,4 @@ def _defined(body: gs.Graph) -> Iterator[Any]:
 
 
 def _is_heavy(body: gs.Graph) -> bool:
-    return any(
-        not is_onnx(node) or node.op in HEAVY or any(map(_is_heavy, subgraphs_of(node))) for node in body.nodes
-    )
+    return any(not is_onnx(node) or node.op in HEAVY or any(map(_is_heavy, subgraphs_of(node))) for node in body.nodes)

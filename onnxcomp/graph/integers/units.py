@@ -289,7 +289,7 @@ def _only_reader(graph: Graph, scope: Scope, tensor: Any) -> Node | None:
     if len(tensor.outputs) != 1 or graph.is_output(tensor):
         return None
     reader: Node = tensor.outputs[0]
-    return reader if any(each is reader for each in scope.graph.nodes) else None
+    return reader if scope.graph.holds(reader) else None
 
 
 def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[Node | None, Array | None]:

@@ -33,6 +33,62 @@ class Node(gs.Node):  # type: ignore[misc]
     __hash__ = object.__hash__
 
 
+class Body(gs.Graph):  # type: ignore[misc]
+    """A graph that takes each node out or in at once, and orders them when ``nodes`` is asked for.
+
+    The list that ``nodes`` gives is not to be changed; another one may be set.
+    """
+
+    def __init__(self, *, name: str, opset: int) -> None:
+        self._nodes: list[Node] = []
+        self._own: set[Node] = set()
+        self._before: dict[Node, list[Node]] = {}
+        self._has_lost = False
+        super().__init__(name=name, opset=opset)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes in order."""
+        if self._has_lost or self._before:
+            self._settle()
+        return self._nodes
+
+    @nodes.setter
+    def nodes(self, nodes: list[Node]) -> None:
+        self._nodes, self._own = nodes, set(nodes)
+        self._before.clear()
+        self._has_lost = False
+
+    def holds(self, node: Node) -> bool:
+        """Whether the node is one of this graph, not of one around it or inside."""
+        return node in self._own
+
+    def put(self, node: Node, before: Node | None = None) -> None:
+        """Put a node in, right before another one; at the end where that is None or not one of the nodes."""
+        if before in self._own:
+            self._before.setdefault(before, []).append(node)
+        else:
+            self._nodes.append(node)
+        self._own.add(node)
+
+    def take_out(self, node: Node) -> None:
+        """Take a node out."""
+        self._own.discard(node)
+        self._has_lost = True
+
+    def _settle(self) -> None:
+        made: list[Node] = []
+        for each in self._nodes:
+            self._emit(each, made)
+        self._nodes = [each for each in made if each in self._own]
+        self._has_lost = False
+
+    def _emit(self, node: Node, made: list[Node]) -> None:
+        for each in self._before.pop(node, ()):
+            self._emit(each, made)
+        made.append(node)
+
+
 class Variable(gs.Variable):  # type: ignore[misc]
     """A tensor computed at run time; ``origin`` is its ValueInfoProto, None where nothing states its type."""
 

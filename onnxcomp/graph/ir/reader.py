@@ -31,8 +31,8 @@ from onnx import (
     helper,
 )
 
-from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
-from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, subgraphs_of, type_of
+from onnxcomp.graph.ir.nodes import Body, Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.ir.writer import write
 from onnxcomp.model import Model, opset_of
 
@@ -51,7 +51,19 @@ def open_graph(model: Model) -> Graph:
     for function in model.proto.functions:
         _read_function(graph, function)
     _note_use(graph.scopes)
+    separate_keys(graph)
+    _drop_misfits(graph)
     return graph
+
+
+def _drop_misfits(graph: Graph) -> None:
+    """Forget encodings of what another tool removed, turned, reshaped or cast."""
+    held = {scope.key(each.name): each for scope in graph.scopes for each in scope.constants} if graph.encodings else {}
+    graph.encodings = {
+        key: encoding
+        for key, encoding in graph.encodings.items()
+        if key in held and encoding.dtype == str(held[key].dtype) and encoding.fits(tuple(held[key].shape))
+    }
 
 
 def read_function(graph: Graph, function: FunctionProto) -> list[Scope]:
@@ -110,7 +122,7 @@ class _Reader:
     def read(
         self, proto: GraphProto | FunctionProto, outer: ChainMap[str, Any], path: str, parent: Scope | None
     ) -> gs.Graph:
-        body = gs.Graph(name=proto.name, opset=self.opset)
+        body = Body(name=proto.name, opset=self.opset)
         scope = Scope(body, self.kind if parent is None else "subgraph", path, self.opset, proto, parent)
         self.graph.scopes.append(scope)
         names: ChainMap[str, Any] = outer.new_child()
@@ -180,7 +192,7 @@ class _Reader:
             node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
-            scope.graph.nodes.append(node)
+            scope.graph.put(node)
             label = proto.name or (proto.output[0] if proto.output else f"{proto.op_type}_{index}")
             for attribute in proto.attribute:
                 node.attrs[attribute.name] = self._read_attribute(attribute, scope, names, label)

@@ -5,13 +5,13 @@ x -> node -> y -> readers        becomes        x -> readers
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
-from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.scopes import separate_keys
 from onnxcomp.noise import ONNX_DOMAINS as WRITTEN_DOMAINS
 from onnxcomp.noise import RANDOM_OPS
 
@@ -73,15 +73,6 @@ def has_references(node: Node) -> bool:
     return any(isinstance(value, SurgeonNode.AttributeRef) for value in node.attrs.values())
 
 
-def inner_reads(node: Node) -> Iterator[Any]:
-    """The tensors that the node's subgraphs read or hand out, their own among them."""
-    for body in subgraphs_of(node):
-        yield from body.outputs
-        for inner in body.nodes:
-            yield from inner.inputs
-            yield from inner_reads(inner)
-
-
 def takes_constant(tensor: Any, rank: int) -> bool:
     """Whether the tensor's readers bear a constant of this rank in its place.
 
@@ -105,7 +96,7 @@ def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
         graph.replace_reads(output, source)
         return True
     maker = producer(source)
-    if maker is None or graph.is_output(source) or not any(each is maker for each in scope.graph.nodes):
+    if maker is None or graph.is_output(source) or not scope.graph.holds(maker):
         return False
     graph.remove_node(scope, node)
     position = next(index for index, out in enumerate(maker.outputs) if out is source)
@@ -142,6 +133,7 @@ def renew_keys(graph: Graph, holders: dict[str, Constant]) -> None:
                     if label and id(body) in scopes:
                         suffix = str(index) if isinstance(value, list) else ""
                         scopes[id(body)].path = scope.key(f"{label}/{name}{suffix}")
+    separate_keys(graph)
     keys = {constant: key for key, constant in key_holders(graph).items()}
     held = {holders[key]: each for key, each in graph.encodings.items() if key in holders}
     graph.encodings = {keys[constant]: each for constant, each in held.items() if constant in keys}

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, ValueInfoProto, helper
 
-from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
+from onnxcomp.graph.ir.nodes import Array, Body, Constant, Node, Variable
 from onnxcomp.model import Model
 
 
@@ -22,10 +22,11 @@ from onnxcomp.model import Model
 class Scope:
     """One graph of the model: the main graph, a subgraph of a node, or the body of a local function.
 
-    path: "" for the main graph, "node/branch" for a subgraph, "function domain:name" for a function.
+    path: "" for the main graph, "node/branch" for a subgraph, "function domain:name" for a function, with "~2" or the
+        like where the keys of what is inside would be those of other things (see ``separate_keys``).
     """
 
-    graph: gs.Graph
+    graph: Body
     kind: str
     path: str
     opset: int
@@ -55,6 +56,8 @@ class Graph:
         self.opset_imports: dict[str, int] = {each.domain: each.version for each in model.proto.opset_import}
         self.ir_version = model.proto.ir_version
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # base -> the number in the last name made from it
+        self._owners: dict[Constant, Scope] = {}
 
     @property
     def main(self) -> Scope:
@@ -74,16 +77,18 @@ class Graph:
 
     def unique_name(self, base: str) -> str:
         """A tensor or node name that nothing in the model has; ``base`` itself if it is free."""
-        name, count = base, 0
+        name, count = base, self._counts.get(base, 0)
         while name in self._names:
             count += 1
             name = f"{base}_{count}"
+        self._counts[base] = count
         self._names.add(name)
         return name
 
     def rename(self, names: Mapping[Any, str]) -> None:
         """Give tensors other names, all at once; they must differ from each other and from those that stay."""
         self._names.difference_update(tensor.name for tensor in names)
+        self._counts.clear()  # lower ones may be free again
         for tensor, name in names.items():
             tensor.name = name
         self._names.update(names.values())
@@ -98,6 +103,7 @@ class Graph:
         made.as_node = scope.kind == "function"
         made.was_used = True
         scope.constants.append(made)
+        self._owners[made] = scope
         return made
 
     def variable(self, base: str, dtype: Any = None, shape: Sequence[int | str] | None = None) -> Variable:
@@ -118,9 +124,7 @@ class Graph:
     ) -> Node:
         """Add a node to the scope, before another one or at the end; closing sorts what is out of order."""
         made = Node(op, name, OrderedDict(attrs or {}), list(inputs), list(outputs), domain or None)
-        nodes = scope.graph.nodes
-        position = next((i for i, each in enumerate(nodes) if each is before), len(nodes))
-        nodes.insert(position, made)
+        scope.graph.put(made, before)
         return made
 
     def remove_node(self, scope: Scope, node: Node) -> None:
@@ -132,7 +136,7 @@ class Graph:
             self.scopes.remove(inner)
         node.inputs.clear()
         node.outputs.clear()
-        scope.graph.nodes = [each for each in scope.graph.nodes if each is not node]
+        scope.graph.take_out(node)
 
     def replace_reads(self, old: Any, new: Any) -> None:
         """Let every reader of ``old`` read ``new``; graph outputs are left (see ``is_output``)."""
@@ -157,7 +161,10 @@ class Graph:
 
     def scope_of(self, constant: Constant) -> Scope:
         """The scope in which a constant is defined."""
-        return next(scope for scope in self.scopes if any(each is constant for each in scope.constants))
+        owner = self._owners.get(constant)
+        if owner is None or not any(each is owner for each in self.scopes):
+            self._owners = {each: scope for scope in self.scopes for each in scope.constants}
+        return self._owners[constant]
 
     def is_output(self, tensor: Any) -> bool:
         """Whether the tensor is an output of the graph that it belongs to."""
@@ -166,6 +173,33 @@ class Graph:
     def is_read(self, tensor: Any) -> bool:
         """Whether a node or a graph output uses the tensor."""
         return bool(tensor.outputs) or self.is_output(tensor)
+
+
+def separate_keys(graph: Graph) -> None:
+    """Make the keys of all scopes unique, whatever slashes names hold: paths get numbers where others have theirs."""
+    if len(graph.scopes) == 1:
+        return
+    taken: set[str] = set()
+    before = {id(scope): scope.path for scope in graph.scopes}
+    for scope in graph.scopes:  # outer ones first
+        around = "" if scope.parent is None else before[id(scope.parent)]
+        if scope.parent is not None and around and scope.path.startswith(f"{around}/"):
+            scope.path = scope.parent.key(scope.path[len(around) + 1 :])
+        path, count = scope.path, 1
+        keys = set(_keys(scope))
+        while not taken.isdisjoint(keys):
+            count += 1
+            scope.path = f"{path}~{count}"
+            keys = set(_keys(scope))
+        taken |= keys
+
+
+def _keys(scope: Scope) -> Iterator[str]:
+    """The keys of the scope's constants, of its nodes and of what they compute."""
+    for constant in scope.constants:
+        yield scope.key(constant.name)
+    for node in scope.graph.nodes:
+        yield from (scope.key(name) for name in (node.name, *(out.name for out in node.outputs)) if name)
 
 
 def subgraphs_of(node: gs.Node) -> list[gs.Graph]:
@@ -177,6 +211,15 @@ def subgraphs_of(node: gs.Node) -> list[gs.Graph]:
         elif isinstance(value, list):
             found.extend(each for each in value if isinstance(each, gs.Graph))
     return found
+
+
+def inner_reads(node: gs.Node) -> Iterator[Any]:
+    """The tensors that the node's subgraphs read or hand out, their own among them."""
+    for body in subgraphs_of(node):
+        yield from body.outputs
+        for inner in body.nodes:
+            yield from inner.inputs
+            yield from inner_reads(inner)
 
 
 def attribute_value(attribute: AttributeProto) -> Any:

@@ -28,7 +28,7 @@ def seeded(model: Model, *, alike: Model | None = None) -> Model:
     if not seeds:
         return model
     made = model.with_proto(proto)
-    made.seeds = seeds
+    made.seeds, made.as_read = seeds, model.as_read
     return made
 
 
@@ -39,7 +39,7 @@ def unseeded(model: Model) -> Model:
     proto = _copied(model)
     take_seeds(proto, model.seeds)
     made = model.with_proto(proto)
-    made.seeds = ()
+    made.seeds, made.as_read = (), model.as_read
     return made
 
 

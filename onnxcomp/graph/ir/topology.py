@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import inner_reads
+from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.ir.writer import ordered
 
 

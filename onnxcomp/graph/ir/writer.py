@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from onnx import (
 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues
-from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, subgraphs_of
+from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, inner_reads, subgraphs_of
 from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
+from onnxcomp.regular_form import CircleError, in_order
 from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
@@ -75,23 +76,28 @@ def write_opsets(graph: Graph, proto: ModelProto) -> None:
 
 def sweep(graph: Graph) -> None:
     """Drop nodes and constants that lost their last reader; those that never had one stay."""
+    homes = {node: scope for scope, node in graph.nodes()}
     outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-
-    def unread(tensor: Any) -> bool:
-        return not tensor.outputs and id(tensor) not in outputs
-
-    changed = True
-    while changed:
-        changed = False
-        for scope in list(graph.scopes):
-            if scope not in graph.scopes:
-                continue
-            for node in reversed(list(scope.graph.nodes)):
-                if not node.was_dead and node.outputs and all(unread(out) for out in node.outputs):
-                    graph.remove_node(scope, node)
-                    changed = True
+    drop_unread(graph, list(homes), homes, outputs)
     for scope in graph.scopes:
-        scope.constants = [each for each in scope.constants if not (each.was_used and unread(each))]
+        scope.constants = [each for each in scope.constants if not each.was_used or each.outputs or id(each) in outputs]
+
+
+def drop_unread(graph: Graph, nodes: Iterable[Node], homes: dict[Node, Scope], outputs: Set[int]) -> None:
+    """Drop those of the nodes whose outputs lost their last reader, then those that only these read from, and so on.
+
+    homes: the scope of each node that may go; it loses those that do. outputs: ids of all graphs' outputs.
+    """
+    waiting = list(nodes)[::-1]
+    while waiting:
+        node = waiting.pop()
+        if node not in homes or node.was_dead or not node.outputs:
+            continue
+        if any(out.outputs or id(out) in outputs for out in node.outputs):
+            continue
+        makers = {maker: None for each in (*node.inputs, *inner_reads(node)) for maker in each.inputs}
+        graph.remove_node(homes.pop(node), node)
+        waiting.extend(makers)
 
 
 def _needs_ir4(graph: GraphProto) -> bool:
@@ -265,36 +271,20 @@ def ordered(nodes: Iterable[Node]) -> list[Node]:
     Raises PassError when the nodes form a circle.
     """
     pending = list(nodes)
-    producer = {id(out): node for node in pending for out in node.outputs}
-    done: set[int] = set()
-    result: list[Node] = []
-    for start in pending:
-        stack, entered = [start], set()
-        while stack:
-            node = stack[-1]
-            if id(node) in done:
-                stack.pop()
-                continue
-            first = id(node) not in entered
-            entered.add(id(node))
-            waiting = [each for each in _needed(node, producer) if id(each) not in done] if first else []
-            if any(id(each) in entered and each is not node for each in waiting):
-                raise PassError(f"{node.name or node.op}: the node depends on its own output.")
-            if waiting:
-                stack.extend(reversed(waiting))
-                continue
-            stack.pop()
-            done.add(id(node))
-            result.append(node)
-    return result
+    makers = {id(out): index for index, node in enumerate(pending) for out in node.outputs}
+    try:
+        return [pending[index] for index in in_order(len(pending), lambda index: _needed(pending[index], makers))]
+    except CircleError as error:
+        node = pending[error.index]
+        raise PassError(f"{node.name or node.op}: the node depends on its own output.") from error
 
 
-def _needed(node: gs.Node, producer: dict[int, Node]) -> list[Node]:
-    found = [producer[id(each)] for each in node.inputs if id(each) in producer]
+def _needed(node: gs.Node, makers: dict[int, int]) -> list[int]:
+    found = [makers[id(each)] for each in node.inputs if id(each) in makers]
     for body in subgraphs_of(node):
         for inner in body.nodes:
-            found.extend(_needed(inner, producer))
-        found.extend(producer[id(each)] for each in body.outputs if id(each) in producer)
+            found.extend(_needed(inner, makers))
+        found.extend(makers[id(each)] for each in body.outputs if id(each) in makers)
     return found
 
 

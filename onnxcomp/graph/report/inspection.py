@@ -19,8 +19,10 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.report.macs import Macs, count_macs
-from onnxcomp.graph.storage.expand import Decoders
-from onnxcomp.graph.weights.roles import Weight, roles_of, weights
+from onnxcomp.graph.storage.decoders import MIN_BYTES
+from onnxcomp.graph.storage.expand import Decoders, above
+from onnxcomp.graph.storage.texts import text_bytes
+from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -88,6 +90,7 @@ class Inspection:
 
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
     leaves open were counted as 1. macs_unknown: nodes that multiply but whose shapes are not known.
+    text_bytes: of doc strings and exporters' metadata, which the recipes remove.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Inspection:
     size_bytes: int
     constant_bytes: int
     external_bytes: int
+    text_bytes: int
     node_count: int
     subgraph_count: int
     function_count: int
@@ -131,7 +135,7 @@ class Inspection:
 
 def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Inspection:
     """Describe a model; nothing is run. Raises ModelError for what is not a readable model."""
-    model = load(source)
+    model = with_true_encodings(load(source))
     graph = open_graph(model)
     proto = model.proto
     shapes = infer_shapes(graph, batch=1)
@@ -150,6 +154,7 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         size_bytes=size,
         constant_bytes=sum(each.size_bytes for each in tensors),
         external_bytes=_external_bytes(model),
+        text_bytes=text_bytes(proto),
         node_count=sum(1 for _ in graph.nodes()),
         subgraph_count=sum(scope.kind == "subgraph" for scope in graph.scopes),
         function_count=len(proto.functions),
@@ -164,6 +169,11 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         operators=_operators(graph, counted, compact),
         gains=_gains(size, tensors),
     )
+
+
+def has_something_to_compress(model: Model) -> bool:
+    """Whether the model has a constant of more bytes than its storage would take; attributes are none."""
+    return any(constant.nbytes >= MIN_BYTES for scope in open_graph(model).scopes for constant in scope.constants)
 
 
 def custom_operators(graph: Graph) -> tuple[str, ...]:
@@ -205,7 +215,7 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
     for scope, node in Decoders(graph).outputs():
         output = node.outputs[0]
         shape, data_type = shapes.static(output), shapes.data_type(output)
-        nodes, constants = _above(node)
+        nodes, constants = above(node)
         own = constants - claimed
         size = sum(map(stored_bytes, own))
         if shape is None or not data_type or (math.prod(shape) * bits_of(data_type) + 7) // 8 <= size:
@@ -223,22 +233,6 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
         )
         found.append(Compact(info, nodes, frozenset(own)))
     return found
-
-
-def _above(node: Node) -> tuple[frozenset[Node], set[Constant]]:
-    """The nodes and constants that a decoder's last node is computed from, itself included."""
-    nodes: set[Node] = set()
-    constants: set[Constant] = set()
-    waiting = [node]
-    while waiting:
-        current = waiting.pop()
-        nodes.add(current)
-        for tensor in current.inputs:
-            if isinstance(tensor, Constant):
-                constants.add(tensor)
-            else:
-                waiting.extend(each for each in tensor.inputs if each not in nodes)
-    return frozenset(nodes), constants
 
 
 def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]:

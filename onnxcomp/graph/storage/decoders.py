@@ -8,6 +8,7 @@ not depend on the weight, and small constants that are equal, are written once i
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,11 @@ RANGE_OPSET, SUM_OPSET, SCATTER_OPSET, MOD_OPSET, SLICE_INPUTS_OPSET = 11, 11, 1
 NAME_BYTES = 3  # of the names that new tensors get, as long as they are few
 CONSTANT_NODE_BYTES = 30  # around the tensor of a Constant node
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# What the tensors of decoders are called, and become where a function that holds them is written out. ``expand`` knows
+# them by it, so it stays as it is, and ``strip-metadata`` leaves such names.
+WRITTEN_NAME = re.compile(r"_[0-9a-zA-Z]{1,4}(_\d+)*")
+MIN_BYTES = 64  # no decoder is smaller than that
+FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger, and no decoder computes more
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +138,7 @@ class Writer:
         """Let every Gather that reads the constant's rows read those of its codes, and decode what it found."""
         graph = self.graph
         for reader in list(constant.outputs):
-            place = next(each for each in graph.scopes if any(node is reader for node in each.graph.nodes))
+            place = next(each for each in graph.scopes if each.graph.holds(reader))
             ids = Given((1,), INDEX, reader.inputs[1])
             found = rows_at(term, constant.shape[0], ids)
             if not isinstance(found, Apply):

@@ -1,26 +1,30 @@
-"""Decode compact storage: what standard operators compute from constants alone becomes a constant again.
+"""Decode compact storage: what ``store-compact`` wrote as nodes over constants becomes a constant again.
 
     W = Reshape(Gather(table, Cast(bytes)), shape)   ->   W = constant
 
-A decoder is known by its structure: only the operators that ``graph.decoders`` writes, in the forms that it
-writes, over constants. They are computed in numpy exactly as ONNX defines them.
+A decoder is known by what ``graph.decoders`` writes: its nodes have no names and the forms of ``decoder_steps``, what
+they read is called ``_0``, ``_1``, ... Nodes of the user's that compute from constants are left as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.ir.writer import node_proto, ordered, tensor_proto
+from onnxcomp.graph.storage.decoder_steps import TYPES, step_of
+from onnxcomp.graph.storage.decoders import INTERNED_BYTES, WRITTEN_NAME
 from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
-from onnxcomp.numerics.encodings.expression import OPERATORS, Array
+from onnxcomp.numerics.encodings.expression import Array
 
 KEPT_BYTES = 2**21  # tables up to this size are kept for the next weight
 
@@ -28,33 +32,63 @@ KEPT_BYTES = 2**21  # tables up to this size are kept for the next weight
 def expand(model: Model) -> Model:
     """The model with every decoder replaced by the plain tensor that it computes; the model itself if it has none."""
     graph = open_graph(model)
-    decoders = Decoders(graph)
-    found = list(decoders.outputs())
+    found = list(Decoders(graph).computed())
     if not found:
         return model
-    for scope, node in found:
-        output = node.outputs[0]
-        plain = Constant(output.name, decoders.value(output), graph.model)
-        plain.as_node = scope.kind == "function"
+    for each in found:
+        output = each.node.outputs[0]
+        plain = Constant(output.name, each.values, graph.model)
+        plain.as_node = each.scope.kind == "function"
         plain.was_used = True
-        scope.constants.append(plain)
+        each.scope.constants.append(plain)
         graph.replace_reads(output, plain)
-        for each in graph.scopes:
-            each.graph.outputs = [plain if out is output else out for out in each.graph.outputs]
+        for scope in graph.scopes:
+            scope.graph.outputs = [plain if out is output else out for out in scope.graph.outputs]
     return close_graph(graph)
 
 
 def differing_constants(before: Model, after: Model) -> list[str]:
     """The constants of ``before`` that ``after`` computes by a decoder that gives other values, by their keys."""
     earlier = constants_by_key(open_graph(before))
-    graph = open_graph(after)
-    decoders = Decoders(graph)
+    decoders = Decoders(open_graph(after))
     different = []
     for scope, node in decoders.outputs():
         key = scope.key(node.outputs[0].name)
-        if key in earlier and not same_bits(np.asarray(earlier[key].values), decoders.value(node.outputs[0])):
-            different.append(key)
+        if key in earlier:
+            values = decoders.value_or_none(node.outputs[0])
+            if values is None or not same_bits(np.asarray(earlier[key].values), values):
+                different.append(key)
     return different
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """The last node of a decoder, where it stands, and what the decoder computes."""
+
+    graph: Graph
+    scope: Scope
+    node: Node
+    values: Array
+
+    @property
+    def key(self) -> str:
+        """The name by which the whole model knows the tensor."""
+        return self.scope.key(self.node.outputs[0].name)
+
+    def alone(self) -> ModelProto:
+        """A model without inputs whose one output is what the decoder computes."""
+        nodes, constants = above(self.node)
+        output = self.node.outputs[0]
+        kind = helper.np_dtype_to_tensor_dtype(self.values.dtype)
+        body = helper.make_graph(
+            [node_proto(self.graph, each) for each in ordered(nodes)],
+            "decoder",
+            [],
+            [helper.make_tensor_value_info(output.name, kind, self.values.shape)],
+            [tensor_proto(self.graph, each, each.name) for each in constants],
+        )
+        imports = [helper.make_opsetid("", self.scope.opset)]
+        return helper.make_model(body, opset_imports=imports, ir_version=max(4, self.graph.ir_version))
 
 
 class Decoders:
@@ -66,96 +100,70 @@ class Decoders:
         self._kept: dict[int, Array] = {}
         self._outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
 
+    def computed(self) -> Iterator[Decoder]:
+        """All decoders with their values; left out are those that hold other values than any decoder does."""
+        for scope, node in self.outputs():
+            values = self.value_or_none(node.outputs[0])
+            if values is not None:
+                yield Decoder(self.graph, scope, node, values)
+
     def outputs(self) -> Iterator[tuple[Scope, Node]]:
         """The last nodes of all decoders, with their scopes: something else than a decoder reads their output."""
         for scope, node in self.graph.nodes():
             if self.is_decoder(node):
                 output = node.outputs[0]
-                if id(output) in self._outputs or any(not self.is_decoder(each) for each in output.outputs):
+                if id(output) in self._outputs or any(not self._is_step_on(each, output) for each in output.outputs):
                     yield scope, node
 
     def is_decoder(self, node: gs.Node) -> bool:
-        """Whether the node computes a step of a decoder: all its inputs are constants or such steps."""
+        """Whether the node computes a step of a decoder: all its inputs are a decoder's constants or such steps."""
         if id(node) not in self._known:
-            self._known[id(node)] = _step(node) is not None and all(self._is_constant(each) for each in node.inputs)
+            parts = node.inputs
+            is_written = any(WRITTEN_NAME.fullmatch(each.name) for each in parts)
+            self._known[id(node)] = step_of(node) is not None and is_written and all(map(self._is_part, parts))
         return self._known[id(node)]
 
-    def _is_constant(self, tensor: Any) -> bool:
-        if isinstance(tensor, Constant):
-            return True
-        return len(tensor.inputs) == 1 and self.is_decoder(tensor.inputs[0])
+    def _is_step_on(self, node: gs.Node, tensor: Any) -> bool:
+        return WRITTEN_NAME.fullmatch(tensor.name) is not None and self.is_decoder(node)
 
-    def value(self, tensor: Any) -> Array:
-        """The values of a tensor that a decoder computes."""
+    def _is_part(self, tensor: Any) -> bool:
+        is_written = WRITTEN_NAME.fullmatch(tensor.name) is not None
+        if isinstance(tensor, Constant):  # small ones may have been merged with the user's
+            return tensor.data_type in TYPES and (is_written or tensor.nbytes <= INTERNED_BYTES)
+        return is_written and len(tensor.inputs) == 1 and self.is_decoder(tensor.inputs[0])
+
+    def value_or_none(self, tensor: Any) -> Array | None:
+        """The values of a tensor that a decoder computes; None where its constants are no decoder's."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
+                return self._value(tensor)
+        except (ValueError, IndexError, TypeError):
+            return None
+
+    def _value(self, tensor: Any) -> Array:
         if isinstance(tensor, Constant):
             return np.asarray(tensor.values)
         if id(tensor) in self._kept:
             return self._kept[id(tensor)]
-        step = _step(tensor.inputs[0])
+        step = step_of(tensor.inputs[0])
         assert step is not None
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
-            result = np.asarray(step(*(self.value(each) for each in tensor.inputs[0].inputs)))
+        result = np.asarray(step(*(self._value(each) for each in tensor.inputs[0].inputs)))
         if result.nbytes <= KEPT_BYTES and len(tensor.outputs) > 1:
             self._kept[id(tensor)] = result
         return result
 
 
-def _step(node: gs.Node) -> Callable[..., Array] | None:
-    """What the node does to its inputs' values, or None where no decoder has such a node."""
-    if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1 or not node.outputs[0].name:
-        return None
-    count = {"Slice": 3, "Reshape": 2, "CumSum": 2, "Range": 3, "ScatterElements": 3, "Scatter": 3}
-    attrs = dict(node.attrs)
-    if any(isinstance(value, gs.Node.AttributeRef) for value in attrs.values()):
-        return None
-    match node.op:
-        case "Add" | "Sub" | "Mul" | "Mod" | "Div" | "MatMul" if not attrs and len(node.inputs) == 2:
-            return OPERATORS[node.op]
-        case "Cast" if set(attrs) == {"to"}:
-            kind = helper.tensor_dtype_to_np_dtype(attrs["to"])
-            return lambda data: data.astype(kind)
-        case "Gather" if not attrs.get("axis", 0):
-            return OPERATORS["Gather"]
-        case "Concat" if attrs == {"axis": 0}:
-            return OPERATORS["Concat"]
-        case "Transpose" if set(attrs) == {"perm"}:
-            return lambda data: np.transpose(data, attrs["perm"])
-        case "Slice" if set(attrs) == {"starts", "ends"} and attrs["starts"] == [0] and len(attrs["ends"]) == 1:
-            return lambda data: data[: attrs["ends"][0]]
-        case "ConstantOfShape" if isinstance(attrs.get("value"), AttributeProto):
-            value = numpy_helper.to_array(attrs["value"].t)
-            return lambda shape: np.full(shape, value[0], value.dtype)
-        case "Slice" | "Reshape" | "CumSum" | "Range" | "ScatterElements" | "Scatter" if not attrs:
-            return _WITH_INPUTS[node.op] if len(node.inputs) == count[node.op] else None
-    return None
-
-
-def _sliced(data: Array, starts: Array, ends: Array) -> Array:
-    found: Array = data[int(starts[0]) : int(ends[0])]
-    return found
-
-
-def _reshaped(data: Array, shape: Array) -> Array:
-    return data.reshape([data.shape[axis] if size == 0 else int(size) for axis, size in enumerate(shape)])
-
-
-def _summed(data: Array, axis: Array) -> Array:
-    return np.cumsum(data, axis=int(axis), dtype=data.dtype)
-
-
-def _counted(start: Array, limit: Array, step: Array) -> Array:
-    return np.arange(int(start), int(limit), int(step), dtype=start.dtype)
-
-
-def _scattered(data: Array, index: Array, updates: Array) -> Array:
-    return OPERATORS["ScatterElements"](data, index, updates)
-
-
-_WITH_INPUTS: dict[str, Callable[..., Array]] = {
-    "Slice": _sliced,
-    "Reshape": _reshaped,
-    "CumSum": _summed,
-    "Range": _counted,
-    "ScatterElements": _scattered,
-    "Scatter": _scattered,
-}
+def above(node: Node) -> tuple[frozenset[Node], set[Constant]]:
+    """The nodes and constants that a decoder's last node is computed from, itself included."""
+    nodes: set[Node] = set()
+    constants: set[Constant] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        nodes.add(current)
+        for tensor in current.inputs:
+            if isinstance(tensor, Constant):
+                constants.add(tensor)
+            else:
+                waiting.extend(each for each in tensor.inputs if each not in nodes)
+    return frozenset(nodes), constants

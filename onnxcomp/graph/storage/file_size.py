@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 from onnx import TensorProto
@@ -48,27 +47,13 @@ def _with_header(name: str, dims_bytes: int, data_bytes: int, as_node: bool) -> 
     return message_bytes(TENSOR_BYTES + len(name.encode()) + 2 * dims_bytes + data_bytes + around)
 
 
-@dataclass(eq=False)
-class Freed:
-    """Nodes and constants that nothing would need any more."""
+def freed_by(targets: Iterable[Any], outputs: Set[int]) -> Iterator[Node | Constant]:
+    """What would become unused if the targets were known instead of computed, nearest first.
 
-    nodes: list[Node] = field(default_factory=list)
-    constants: list[Constant] = field(default_factory=list)
-
-    def bytes(self, graph: Graph) -> int:
-        """What the file would lose with them."""
-        return sum(node_bytes(graph, each) for each in self.nodes) + sum(map(constant_bytes, self.constants))
-
-
-def freed_by(graph: Graph, targets: Iterable[Any]) -> Freed:
-    """What would become unused if the targets were known instead of computed.
-
-    Nodes with subgraphs are counted as staying, and so is what they read.
+    outputs: ids of all graphs' outputs. Nodes with subgraphs are counted as staying, and so is what they read.
     """
     replaced = set(targets)
-    outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
     reads: dict[Any, int] = {}
-    freed = Freed()
     gone: set[Node] = set()
 
     def unneeded(tensor: Any) -> bool:
@@ -81,13 +66,12 @@ def freed_by(graph: Graph, targets: Iterable[Any]) -> Freed:
         if node in gone or subgraphs_of(node) or not all(unneeded(out) for out in node.outputs):
             continue
         gone.add(node)
-        freed.nodes.append(node)
+        yield node
         for tensor in node.inputs:
             reads[tensor] = reads.get(tensor, len(tensor.outputs)) - 1
             if not unneeded(tensor):
                 continue
             if isinstance(tensor, Constant):
-                freed.constants.append(tensor)
+                yield tensor
             elif (maker := producer(tensor)) is not None:
                 waiting.append(maker)
-    return freed

@@ -31,6 +31,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
 from onnxcomp.graph.ir.rewire import ONNX_DOMAINS, key_holders, renew_keys
 from onnxcomp.graph.ir.writer import copy_fields
+from onnxcomp.graph.storage.decoders import WRITTEN_NAME
 from onnxcomp.graph.weights.roles import weights
 
 Keep = Callable[[str], bool]
@@ -161,7 +162,8 @@ class Trimmer:
         """Give inner tensors short names, the shortest to those used most, and inner nodes none.
 
         The names of the main graph's inputs and outputs stay, and those of functions' parameters. So do the
-        names of weights and nodes that ``selects`` leaves out: by these, later steps leave them alone too.
+        names of weights and nodes that ``selects`` leaves out: by these, later steps leave them alone too. And so do
+        those in decoders, by which ``expand`` knows them.
         """
         spared = self._spared(selects)
         names = self._short_names(spared) if self.selects("long names") else {}
@@ -203,7 +205,7 @@ class Trimmer:
             fixed |= {_name_of(each) for each in scope.overridable}
             tensors: tuple[Any, ...] = (*_variables(scope), *scope.constants)
             inner += [each for each in tensors if each not in interface and each.name]
-        fixed |= {each.name for each in inner if id(each) in spared}
+        fixed |= {each.name for each in inner if id(each) in spared or WRITTEN_NAME.fullmatch(each.name)}
         inner = [each for each in dict.fromkeys(inner) if each.name not in fixed]
         inner.sort(key=lambda each: -len(each.outputs))
         free = (name for name in _names_by_length() if name not in fixed)

@@ -69,7 +69,7 @@ def bias_of(graph: Graph, scope: Scope, node: Node, channels: int) -> Bias | str
 def _added(graph: Graph, scope: Scope, node: Node, channels: int) -> Bias | str:
     product = node.outputs[0]
     add = product.outputs[0] if len(product.outputs) == 1 and not graph.is_output(product) else None
-    if add is None or not is_onnx(add, "Add") or not any(each is add for each in scope.graph.nodes):
+    if add is None or not is_onnx(add, "Add") or not scope.graph.holds(add):
         return "no bias is added to it"
     index = 1 if add.inputs[0] is product else 0
     if not _fits(add.inputs[index], channels):

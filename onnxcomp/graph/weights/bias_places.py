@@ -16,7 +16,8 @@ import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, has_references, inner_reads, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.ir.rewire import given, has_references, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.ir.writer import ordered
 
 FORM = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
@@ -127,7 +128,7 @@ def _sole_reader(graph: Graph, tensor: Any, op: str) -> Node | None:
     if len(tensor.outputs) != 1 or graph.is_output(tensor):
         return None
     reader: Node = tensor.outputs[0]
-    return reader if is_onnx(reader, op) and any(each is reader for each in graph.main.graph.nodes) else None
+    return reader if is_onnx(reader, op) and graph.main.graph.holds(reader) else None
 
 
 def _insert_add(graph: Graph, place: BiasPlace, shift: Array) -> str | None:

@@ -150,21 +150,30 @@ def compose(base: Model, sources: Mapping[str, Model]) -> Model:
     This is how a value pass is taken back, weight by weight: the old array is put back.
     """
     graph = open_graph(base)
-    constants: dict[int, dict[str, Constant]] = {}
-    opened: list[Graph] = []
-    for source in {id(each): each for each in sources.values()}.values():
-        other = open_graph(source)
-        opened.append(other)
-        constants[id(source)] = constants_by_key(other)
+    opened = {id(each): open_graph(each) for each in sources.values()}
+    constants = {key: constants_by_key(each) for key, each in opened.items()}
     for name, own in constants_by_key(graph).items():
         if name not in sources:
             continue
-        source = sources[name]
-        own.values = constants[id(source)][name]._values
+        source = id(sources[name])
+        own.values = constants[source][name]._values
         graph.encodings.pop(name, None)
-        if name in source.encodings:
-            graph.encodings[name] = source.encodings[name]
+        if name in opened[source].encodings:
+            graph.encodings[name] = opened[source].encodings[name]
     return close_graph(graph)
+
+
+def with_true_encodings(model: Model) -> Model:
+    """The model without encodings that do not make their weights' values; the model itself where all do.
+
+    Another tool may have changed weights and kept the note of how they were made.
+    """
+    if not model.encodings:
+        return model
+    graph = open_graph(model)
+    held = constants_by_key(graph)
+    true = {key: each for key, each in graph.encodings.items() if each.encode(held[key].values) is not None}
+    return model if len(true) == len(model.encodings) else model.with_proto(model.proto, true)
 
 
 def constants_by_key(graph: Graph) -> dict[str, Constant]:

@@ -62,6 +62,15 @@ def split_shape(shape: tuple[int, ...], axis: int | None, block_size: int | None
     return (*shape[:axis], shape[axis] // block_size, block_size, *shape[axis + 1 :])
 
 
+def _broadcasts(parameter: Array, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is one for all, or has the rank of the shape and 1 or the size along each axis."""
+    if parameter.ndim == 0:
+        return True
+    return parameter.ndim == len(shape) and all(
+        own in (1, size) for own, size in zip(parameter.shape, shape, strict=True)
+    )
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Encoding(ABC):
     """Parameters from which codes become values of type ``dtype`` (a float type's name)."""
@@ -117,14 +126,13 @@ class ScaledEncoding(Encoding):
     block_size: int | None = None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        if self.axis is not None and self.axis >= len(shape):
+        if self.axis is not None and not 0 <= self.axis < len(shape):
             return False
-        if self.axis is not None and self.block_size is not None and shape[self.axis] % self.block_size:
+        block_size = self.block_size
+        if self.axis is not None and block_size is not None and (block_size < 1 or shape[self.axis] % block_size):
             return False
-        if self.scale is None:
-            return True
         split = split_shape(shape, self.axis, self.block_size)
-        return self.scale.ndim in (0, len(split)) and np.broadcast_shapes(self.scale.shape, split) == split
+        return self.scale is None or _broadcasts(self.scale, split)
 
     def _split(self, values: Array) -> Array:
         return values.reshape(split_shape(values.shape, self.axis, self.block_size))
@@ -148,6 +156,11 @@ class GridEncoding(ScaledEncoding):
     @property
     def level_count(self) -> int:
         return self.levels
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        if not super().fits(shape):
+            return False
+        return _broadcasts(self.zero_point, split_shape(shape, self.axis, self.block_size))
 
     def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
         compute = compute_dtype(float_dtype(self.dtype))
@@ -209,7 +222,7 @@ class VectorEncoding(Encoding):
         return int(self.codebook.shape[0])
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
+        return 0 <= self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
 
     def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
         moved = (*shape[: self.axis], *shape[self.axis + 1 :], shape[self.axis])
@@ -263,10 +276,7 @@ class RescaledEncoding(Encoding):
         return self.inner.level_count
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        broadcasts = self.factor.ndim == len(shape) and all(
-            own in (1, size) for own, size in zip(self.factor.shape, shape, strict=True)
-        )
-        return broadcasts and self.inner.fits(shape)
+        return self.factor.ndim == len(shape) and _broadcasts(self.factor, shape) and self.inner.fits(shape)
 
     def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
         values = self.inner.decode(codes, shape)

@@ -1,7 +1,8 @@
 """Formulas over arrays: what a decoder computes, before it becomes nodes.
 
 A ``Term`` is a literal array or an operator over terms. It knows its shape and type without being computed,
-its literals are made when asked for, ``evaluate`` computes it in numpy exactly as ONNX defines the operators.
+its literals are made when asked for, ``evaluate`` computes it in numpy exactly as ONNX defines the operators
+on what decoders hand to them: integers not below 0 to Div and Mod, values that the new type holds to Cast.
 Operators carry ONNX's names; what is an input of small integers in ONNX (a shape, an end) is an attribute here.
 """
 
@@ -87,7 +88,9 @@ def gather(data: Term, index: Term) -> Term:
 
 
 def binary(op: str, left: Term, right: Term) -> Term:
-    """Add, Sub, Mul, Div or Mod (of integers not below 0) with broadcasting."""
+    """Add, Sub, Mul, or of integers Div or Mod, with broadcasting."""
+    if op in ("Div", "Mod") and not np.issubdtype(left.dtype, np.integer):
+        raise ValueError(f"{op} of {left.dtype}: decoders divide integers only")
     return Apply(np.broadcast_shapes(left.shape, right.shape), left.dtype, op, (left, right))
 
 
@@ -141,6 +144,14 @@ def _take(data: Array, index: Array) -> Array:
     return np.take(data, index, axis=0)
 
 
+def _divided(left: Array, right: Array) -> Array:
+    """Integers divided toward zero, as ONNX does; // goes to the next lower one."""
+    quotient: Array = left // right
+    if (left < 0).any() or (right < 0).any():
+        quotient = quotient + ((left % right != 0) & ((left < 0) != (right < 0)))
+    return quotient.astype(left.dtype, copy=False)
+
+
 def _scatter(data: Array, index: Array, updates: Array) -> Array:
     result = np.array(data)
     result[index] = updates
@@ -151,8 +162,8 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Add": lambda left, right: left + right,
     "Sub": lambda left, right: left - right,
     "Mul": lambda left, right: left * right,
-    "Div": lambda left, right: left // right,
-    "Mod": lambda left, right: left % right,
+    "Div": _divided,
+    "Mod": lambda left, right: left % right,  # the sign is the divisor's, as it is without fmod
     "MatMul": lambda left, right: left @ right,
     "Gather": _take,
     "Cast": lambda data, to: data.astype(to),

@@ -6,6 +6,7 @@ of the singular values, so that neither is harder to quantize than the other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,29 +21,57 @@ OVERSAMPLE = 32
 POWER_ITERATIONS = 6
 
 
-def truncated_svd(matrix: Array, rank: int, *, seed: int = 0) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class Svd:
+    """A singular value decomposition, of which the vectors may be there for the largest values only: left (m, r),
+    values (min(m, n),), right (r, n)."""
+
+    left: Array
+    values: Array
+    right: Array
+
+    @property
+    def rank(self) -> int:
+        """How many vectors there are."""
+        return len(self.right)
+
+    def error(self, rank: int) -> float:
+        """The squared error of the best matrix of that rank, over the squared norm."""
+        power = np.square(self.values.astype(np.float64))
+        return float(power[rank:].sum() / power.sum()) if power.any() else 0.0
+
+
+def svd(matrix: Array, rank: int) -> Svd:
+    """The decomposition of a matrix (m, n) of any float type with the first ``rank`` vectors."""
+    left, values, right = _decomposed(_computed(matrix))
+    return Svd(left[:, :rank].copy(), values, right[:rank].copy())
+
+
+def truncated_svd(matrix: Array, rank: int, *, seed: int = 0, known: Svd | None = None) -> tuple[Array, Array]:
     """left (m, r) and right (r, n) whose product is nearest to the matrix (m, n), r = min(rank, m, n).
 
     In the matrix's type, computed in float64 for float64, else in float32. Where both sides are above
     1,536 and the rank is below a quarter of the smaller, by subspace iteration from a seeded start (Halko,
-    Martinsson, Tropp 2011), whose error is within a thousandth of the optimum on weights.
+    Martinsson, Tropp 2011), whose error is within a thousandth of the optimum on weights; known: the decomposition
+    to take where that is not so, as far as its vectors reach. It changes no bit.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    plain = np.asarray(matrix).astype(compute_dtype(matrix.dtype))
-    smaller = min(plain.shape)
+    smaller = min(matrix.shape)
     rank = min(rank, smaller)
     if smaller > LARGE and rank + OVERSAMPLE < smaller // 4:
-        left, values, right = _randomized(plain, rank, seed)
+        left, values, right = _randomized(_computed(matrix), rank, seed)
+    elif known is not None and known.rank >= rank:
+        left, values, right = known.left, known.values, known.right
     else:
-        left, values, right = _decomposed(plain)
+        left, values, right = _decomposed(_computed(matrix))
     root = np.sqrt(values[:rank])
     return (left[:, :rank] * root).astype(matrix.dtype), (root[:, None] * right[:rank]).astype(matrix.dtype)
 
 
 def singular_values(matrix: Array) -> Array:
     """The singular values (min(m, n),), largest first, of a matrix of any float type."""
-    values: Array = np.linalg.svd(np.asarray(matrix).astype(compute_dtype(matrix.dtype)), compute_uv=False)
+    values: Array = np.linalg.svd(_computed(matrix), compute_uv=False)
     return values
 
 
@@ -53,6 +82,11 @@ def rank_for(values: Array, *, energy: float) -> int:
         return 1
     # The last few bits of the sum must not ask for one rank more than there are.
     return min(int(np.searchsorted(power, energy * power[-1] * (1 - 1e-12))) + 1, power.size)
+
+
+def _computed(matrix: Array) -> Array:
+    """The matrix in the type to compute in."""
+    return np.asarray(matrix).astype(compute_dtype(matrix.dtype))
 
 
 def _decomposed(matrix: Array) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ def source_digest(model: Model) -> str:
     """Of the file that a model was read from, else of its content."""
     if model.path is not None:
         return file_digest(model.path)
-    return digest(unseeded(model).proto.SerializeToString(deterministic=True))
+    return digest(unseeded(model).as_written.SerializeToString(deterministic=True))
 
 
 def result_digest(model: Model) -> str | None:

@@ -9,19 +9,24 @@ tensors can be compared with those of the model after them and no earlier one, w
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from onnxcomp.contract import Context, Pass
+from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.graph.ir.provenance import Origins, Reference, since
 from onnxcomp.model import Model
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """A model, and ``reference``: as it was before the first pass that lost anything (itself, if none did)."""
+    """A model, and ``reference``: as it was before the first pass that lost anything (itself, if none did).
+
+    origins: what tensors of the model that were cut or rescaled since are in the reference.
+    """
 
     current: Model
     reference: Model
     is_exact: bool = True
+    origins: Origins = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model) -> Lineage:
@@ -30,13 +35,14 @@ class Lineage:
 
     def context(self, context: Context) -> Context:
         """The context for the next pass."""
-        return dataclasses.replace(context, original=self.reference)
+        return dataclasses.replace(context, reference=Reference(self.reference, self.origins))
 
-    def after(self, rewrite: Pass, model: Model) -> Lineage:
+    def after(self, rewrite: Pass, model: Model, outcome: Outcome) -> Lineage:
         """With ``model`` as what the pass left."""
-        is_exact = self.is_exact and rewrite.effect.is_exact
-        return Lineage(model, model if is_exact else self.reference, is_exact)
+        if self.is_exact and rewrite.effect.is_exact:
+            return Lineage.of(model)
+        return Lineage(model, self.reference, is_exact=False, origins=since(outcome.origins, self.origins))
 
     def lost(self, model: Model) -> Lineage:
-        """With ``model``, of which something was lost on the way."""
-        return Lineage(model, self.reference, is_exact=False)
+        """With ``model``, of which something was lost on the way, and no tensor cut or rescaled."""
+        return Lineage(model, self.reference, is_exact=False, origins=self.origins)

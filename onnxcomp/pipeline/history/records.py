@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from onnxcomp.contract import Context, Outcome, Pass, parameters
+from onnxcomp.contract import Choice, Context, Outcome, Pass, own_choice, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.receipt import Application, Entry
 
 
-def application(
-    rewrite: Pass, context: Context, outcome: Outcome, include: Sequence[str] | None = None
-) -> Application:
-    """How to apply the pass again as it was applied in this context, limited to ``include``, or to what it came to
-    before the deadline."""
+def application(rewrite: Pass, context: Context, outcome: Outcome, choice: Choice | None = None) -> Application:
+    """How to apply the pass again as it was applied in this context, at ``choice``, or at what it came to before the
+    deadline."""
     if outcome.is_cut_short:
-        include = [each.name for each in outcome.changed]
+        done = own_choice(each.name for each in outcome.changed)
+        choice = done if choice is None else {name: choice[name] for name in done if name in choice}
     return Application(
         rewrite=rewrite.pass_name(),
         parameters=parameters_of(rewrite),
-        include=None if include is None else list(include),
+        choice=None if choice is None else {name: dict(fields) for name, fields in choice.items()},
         exclude=list(context.exclude),
         on_data=rewrite.draws_on_data(calibration=context.calibration is not None),
     )

@@ -13,13 +13,13 @@ import onnx
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData, Sequences
-from onnxcomp.contract import Context, Pass
+from onnxcomp.contract import Context, Outcome, Pass, is_composed
 from onnxcomp.errors import CalibrationError, ModelError, RecipeError
 from onnxcomp.graph.ir.seeds import seeded, unseeded
-from onnxcomp.graph.weights.roles import compose
+from onnxcomp.graph.weights.roles import compose, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import Result, open_data, silent, tuner_for
-from onnxcomp.pipeline.apply import apply_pass, put_back
+from onnxcomp.pipeline.apply import apply_choice, put_back
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import pass_again
@@ -48,7 +48,7 @@ def replay(
     known = str(receipt.source.get("sha256"))
     if known != source_digest(model):
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
-    model = seeded(model).for_a_run()
+    model = with_true_encodings(seeded(model)).for_a_run()
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None, min_ort=_min_ort(receipt), custom_ops=custom_ops)
     data = None if calibration is None else _data(model, calibration, target, receipt)
     context = Context(
@@ -110,21 +110,20 @@ def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
             before = line
         part = (fit if application.fitted else data) if application.on_data else None
         given = before.context(dataclasses.replace(context, calibration=part))
-        after = _apply_again(before.current, rewrite, application, given)
-        if application.beside:
-            after = compose(line.current, dict.fromkeys(application.include or (), after))
-        line = line.after(rewrite, after)
+        swapped = application.beside and is_composed(rewrite)
+        after, outcome = _apply_again((before if swapped else line).current, rewrite, application, given)
+        if swapped:
+            after = compose(line.current, dict.fromkeys(application.choice or (), after))
+        line = line.after(rewrite, after, outcome)
     return line.current
 
 
-def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> Model:
-    limited = dataclasses.replace(
-        context,
-        include=None if application.include is None else frozenset(application.include),
-        exclude=tuple(application.exclude),
-    )
-    after, _ = apply_pass(current, rewrite, limited)
-    return put_back(after, current, application.restore) if application.restore else after
+def _apply_again(
+    current: Model, rewrite: Pass, application: Application, context: Context
+) -> tuple[Model, Outcome]:
+    context = dataclasses.replace(context, exclude=tuple(application.exclude))
+    after, outcome = apply_choice(current, rewrite, application.choice, context)
+    return put_back(after, current, application.restore) if application.restore else after, outcome
 
 
 def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target: Target) -> Callable[[Model], float]:

@@ -12,29 +12,30 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.contract import Choice, Context, Outcome, Pass, SitePass, own_choice
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, put_back
+from onnxcomp.pipeline.apply import apply_choice, only_values, put_back
 from onnxcomp.receipt import Entry
 from onnxcomp.verify import Verdict, Verifier
 
 Evaluate = Callable[[Model], float]
-Again = Callable[[Context], tuple[Model, Outcome]]
-"""Does a step once more in a context that is limited to some names."""
+Again = Callable[[Choice], tuple[Model, Outcome]]
+"""Does a step once more at some sites."""
 
 GROUPS = 64  # at most so many single measurements; more names share one
 FEWER = 0.75  # of what did not verify, at most this share is kept: eight attempts come down to a tenth
 VERIFY_ATTEMPTS = 8  # what fails on the verification part is tried again, stricter
 STRICTER = 0.7
+MOST_CULPRITS = 4  # of an exact step, whose other changes are kept
 
 
 @dataclass(frozen=True)
 class Remainder:
     """What is left of a step.
 
-    kept, taken: names; own: name -> divergence when it alone is changed. ``by_value``: the weights were put
-    back, so replaying applies the whole step and restores them; else the step is applied to ``kept`` only.
+    kept, taken: names; own: name -> divergence when it alone is changed. ``by_value``: what a weight became depends on
+    the others, so replaying applies the whole step and puts these back; else the step is applied at ``kept`` only.
     """
 
     model: Model
@@ -45,8 +46,13 @@ class Remainder:
     by_value: bool
 
     def taken_entries(self) -> list[Entry]:
-        """What was taken back, with the divergence that each alone made."""
-        return [Entry(name, "taken back", {"divergence_alone": self.own[name]}) for name in self.taken]
+        """What was taken back, with the divergence that each alone made, or that each alone fails."""
+        return [
+            Entry(name, "taken back", {"divergence_alone": self.own[name]})
+            if math.isfinite(self.own[name])
+            else Entry(name, "taken back, it fails alone")
+            for name in self.taken
+        ]
 
 
 def energy_of(verifier: Verifier) -> Evaluate:
@@ -81,6 +87,24 @@ def verified_part(
     return rest, verdict
 
 
+def culprits(names: Sequence[str], holds_without: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The few changes without which a step holds, each found by bisection; none where that takes more, or all."""
+    left = list(names)
+    found: list[str] = []
+    while len(left) > 1 and len(found) < MOST_CULPRITS:
+        low, high = 0, len(left)  # with the first of them it holds, with the others not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if holds_without([*found, *left[middle:]]):
+                low = middle
+            else:
+                high = middle
+        found.append(left.pop(low))
+        if holds_without(found):
+            return found
+    return []
+
+
 def take_back(
     before: Model,
     after: Model,
@@ -95,21 +119,24 @@ def take_back(
 ) -> Remainder:
     """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``.
 
-    again: does the step in a limited context, where it is more than the pass alone; then no value is put back.
+    Values are put back where a step changed no more than these: what they became alone need not be computed.
+
+    again: does the step at some sites, where it is more than the pass alone; then no value is put back.
     previous: what an earlier call with a looser limit left and did not verify. Its single measurements are
     used again, and at most ``FEWER`` of what it kept is kept.
     """
     names = list(dict.fromkeys(each.name for each in outcome.changed))
-    by_value = again is None and only_values(before, after, names)
+    swapped = again is None and only_values(before, after, names)
+    by_value = swapped and not (isinstance(rewrite, SitePass) and rewrite.composes())
 
     def apply(kept: Sequence[str]) -> tuple[Model, Outcome]:
-        limited = limited_to(context, kept)
-        return apply_pass(before, rewrite, limited) if again is None else again(limited)
+        choice = own_choice(kept)
+        return apply_choice(before, rewrite, choice, context) if again is None else again(choice)
 
     def partial(kept: Sequence[str]) -> Model:
         if not kept:
             return before
-        if by_value:
+        if swapped:
             return compose(before, dict.fromkeys(kept, after))
         return apply(kept)[0]
 
@@ -126,7 +153,7 @@ def take_back(
     keep = _longest_prefix(groups[: most + 1], partial, evaluate, limit, context)
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
-    if by_value or not kept:
+    if swapped or not kept:
         return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
     model, rerun = apply(kept)
     return Remainder(model, rerun, kept, taken, own, by_value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.report.profile_segments import Segments, with_names
@@ -19,31 +20,49 @@ Rebuild = Callable[[Sequence[str]], Model | None]
 """The model with the rewrite at these nodes only; None where nothing is left of it."""
 Tell = Callable[[int, int, str], None]
 
-ROUNDS = 5
-LITTLE_GAINS = (1.0, 0.8, 0.6)  # time after over time before, from which on all such nodes are left out at once
-LEAST_GAIN = 0.6  # a node that gains more than this is never proposed
-BORDERING = 4  # nodes at a border proposed in one round
-BEHIND = 2  # nodes one away from a border, with what stands between
-WORST = 2  # and nodes anywhere that are slower than before
-BETTER = 0.985  # a proposal must bring the latency to this ratio
-GROWING = 1.1  # and one that makes the file this much larger
-BETTER_GROWING = 0.95  # to this
-MOST_S = 60.0  # spent on proposals, beside the one under way
+
+@dataclass(frozen=True)
+class Ablation:
+    """What the choice of nodes goes by. Gains are time after over time before, of a node or the whole.
+
+    little_gains: from which on all such nodes are left out at once. least_gain: a node that gains more than this is
+    never proposed. bordering: nodes at a border proposed in one round; behind: nodes one away from a border, with what
+    stands between; worst: and nodes anywhere that are slower than before. better: a proposal must bring the latency to
+    this ratio; better_growing: and one that makes the file ``growing`` times as large to this. most_s: seconds spent on
+    proposals, beside the one under way.
+    """
+
+    rounds: int = 5
+    little_gains: tuple[float, ...] = (1.0, 0.8, 0.6)
+    least_gain: float = 0.6
+    bordering: int = 4
+    behind: int = 2
+    worst: int = 2
+    better: float = 0.985
+    growing: float = 1.1
+    better_growing: float = 0.95
+    most_s: float = 60.0
 
 
 def faster_nodes(
-    before: Model, after: Model, names: Sequence[str], rebuild: Rebuild, course: Course, tell: Tell
+    before: Model,
+    after: Model,
+    names: Sequence[str],
+    rebuild: Rebuild,
+    course: Course,
+    tell: Tell,
+    tuning: Ablation,
 ) -> list[str]:
     """Those of ``names`` at which the rewrite that made ``after`` pays; all of them where leaving none out helps."""
     started = time.monotonic()
-    tell(0, ROUNDS, "profiling nodes")
+    tell(0, tuning.rounds, "profiling nodes")
     segments, shares = _profiled(before, after, names, course)
     kept, model = list(names), after
-    for index in range(ROUNDS):
-        proposals = _proposals(kept, segments, shares, first=index == 0)
+    for index in range(tuning.rounds):
+        proposals = _proposals(kept, segments, shares, tuning, first=index == 0)
         built: dict[str, Model] = {}
         for number, proposal in enumerate(proposals):
-            if time.monotonic() - started > MOST_S:
+            if time.monotonic() - started > tuning.most_s:
                 break
             tell(number, len(proposals), "leaving out nodes that gain nothing")
             made = rebuild(proposal)
@@ -52,7 +71,7 @@ def faster_nodes(
         if not built:
             break
         ratios = course.race(model, built)
-        fit = [each for each in ratios if ratios[each] <= _enough(model, built[each])]
+        fit = [each for each in ratios if ratios[each] <= _enough(model, built[each], tuning)]
         if not fit:
             break
         best = min(fit, key=lambda each: ratios[each])
@@ -60,9 +79,9 @@ def faster_nodes(
     return kept
 
 
-def _enough(model: Model, made: Model) -> float:
+def _enough(model: Model, made: Model, tuning: Ablation) -> float:
     """The latency ratio to which a proposal must come down: leaving out what is stored small costs bytes."""
-    return BETTER if made.size_bytes <= GROWING * model.size_bytes else BETTER_GROWING
+    return tuning.better if made.size_bytes <= tuning.growing * model.size_bytes else tuning.better_growing
 
 
 def _profiled(before: Model, after: Model, names: Sequence[str], course: Course) -> tuple[Segments, dict[str, float]]:
@@ -74,16 +93,18 @@ def _profiled(before: Model, after: Model, names: Sequence[str], course: Course)
     return segments, {name: left.get(name, 0.0) / spent[name] for name in spent if spent[name] > 0}
 
 
-def _proposals(kept: Sequence[str], segments: Segments, shares: Mapping[str, float], *, first: bool) -> list[list[str]]:
+def _proposals(
+    kept: Sequence[str], segments: Segments, shares: Mapping[str, float], tuning: Ablation, *, first: bool
+) -> list[list[str]]:
     """What to keep instead of ``kept``, in several ways that differ."""
     inside = set(kept)
-    slow = sorted((each for each in kept if shares.get(each, 0.0) > LEAST_GAIN), key=lambda each: -shares[each])
-    bordering = [each for each in slow if _is_at_border(each, inside, segments)][:BORDERING]
-    worst = [each for each in slow if shares[each] > 1 and each not in bordering][:WORST]
-    behind = [group for each in slow if (group := _up_to_border(each, inside, segments))][:BEHIND]
+    slow = sorted((each for each in kept if shares.get(each, 0.0) > tuning.least_gain), key=lambda each: -shares[each])
+    bordering = [each for each in slow if _is_at_border(each, inside, segments)][: tuning.bordering]
+    worst = [each for each in slow if shares[each] > 1 and each not in bordering][: tuning.worst]
+    behind = [group for each in slow if (group := _up_to_border(each, inside, segments))][: tuning.behind]
     out: list[set[str]] = [{each} for each in (*bordering, *worst)] + behind
     if first:
-        out += [{each for each in slow if shares[each] > gain} for gain in LITTLE_GAINS]
+        out += [{each for each in slow if shares[each] > gain} for gain in tuning.little_gains]
     distinct = {frozenset(each): None for each in out if each}
     return [rest for each in distinct if (rest := [name for name in kept if name not in each])]
 

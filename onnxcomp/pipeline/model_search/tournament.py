@@ -17,31 +17,45 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from onnxcomp.budget import Goal
-from onnxcomp.contract import Context, Pass
+from onnxcomp.contract import Context, Pass, Quantity
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title
 from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
-from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
+from onnxcomp.pipeline.model_search.node_ablation import Ablation, faster_nodes
 from onnxcomp.pipeline.model_search.timing import FINAL_S, Course
+from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Entry, Tried
 from onnxcomp.recipe import Apply
 from onnxcomp.verify import Verdict, Verifier
 
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
-HOPEFUL = 1.3  # the same, and what gains at some nodes may still be worth it
-FINALISTS = 4
-NEAR = 1.15  # times the latency of the fastest, and a trial is still looked at
-AS_FAST = 1.015  # times the latency of the fastest, and the smaller error or the smaller file decides
-HARMLESS = 1e-3  # of the budget: below it no error is smaller than another
-FAR_FASTER = 0.9  # times the latency of the fastest within the budget, and one that breaks it is worth more work
-PARTS = 2  # trials taken back in part, at most: each takes tens of evaluations
-CHOSEN_NODES = 2  # trials whose nodes are chosen one by one, at most
-GOAL_SHARE = 0.97  # of a latency goal: what measures more than this has not surely reached it
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tournament goes by, in one place, so that it can be swept. Latencies are ratios to the model before.
+
+    hopeful: a trial that is slower than the model by no more may still be faster at some nodes. near: times the latency
+    of the fastest, and a trial is still looked at. finalists: in the last race, at most. as_fast: times the latency of
+    the fastest, and the smaller error or the smaller file decides. harmless: of the budget; below it no error is
+    smaller than another. far_faster: times the latency of the fastest within the budget, and one that breaks it is
+    worth more work. parts: trials taken back in part, at most; each takes tens of evaluations. chosen_nodes: trials
+    whose nodes are chosen one by one, at most. ablation: of that choice.
+    """
+
+    hopeful: float = 1.3
+    near: float = 1.15
+    finalists: int = 4
+    as_fast: float = 1.015
+    harmless: float = 1e-3
+    far_faster: float = 0.9
+    parts: int = 2
+    chosen_nodes: int = 2
+    ablation: Ablation = field(default_factory=Ablation)
 
 
 @dataclass
@@ -87,8 +101,9 @@ class Trials:
     tuner: Verifier | None
     reach: Reach | None
     course: Course
-    goal: Goal | None = None
+    objective: Objective = field(default_factory=Objective)
     deadline: float = math.inf
+    tuning: Tuning = field(default_factory=Tuning)
     entered: list[Trial] = field(default_factory=list)
 
     @property
@@ -99,11 +114,11 @@ class Trials:
     def run(self) -> Trial | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
-        if _worth_saving(broken, passed) and not self._has_reached_goal(passed):
+        if self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.fallbacks)))
             passed = _ranked([*passed, *more])
-        for trial in broken[:PARTS]:
-            if time.monotonic() < self.deadline and _worth_saving([trial], passed):
+        for trial in broken[: self.tuning.parts]:
+            if time.monotonic() < self.deadline and self._is_worth_saving([trial], passed):
                 passed = _ranked([*passed, *self._part(trial)])
         if not self._has_reached_goal(passed):
             passed = _ranked([*passed, *self._with_chosen_nodes(passed)])
@@ -151,7 +166,7 @@ class Trials:
         passed: list[Trial] = []
         broken: list[Trial] = []
         for trial in _ranked(running):
-            if passed and trial.ratio > NEAR * passed[0].ratio and self.goal is None:
+            if passed and trial.ratio > self.tuning.near * passed[0].ratio and not self._is_awaited(trial, passed):
                 trial.lost = "slower"
                 continue
             self.context.progress(0, 1, f"verifying {title(trial.made.passes)}")
@@ -179,17 +194,18 @@ class Trials:
         there was, the one that is least slower: part of it may be."""
         main = open_graph(self.before).main
         nodes = {node_key(main, each) for each in main.graph.nodes}
-        near = [each for each in running if each.ratio <= NEAR * running[0].ratio]
-        chosen = near or _ranked(each for each in self.entered if each.ratio <= HOPEFUL)
+        near = [each for each in running if each.ratio <= self.tuning.near * running[0].ratio]
+        chosen = near or _ranked(each for each in self.entered if each.ratio <= self.tuning.hopeful)
         able = [each for each in chosen if nodes.issuperset(each.made.names) and _has_parts(each.made)]
         found = []
-        for trial in able[: CHOSEN_NODES if near else 1]:
+        for trial in able[: self.tuning.chosen_nodes if near else 1]:
             if time.monotonic() > self.deadline:
                 break
             rebuild = functools.partial(self._at_nodes, trial)
             tell = self.context.progress
-            kept = faster_nodes(self.before, trial.model, trial.made.names, rebuild, self.course, tell)
-            if len(kept) < len(trial.made.names):
+            names, tuning = trial.made.names, self.tuning.ablation
+            kept = faster_nodes(self.before, trial.model, names, rebuild, self.course, tell, tuning)
+            if len(kept) < len(names):
                 found += self._entered_at(trial, kept)
         return found
 
@@ -201,28 +217,50 @@ class Trials:
         """The trial at these nodes only, where it is within the budget and faster than what there was."""
         made = trial.made.again(kept, ends_idle=True)
         made.taken += [Entry(name, "no faster on the target") for name in trial.made.names if name not in set(kept)]
-        at_nodes = Trial(made, self.verifier.check(made.model))
-        at_nodes.ratio = self.course.race(self.before, {"made": made.model})["made"]
-        broken = "; ".join(at_nodes.verdict.reasons) if at_nodes.verdict else ""
-        at_nodes.lost = broken or ("" if at_nodes.ratio <= MIN_SPEEDUP else "no faster")
+        verdict = self.verifier.check(made.model)
+        ratio = self.course.race(self.before, {"made": made.model})["made"]
+        lost = "; ".join(verdict.reasons) or ("" if ratio <= MIN_SPEEDUP else "no faster")
+        at_nodes = Trial(made, verdict, ratio, lost)
         self.entered.append(at_nodes)
-        return [] if at_nodes.lost else [at_nodes]
+        return [] if lost else [at_nodes]
 
     # --- choosing ---
 
     def _has_reached_goal(self, running: Sequence[Trial]) -> bool:
-        if self.goal is None or not running:
+        """Whether the fastest that is small enough is fast enough."""
+        small = self._small_enough(running)
+        if not self.objective.has_goal(Quantity.LATENCY) or not small:
             return False
-        return running[0].ratio <= self._ratio_of_goal()
+        return small[0].ratio <= self._ratio_of_goal() and self._is_small(small[0])
+
+    def _is_awaited(self, trial: Trial, passed: Sequence[Trial]) -> bool:
+        """Whether a slower trial is worth verifying: any may reach a goal of latency, and none so far that of size."""
+        if self.objective.has_goal(Quantity.LATENCY):
+            return True
+        return self._is_small(trial) and not any(self._is_small(each) for each in passed)
+
+    def _is_small(self, trial: Trial) -> bool:
+        """Whether a trial reaches the goal of size, as each does where there is none."""
+        return trial.model.size_bytes <= self.objective.limit(Quantity.BYTES, self.original.size_bytes)
+
+    def _small_enough(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that reach the goal of size; all of them where none does."""
+        return [each for each in trials if self._is_small(each)] or list(trials)
+
+    def _is_worth_saving(self, broken: Sequence[Trial], passed: Sequence[Trial]) -> bool:
+        """Whether trials that break the budget are faster by far than all that keep it."""
+        return bool(broken) and not (passed and broken[0].ratio > self.tuning.far_faster * passed[0].ratio)
 
     def _ratio_of_goal(self) -> float:
-        """What a trial's ratio must come down to for the latency goal."""
-        assert self.goal is not None
+        """What a trial's ratio must come down to for the latency goal, 0 where there is none."""
+        if not self.objective.has_goal(Quantity.LATENCY):
+            return 0.0
         took = self.course.milliseconds({"before": self.before, "original": self.original})
-        return GOAL_SHARE * self.goal.limit(took["original"]) / took["before"]
+        return REACHED * self.objective.limit(Quantity.LATENCY, took["original"]) / took["before"]
 
     def _winner(self, running: Sequence[Trial]) -> Trial | None:
-        """The fastest of the final; of those as fast, or that reach the goal, the one that harms least."""
+        """The fastest of the final that is small enough; of those as fast, or that reach the goal of latency, the one
+        that harms least."""
         finalists = self._finalists(running)
         if not finalists:
             return None
@@ -236,47 +274,45 @@ class Trials:
             for trial in finalists:
                 trial.lost = "no faster"
             return None
-        fastest = min(each.ratio for each in fit)
-        limit = max(AS_FAST * fastest, 0.0 if self.goal is None else self._ratio_of_goal())
-        best = min((each for each in fit if each.ratio <= limit), key=_harm)
+        small = self._small_enough(fit)
+        limit = max(self.tuning.as_fast * min(each.ratio for each in small), self._ratio_of_goal())
+        best = min((each for each in small if each.ratio <= limit), key=self._harm)
         for trial in finalists:
-            trial.lost = "" if trial is best else _why_lost(trial, best, limit)
+            trial.lost = "" if trial is best else self._why_lost(trial, best, limit)
         return best
 
     def _finalists(self, running: Sequence[Trial]) -> list[Trial]:
         ranked = _ranked(running)
-        near = [each for each in ranked if self.goal is not None or each.ratio <= NEAR * ranked[0].ratio]
+        small = self._small_enough(ranked)
+        any_goal = self.objective.has_goal(Quantity.LATENCY)
+        near = [each for each in small if any_goal or each.ratio <= self.tuning.near * small[0].ratio]
         for trial in ranked:
-            trial.lost = "slower"
-        for trial in near[:FINALISTS]:
+            trial.lost = "slower" if trial in small else "larger than the size asked for"
+        for trial in near[: self.tuning.finalists]:
             trial.lost = ""
-        return near[:FINALISTS]
+        return near[: self.tuning.finalists]
+
+    def _harm(self, trial: Trial) -> tuple[float, int]:
+        """How far from the original, and how large."""
+        assert trial.verdict is not None
+        return max(trial.verdict.energy, self.tuning.harmless * trial.verdict.limit), trial.model.size_bytes
+
+    def _why_lost(self, trial: Trial, best: Trial, limit: float) -> str:
+        """Why a finalist was not kept."""
+        assert trial.verdict is not None and best.verdict is not None
+        if self._is_small(best) and not self._is_small(trial):
+            return "larger than the size asked for"
+        if trial.ratio > limit:
+            return f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
+        harm, least = self._harm(trial), self._harm(best)
+        if harm[0] > least[0]:
+            return f"as fast as the kept one, which is nearer to the original: divergence {best.verdict.divergence:.3g}"
+        return "as fast as the kept one, which is smaller" if harm > least else "the same as the kept one"
 
 
 def _ranked(trials: Iterable[Trial]) -> list[Trial]:
     """The fastest first."""
     return sorted(trials, key=lambda each: each.ratio)
-
-
-def _worth_saving(broken: Sequence[Trial], passed: Sequence[Trial]) -> bool:
-    """Whether trials that break the budget are faster by far than all that keep it."""
-    return bool(broken) and not (passed and broken[0].ratio > FAR_FASTER * passed[0].ratio)
-
-
-def _harm(trial: Trial) -> tuple[float, int]:
-    """How far from the original, and how large."""
-    assert trial.verdict is not None
-    return max(trial.verdict.energy, HARMLESS * trial.verdict.limit), trial.model.size_bytes
-
-
-def _why_lost(trial: Trial, best: Trial, limit: float) -> str:
-    """Why a finalist was not kept."""
-    assert trial.verdict is not None and best.verdict is not None
-    if trial.ratio > limit:
-        return f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
-    if _harm(trial)[0] > _harm(best)[0]:
-        return f"as fast as the kept one, which is nearer to the original: divergence {best.verdict.divergence:.3g}"
-    return "as fast as the kept one, which is smaller" if _harm(trial) > _harm(best) else "the same as the kept one"
 
 
 def _nothing_changed(made: InTurn) -> str:

@@ -7,22 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxcomp.calibration.sensitivity import sensitivities
-from onnxcomp.calibration.statistics.moments import input_moments
-from onnxcomp.contract import Context
+from threadpoolctl import threadpool_limits
+
+from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.weights.matrix_form import worth_moments
+from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.rounding.grid import Grid, round_to_grid
 from onnxcomp.graph.weights.roles import Weight, weights
-from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.model import Model, load
+from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
+from onnxcomp.pipeline.history.rollback import energy_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
-from onnxcomp.registry import get_pass
+from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.weight_search.allocation import assign
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
+from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
+from onnxcomp.verify import Verifier
 
 Progress = Callable[[int, int, str], None]
-PASS = "assign-bits"
+WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -71,29 +76,44 @@ def measure_sensitivity(
         seed=seed,
         target=where,
         calibration=data,
-        divergence=lambda candidate: tuner.check(candidate).energy,
         exclude=tuple(exclude),
         progress=progress,
     )
-    rows = _rows(model, context, tuner.search_limit)
+    with threadpool_limits(1):
+        rows = _rows(model, context, tuner)
     return SensitivityTable(tuner.samples, tuner.search_limit, rows)
 
 
-def _rows(model: Model, context: Context, limit: float) -> tuple[WeightSensitivity, ...]:
-    """Influence by weight, and the bits of the pass that assigns them; the model remembers what both measure."""
-    assert context.calibration is not None and context.divergence is not None and context.target is not None
-    graph = open_graph(model)
-    parameters: dict[str, Any] = {"max_divergence": limit}
-    outcome = get_pass(PASS)(**parameters).apply(graph, context)
-    bits = {each.name: int(each.details["bits"]) for each in outcome.changed}
-    found = {each.name: each for each in weights(open_graph(model)) if all_finite(each.values)}
-    selected = [each for each in found.values() if context.selects(each.name, *each.node_names)]
-    seen = [each for each in selected if worth_moments(each)]
-    moments = input_moments(open_graph(model), seen, context.calibration, open_session=context.target.session)
-    names = [each.name for each in selected]
-    measured = sensitivities(model, names, context.divergence, moments, progress=context.progress)
-    rows = [_row(found[name], each.influence, bits.get(name)) for name, each in measured.items()]
+def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensitivity, ...]:
+    """Influence by weight, and the bits that a search would give it."""
+    found = {each.name: each for each in context.editable_weights(open_graph(model), Outcome())}
+    table = _tabulate(model, list(found.values()), context)
+    plain = {name: options[0] for name, options in table.options.items()}
+    measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
+    chosen = assign(model, table, energy_of(tuner), tuner.search_limit, context)
+    measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
+    rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))
+
+
+def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
+    """Every weight on grids of all widths, each the number of its choice."""
+    known = context.observe.moments(open_graph(model), found)
+    table = Table({each.name: [Option(None, each.size_bytes, 0.0)] for each in found}, {})
+    for index, bits in enumerate(WIDTHS):
+        context.progress(index, len(WIDTHS), f"{bits} bits")
+        graph = open_graph(model)
+        for weight in weights(graph):
+            options, moments = table.options.get(weight.name), known.get(weight.name)
+            grid = Grid(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
+            gram = None if moments is None else moments.gram
+            rounded = round_to_grid(weight, grid, "gptq", gram) if options and not grid.obstacle(weight) else None
+            if options and rounded is not None:
+                weight.set(rounded.values, rounded.encoding)
+                size = estimate_bytes(weight.shape, weight.dtype, rounded.encoding)
+                options.append(Option(bits, size, rounded.error))
+        table.variants[bits] = close_graph(graph)
+    return table
 
 
 def _row(weight: Weight, influence: float, bits: int | None) -> WeightSensitivity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from onnxcomp.contract import own_choice
 from onnxcomp.pipeline.history.records import application
 from onnxcomp.pipeline.history.rollback import verified_part
 from onnxcomp.pipeline.run import Run
@@ -33,7 +34,7 @@ def _once(step: Apply, run: Run, started: float) -> None:
         return
     verdict = run.verifier.check(held.model)
     if verdict.passed:
-        line = run.ledger.line.after(step.rewrite, held.model)
+        line = run.ledger.line.after(step.rewrite, held.model, held.outcome)
         decision = "kept in part" if held.left else "kept"
         applied = application(step.rewrite, held.context, held.outcome)
         run.ledger.keep(report, line, [applied], verdict=verdict, decision=decision)
@@ -54,10 +55,10 @@ def _in_part(step: Apply, run: Run, held: Held, report: StepReport, whole: Verdi
     if not rest.kept:
         ledger.refuse(report, why)
         return
-    applied = application(rewrite, context, held.outcome, None if rest.by_value else rest.kept)
+    applied = application(rewrite, context, held.outcome, None if rest.by_value else own_choice(rest.kept))
     applied.restore = list(rest.taken) if rest.by_value else []
     kept = set(rest.kept)
     report.changed = [each for each in report.changed if each.name in kept]
-    line = ledger.line.after(rewrite, rest.model)
+    line = ledger.line.after(rewrite, rest.model, rest.outcome)
     ledger.keep(report, line, [applied], verdict=verdict, decision="kept in part")
     report.reason = f"{len(rest.taken)} of {len(rest.own)} taken back: whole, {why}"

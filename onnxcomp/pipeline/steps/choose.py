@@ -8,7 +8,7 @@ from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.steps.dispatch import perform
-from onnxcomp.pipeline.steps.judged import judged
+from onnxcomp.pipeline.steps.judged import check_speed, judged
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.recipe import Choose
 
@@ -29,8 +29,9 @@ def _once(step: Choose, run: Run, started: float) -> None:
         verifier=run.verifier,
         tuner=run.tuner,
         reach=run.reach or Reach(None),
-        target_size=run.budget.target_size,
+        objective=run.objective,
         deadline=run.deadline,
+        course=run.course,
     )
     trial = choosing.choose()
     report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)
@@ -44,4 +45,6 @@ def _once(step: Choose, run: Run, started: float) -> None:
         ledger.keep(report, ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
     elif choosing.refuted is not None:
         report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
+    applied = {each.rewrite for each in trial.applications}
+    check_speed([each for each in step.among if each.pass_name() in applied], run, before, report)
     report.seconds = time.monotonic() - started

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import glob
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -42,7 +40,7 @@ def judged(step: S, run: Run, once: Once[S]) -> None:
     why = f"the outputs of the nodes of {names} are off by over {_most_node_error(run):.2g} of their variance"
     run.ledger.take_back(kept, why)
     run.receipt.notes.append(f"{step.name}: {why}: left as before")
-    once(dataclasses.replace(step, exclude=(*step.exclude, *map(glob.escape, over))), run, started)
+    once(step.excluding(over), run, started)
     if _off_nodes(run, kept):
         run.ledger.take_back(kept, why)
 
@@ -71,10 +69,10 @@ def _off_nodes(run: Run, kept: int) -> dict[str, float]:
 
 def check_speed(rewrites: Sequence[Pass], run: Run, before: Model, report: StepReport) -> None:
     """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
-    claims = {each for rewrite in rewrites for each in rewrite.effect.shrinks}
-    if "latency" not in claims or not report.decision.startswith("kept"):
+    claims = [each.effect.shrinks for each in rewrites if "latency" in each.effect.shrinks]
+    if not claims or not report.decision.startswith("kept"):
         return
-    if run.recipe.goal != "latency" and "bytes" in claims:
+    if run.recipe.goal != "latency" and all("bytes" in shrinks for shrinks in claims):
         return
     report.latency_ratio = latency_ratio(before, run.current, run.data, run.context.target)
     if report.latency_ratio > MIN_SPEEDUP:

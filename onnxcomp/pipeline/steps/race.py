@@ -28,7 +28,7 @@ def _once(step: Race, run: Run, started: float) -> None:
         tuner=run.tuner,
         reach=run.reach,
         course=run.course,
-        goal=run.budget.target_latency,
+        objective=run.objective,
         deadline=run.deadline,
     )
     best = trials.run()

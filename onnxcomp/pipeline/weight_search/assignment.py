@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxcomp.model import Model
-from onnxcomp.pipeline.weight_search.candidates import Assignment, total_bytes
+from onnxcomp.pipeline.weight_search.candidates import Assignment
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.verify import Verdict, Verifier
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The model that an assignment and what follows it make; the applications make it again."""
+    """The model that an assignment and what follows it make; the applications make it again. cost: of the assigned
+    weights by the objective, estimated."""
 
     model: Model
     entries: list[Entry]
     applications: list[Application]
     verdict: Verdict
     assignment: Assignment
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the assigned weights, estimated."""
-        return total_bytes(self.assignment)
+    cost: float
 
 
 def spent_share(verdict: Verdict, verifier: Verifier) -> float:

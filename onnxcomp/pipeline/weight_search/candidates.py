@@ -11,14 +11,16 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxcomp.contract import Context, Outcome, Pass, Skip, parameters
+from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
-from onnxcomp.pipeline.apply import apply_pass, limited_to, only_values, relative_errors, zero_shares
+from onnxcomp.pipeline.apply import apply_choice, apply_pass, only_values, relative_errors, zero_shares
+from onnxcomp.pipeline.objective import Objective
+from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
 
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
@@ -29,19 +31,35 @@ ANY_FAMILY = -1  # the key of a weight's influence where its family was not meas
 
 @dataclass(frozen=True)
 class Option:
-    """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is."""
+    """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
+
+    family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
+    where the weight takes part; None: as many as it takes part in as it is.
+    """
 
     choice: int | None
     size_bytes: int
     error: float
-    family: int = 0  # of candidates that differ in strength only: their divergence grows with the error alike
+    family: int = 0
+    macs: float | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A choice that changes the graph at its sites: a pass, the fields to set, and the context to write it in."""
+
+    rewrite: SitePass
+    fields: Fields
+    context: Context
 
 
 @dataclass
 class Table:
     """What every weight can become: options by weight, the rewritten models by choice.
 
-    unreached: weights that no sample reaches; they keep to what is safe without data.
+    unreached: weights that no sample reaches; they keep to what is safe without data. rewrites: of the choices that
+    rewrite the graph, for which there is no such model: the passes at the choice's fields, in the order in which they
+    are written. macs: of one run, by weight as it is, as far as known.
     """
 
     options: dict[str, list[Option]]
@@ -51,6 +69,10 @@ class Table:
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
     unreached: set[str] = field(default_factory=set)
+    rewrites: dict[int, Rewrite] = field(default_factory=dict)
+    macs: dict[str, float] = field(default_factory=dict)
+    objective: Objective = field(default_factory=Objective)
+    tuning: Tuning = field(default_factory=Tuning)
     _constants: dict[int, tuple[Model, dict[str, Constant]]] = field(default_factory=dict, repr=False)
 
     def values(self, choice: int, name: str) -> Array:
@@ -59,6 +81,22 @@ class Table:
         if choice not in self._constants or self._constants[choice][0] is not variant:
             self._constants[choice] = variant, constants_by_key(open_graph(variant))
         return self._constants[choice][1][name].values
+
+    def cost(self, name: str, option: Option) -> float:
+        """What an option takes by the objective."""
+        macs = self.macs.get(name, 0.0) if option.macs is None else option.macs
+        return self.objective.cost({Quantity.BYTES: option.size_bytes, Quantity.MACS: macs})
+
+    def total(self, assignment: Mapping[str, Option]) -> float:
+        """What the assigned weights take together by the objective."""
+        return sum(self.cost(name, option) for name, option in assignment.items())
+
+    def saves(self, name: str, option: Option) -> bool:
+        """Whether an option takes less than the weight as it is by so much that it counts."""
+        plain = self.options[name][0]
+        if not self.objective.is_of_bytes:
+            return self.cost(name, option) < self.cost(name, plain)
+        return option.size_bytes + LEAST_GAIN_BYTES < plain.size_bytes
 
     def predicted(self, name: str, option: Option) -> float:
         """The divergence that this option alone causes, measured or by the weight's influence."""
@@ -79,7 +117,7 @@ def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
     whatever the candidates are fitted to later."""
     found = {}
     for name, option in assignment.items():
-        if option.choice is not None:
+        if option.choice is not None and option.choice not in table.rewrites:
             own = replace(option, choice=option.choice + count, family=option.family + count)
             table.variants[option.choice + count] = table.variants[option.choice]
             table.entries[option.choice + count, name] = table.entries[option.choice, name]
@@ -95,16 +133,17 @@ def tabulate(
     *,
     most_error: float = HOPELESS_ERROR,
     deadline: float = math.inf,
+    objective: Objective | None = None,
+    tuning: Tuning | None = None,
 ) -> Table:
     """Apply each candidate to all weights and note bytes and errors.
 
-    Where a candidate leaves every weight with more than ``most_error``, the stronger ones of its family are not
-    tried. Raises RecipeError where there is no candidate, or one that is not a value pass.
+    Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
+    ones of its family are not tried. Raises RecipeError for one that is neither a value pass nor one of sites.
     """
-    if not candidates:
-        raise RecipeError('"auto" is for passes that have a strength.')
     by_name = {each.name: each for each in weights(open_graph(model))}
-    table = Table({}, {})
+    is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
+    table = Table({}, {}, objective=objective or Objective(), tuning=tuning or Tuning())
     families: dict[Hashable, int] = {}
     hopeless: set[int] = set()
     for index, rewrite in enumerate(candidates):
@@ -114,14 +153,14 @@ def tabulate(
         context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
         after, outcome = apply_pass(model, rewrite, context)
         if not only_values(model, after, [each.name for each in outcome.changed]):
-            raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values only.')
+            raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values, or say their sites.')
         table.skipped.extend(outcome.skipped)
         found = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in found.items():
             table.options.setdefault(name, []).append(option)
-        if found and min(each.error for each in found.values()) > most_error:
+        if is_idle or (found and min(each.error for each in found.values()) > most_error):
             hopeless.add(family)
-    return _completed(table, by_name)
+    return completed(table, {name: each.size_bytes for name, each in by_name.items()})
 
 
 def fit_again(
@@ -141,7 +180,7 @@ def fit_again(
         rewrite = candidates[index]
         context.progress(at, len(choices), f"{rewrite.pass_name()} at strength {index + 1}")
         old = {name: each for name, found in table.options.items() for each in found if each.choice == index}
-        after, outcome = apply_pass(model, rewrite, limited_to(context, old))
+        after, outcome = apply_choice(model, rewrite, own_choice(old), context)
         family = next(iter(old.values())).family
         made = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in old.items():
@@ -149,7 +188,7 @@ def fit_again(
             options[options.index(option)] = made.get(name, replace(option, error=math.inf))
     table.influence.clear()
     table.measured.clear()
-    _completed(table, by_name)
+    completed(table, {name: each.size_bytes for name, each in by_name.items()})
 
 
 def _noted(
@@ -176,18 +215,15 @@ def _noted(
     return found
 
 
-def _completed(table: Table, by_name: Mapping[str, Weight]) -> Table:
+def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
     """With the option of leaving each weight as it is, without options that save next to nothing, and with only
-    the weights skipped that no candidate changed."""
+    the weights skipped that no candidate changed. size_bytes: of each weight as it is."""
     names = set(table.options)
     for name, found in table.options.items():
         if found[0].choice is not None:
-            found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
-        plain = found[0].size_bytes
+            found.insert(0, Option(None, int(size_bytes[name]), 0.0))
         table.options[name] = [
-            each
-            for each in found
-            if each.choice is None or (math.isfinite(each.error) and each.size_bytes + LEAST_GAIN_BYTES < plain)
+            each for each in found if each.choice is None or (math.isfinite(each.error) and table.saves(name, each))
         ]
     table.options = {name: found for name, found in table.options.items() if len(found) > 1}
     for name in names - table.options.keys():
@@ -206,10 +242,38 @@ def _family(rewrite: Pass) -> Hashable:
 
 def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
     """The model with each weight at its assigned strength."""
-    chosen = {name: table.variants[option.choice] for name, option in assignment.items() if option.choice is not None}
+    return with_values(rewritten(model, table, assignment)[0], table, assignment)
+
+
+def with_values(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
+    """The model with the chosen values alone."""
+    chosen = {
+        name: table.variants[option.choice]
+        for name, option in assignment.items()
+        if option.choice is not None and option.choice not in table.rewrites
+    }
     return compose(model, chosen)
 
 
-def total_bytes(assignment: Assignment) -> int:
-    """Estimated bytes of all assigned weights."""
-    return sum(option.size_bytes for option in assignment.values())
+@dataclass(frozen=True)
+class Written:
+    """A pass that rewrote the graph, and where."""
+
+    rewrite: SitePass
+    context: Context
+    choice: Choice
+    outcome: Outcome
+
+
+def rewritten(model: Model, table: Table, assignment: Mapping[str, Option]) -> tuple[Model, list[Written]]:
+    """The model with what changes the graph alone, pass after pass."""
+    groups: dict[int, tuple[Rewrite, dict[str, Fields]]] = {}
+    for name, option in sorted(assignment.items()):
+        if option.choice in table.rewrites:
+            made = table.rewrites[option.choice]
+            groups.setdefault(option.family, (made, {}))[1][name] = made.fields
+    done = []
+    for _, (made, choice) in sorted(groups.items(), key=lambda group: group[0]):
+        model, outcome = apply_choice(model, made.rewrite, choice, made.context)
+        done.append(Written(made.rewrite, made.context, choice, outcome))
+    return model, done

@@ -5,7 +5,7 @@ Each weight takes the fewest bytes whose signal-to-noise ratio is about that of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def assign_by_noise(model: Model, table: Table) -> Assignment:
     by_name = {each.name: each for each in weights(open_graph(model))}
     found: Assignment = {}
     for name, options in table.options.items():
-        bound = NoiseBound.of(by_name[name])
+        bound = _bound(by_name, name)
         ranked = sorted(options, key=lambda each: each.size_bytes)
         found[name] = next(each for each in ranked if _allowed(table, bound, each))
     return found
@@ -64,12 +64,21 @@ def hold_to_noise(model: Model, table: Table, names: Iterable[str], factor: floa
     """Leave the named weights the options whose error is within ``factor`` times the bound."""
     by_name = {each.name: each for each in weights(open_graph(model))}
     for name in names:
-        bound = NoiseBound.of(by_name[name])
+        bound = _bound(by_name, name)
         table.options[name] = [each for each in table.options[name] if _allowed(table, bound, each, factor)]
 
 
-def _allowed(table: Table, bound: NoiseBound, option: Option, factor: float = 1.0) -> bool:
-    return option.choice is None or bound.allows(table.values(option.choice, bound.weight.name), factor)
+def _bound(by_name: Mapping[str, Weight], name: str) -> NoiseBound | None:
+    """The bound of a weight, None for a site that is none."""
+    return NoiseBound.of(by_name[name]) if name in by_name else None
+
+
+def _allowed(table: Table, bound: NoiseBound | None, option: Option, factor: float = 1.0) -> bool:
+    if option.choice is None or bound is None:
+        return option.choice is None
+    if option.choice in table.rewrites:  # what the weight's values became stands in several tensors
+        return bound.allows_error(option.error, factor)
+    return bound.allows(table.values(option.choice, bound.weight.name), factor)
 
 
 def _errors(weight: Weight, values: Array) -> tuple[float, float]:

@@ -7,15 +7,21 @@ takes more bytes than what noise alone allows, as it is done without data, that 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from onnxcomp.budget import Goal
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Needs, Outcome, Pass, Skip
+from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, Quantity, Skip, own_choice
+from onnxcomp.errors import RecipeError
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application, entries
+from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
@@ -27,19 +33,22 @@ from onnxcomp.pipeline.weight_search.candidates import (
     as_made,
     build,
     fit_again,
+    rewritten,
     tabulate,
-    total_bytes,
+    with_values,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
+from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
+from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
+from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
 
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
-GOAL_SHARE = 0.97  # of a size goal: the rest is left to shared decoding tables, which no estimate of one weight holds
-TABLES_BYTES = 300  # what such tables may take at least: much of a small model
+TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
 
 
@@ -48,7 +57,8 @@ class Choosing:
     """One step whose pass and strength are chosen weight by weight.
 
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
-    calibration part; None without data. reach: what the data show of each weight. skipped: what no candidate changed,
+    calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
+    timed; None: nowhere. skipped: what no candidate changed,
     notes: what a reader should know, once the choice is made.
     """
 
@@ -59,8 +69,10 @@ class Choosing:
     verifier: Verifier
     tuner: Verifier | None
     reach: Reach
-    target_size: Goal | None
+    objective: Objective
     deadline: float
+    course: Course | None = None
+    tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
@@ -77,10 +89,12 @@ class Choosing:
             return None
         best = None
         if tuner is not None:
-            spending = Spending(self, context, table, mild, tuner, self._goal_bytes(table))
+            spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
-        if best is None or best.size_bytes > total_bytes(mild):
+        if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
+        if tuner is not None:
+            best = self._eased(context, table, best)
         self._say(table, best)
         return best
 
@@ -89,7 +103,8 @@ class Choosing:
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
-        found = search.culprit(mild, lambda rest: self.energy_alone(table, rest), self.verifier.limit)
+        energy, limit = functools.partial(self.energy_alone, table), self.verifier.limit
+        found = search.culprit(mild, energy, limit, self.tuning.carried)
         if found is None:
             return trial
         name, _ = found
@@ -97,7 +112,7 @@ class Choosing:
         return self.tried(context, table, mild | {name: table.options[name][0]})
 
     def _smaller(self, best: Trial | None, mild: Trial) -> Trial:
-        if best is not None and (not mild.verdict.passed or best.size_bytes <= mild.size_bytes):
+        if best is not None and (not mild.verdict.passed or best.cost <= mild.cost):
             return best
         return mild
 
@@ -119,17 +134,23 @@ class Choosing:
     def _table(self, context: Context, tuner: Verifier | None) -> tuple[Table, Assignment]:
         """What each weight can become, and what noise alone allows. Where candidates draw on data, all are made
         without, and those in question for a weight again with data."""
-        candidates, deadline = self.step.candidates, self.deadline
+        candidates, passes, deadline = self.step.candidates, self.step.site_passes, self.deadline
+        if not candidates and not passes:
+            raise RecipeError('"auto" is for passes that have a strength.')
         most_error = NOISE_ERROR if tuner is None else HOPELESS_ERROR
         fits_later = tuner is not None and _fit_later(candidates, context)
         plain = dataclasses.replace(context, calibration=None) if fits_later else context
-        table = tabulate(self.model, candidates, plain, most_error=most_error, deadline=deadline)
+        objective = self.objective if passes else self.objective.in_bytes()
+        options: dict[str, Any] = {"deadline": deadline, "objective": objective, "tuning": self.tuning}
+        table = tabulate(self.model, candidates, plain, most_error=most_error, **options)
+        if passes:
+            add_sites(table, self.model, passes, context, first=2 * len(candidates))
         self._hold_back(table)
         mild = assign_by_noise(self.model, table)
         if not table.options or tuner is None or not fits_later:
             return table, mild
         mild = as_made(table, mild, len(candidates))
-        search.measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
+        measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
         search.shortlist(table, tuner.search_limit, mild)
         fit_again(table, self.model, candidates, context, deadline=deadline)
         self._hold_back(table)
@@ -147,19 +168,45 @@ class Choosing:
         part of the calibration samples that they have not seen. What follows the choice has all of them.
         """
         data = self.context.calibration
-        draws_on_data = any(each.draws_on_data(calibration=True) for each in self.step.candidates)
+        passes = (*self.step.candidates, *self.step.site_passes)
+        draws_on_data = any(each.draws_on_data(calibration=True) for each in passes)
         if self.tuner is None or data is None or not draws_on_data:
             return data, self.tuner
         fit, rest = fitting_part(data, self.context.seed)
         return fit, self.tuner.on(rest)
 
-    def _goal_bytes(self, table: Table) -> int | None:
-        """What the weights of the table may take for the whole model to reach its size goal."""
-        if self.target_size is None:
+    def _goal(self, table: Table) -> float | None:
+        """What the weights of the table may cost for the whole model to reach its size goal, where that is of bytes."""
+        goal = self.objective.limit(Quantity.BYTES, self.original.size_bytes)
+        if not table.objective.is_of_bytes or math.isinf(goal):
             return None
         rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
-        goal = self.target_size.limit(self.original.size_bytes)
-        return int(min(GOAL_SHARE * goal, goal - TABLES_BYTES) - rest)
+        return int(min(REACHED * goal, goal - TABLES_BYTES) - rest)
+
+    def _eased(self, context: Context, table: Table, best: Trial) -> Trial:
+        """The mildest trial that still reaches the goal of latency, where ``best`` does: found by bisection on the
+        predicted divergence, each one verified and timed."""
+        if not best.verdict.passed or not self._is_fast(best):
+            return best
+        low, high = 0.0, search.predicted_total(table, best.assignment)
+        for _ in range(self.tuning.eased):
+            middle = (low + high) / 2
+            found = search.allot(table, middle)
+            if found == best.assignment or time.monotonic() > self.deadline:
+                break
+            trial = self.tried(context, table, found)
+            if trial.verdict.passed and self._is_fast(trial):
+                best, high = trial, middle
+            else:
+                low = middle
+        return best
+
+    def _is_fast(self, trial: Trial) -> bool:
+        """Whether a trial reaches the goal of latency, where there is one that can be timed."""
+        if self.course is None or not self.objective.has_goal(Quantity.LATENCY):
+            return False
+        took = self.course.milliseconds({"original": self.original, "trial": trial.model})
+        return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])
 
     def energy_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""
@@ -169,16 +216,19 @@ class Choosing:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
         noted: list[Entry] = []
         applications: list[Application] = []
+        model, written = rewritten(self.model, table, assignment)
+        for each in written:
+            noted.extend(entries(each.outcome))
+            self._apply(applications, each.rewrite, each.context, each.choice)
         candidates = self.step.candidates
         plain = dataclasses.replace(context, calibration=None)
-        for choice in sorted({option.choice for option in assignment.values() if option.choice is not None}):
+        values = {option.choice for option in assignment.values() if option.choice is not None} - table.rewrites.keys()
+        for choice in sorted(values):
             names = sorted(name for name, option in assignment.items() if option.choice == choice)
             noted.extend(table.entries[choice, name] for name in names)
-            rewrite = candidates[choice % len(candidates)]
-            applied = application(rewrite, context if choice < len(candidates) else plain, Outcome(), names)
-            applied.beside, applied.fitted = bool(applications), applied.on_data
-            applications.append(applied)
-        model = build(self.model, table, assignment)
+            given = context if choice < len(candidates) else plain
+            self._apply(applications, candidates[choice % len(candidates)], given, own_choice(names))
+        model = with_values(model, table, assignment)
         context = dataclasses.replace(context, calibration=self.context.calibration)
         for rewrite in self.step.then:
             model, outcome = apply_pass(model, rewrite, context)
@@ -188,7 +238,13 @@ class Choosing:
         verdict = self.verifier.check(model)
         if not verdict.passed:
             self.refuted = verdict
-        return Trial(model, noted, applications, verdict, assignment)
+        return Trial(model, noted, applications, verdict, assignment, table.total(assignment))
+
+    def _apply(self, done: list[Application], rewrite: Pass, context: Context, choice: Choice) -> None:
+        """Note one more application of the same choice."""
+        applied = application(rewrite, context, Outcome(), choice)
+        applied.beside, applied.fitted = bool(done), applied.on_data
+        done.append(applied)
 
 
 def _fit_later(candidates: Sequence[Pass], context: Context) -> bool:

@@ -1,4 +1,4 @@
-"""Spend an accuracy budget on bytes: the strongest assignment that verifies, with all that follows it.
+"""Spend an accuracy budget: the strongest assignment that verifies, with all that follows it.
 
 A search proposes an assignment for a limit of its own (``search``); the limit grows and shrinks until what verifies
 takes up the budget. Where one weight alone carries a failure, that weight is held back, and not all of them.
@@ -18,22 +18,10 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
+from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
+from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
-
-RECOVERED = 2.0  # of the search's own limit: where to begin when passes follow that bring the outputs nearer again
-LEAST_SPENT = 0.1  # of the budget, that a result is counted to take up where single changes follow
-UNCERTAIN = 0.05  # of the predicted divergence: single changes are tried that should go so far over the budget
-NEARLY = 0.9  # of the limit: with such passes no stronger one is tried
-MOST_TIGHTENED = 0.3
-LIMITS_TRIED = 24  # limits of a search that end in an assignment known already cost next to nothing
-STRONGER = 2.0  # and one whose budget has another unit, with this much more, until it fails
-ENOUGH = 0.75  # of the budget: no stronger one is tried
-CLOSE = 1.15  # a limit this close to one that failed is not worth another try
-SURPRISING = 1.5  # times the limit of the search: what was measured within it and is far beyond has its own cause
-LESS_ERROR = 0.1  # of what carried a failure, at most, is left to a weight at first
-UNFORESEEN = 3.0  # times what was predicted of a weight: with less, a stricter limit deals with it
-HELD_BACK = 4  # times that one weight is sought for that, at most: each takes a dozen evaluations
 
 
 class Work(Protocol):
@@ -55,36 +43,42 @@ class Work(Protocol):
 
 @dataclass
 class Spending:
-    """The search for the strongest trial. mild: what noise alone allows. tuner: the judge of the search."""
+    """The search for the strongest trial. mild: what noise alone allows. tuner: the judge of the search. goal: the
+    cost of the table's weights that is enough."""
 
     work: Work
     context: Context
     table: Table
     mild: Assignment
     tuner: Verifier
-    goal: int | None
+    goal: float | None
     failures: int = 0
     held_back: int = 0
     known: dict[tuple[int | None, ...], Trial] = field(default_factory=dict)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the search goes by."""
+        return self.table.tuning
 
     def strongest(self) -> Trial | None:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
         work, table = self.work, self.table
-        limit = first = self.tuner.search_limit * (RECOVERED if work.step.then else 1.0)
+        limit = first = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
         options: dict[str, Any] = {"deadline": work.deadline, "bearable": limit}
-        search.measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+        measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
         best: Trial | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
-        for _ in range(LIMITS_TRIED):
+        for _ in range(self.tuning.limits_tried):
             trial = self._at(limit)
             if trial is None:
                 break
             if self._holds(trial.verdict):
-                best = trial if best is None else min(best, trial, key=lambda each: each.size_bytes)
+                best = trial if best is None else min(best, trial, key=lambda each: each.cost)
                 held = limit
-                if self._is_enough(trial.verdict, limit) or limit * CLOSE >= broken:
+                if self._is_enough(trial.verdict, limit) or limit * self.tuning.close >= broken:
                     break
                 limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
             elif best is None and self._hold_back(trial, limit):
@@ -92,16 +86,16 @@ class Spending:
             else:
                 broken = min(broken, limit)
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
-            if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(CLOSE)):
+            if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(self.tuning.close)):
                 break
-        if work.step.then and best is not None and (self.goal is None or best.size_bytes > self.goal):
+        if work.step.then and best is not None and (self.goal is None or best.cost > self.goal):
             best = self._strengthened(best)
         return best
 
     def _at(self, limit: float) -> Trial | None:
         """What the search proposes for a limit, verified; None where that would be one trial too many."""
         work = self.work
-        options: dict[str, Any] = {"goal_bytes": self.goal, "deadline": work.deadline}
+        options: dict[str, Any] = {"enough": self.goal, "deadline": work.deadline}
         options["descend"] = not work.step.then  # what follows changes what single changes do
         found = search.assign(work.model, self.table, energy_of(self.tuner), limit, self.context, **options)
         key = tuple(option.choice for option in found.values())
@@ -115,11 +109,14 @@ class Spending:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
         no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
         self.failures += 1
-        if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < HELD_BACK:
+        if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < self.tuning.held_back:
             self.held_back += 1
-            most = self.work.verifier.search_limit * (RECOVERED if self.work.step.then else 1.0)
-            found = search.culprit(trial.assignment, lambda rest: self.work.energy_alone(self.table, rest), most)
-            if found is not None and found[1] > UNFORESEEN * self.table.predicted(found[0], trial.assignment[found[0]]):
+            most = self.work.verifier.search_limit * (self.tuning.recovered if self.work.step.then else 1.0)
+            alone = self.work.energy_alone
+            found = search.culprit(trial.assignment, lambda rest: alone(self.table, rest), most, self.tuning.carried)
+            if found is not None and found[1] > self.tuning.unforeseen * self.table.predicted(
+                found[0], trial.assignment[found[0]]
+            ):
                 self._forbid(found[0], trial.assignment)
                 return True
         return not self.work.step.then and search.retreat(self.table, trial.assignment)
@@ -127,30 +124,30 @@ class Spending:
     def _is_surprising(self, verdict: Verdict, limit: float) -> bool:
         """Whether a trial broke the budget by far more than the search can be mistaken. What is counted otherwise is
         spent until it breaks."""
-        return not self._counts_otherwise() and not verdict.energy <= SURPRISING * limit
+        return not self._counts_otherwise() and not verdict.energy <= self.tuning.surprising * limit
 
     def _forbid(self, name: str, assignment: Assignment) -> None:
         """Leave a weight a tenth of the error that carried a failure, then what noise alone allows, then none."""
         now, mild, options = assignment[name], self.mild[name], self.table.options[name]
-        milder = [each for each in options if each.error <= LESS_ERROR * now.error]
+        milder = [each for each in options if each.error <= self.tuning.less_error * now.error]
         if name not in self.work.held_back and len(milder) > 1:
             self.table.options[name] = milder
             self.work.held_back[name] = "held back"
             return
         if now == mild:
             self.mild[name] = options[0]
-        search.hold_to(self.table, name, self.mild)
+        hold_to(self.table, name, self.mild)
         self.work.held_back[name] = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
 
     def _strengthened(self, best: Trial) -> Trial:
-        """A trial that verified after single changes that save bytes, each verified with all that follows.
+        """A trial that verified after single changes that lower the cost, each verified with all that follows.
 
         Tried is what the budget left over should bear, by prediction and what that was worth for the whole.
         """
         table = self.table
         refuted: set[tuple[str, int | None]] = set()
         for _ in range(search.moves_tried(table)):
-            left = 1 / max(self._spent(best.verdict), LEAST_SPENT) - 1 + UNCERTAIN
+            left = 1 / max(self._spent(best.verdict), self.tuning.least_spent) - 1 + self.tuning.uncertain
             room = left * search.predicted_total(table, best.assignment)
             move = search.cheapest_move(table, best.assignment, room, refuted)
             if move is None or time.monotonic() > self.work.deadline:
@@ -179,8 +176,8 @@ class Spending:
         if self._counts_otherwise():
             return False
         if self.work.step.then:
-            return self._spent(verdict) >= NEARLY
-        return limit >= self.tuner.search_limit or verdict.energy >= ENOUGH * self.work.verifier.limit
+            return self._spent(verdict) >= self.tuning.nearly
+        return limit >= self.tuner.search_limit or verdict.energy >= self.tuning.enough * self.work.verifier.limit
 
     def _spent(self, verdict: Verdict) -> float:
         return spent_share(verdict, self.work.verifier)
@@ -188,13 +185,13 @@ class Spending:
     def _loosening(self, verdict: Verdict) -> float:
         """By how much the search's limit may grow after a result that verified with budget to spare."""
         if self._counts_otherwise() or verdict.energy <= 0:
-            return STRONGER
-        return min(STRONGER, max(CLOSE, 1 / self._spent(verdict)))
+            return self.tuning.stronger
+        return min(self.tuning.stronger, max(self.tuning.close, 1 / self._spent(verdict)))
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
         if not 0 < verdict.energy < math.inf:  # what failed otherwise than by its size says nothing of it
             return STRICTER
         if self.work.step.then and not self._counts_otherwise():
-            return min(0.9, max(MOST_TIGHTENED, 0.97 / self._spent(verdict)))
+            return min(0.9, max(self.tuning.most_tightened, 0.97 / self._spent(verdict)))
         return min(0.95, max(0.5, 0.97 * self.work.verifier.limit / verdict.energy))

@@ -58,8 +58,21 @@ def test_the_nodes_of_compact_storage_are_one_row() -> None:
 def test_what_is_computed_from_as_many_bytes_is_not_compact() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 13]>
-        g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}> {
-          c = Add (a, b)
+        g (float[2] x) => (float[2] y) <float[2] _0 = {1, 2}, float[2] _1 = {3, 4}> {
+          c = Add (_0, _1)
           y = Mul (x, c)
         }""")
     assert inspect(model).compact_tensors == 0
+
+
+def test_the_users_own_computations_are_not_compact() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[64] x) => (float[64] y) <int64 s = {0}, int64 l = {64}, int64 d = {1}> {
+          i = Range (s, l, d)
+          c = Cast <to = 1> (i)
+          y = Mul (x, c)
+        }""")
+    found = inspect(model)
+    assert found.compact_tensors == 0
+    assert {each.name for each in found.operators} == {"Range", "Cast", "Mul"}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
 
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.graph.weights.roles import Weight, compose, weights
+from onnxcomp.graph.weights.roles import Weight, compose, weights, with_true_encodings
 from onnxcomp.model import Model, load
+from onnxcomp.numerics.encodings.encoding import GridEncoding
+
+Array = NDArray[np.floating]
 
 
 def opened(text: str) -> list[Weight]:
@@ -125,3 +129,28 @@ def test_composing_takes_each_weight_from_its_source() -> None:
     values = {each.name: onnx.numpy_helper.to_array(each).any() for each in mixed.proto.graph.initializer}
     assert values == {"w": True, "v": False}
     assert isinstance(mixed, Model)
+
+
+def noted(values: Array, *, weight: Array) -> Model:
+    """x @ weight, with a note that says how ``values`` are made: one scale a column."""
+    proto = parser.parse_model(model_of("<float[2,3] w = {0,0,0,0,0,0}> { y = MatMul(x, w) }", "float[n,2] x"))
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    scale = np.array([[1, 2, 4]], np.float32)
+    grid = GridEncoding(dtype="float32", levels=4, scale=scale, zero_point=np.zeros((1, 3), np.uint8), axis=1)
+    assert grid.encode(values) is not None
+    return Model(proto, encodings={"w": grid})
+
+
+ROUNDED = np.array([[1, 4, 8], [2, 6, 0]], np.float32)
+
+
+def test_the_note_of_a_weight_that_was_turned_is_dropped_when_the_model_is_opened() -> None:
+    assert list(open_graph(noted(ROUNDED, weight=ROUNDED)).encodings) == ["w"]
+    for other in (ROUNDED.T.copy(), ROUNDED.reshape(-1, 2), ROUNDED.astype(np.float16)):
+        assert not open_graph(noted(ROUNDED, weight=other)).encodings
+
+
+def test_the_note_of_a_weight_of_other_values_is_not_true() -> None:
+    model = noted(ROUNDED, weight=ROUNDED)
+    assert with_true_encodings(model) is model
+    assert not with_true_encodings(noted(ROUNDED, weight=ROUNDED + 0.5)).encodings

@@ -61,3 +61,17 @@ def test_a_unit_of_zeros_and_a_single_level_bear_rounding() -> None:
     lattice = Lattice(np.array([0.75]), np.array([0.0, 2.0]), np.zeros(2), np.array([0, 1]))
     assert Places(lattice).rounded(np.array([3.0, -1.0])).tolist() == [0.0, 1.5]
     assert Places(lattice).drawn(np.array([3.0, -1.0]), 4.0).tolist() == [0.0, 1.5]
+
+
+@pytest.mark.parametrize("name", ["channel", "block", "scaled"])
+def test_an_encoding_of_another_shape_does_not_fit(name: str) -> None:
+    encoding = ENCODINGS[name]
+    assert encoding.fits((6, 8, 3))
+    for shape in ((8, 6, 3), (6, 8, 3, 1), (6, 8), (8,), (7, 9, 3), ()):
+        assert not encoding.fits(shape), shape
+        assert encoding.encode(np.zeros(shape, np.float32)) is None
+
+
+def test_zero_points_of_another_shape_do_not_fit() -> None:
+    encoding = GridEncoding(dtype="float32", levels=8, zero_point=np.zeros((1, 5), np.uint8))
+    assert encoding.fits((4, 5)) and not encoding.fits((5, 4))

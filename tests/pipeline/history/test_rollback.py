@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
-from onnxcomp.pipeline.history.rollback import FEWER, take_back
+from onnxcomp.pipeline.history.rollback import FEWER, MOST_CULPRITS, culprits, take_back
 from onnxcomp.registry import get_pass
 
 WEIGHTS = 12
@@ -54,3 +57,21 @@ def test_a_stricter_try_keeps_fewer_and_measures_no_single_again() -> None:
     assert len(second.kept) == int(FEWER * 8) == pruned_weights(second.model)
     assert 0 < len(measured) <= 4 and 1 not in measured
     assert sorted([*second.kept, *second.taken]) == sorted(first.own) and second.own == first.own
+
+
+@pytest.mark.parametrize("bad", [{"c0"}, {"c35"}, {"c7", "c30"}, {f"c{i}" for i in range(MOST_CULPRITS)}])
+def test_few_culprits_among_many_are_found_in_few_attempts(bad: set[str]) -> None:
+    attempts = []
+
+    def holds_without(left: Sequence[str]) -> bool:
+        attempts.append(left)
+        return bad <= set(left)
+
+    assert set(culprits([f"c{i}" for i in range(36)], holds_without)) == bad
+    assert len(attempts) <= 7 * len(bad)
+
+
+def test_where_many_changes_break_a_step_none_is_picked() -> None:
+    names = [f"c{i}" for i in range(36)]
+    assert culprits(names, lambda left: len(left) > MOST_CULPRITS) == []
+    assert culprits(["alone"], lambda left: True) == []

@@ -249,8 +249,8 @@ class Repair(Pass):
     effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        assert context.original is not None
-        before = {each.name: each.values for each in weights(open_graph(context.original))}
+        assert context.reference is not None
+        before = {each.name: each.values for each in weights(open_graph(context.reference.model))}
         outcome = Outcome()
         for weight in weights(graph):
             weight.set(np.asarray(before[weight.name] * np.float32(1.001)))
@@ -282,7 +282,7 @@ def test_a_step_won_by_an_exact_pass_has_lost_nothing(calib: str, watch: Callabl
         """Note the original."""
 
         def apply(self, graph: Graph, context: Context) -> Outcome:
-            seen.append(context.original)
+            seen.append(None if context.reference is None else context.reference.model)
             return super().apply(graph, context)
 
     watch(lambda names: 0.5 if any(name == "" for name in names) else 1.0)
@@ -357,7 +357,7 @@ def test_nodes_that_lose_are_left_out(
     assert [each.name for each in report.changed] == ["n1", "n2"]
     assert {each.name for each in report.taken_back} == {"n0", "n3"}
     assert report.tried[0].outcome.startswith("latency ratio") and report.tried[1].name.endswith("at 2 nodes")
-    assert receipt.applied[0].include == ["n1", "n2"]
+    assert receipt.applied[0].choice == {"n1": {}, "n2": {}}
     assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
@@ -405,6 +405,31 @@ def test_a_result_slower_than_the_original_is_not_handed_back(calib: str, watch:
     assert "took 1.50 of the time" in result.receipt.notes[-1]
 
 
+def test_among_what_is_small_enough_the_fastest_is_kept(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    """The names of the fast one's nodes take more bytes than the goal leaves."""
+    watch(by_marks(quick_but_of_a_long_name=0.4, quick=0.8, middle=0.6))
+    trials = TintNodes(mark="quick_but_of_a_long_name"), TintNodes(mark="quick"), TintNodes(mark="middle")
+    report, _, _ = run(calib, *trials)
+    assert report.parameters["mark"] == "quick_but_of_a_long_name"
+    sizes = {each.name: each.bytes_after for each in report.tried}
+    goal = sizes["tint-nodes mark=middle"]
+    assert goal is not None
+    report, receipt, _ = run(calib, *trials, budget=Budget.parse(target_size=f"{goal}B"))
+    assert report.parameters["mark"] == "middle" and not receipt.missed
+    assert report.tried[0].outcome == "larger than the size asked for"
+    smallest = sizes["tint-nodes mark=quick"]
+    assert smallest is not None and smallest < goal
+    report, receipt, _ = run(calib, *trials, budget=Budget.parse(target_size=f"{smallest}B"))
+    assert report.parameters["mark"] == "quick" and not receipt.missed
+
+
+def test_a_size_that_nothing_reaches_leaves_the_fastest(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(fast=0.5, slow=0.8))
+    budget = Budget.parse(target_size="10B")
+    report, receipt, _ = run(calib, TintNodes(mark="slow"), TintNodes(mark="fast"), budget=budget)
+    assert report.parameters["mark"] == "fast" and receipt.missed[0].startswith("size")
+
+
 def test_receipts_with_what_was_tried_are_read_back(
     calib: str, watch: Callable[..., Stopwatch], tmp_path: Path
 ) -> None:
@@ -423,5 +448,5 @@ def test_proposals_differ_and_leave_something() -> None:
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
-    found = node_choice._proposals(names, segments, shares, first=True)
+    found = node_choice._proposals(names, segments, shares, node_choice.Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]

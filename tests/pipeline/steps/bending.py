@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import weights
@@ -33,7 +34,7 @@ class BendWeights(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        before = _values(context.original)
+        before = _values(context.reference)
         for weight in weights(graph):
             bent = before[weight.name] * np.float32(self.by)
             wanted = self.only in (None, weight.name) and context.selects(weight.name, *weight.node_names)
@@ -53,7 +54,7 @@ class MendWeights(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        before = _values(context.original)
+        before = _values(context.reference)
         for weight in weights(graph):
             mended = before[weight.name] * np.float32(1 + self.left)
             if context.selects(weight.name) and not np.array_equal(weight.values, before[weight.name]):
@@ -107,9 +108,9 @@ class CopyInputs(Pass):
 OWN = {each.pass_name(): each for each in (BendWeights, MendWeights, HalveFirst, FindNothing, CopyInputs)}
 
 
-def _values(original: Model | None) -> dict[str, np.ndarray]:
-    assert original is not None
-    return {each.name: each.values for each in weights(open_graph(original))}
+def _values(reference: Reference | None) -> dict[str, np.ndarray]:
+    assert reference is not None
+    return {each.name: each.values for each in weights(open_graph(reference.model))}
 
 
 def chain(length: int = 3) -> onnx.ModelProto:

@@ -110,6 +110,14 @@ def test_options_are_fitted_again_for_the_weights_that_have_them() -> None:
     assert np.array_equal(values_of(table.variants[2], "w"), values_of(model, "w"))
 
 
+def test_strengths_are_not_searched_where_no_weight_may_change() -> None:
+    told: list[str] = []
+    context = Context(exclude=("*",), progress=lambda done, total, what: told.append(what))
+    table = tabulate(classifier(), grids(), context)
+    assert not table.options
+    assert [each for each in told if "at strength" in each] == ["quantize-weights at strength 1"]
+
+
 def test_after_the_deadline_options_stay_as_they_were() -> None:
     model = classifier()
     context = correlated(model)

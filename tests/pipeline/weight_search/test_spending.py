@@ -16,6 +16,7 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import culprit
 from onnxcomp.pipeline.weight_search.candidates import Option, tabulate
@@ -91,7 +92,7 @@ def choosing(model: Model, *, tuner: Harm = total, verifier: Harm = total, width
     first: Verifier = judges[0]  # type: ignore[assignment]
     second: Verifier = judges[1]  # type: ignore[assignment]
     made = Choose(tuple(GRIDS), **step)
-    return Choosing(made, model, model, Context(), second, first, Reach(first), None, math.inf)
+    return Choosing(made, model, model, Context(), second, first, Reach(first), Objective(), math.inf)
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +186,7 @@ def test_with_passes_that_follow_a_trial_keeps_one_standard_error_below_the_limi
     )
     assert narrow is not None and wide is not None
     assert wide.verdict.divergence <= LIMIT - 0.03 / 2 < narrow.verdict.divergence
-    assert narrow.size_bytes < wide.size_bytes
+    assert narrow.cost < wide.cost
 
 
 def test_a_choice_that_finds_nothing_says_what_stood_in_the_way() -> None:
@@ -217,7 +218,7 @@ PLAIN, MILD, STRONG = Option(None, 100, 0.0), Option(0, 50, 0.01), Option(1, 20,
 )
 def test_a_culprit_is_one_weight_that_carries_most_of_a_failure(harm: dict[str, float], name: str | None) -> None:
     assignment = dict.fromkeys("abc", STRONG) | {"left": PLAIN}
-    found = culprit(assignment, lambda rest: sum(harm.get(each, 0.0) for each in rest), LIMIT)
+    found = culprit(assignment, lambda rest: sum(harm.get(each, 0.0) for each in rest), LIMIT, 0.5)
     assert (None if found is None else found[0]) == name
     assert found is None or found[1] == pytest.approx(harm[found[0]])
 
@@ -243,7 +244,7 @@ def test_trials_are_replayed_by_their_applications() -> None:
     assert trial is not None
     first, *others = trial.applications
     assert not first.beside and all(each.beside for each in others) and others
-    again = {tuple(each.include or ()): applied(found.model, each) for each in trial.applications}
+    again = {tuple(each.choice or ()): applied(found.model, each) for each in trial.applications}
     for names, model in again.items():
         for name in names:
             assert np.array_equal(values(model, name), values(trial.model, name))
@@ -251,7 +252,7 @@ def test_trials_are_replayed_by_their_applications() -> None:
 
 def applied(model: Model, application: Application) -> Model:
     rewrite = get_pass(application.rewrite)(**application.parameters)
-    return apply_pass(model, rewrite, Context(include=frozenset(application.include or ())))[0]
+    return apply_pass(model, rewrite, Context(include=frozenset(application.choice or ())))[0]
 
 
 def values(model: Model, name: str) -> np.ndarray:

@@ -1,0 +1,181 @@
+"""How much the outputs depend on each weight: one is changed alone, and the divergence from the original measured.
+
+Near the original the divergence grows with the squared error, so a single measurement, at about the error of
+4 to 5 bits, tells what any other change of that weight will do:
+
+    divergence of a change  ~  influence * relative squared error of the node's output
+
+Uneven sensitivity is what uneven bits answer to: Dong et al., HAWQ-V2, https://arxiv.org/abs/1911.03852, where
+it is a Hessian's trace; here the outputs themselves are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxcomp.contract import Context
+from onnxcomp.model import Model
+from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Option, Table, build
+from onnxcomp.verify import Verdict, Verifier
+
+LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
+
+
+def measure_influence(
+    model: Model,
+    table: Table,
+    tuner: Verifier,
+    reach: Reach,
+    mild: Assignment,
+    context: Context,
+    *,
+    deadline: float = math.inf,
+    once: bool = False,
+    bearable: float = math.inf,
+) -> None:
+    """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
+
+    Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``evaluations``
+    allows. What is not measured, the smallest weights and all that comes after the deadline, and what no sample
+    reaches, stays as it is or becomes what it is in ``mild``. bearable: the divergence that samples which see a weight
+    may have of it.
+    """
+    probe = Probe(model, table, tuner)
+    ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
+    for index, name in enumerate(ranked):
+        context.progress(index, len(ranked), f"measuring {name}")
+        table.options[name] = _undominated(table, name)
+        if index >= table.tuning.probed_weights or time.monotonic() > deadline:
+            hold_to(table, name, mild)
+        changed = [each for each in table.options[name] if each.error > 0]
+        if not changed or index >= table.tuning.probed_weights or time.monotonic() > deadline:
+            table.influence[name, ANY_FAMILY] = 0.0
+            continue
+        option = _nearest(table, changed)
+        found = probe.divergence(name, option)
+        if not reach.counts(probe.moved[name]):
+            probe.hard[name] = reach.influence(model, name)
+            found = probe.divergence(name, option)
+            if not probe.hard[name]:
+                table.unreached.add(name)
+                hold_to(table, name, mild)
+        table.influence[name, ANY_FAMILY] = found / option.error
+    planned = [] if once else _further(table, ranked)
+    for index, (name, option) in enumerate(planned):
+        context.progress(index, len(planned), f"measuring {name}")
+        if time.monotonic() > deadline:
+            break
+        table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
+    if not once:
+        _hold_affected(table, probe, bearable)
+
+
+def _hold_affected(table: Table, probe: Probe, bearable: float) -> None:
+    """Forbid what is bearable on the average only since few of the samples see the weight: those that do must bear it,
+    too. Few are told by how many see a like change of all weights: where few are unsure, few see anything."""
+    if not probe.shares:
+        return
+    usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
+    for name, share in probe.shares.items():
+        of_usual = 1.0 if usual is None else min(1.0, share / usual)
+        if of_usual < table.tuning.few_affected:
+            table.options[name] = [
+                each for each in table.options[name] if table.predicted(name, each) <= of_usual * bearable
+            ]
+
+
+@dataclass
+class Probe:
+    """Measures single changes.
+
+    hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
+    their options counts for less. first: measured of each weight; moved: by how much that moved
+    any one output; shares: of the samples that it concerned.
+    """
+
+    model: Model
+    table: Table
+    tuner: Verifier
+    hard: dict[str, float] = field(default_factory=dict)
+    first: Assignment = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    base: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.base = self.tuner.check(self.model)
+
+    def divergence(self, name: str, option: Option) -> float:
+        """What the option alone adds; the table remembers it."""
+        assert option.choice is not None
+        known = self.table.measured.get((name, option.choice))
+        if known is None:
+            verdict = self.tuner.check(build(self.model, self.table, {name: option}))
+            share = affected_share(verdict)
+            if name not in self.first and share is not None:
+                self.shares[name] = share
+            self.first.setdefault(name, option)
+            self.moved.setdefault(name, largest_move(self.base, verdict))
+            known = added_divergence(verdict.energy, self.base.energy)
+        found = max(known, self.hard.get(name, 0.0) * option.error)
+        self.table.measured[name, option.choice] = found
+        return found
+
+
+def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, Option]]:
+    """What else to measure alone, as far as ``evaluations`` allows: one option of each family for every weight,
+    the largest first, then the rest."""
+    worth = {name: [each for each in table.options[name] if _worth_measuring(table, name, each)] for name in ranked}
+    first: list[tuple[str, Option]] = []
+    for name in ranked:
+        families = sorted({each.family for each in worth[name]})
+        first.extend((name, _nearest(table, [each for each in worth[name] if each.family == one])) for one in families)
+    seen = {(name, option.choice) for name, option in first}
+    rest = [(name, each) for name in ranked for each in worth[name] if (name, each.choice) not in seen]
+    return [*first, *rest][: max(0, evaluations(table) - len(table.measured))]
+
+
+def evaluations(table: Table) -> int:
+    """How many single changes to measure: fewer, the larger and so the slower the model."""
+    values = sum(options[0].size_bytes for options in table.options.values()) // 4
+    return int(min(table.tuning.most_evaluations, table.tuning.evaluated_values // max(1, values)))
+
+
+def _worth_measuring(table: Table, name: str, option: Option) -> bool:
+    known = option.choice is None or (name, option.choice) in table.measured
+    return not known and table.tuning.measured_errors[0] <= option.error <= table.tuning.measured_errors[1]
+
+
+def _nearest(table: Table, options: Sequence[Option]) -> Option:
+    """The option whose error is nearest to ``Tuning.probe_error``, on a logarithmic scale."""
+    return min(options, key=lambda each: abs(math.log(each.error / table.tuning.probe_error)))
+
+
+def hold_to(table: Table, name: str, mild: Assignment) -> None:
+    """Leave a weight no options but that of leaving it and that of ``mild``."""
+    plain = table.options[name][0]
+    table.options[name] = [plain] if mild[name].choice is None else [plain, mild[name]]
+
+
+def _undominated(table: Table, name: str) -> list[Option]:
+    """A weight's options without those that take more than another one and leave much more error."""
+    options = table.options[name]
+    costs = [table.cost(name, each) for each in options]
+
+    def beaten(option: Option, cost: float) -> bool:
+        factor = table.tuning.dominating
+        return any(
+            other <= cost and each.error * factor < option.error for each, other in zip(options, costs, strict=True)
+        )
+
+    return [each for each, cost in zip(options, costs, strict=True) if each.choice is None or not beaten(each, cost)]
+
+
+def added_divergence(divergence: float, base: float) -> float:
+    """What one more change adds to the divergence ``base``; more than 0, infinite where the model fails."""
+    added = divergence - base
+    return max(added, LEAST_DIVERGENCE) if math.isfinite(added) else math.inf

@@ -1,0 +1,71 @@
+"""What a search of strengths goes by, in one place, so that it can be swept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The numbers of one search; errors are relative and squared.
+
+    What is measured
+        probe_error: at which a weight's influence is measured, that of 4 to 5 bits. probed_weights: the largest ones;
+        the rest is a small share of the bytes. most_evaluations: single changes measured, at most; evaluated_values:
+        weight values that all measured models may have together. measured_errors: those outside are harmless or
+        hopeless. dominating: an option of more cost and this many times the error is never taken. few_affected: of the
+        samples that see a change of all weights; fewer bear their own part of the limit.
+
+    How strengths are chosen
+        shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
+        errors of options that may change places then. corrections: whole assignments measured on the way to the limit.
+        descents: single changes tried on a whole assignment, at most; one for each dozen of evaluations. fewest_moves:
+        tried on an assignment with all that follows; one for each 16 evaluations. least_move: of all cost, what a
+        change should save for its price alone to count. carrying_share: of the predicted divergence; a weight that has
+        it is dealt with alone. carried: of a divergence, at most, is left without the weight that carries it.
+
+    How a budget is spent
+        recovered: of the search's own limit, where to begin when passes follow that bring the outputs nearer again.
+        nearly: of the limit; with such passes no stronger one is tried. enough: of the budget, the same without.
+        least_spent: of the budget, that a result is counted to take up where single changes follow. uncertain: of the
+        predicted divergence; single changes are tried that should go so far over the budget. most_tightened: of a
+        limit, at least, is left after a failure. limits_tried: those of a search that end in an assignment known
+        already cost next to nothing. stronger: by what a limit grows where the budget has another unit. close: a limit
+        this close to one that failed is not worth another try. surprising: times the limit of the search; what was
+        measured within it and is far beyond has its own cause. less_error: of what carried a failure, at most, is left
+        to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
+        it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
+        eased: milder assignments timed, at most, where a goal of latency is reached.
+    """
+
+    probe_error: float = 0.01
+    probed_weights: int = 160
+    most_evaluations: int = 256
+    evaluated_values: int = 5 * 10**8
+    measured_errors: tuple[float, float] = (1e-4, 0.3)
+    dominating: float = 1.5
+    few_affected: float = 1 / 3
+
+    shortlisted: tuple[float, ...] = tuple(2.0**power for power in range(-1, 6))
+    alike: tuple[float, float] = (1.08, 2.0)
+    corrections: int = 6
+    descents: int = 20
+    fewest_moves: int = 3
+    least_move: float = 0.01
+    carrying_share: float = 0.3
+    carried: float = 0.5
+
+    recovered: float = 2.0
+    nearly: float = 0.9
+    enough: float = 0.75
+    least_spent: float = 0.1
+    uncertain: float = 0.05
+    most_tightened: float = 0.3
+    limits_tried: int = 24
+    stronger: float = 2.0
+    close: float = 1.15
+    surprising: float = 1.5
+    less_error: float = 0.1
+    unforeseen: float = 3.0
+    held_back: int = 4
+    eased: int = 6
