@@ -19,7 +19,7 @@ from onnxcomp.model import load
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.receipt import Receipt
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Apply, Choose, Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 
@@ -235,7 +235,7 @@ def wide_classifier() -> onnx.ModelProto:
 
 def auto_recipe() -> Recipe:
     cluster, store = get_pass("cluster-weights")(), get_pass("store-compact")()
-    return Recipe("auto", (Step(cluster, auto=True), Step(store)))
+    return Recipe("auto", (Choose((cluster,)), Apply(store)))
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def test_the_receipt_counts_the_bytes_on_disk(searched: Result, tmp_path: Path) 
 
 
 def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Path) -> None:
-    recipe = Recipe("late", (Step(get_pass("cluster-weights")(), auto=True),))
+    recipe = Recipe("late", (Choose((get_pass("cluster-weights")(),)),))
     rng = np.random.default_rng(0)
     model = made(
         [helper.make_node("MatMul", ["x", "wide"], ["h"]), helper.make_node("MatMul", ["h", "busy"], ["y"])],
@@ -394,8 +394,8 @@ class ClaimSpeed(Pass):
 def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     goal: str, decision: str, calib: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxcomp.pipeline.executor.latency_ratio", lambda *arguments: 1.2)
-    recipe = Recipe("r", (Step(ClaimSpeed()),), goal=goal)
+    monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", lambda *arguments: 1.2)
+    recipe = Recipe("r", (Apply(ClaimSpeed()),), goal=goal)
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision
     assert bool(result.receipt.applied) == (decision == "kept")
@@ -416,7 +416,7 @@ def test_without_data_the_weakest_channel_counts() -> None:
     uneven = rng.normal(size=(FEATURES, 64)).astype(np.float32) * np.logspace(0, -3, 64, dtype=np.float32)
     last = rng.normal(size=(64, CLASSES)).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "uneven"], ["h"]), helper.make_node("MatMul", ["h", "last"], ["y"])]
-    step = Step(get_pass("quantize-weights")(), True, alternatives=(get_pass("cluster-weights")(),))
+    step = Choose((get_pass("quantize-weights")(), get_pass("cluster-weights")()))
     result = optimize(made(nodes, {"uneven": uneven, "last": last}), recipe=Recipe("auto", (step,)), measure=False)
     after = {each.name: numpy_helper.to_array(each) for each in result.model.proto.graph.initializer}
     per_channel = np.sum((after["uneven"] - uneven) ** 2, axis=0) / np.sum(uneven**2, axis=0)
