@@ -20,8 +20,8 @@ from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import FLOAT_TYPES, Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
-from onnxcomp.pipeline.weight_search.data_free import NoiseBound
 from onnxcomp.receipt import Entry
 
 ERRORS = ("error", "relative_error")  # what passes call a weight's own error in the details of a change

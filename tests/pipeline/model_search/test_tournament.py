@@ -25,7 +25,7 @@ from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Apply, Race, Recipe
 
-replaying = importlib.import_module("onnxcomp.pipeline.history.replay")
+replaying = importlib.import_module("onnxcomp.pipeline.replay")
 FEATURES = 8
 
 

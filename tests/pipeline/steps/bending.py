@@ -19,7 +19,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.recipe import Recipe, Step
 
-replaying = importlib.import_module("onnxcomp.pipeline.history.replay")
+replaying = importlib.import_module("onnxcomp.pipeline.replay")
 FEATURES = 8
 
 
