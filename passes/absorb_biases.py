@@ -16,8 +16,8 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.graph.channels.groups import Channels, Product
 from onnxcomp.graph.channels.trace import trace_channels
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.graph.weights.bias import Bias, bias_of
 from onnxcomp.numerics.channels.cross_layer_equalization import Floats, high_biases
 from onnxcomp.runtime import Value

@@ -16,8 +16,8 @@ from onnx import AttributeProto
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, attribute_value
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 WINDOWS = CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool"}

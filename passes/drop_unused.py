@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import drop_function, functions_of, used_functions
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.ir.writer import sweep
 
 

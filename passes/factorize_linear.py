@@ -36,8 +36,8 @@ from onnxcomp.contract import (
 )
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import has_references, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import has_references, is_onnx
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite

@@ -18,8 +18,9 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.provenance import Origin
+from onnxcomp.graph.ir.query import constant_value, given, has_references, is_onnx, node_key, producer
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import bypass, constant_value, given, has_references, is_onnx, node_key, producer
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered
 
 HARD_SIGMOID_OPSET = 6

@@ -19,17 +19,9 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.provenance import Origin
+from onnxcomp.graph.ir.query import constant_value, given, has_references, is_onnx, node_key, producer, trains
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import (
-    bypass,
-    constant_value,
-    given,
-    has_references,
-    is_onnx,
-    node_key,
-    producer,
-    trains,
-)
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.graph.weights.roles import FLOAT_TYPES
 

@@ -21,18 +21,9 @@ from onnx import TensorProto
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.query import constant_value, given, has_references, ints, is_onnx, node_key, producer, trains
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import (
-    bypass,
-    constant_value,
-    given,
-    has_references,
-    ints,
-    is_onnx,
-    node_key,
-    producer,
-    trains,
-)  # fmt: skip
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered, sweep
 
 FORM_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})  # elements and their order stay

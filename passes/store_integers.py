@@ -30,8 +30,8 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx
 from onnxcomp.graph.weights.products import Lookup, Product, lookup_of, product_of
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import GridEncoding

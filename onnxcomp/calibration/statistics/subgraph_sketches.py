@@ -22,8 +22,8 @@ from onnxcomp.errors import TargetError
 from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
-from onnxcomp.graph.ir.rewire import is_onnx
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session
 

@@ -19,8 +19,8 @@ from onnxcomp.graph.channels.groups import Bound, Channels, Factor, Product, Sou
 from onnxcomp.graph.channels.ids import NONE, Numbers, along, padded, trimmed
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import constant_value, given, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, node_key
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite

@@ -16,8 +16,8 @@ import numpy as np
 
 from onnxcomp.graph.channels.ids import ChannelSets, Numbers
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.matrix_form import MatrixForm
 from onnxcomp.graph.weights.roles import Weight
 

@@ -11,7 +11,7 @@ from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, Flow, Rule
 from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import constant_value, given, trains
+from onnxcomp.graph.ir.query import constant_value, given, trains
 
 FLOATS = frozenset({1, 10, 11, 16})
 CONTRIBUTED = "com.microsoft"

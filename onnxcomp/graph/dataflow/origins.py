@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import given, is_onnx, is_random
+from onnxcomp.graph.ir.query import given, is_onnx, is_random
 from onnxcomp.graph.ir.scopes import Graph, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.dataflow.origins import COMPARISONS, FLOATS, HEAVY, MOVES, Origin, Origins
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.rewire import given, is_onnx
+from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.scopes import Graph, inner_reads, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 

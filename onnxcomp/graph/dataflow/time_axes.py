@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import given, ints, is_onnx, producer
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.rewire import given, ints, is_onnx, producer
 from onnxcomp.graph.ir.scopes import subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model

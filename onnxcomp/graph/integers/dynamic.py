@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
+from onnxcomp.graph.ir.query import given
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given
 from onnxcomp.graph.weights.products import Product, replace_product
 from onnxcomp.numerics.integers.symmetric_int8 import SignedCodes
 

@@ -21,8 +21,8 @@ from onnxcomp.graph.integers.qdq_writer import QdqWriter
 from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Unit
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, is_onnx
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid, quantize_bias
 
 PAD_OPSET = 13  # of all types; before, with the widths as an attribute, or of floats only

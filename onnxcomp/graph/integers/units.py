@@ -20,8 +20,8 @@ import numpy as np
 
 from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import constant_value, given, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
 
 # Operator -> which of its inputs are data, None for all; of the others it is the first.
 DATA: dict[str, tuple[int, ...] | None] = {

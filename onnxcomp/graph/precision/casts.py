@@ -16,8 +16,9 @@ from onnx import helper
 
 from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.ir.nodes import Constant, Variable
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import is_onnx, move_up, producer
+from onnxcomp.graph.ir.rewire import move_up
 from onnxcomp.graph.precision.units import Read, Unit, all_reads, state_type
 from onnxcomp.numerics.integers.short_float import DTYPES, rounded
 from onnxcomp.numerics.search.min_cut import UNCUT, Edge, minimum_cut

@@ -19,8 +19,8 @@ from onnx import AttributeProto, TensorProto
 from onnxcomp.graph.infer.element_types import GENERATED, ElementTypes, function_scopes, local_functions
 from onnxcomp.graph.infer.op_schemas import FLOAT, allowed, ports, schema_of, takes_only_tensors, type_name
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, node_key, trains
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import is_onnx, node_key, trains
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # ONNX Runtime (1.32) opens a model that scatters short floats with a reduction, and fails when it runs.

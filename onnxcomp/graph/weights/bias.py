@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, is_onnx
 
 
 @dataclass(frozen=True, eq=False)

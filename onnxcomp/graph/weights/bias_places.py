@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import given, has_references, is_onnx, is_random, node_key, producer
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, has_references, is_onnx, is_random, node_key, producer
 from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.ir.writer import ordered
 

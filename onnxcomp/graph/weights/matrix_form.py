@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.rewire import is_onnx
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.weights.roles import RECURRENT, Role, Weight
 
 MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx, producer
 from onnxcomp.graph.weights.bias_places import bias_places
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights

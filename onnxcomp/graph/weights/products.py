@@ -18,8 +18,8 @@ import numpy as np
 
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import constant_value, given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, has_references, is_onnx, node_key
 
 
 @dataclass(frozen=True, eq=False)

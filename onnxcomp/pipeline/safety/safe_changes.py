@@ -14,8 +14,8 @@ import numpy as np
 
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import FLOAT_TYPES, Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values

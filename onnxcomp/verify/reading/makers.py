@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxcomp.graph.dataflow.origins import COMPARISONS, FLOATS, HEAVY, Origin, Origins
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import is_onnx, producer
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.scopes import subgraphs_of
 
 LABELLED = frozenset({
