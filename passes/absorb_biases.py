@@ -16,7 +16,7 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.graph.channels.groups import Channels, Product
 from onnxcomp.graph.channels.trace import trace_channels
-from onnxcomp.graph.ir.query import is_onnx, node_key
+from onnxcomp.graph.ir.query import node_key, sole_reader
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.bias import Bias, bias_of
 from onnxcomp.numerics.channels.cross_layer_equalization import Floats, high_biases
@@ -145,9 +145,8 @@ def _site(channels: Channels, product: Product, context: Context) -> _Site | str
     bias = bias_of(graph, product.scope, product.node, product.rows.size)
     if isinstance(bias, str):
         return None
-    output = bias.output
-    relu = output.outputs[0] if len(output.outputs) == 1 and not graph.is_output(output) else None
-    if relu is None or not is_onnx(relu, "Relu"):
+    relu = sole_reader(graph, product.scope, bias.output, "Relu")
+    if relu is None:
         return None
     readers = _readers(channels, relu.outputs[0])
     if isinstance(readers, str):

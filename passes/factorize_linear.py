@@ -36,12 +36,13 @@ from onnxcomp.contract import (
 )
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import has_references, is_onnx
+from onnxcomp.graph.ir.query import constant_behind, has_references, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, svd, truncated_svd
+from onnxcomp.operators import MATRIX_PRODUCTS
 
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
@@ -260,7 +261,7 @@ def _matrix(weight: Weight) -> _Matrix | str:
 def _use(role: Role, weight: Weight) -> _Use | str:
     """The use, or the reason why this node cannot read factors."""
     node = role.node
-    if not (is_onnx(node, "MatMul") or is_onnx(node, "Gemm")) or role.input_index > 1:
+    if not is_onnx(node, *MATRIX_PRODUCTS) or role.input_index > 1:
         return f"it is also read by {node.op} {node.name}".rstrip()
     if has_references(node):
         return f"{node.name or node.op}: its attributes are parameters of a function"
@@ -270,26 +271,12 @@ def _use(role: Role, weight: Weight) -> _Use | str:
         return f"{node.name or node.op} reads it through a Reshape"
     if isinstance(node.inputs[1 - role.input_index], Constant):
         return f"{node.name or node.op}: the other operand is a constant too"
-    try:
-        cast = _cast_on_the_way(node.inputs[role.input_index])
-    except ValueError as error:
-        return f"{node.name or node.op} reads it through {error}"
+    behind = constant_behind(node.inputs[role.input_index], casts=True)
+    if behind is None:
+        return f"{node.name or node.op} reads it through several casts"
     # The right operand is (input, channel), the left one (channel, input).
     rows = role.input_axis if role.input_index else role.channel_axis
-    return _Use(node, role.input_index, rows == 1, cast)
-
-
-def _cast_on_the_way(tensor: Any) -> int | None:
-    """The type that the constant is cast to before the node reads it; ValueError for several casts."""
-    found = None
-    while not isinstance(tensor, Constant):
-        node = tensor.inputs[0]
-        if node.op == "Cast":
-            if found is not None or has_references(node):
-                raise ValueError("several casts")
-            found = int(node.attrs["to"])
-        tensor = node.inputs[0]
-    return found
+    return _Use(node, role.input_index, rows == 1, behind.cast)
 
 
 def _reason(weight: Weight, uses: list[_Use | str]) -> str | None:

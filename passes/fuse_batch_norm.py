@@ -19,13 +19,22 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.provenance import Origin
-from onnxcomp.graph.ir.query import constant_value, given, has_references, is_onnx, node_key, producer, trains
+from onnxcomp.graph.ir.query import (
+    constant_value,
+    given,
+    has_one_reader,
+    has_references,
+    is_onnx,
+    node_key,
+    producer,
+    trains,
+)
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered
-from onnxcomp.graph.weights.roles import FLOAT_TYPES
+from onnxcomp.operators import CONVOLUTIONS, LINEAR
+from onnxcomp.tensors import FLOAT_TYPES
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 ELEMENTWISE = ("Mul", "Add", "Sub", "Div")
 
 
@@ -96,7 +105,7 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
         add, maker = maker, _sole_maker(graph, scope, maker.inputs[position])
         if maker.op != "MatMul":
             raise CannotFuse("an Add stands between it and the weights")
-    linear = is_onnx(maker, *CONVOLUTIONS, "Gemm", "MatMul")
+    linear = is_onnx(maker, *LINEAR)
     if not linear or (maker.op == "MatMul" and node.op != "BatchNormalization"):
         raise CannotFuse(f"it follows {maker.op}, not a convolution or matrix product")
     if has_references(maker) or has_references(node):
@@ -106,7 +115,7 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
         raise CannotFuse(f"the weight of the {maker.op} before it is not a constant")
     if weight.data_type not in FLOAT_TYPES or len(weight.shape) < 2:
         raise CannotFuse(f"the weight of the {maker.op} before it is no float matrix or kernel")
-    if len(weight.outputs) > 1 or graph.is_output(weight):
+    if not has_one_reader(graph, weight):
         raise CannotFuse("the weight has other readers")
     if isinstance(weight.origin, SparseTensorProto):
         raise CannotFuse("the weight is stored as a sparse tensor, which would become a dense one")
@@ -121,7 +130,7 @@ def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:
     maker = producer(tensor)
     if maker is None or not scope.graph.holds(maker):
         raise CannotFuse("no node of the same graph stands before it")
-    if len(tensor.outputs) > 1 or graph.is_output(tensor):
+    if not has_one_reader(graph, tensor):
         raise CannotFuse(f"the output of the {maker.op} before it has other readers")
     return maker
 

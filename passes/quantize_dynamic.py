@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
-from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
+from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import given, has_references, is_onnx, node_key
@@ -34,10 +34,10 @@ from onnxcomp.numerics.integers.symmetric_int8 import (
     is_sliced,
 )
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.operators import MATRIX_PRODUCTS, MICROSOFT, RECURRENT
 from onnxcomp.target import QuantizationStyle
 
 OPSET = 11  # DynamicQuantizeLinear
-PRODUCTS = frozenset({"MatMul", "Gemm"})
 KERNELS_ON_CPU = frozenset({"LSTM", "Attention"})
 
 
@@ -140,7 +140,7 @@ class QuantizeDynamic(SelectingPass):
         """The unit of a node, or the reason why there is none."""
         if node.op in KERNELS_ON_CPU and not on_cpu:
             return f"only ONNX Runtime's CPU provider has an integer {node.op}"
-        if node.op in PRODUCTS:
+        if node.op in MATRIX_PRODUCTS:
             product = product_of(scope, node, shapes)
             return product if isinstance(product, str) else _product_unit(product)
         if node.op == "Conv":
@@ -173,7 +173,7 @@ class QuantizeDynamic(SelectingPass):
 def _is_candidate(node: Node) -> bool:
     if node.domain == MICROSOFT:
         return str(node.op) == "Attention"
-    return is_onnx(node, *PRODUCTS, "Conv", "LSTM", "GRU", "RNN")
+    return is_onnx(node, *MATRIX_PRODUCTS, *RECURRENT, "Conv")
 
 
 def _raise(graph: Graph, context: Context) -> str | None:

@@ -27,7 +27,8 @@ from onnxcomp.contract import (
     parameter,
 )
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
-from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
+from onnxcomp.graph.integers.qdq_writer import BLOCK_OPSET
+from onnxcomp.graph.integers.weight_only import CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import is_onnx
@@ -44,6 +45,7 @@ from onnxcomp.numerics.integers.blockwise import (
     stored_bits,
 )
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.operators import MATRIX_PRODUCTS
 
 # Execution providers that have MatMulNBits and GatherBlockQuantized.
 WITH_KERNELS = frozenset({"cpu", "cuda", "webgpu", "js", "dml"})
@@ -284,7 +286,7 @@ def _readers(graph: Graph, shapes: Shapes) -> dict[Constant, Readers]:
     """What uses each constant as the weight of a product or as a table of rows."""
     found: defaultdict[Constant, Readers] = defaultdict(Readers)
     for scope, node in graph.nodes():
-        if is_onnx(node, "MatMul", "Gemm"):
+        if is_onnx(node, *MATRIX_PRODUCTS):
             product = product_of(scope, node, shapes)
             if isinstance(product, Product) and len(product.perm) == 2:
                 found[product.weight].products.append(product)

@@ -29,14 +29,14 @@ ROWS = (
     ("model",),
     ("stored_encodings", "validity", "external_data", "regular_form"),
     ("tensors", "files", "noise"),
-    ("typed",),
+    ("typed", "operators"),
     ("numerics",),
     ("errors",),
 )
 LEVEL = {part: len(ROWS) - row for row, parts in enumerate(ROWS) for part in parts}
 PASSES_MAY_IMPORT = {
     "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors",
-    "noise", "errors",
+    "noise", "operators", "errors",
 }  # fmt: skip
 ONLY_IN = {  # outside package -> the parts that may import it
     "onnxruntime": {"runtime"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, Flow, Rule
 from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import constant_value, given, trains
-
-FLOATS = frozenset({1, 10, 11, 16})
-CONTRIBUTED = "com.microsoft"
+from onnxcomp.graph.ir.query import clip_bounds, constant_value, given, trains
+from onnxcomp.operators import MICROSOFT, ONNX_DOMAINS
+from onnxcomp.tensors import FLOAT_TYPES
 
 
 def _ignore(flow: Flow, node: Node) -> bool:
@@ -28,7 +26,7 @@ def _keep(flow: Flow, node: Node) -> bool:
 
 
 def _cast(flow: Flow, node: Node) -> bool:
-    return node.attrs.get("to") in FLOATS and _keep(flow, node)
+    return node.attrs.get("to") in FLOAT_TYPES and _keep(flow, node)
 
 
 def _dropout(flow: Flow, node: Node) -> bool:
@@ -42,17 +40,11 @@ def _prelu(flow: Flow, node: Node) -> bool:
 
 def _clip(flow: Flow, node: Node) -> bool:
     """Bounds of zero stay; others have to become one for each channel."""
-    bounds: list[float | None] = []
-    for index, name in (1, "min"), (2, "max"):
-        stated = given(node, index)
-        value = node.attrs.get(name) if stated is None else constant_value(stated)
-        if stated is not None and (value is None or value.size != 1):
-            return False
-        bounds.append(None if value is None else float(np.asarray(value, np.float64).reshape(-1)[0]))
-    low, high = (None if each is None or abs(each) > 1e38 else each for each in bounds)
-    numbers = flow.of(node.inputs[0])
-    if any(each is not None and math.isnan(each) for each in bounds):
+    bounds = clip_bounds(node)
+    if bounds is None:
         return False
+    low, high = bounds
+    numbers = flow.of(node.inputs[0])
     if (low or high) and not flow.bound(node, low, high, numbers):
         flow.sets.fix(numbers, f"{flow.key(node)} (Clip) cuts its channels off at one bound for all")
         return False
@@ -249,7 +241,7 @@ _PLAIN: dict[str, Rule] = {
     **FORM_RULES,
 }
 RULES: dict[tuple[str, str], Rule] = {
-    **{(domain, op): rule for op, rule in _PLAIN.items() for domain in ("", "ai.onnx")},
-    (CONTRIBUTED, "SkipLayerNormalization"): _normalized(2, 3),
-    (CONTRIBUTED, "SkipSimplifiedLayerNormalization"): _normalized(2),
+    **{(domain, op): rule for op, rule in _PLAIN.items() for domain in ONNX_DOMAINS if domain is not None},
+    (MICROSOFT, "SkipLayerNormalization"): _normalized(2, 3),
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _normalized(2),
 }

@@ -13,11 +13,11 @@ from onnxcomp.graph.channels.ids import padded
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import set_constant
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 
 Floats = NDArray[np.float64]
-LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # what makes channels and has a weight
 SHORT_FLOATS = 4  # bytes; shorter floats are scaled by less, for their exponents are few
 LARGEST, LARGEST_OF_SHORT = 2.0**16, 2.0**4
 
@@ -126,14 +126,9 @@ def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
 
 def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> None:
     """Give the node a constant of its own where another one reads the old, or where it has to be spread."""
-    constant = factor.constant
-    values = constant.values
+    values = factor.constant.values
     wide = values.astype(np.float64) * factors[factor.numbers] ** factor.power
-    made = wide.astype(values.dtype)
-    if made.shape == values.shape and len(constant.outputs) == 1 and not graph.is_output(constant):
-        constant.values = made
-        return
-    factor.node.inputs[factor.index] = graph.constant(factor.scope, constant.name, made)
+    set_constant(graph, factor.scope, factor.node, factor.index, wide.astype(values.dtype))
 
 
 def _split_bound(graph: Graph, bound: Bound, factors: Floats) -> None:

@@ -21,12 +21,12 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.scopes import subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
+from onnxcomp.operators import RECURRENT
 
 Axes = tuple[frozenset[tuple[str, int]], ...]
 """For each axis of a tensor the axes of inputs that it is."""
 NONE: frozenset[tuple[str, int]] = frozenset()
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 SLIDING = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 # Elementwise, or along axes that stay where they are.
 KEEPS = frozenset({

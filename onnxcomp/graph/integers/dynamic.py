@@ -21,8 +21,8 @@ from onnxcomp.graph.ir.query import given
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.weights.products import Product, replace_product
 from onnxcomp.numerics.integers.symmetric_int8 import SignedCodes
+from onnxcomp.operators import MICROSOFT
 
-MICROSOFT = "com.microsoft"
 FLOAT = 1  # TensorProto.FLOAT
 # Of the attributes of Attention, those that QAttention has, too.
 ATTENTION_ATTRIBUTES = frozenset({"num_heads", "unidirectional", "scale", "mask_filter_value"})

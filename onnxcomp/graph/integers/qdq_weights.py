@@ -18,11 +18,9 @@ from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Linear, Unit
 from onnxcomp.graph.ir.nodes import Array, Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import set_input
 from onnxcomp.numerics.integers.affine_int8 import Grid, bias_floor, quantize_bias, quantize_weight, weight_grid
-
-# u8 x s8 products are added in pairs in 16 bits on x86 without VNNI: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
-REDUCED_LIMIT = 64
-FULL_LIMIT = 127
+from onnxcomp.numerics.integers.symmetric_int8 import FULL_LIMIT, REDUCED_LIMIT
 
 
 class CodeStore:
@@ -140,10 +138,7 @@ class LinearWriter:
         self.made.setdefault(unit.key, set()).add(stored.name)
         grid = Grid(scale, np.zeros(scale.shape, np.int32))
         decoded = self._writer.decode(stored, grid, axis=0 if by_channel else None, plain=True)
-        if len(unit.node.inputs) > 2:
-            unit.node.inputs[2] = decoded
-        else:
-            unit.node.inputs.append(decoded)
+        set_input(unit.node, 2, decoded)
 
     def _widen_bias(self, unit: Unit, bias: Array, rank: int | None) -> None:
         """Give the bias as many dimensions as what it is added to.

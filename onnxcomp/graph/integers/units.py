@@ -18,10 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
+from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.ir.query import (
+    clip_bounds,
+    constant_behind,
+    constant_value,
+    given,
+    is_onnx,
+    node_key,
+    other_operand,
+    producer,
+    sole_reader,
+)
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.operators import LINEAR
 
 # Operator -> which of its inputs are data, None for all; of the others it is the first.
 DATA: dict[str, tuple[int, ...] | None] = {
@@ -49,7 +60,7 @@ class Linear:
     """
 
     weight: Constant
-    perm: tuple[int, ...] | None
+    perm: tuple[int, ...]
     axis: int | None
     bias: Array | None
     alpha: float = 1.0
@@ -57,8 +68,7 @@ class Linear:
 
     def values(self) -> Array:
         """The weight as the node reads it."""
-        values = np.asarray(self.weight.values)
-        turned = values if self.perm is None else values.transpose(self.perm)
+        turned = np.asarray(self.weight.values).transpose(self.perm)
         return turned if self.alpha == 1 else turned * np.float32(self.alpha)
 
 
@@ -159,10 +169,10 @@ def _joined(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) ->
     if not style.joins_sums or node.op != "Add" or any(isinstance(each, Constant) for each in node.inputs):
         return None
     for index, operand in enumerate(node.inputs):
-        maker = operand.inputs[0] if operand.inputs else None
-        if maker is None or not is_onnx(maker, *style.computes) or _only_reader(graph, scope, operand) is not node:
+        maker = producer(operand)
+        if maker is None or not is_onnx(maker, *style.computes) or sole_reader(graph, scope, operand) is not node:
             continue
-        if _through(maker.inputs[1]) is not None:
+        if constant_behind(maker.inputs[1]) is not None:
             return index, maker
     return None
 
@@ -208,7 +218,7 @@ def _pads_zeros(node: Node) -> bool:
 
 def _matmul(graph: Graph, scope: Scope, node: Node, key: str, style: QuantizationStyle) -> Unit | str:
     left, right = node.inputs
-    found = _through(right)
+    found = constant_behind(right)
     if isinstance(left, Constant) and found is not None:
         return "both operands are constants"
     if found is None:
@@ -216,26 +226,26 @@ def _matmul(graph: Graph, scope: Scope, node: Node, key: str, style: Quantizatio
             return f"its weight is {left.dtype}"
         tail, clip = _clipped(graph, scope, node.outputs[0])
         return Unit(key, node, False, (0, 1), (tail,), clip=clip)
-    weight, perm = found
+    weight, perm = found.constant, found.perm
     reason = _unfit(weight)
     if reason or len(weight.shape) < 2:
         return reason or "its weight is a vector"
     if len(weight.shape) > 2:
         tail, clip = _clipped(graph, scope, node.outputs[0])
         return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, None, None), clip=clip)
-    columns = weight.shape[perm[1]] if perm else weight.shape[1]
-    add, bias = _bias_add(graph, scope, node.outputs[0], int(columns)) if style.integer_bias else (None, None)
+    columns = int(weight.shape[perm[1]])
+    add, bias = _bias_add(graph, scope, node.outputs[0], columns) if style.integer_bias else (None, None)
     tail, clip = _clipped(graph, scope, node.outputs[0] if add is None else add.outputs[0])
     return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, 1, bias), add, clip=clip)
 
 
 def _gemm(node: Node) -> Linear | str:
-    found = _through(node.inputs[1])
+    found = constant_behind(node.inputs[1])
     if found is None:
         return "its second operand is not a constant"
-    weight, perm = found
+    weight, perm = found.constant, found.perm
     axis = 0 if node.attrs.get("transB", 0) else 1
-    channels = weight.shape[perm[axis] if perm else axis]
+    channels = weight.shape[perm[axis]]
     bias = given(node, 2)
     values = constant_value(bias)
     if bias is not None and (values is None or values.dtype != np.float32):
@@ -249,14 +259,15 @@ def _gemm(node: Node) -> Linear | str:
 
 
 def _convolution(node: Node) -> Linear | str:
-    found = _through(node.inputs[1])
+    found = constant_behind(node.inputs[1])
     if found is None:
         return "its weight is not a constant"
     bias = given(node, 2)
     values = constant_value(bias)
     if bias is not None and (values is None or values.dtype != np.float32):
         return "its bias is not a float32 constant"
-    return _unfit(found[0]) or Linear(*found, 0 if node.op == "Conv" else 1, values)
+    weight = found.constant
+    return _unfit(weight) or Linear(weight, found.perm, 0 if node.op == "Conv" else 1, values)
 
 
 def _unfit(weight: Constant) -> str | None:
@@ -267,38 +278,10 @@ def _unfit(weight: Constant) -> str | None:
     return None if np.isfinite(weight.values).all() else "its weight has values that are not finite"
 
 
-def _through(tensor: Any) -> tuple[Constant, tuple[int, ...] | None] | None:
-    """The constant behind Identity and Transpose nodes and the permutation from it to ``tensor``."""
-    perm: tuple[int, ...] | None = None
-    while not isinstance(tensor, Constant):
-        if not tensor.inputs or not is_onnx(tensor.inputs[0], "Identity", "Transpose"):
-            return None
-        node = tensor.inputs[0]
-        tensor = node.inputs[0]
-        if node.op == "Transpose":
-            rank = len(tensor.shape) if isinstance(tensor, Constant) else 0
-            order = node.attrs.get("perm") or list(range(rank))[::-1]
-            if not order:
-                return None
-            perm = tuple(order) if perm is None else tuple(order[each] for each in perm)
-    return tensor, perm
-
-
-def _only_reader(graph: Graph, scope: Scope, tensor: Any) -> Node | None:
-    """The one node of the scope that reads a tensor which nothing else needs."""
-    if len(tensor.outputs) != 1 or graph.is_output(tensor):
-        return None
-    reader: Node = tensor.outputs[0]
-    return reader if scope.graph.holds(reader) else None
-
-
 def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[Node | None, Array | None]:
     """The Add of one number a column that follows a MatMul, and these numbers (columns,)."""
-    reader = _only_reader(graph, scope, tensor)
-    if reader is None or not is_onnx(reader, "Add"):
-        return None, None
-    other = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]
-    values = constant_value(other)
+    reader = sole_reader(graph, scope, tensor, "Add")
+    values = None if reader is None else constant_value(other_operand(reader, tensor))
     if values is None or values.dtype != np.float32 or values.size != columns or not values.ndim:
         return None, None
     if values.shape[-1] != columns or values.ndim > 3:
@@ -308,7 +291,7 @@ def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[No
 
 def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]:
     """What comes after a Relu or a Clip from zero up, and that node; else the tensor itself, and None."""
-    reader = _only_reader(graph, scope, tensor)
+    reader = sole_reader(graph, scope, tensor)
     if reader is None or not is_onnx(reader) or reader.inputs[0] is not tensor:
         return tensor, None
     if reader.op == "Relu" or (reader.op == "Clip" and _starts_at_zero(reader)):
@@ -317,13 +300,6 @@ def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]
 
 
 def _starts_at_zero(clip: Node) -> bool:
-    """Whether a Clip, of any opset, cuts off all below zero and perhaps what is above a positive constant."""
-    bounds: list[Any] = []
-    for index, name in (1, "min"), (2, "max"):
-        stated = given(clip, index)
-        value = clip.attrs.get(name) if stated is None else constant_value(stated)
-        if stated is not None and (value is None or value.size != 1):
-            return False
-        bounds.append(None if value is None else float(np.asarray(value).reshape(-1)[0]))
-    low, high = bounds
+    """Whether a Clip cuts off all below zero and perhaps what is above a positive constant."""
+    low, high = clip_bounds(clip) or (None, None)
     return low == 0 and (high is None or high > 0)

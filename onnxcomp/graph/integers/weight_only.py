@@ -19,13 +19,13 @@ import ml_dtypes
 import numpy as np
 from onnx import helper
 
-from onnxcomp.graph.integers.dynamic import MICROSOFT
+from onnxcomp.graph.integers.qdq_writer import BLOCK_OPSET, PER_AXIS_OPSET, PER_TENSOR_OPSET
 from onnxcomp.graph.ir.nodes import Array, Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.weights.products import Lookup, Product, replace_product
 from onnxcomp.numerics.integers.blockwise import RowBlocks, pack_last
+from onnxcomp.operators import MICROSOFT
 
-PER_TENSOR_OPSET, PER_ROW_OPSET, BLOCK_OPSET = 10, 13, 21
 OPSET_OF_BITS = {8: PER_TENSOR_OPSET, 4: BLOCK_OPSET, 2: 25}
 
 
@@ -271,7 +271,7 @@ def parts_of_bytes(bits: int) -> Array:
 
 def needed_opset(rows_bits: int, *, blocks: int, uniform: bool) -> int:
     """The opset at which DequantizeLinear takes such codes: ``blocks`` scales a row, or one for all."""
-    form = PER_TENSOR_OPSET if uniform else PER_ROW_OPSET if blocks == 1 else BLOCK_OPSET
+    form = PER_TENSOR_OPSET if uniform else PER_AXIS_OPSET if blocks == 1 else BLOCK_OPSET
     return max(OPSET_OF_BITS[rows_bits], form)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
-from onnxcomp.graph.ir.reader import Scope
-from onnxcomp.noise import ONNX_DOMAINS as WRITTEN_DOMAINS
+from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.noise import RANDOM_OPS
+from onnxcomp.operators import ONNX_DOMAINS
 
-ONNX_DOMAINS = frozenset({None, *WRITTEN_DOMAINS})
+UNBOUNDED = 1e38  # exporters write the largest float32 where a Clip has no bound
 
 
 def is_onnx(node: Node, *ops: str) -> bool:
@@ -46,6 +48,90 @@ def ints(tensor: Any | None) -> list[int] | None:
 def producer(tensor: Any) -> Node | None:
     """The node that computes a tensor, None for constants, graph inputs and what comes from outside."""
     return tensor.inputs[0] if isinstance(tensor, Variable) and tensor.inputs else None
+
+
+def has_one_reader(graph: Graph, tensor: Any) -> bool:
+    """Whether one node reads the tensor, once, and nothing else needs it."""
+    return len(tensor.outputs) == 1 and not graph.is_output(tensor)
+
+
+def sole_reader(graph: Graph, scope: Scope, tensor: Any, *ops: str) -> Node | None:
+    """The one node of the scope, of these operators if any are named, that reads a tensor which nothing else needs."""
+    if not has_one_reader(graph, tensor):
+        return None
+    reader: Node = tensor.outputs[0]
+    return reader if scope.graph.holds(reader) and (not ops or is_onnx(reader, *ops)) else None
+
+
+def other_operand(node: Node, tensor: Any) -> Any:
+    """What a node of two operands reads beside the tensor."""
+    return node.inputs[1] if node.inputs[0] is tensor else node.inputs[0]
+
+
+def is_fixed(tensor: Any) -> bool:
+    """Whether the tensor is a constant or computed from constants alone."""
+    if isinstance(tensor, Constant):
+        return True
+    maker = producer(tensor)
+    return maker is not None and bool(maker.inputs) and not is_random(maker) and all(map(is_fixed, maker.inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """A constant as it is seen behind nodes that turn or cast it.
+
+    perm: the constant's axes in the order in which they are seen. cast: the element type that it is cast to, None
+    where it is not.
+    """
+
+    constant: Constant
+    perm: tuple[int, ...]
+    cast: int | None = None
+
+
+def constant_behind(tensor: Any, *, casts: bool = False) -> Behind | None:
+    """The constant that ``tensor`` is behind Identity and Transpose nodes, and one Cast where ``casts`` says so.
+
+    None for anything else, more casts among it, and where an attribute on the way is a function's parameter.
+    """
+    passing = ("Identity", "Transpose", "Cast") if casts else ("Identity", "Transpose")
+    turns: list[Any] = []
+    cast: int | None = None
+    while not isinstance(tensor, Constant):
+        node = producer(tensor)
+        if node is None or not is_onnx(node, *passing) or has_references(node):
+            return None
+        if node.op == "Transpose":
+            turns.append(node.attrs.get("perm"))
+        elif node.op == "Cast":
+            if cast is not None:
+                return None
+            cast = int(node.attrs["to"])
+        tensor = node.inputs[0]
+    perm = tuple(range(len(tensor.shape)))
+    for order in reversed(turns):
+        perm = tuple(perm[each] for each in order) if order else perm[::-1]
+    return Behind(tensor, perm, cast)
+
+
+def clip_bounds(clip: Node) -> tuple[float | None, float | None] | None:
+    """The least and the largest value that a Clip of any opset leaves, None on a side without a bound.
+
+    None in all where a bound is not a number that the model states.
+    """
+    if has_references(clip):
+        return None
+    bounds: list[float | None] = []
+    for index, name in (1, "min"), (2, "max"):
+        stated = given(clip, index)
+        value = clip.attrs.get(name) if stated is None else constant_value(stated)
+        if stated is not None and (value is None or value.size != 1):
+            return None
+        number = math.inf if value is None else float(np.asarray(value, np.float64).reshape(-1)[0])
+        if math.isnan(number):
+            return None
+        bounds.append(None if abs(number) > UNBOUNDED else number)
+    return bounds[0], bounds[1]
 
 
 def is_random(node: Node) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import producer, takes_constant
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import has_one_reader, producer, takes_constant
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.scopes import separate_keys
 
@@ -35,6 +35,25 @@ def bypass(graph: Graph, scope: Scope, node: Node, source: Any) -> bool:
     maker.outputs[position] = output
     graph.replace_reads(source, output)
     return True
+
+
+def set_input(node: Node, index: int, tensor: Any) -> None:
+    """Let a node read a tensor at a position, which may be the one after its last."""
+    if index < len(node.inputs):
+        node.inputs[index] = tensor
+    else:
+        node.inputs.append(tensor)
+
+
+def set_constant(graph: Graph, scope: Scope, node: Node, index: int, values: Array) -> None:
+    """Let a node read other values than those of its constant: in that one where nothing else reads it and shape and
+    type stay, else in a new one of the scope."""
+    old = node.inputs[index]
+    if tuple(old.shape) == values.shape and old.dtype == values.dtype and has_one_reader(graph, old):
+        old.values = values
+        graph.encodings.pop(graph.scope_of(old).key(old.name), None)
+    else:
+        node.inputs[index] = graph.constant(scope, old.name, values)
 
 
 def move_up(scope: Scope, constant: Constant) -> None:

@@ -20,6 +20,7 @@ from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.precision.units import Unit
 from onnxcomp.numerics.integers.short_float import largest, misfit, smallest_normal
+from onnxcomp.tensors import FLOAT_TYPES
 
 HEADROOM = 2  # unseen data may go beyond what was seen
 # What they give stays small whatever they are given: saturating, normalizing, or taking the largest.
@@ -37,7 +38,6 @@ SQUARES = frozenset({
 ROOTS = frozenset({"Sqrt", "Reciprocal", "Pow", "Log"})
 AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
 SHORT_INTEGERS = frozenset({TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Limits:
         if node.op != "Cast":
             return None
         other = self.types.of(node.inputs[0]) if unit.writes else int(node.attrs["to"])
-        if other in FLOATS or other in SHORT_INTEGERS or seen <= exact:
+        if other in FLOAT_TYPES or other in SHORT_INTEGERS or seen <= exact:
             return None
         return "whole numbers have to be exact"
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import given, is_onnx
+from onnxcomp.graph.ir.query import given, sole_reader
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import set_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +49,7 @@ class Bias:
         shape = (self.channels,) if old is None else tuple(old.shape)
         name = f"{self.output.name}_bias" if old is None else old.name
         made = graph.constant(self.scope, name, values.astype(np.float32).reshape(shape))
-        if self.index < len(self.node.inputs):
-            self.node.inputs[self.index] = made
-        else:
-            self.node.inputs.append(made)
+        set_input(self.node, self.index, made)
 
 
 def bias_of(graph: Graph, scope: Scope, node: Node, channels: int) -> Bias | str:
@@ -68,8 +66,8 @@ def bias_of(graph: Graph, scope: Scope, node: Node, channels: int) -> Bias | str
 
 def _added(graph: Graph, scope: Scope, node: Node, channels: int) -> Bias | str:
     product = node.outputs[0]
-    add = product.outputs[0] if len(product.outputs) == 1 and not graph.is_output(product) else None
-    if add is None or not is_onnx(add, "Add") or not scope.graph.holds(add):
+    add = sole_reader(graph, scope, product, "Add")
+    if add is None:
         return "no bias is added to it"
     index = 1 if add.inputs[0] is product else 0
     if not _fits(add.inputs[index], channels):

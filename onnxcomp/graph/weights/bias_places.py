@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import given, has_references, is_onnx, is_random, node_key, producer
+from onnxcomp.graph.ir.query import given, has_references, is_fixed, is_onnx, node_key, producer, sole_reader
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import set_constant, set_input
 from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.operators import LINEAR, RESHAPING
 
-FORM = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+FORM = RESHAPING | {"Identity", "Transpose"}
 UNTYPED = "the type of its weight is not stated"
-WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +51,10 @@ def bias_places(graph: Graph) -> list[BiasPlace]:
     """The bias of every Conv, ConvTranspose, Gemm and MatMul of the main graph that multiplies with a constant."""
     found = []
     for node in graph.main.graph.nodes:
-        if not is_onnx(node, *WITH_BIAS, "MatMul") or has_references(node) or not is_fixed(node.inputs[1]):
+        if not is_onnx(node, *LINEAR) or has_references(node) or not is_fixed(node.inputs[1]):
             continue
         key = node_key(graph.main, node)
-        if node.op in WITH_BIAS:
+        if node.op != "MatMul":
             found.append(BiasPlace(key, node, graph.main, node, 2, -1 if node.op == "Gemm" else 1))
             continue
         add = _bias_add(graph, node)
@@ -72,19 +73,11 @@ def depths(graph: Graph, nodes: Sequence[Node]) -> dict[Any, int]:
     return depth
 
 
-def is_fixed(tensor: Any) -> bool:
-    """Whether the tensor is a constant or computed from constants alone."""
-    if isinstance(tensor, Constant):
-        return True
-    maker = producer(tensor)
-    return maker is not None and bool(maker.inputs) and not is_random(maker) and all(map(is_fixed, maker.inputs))
-
-
 def known_as(graph: Graph, tensor: Any) -> list[str]:
     """The tensor's name, and that of what it is once quantized and dequantized where only that is read."""
     names = [tensor.name]
-    quantize = _sole_reader(graph, tensor, "QuantizeLinear")
-    restore = None if quantize is None else _sole_reader(graph, quantize.outputs[0], "DequantizeLinear")
+    quantize = sole_reader(graph, graph.main, tensor, "QuantizeLinear")
+    restore = None if quantize is None else sole_reader(graph, graph.main, quantize.outputs[0], "DequantizeLinear")
     return names if restore is None else [*names, restore.outputs[0].name]
 
 
@@ -116,19 +109,11 @@ def add_to_bias(graph: Graph, place: BiasPlace, shift: Array, *, insert: bool = 
 
 def _bias_add(graph: Graph, node: Node) -> Node | None:
     """The Add of a constant that alone reads the product, one number a column or one for all."""
-    add = _sole_reader(graph, node.outputs[0], "Add")
+    add = sole_reader(graph, graph.main, node.outputs[0], "Add")
     if add is None:
         return None
     constants = [each for each in add.inputs if isinstance(each, Constant)]
     return add if len(constants) == 1 else None
-
-
-def _sole_reader(graph: Graph, tensor: Any, op: str) -> Node | None:
-    """The node of the main graph that alone reads the tensor, where it is this operator."""
-    if len(tensor.outputs) != 1 or graph.is_output(tensor):
-        return None
-    reader: Node = tensor.outputs[0]
-    return reader if is_onnx(reader, op) and graph.main.graph.holds(reader) else None
 
 
 def _insert_add(graph: Graph, place: BiasPlace, shift: Array) -> str | None:
@@ -153,7 +138,7 @@ def _give_bias(graph: Graph, place: BiasPlace, shift: Array) -> str | None:
     values = _rounded(shift, dtype)
     if isinstance(values, str):
         return values
-    _set_input(place, graph.constant(place.scope, f"{place.node.outputs[0].name}_bias", values))
+    set_input(place.node, place.position, graph.constant(place.scope, f"{place.node.outputs[0].name}_bias", values))
     return None
 
 
@@ -176,11 +161,8 @@ def _add_to_constant(graph: Graph, place: BiasPlace, bias: Constant, shift: Arra
     values = _rounded(old.astype(np.float64) + shift, old.dtype)
     if isinstance(values, str):
         return values
-    if values.shape == old.shape and len(bias.outputs) == 1 and not graph.is_output(bias):
-        graph.encodings.pop(graph.scope_of(bias).key(bias.name), None)
-        bias.values = values
-    else:
-        _set_input(place, graph.constant(place.scope, bias.name, values))
+    assert place.holder is not None
+    set_constant(graph, place.scope, place.holder, place.position, values)
     return None
 
 
@@ -198,7 +180,8 @@ def _add_to_integers(graph: Graph, place: BiasPlace, maker: Node, shift: Array) 
     output = graph.variable(maker.outputs[0].name, dtype=maker.outputs[0].dtype, shape=maker.outputs[0].shape)
     inputs = [made, *maker.inputs[1:]]
     graph.node(place.scope, "DequantizeLinear", inputs, [output], attrs=dict(maker.attrs), before=place.holder)
-    _set_input(place, output)
+    assert place.holder is not None
+    set_input(place.holder, place.position, output)
     return None
 
 
@@ -206,12 +189,3 @@ def _rounded(values: Array, dtype: np.dtype[Any]) -> Array | str:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = values.astype(dtype)
     return rounded if np.isfinite(rounded.astype(np.float64)).all() else f"its bias would not be finite in {dtype}"
-
-
-def _set_input(place: BiasPlace, tensor: Any) -> None:
-    assert place.holder is not None
-    inputs = place.holder.inputs
-    if place.position < len(inputs):
-        inputs[place.position] = tensor
-    else:
-        inputs.append(tensor)

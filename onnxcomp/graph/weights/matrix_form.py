@@ -19,7 +19,8 @@ import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.query import is_onnx
-from onnxcomp.graph.weights.roles import RECURRENT, Role, Weight
+from onnxcomp.graph.weights.roles import Role, Weight
+from onnxcomp.operators import MATRIX_PRODUCTS, RECURRENT
 
 MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth
 MOMENTS_PER_VALUE = 8  # and those that a large one is worth
@@ -78,7 +79,7 @@ def _form(weight: Weight, role: Role) -> MatrixForm | None:
         return MatrixForm(role.axes, role.kind, shape, group) if shape[0] % group == 0 else None
     if role.kind == "recurrent" and node.op in RECURRENT and len(shape) == 3:
         return MatrixForm(role.axes, "recurrent", shape, shape[0])
-    if role.kind != "linear" or role.channel_axis is None or not is_onnx(node, "MatMul", "Gemm"):
+    if role.kind != "linear" or role.channel_axis is None or not is_onnx(node, *MATRIX_PRODUCTS):
         return None
     if role.input_index == 0:
         is_plain = len(shape) == 2 and not node.attrs.get("transA", 0)

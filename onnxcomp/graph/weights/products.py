@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import constant_value, given, has_references, is_onnx, node_key
+from onnxcomp.graph.ir.query import constant_behind, constant_value, given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 
 
@@ -70,7 +70,7 @@ def product_of(scope: Scope, node: Node, shapes: Shapes) -> Product | str:
     found = constant_behind(node.inputs[1])
     if found is None:
         return _left_product(scope, node, shapes)
-    weight, perm = found
+    weight, perm = found.constant, found.perm
     if isinstance(node.inputs[0], Constant):
         return "both its operands are constants"
     if len(weight.shape) < 2 or (node.op == "Gemm" and len(weight.shape) != 2):
@@ -94,7 +94,7 @@ def _left_product(scope: Scope, node: Node, shapes: Shapes) -> Product | str:
     found = constant_behind(node.inputs[0])
     if found is None:
         return "none of its operands is a constant"
-    weight, perm = found
+    weight, perm = found.constant, found.perm
     rank = shapes.rank(node.inputs[1])
     if node.op == "Gemm" or len(weight.shape) != 2:
         return "its constant is the left operand"
@@ -111,24 +111,6 @@ def lookup_of(scope: Scope, node: Node) -> Lookup | None:
     if not isinstance(table, Constant) or len(table.shape) != 2 or node.inputs[1] is table:
         return None
     return Lookup(scope, node, table) if node.attrs.get("axis", 0) in (0, -2) else None
-
-
-def constant_behind(tensor: Any) -> tuple[Constant, tuple[int, ...]] | None:
-    """The constant behind Identity and Transpose nodes, and its axes in the order in which ``tensor`` has them."""
-    turns: list[Any] = []
-    while not isinstance(tensor, Constant):
-        if not tensor.inputs or not is_onnx(tensor.inputs[0], "Identity", "Transpose"):
-            return None
-        node = tensor.inputs[0]
-        if has_references(node):
-            return None
-        if node.op == "Transpose":
-            turns.append(node.attrs.get("perm"))
-        tensor = node.inputs[0]
-    perm = tuple(range(len(tensor.shape)))
-    for order in reversed(turns):
-        perm = tuple(perm[each] for each in order) if order else perm[::-1]
-    return tensor, perm
 
 
 def replace_product(graph: Graph, product: Product, multiply: Callable[[Any, Any], None]) -> None:
