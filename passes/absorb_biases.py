@@ -86,8 +86,8 @@ class AbsorbBiases(Pass):
         by_number[channels.sets.roots(product.rows)] = moved
         for reader, bias in zip(site.readers, site.reader_biases, strict=True):
             shift = _through(reader, by_number[channels.sets.roots(reader.columns)])
-            bias.set(channels.graph, bias.values() + shift)
-        site.bias.set(channels.graph, site.bias.values() - moved)
+            bias.set(channels.graph, bias.values(shift.size) + shift)
+        site.bias.set(channels.graph, site.bias.values(moved.size) - moved)
         count = int(np.count_nonzero(moved))
         outcome.change(key, f"{count} of {moved.size} biases lowered by up to {moved.max():.3g}", channels=count)
 
@@ -112,7 +112,7 @@ class _Site:
         biases = [self.bias, *self.reader_biases]
         return [
             *(name for each in products for name in (each.key, each.weight.name)),
-            *(name for each in biases for name in (node_key(each.scope, each.node), each.name) if name),
+            *(name for each in biases for name in (node_key(each.scope, each.holder or each.node), each.name) if name),
         ]
 
     def see(self, value: Value) -> None:
@@ -142,8 +142,8 @@ def _site(channels: Channels, product: Product, context: Context) -> _Site | str
     graph = channels.graph
     if product.form.kind not in MAKERS or product.scope is not graph.main or product.rows.size != _outputs(product):
         return None
-    bias = bias_of(graph, product.scope, product.node, product.rows.size)
-    if isinstance(bias, str):
+    bias = bias_of(graph, product.scope, product.node)
+    if bias.fault(product.rows.size):
         return None
     relu = sole_reader(graph, product.scope, bias.output, "Relu")
     if relu is None:
@@ -151,11 +151,12 @@ def _site(channels: Channels, product: Product, context: Context) -> _Site | str
     readers = _readers(channels, relu.outputs[0])
     if isinstance(readers, str):
         return readers
-    biases = [bias_of(graph, each.scope, each.node, _outputs(each)) for each in readers]
-    missing = next((each for each in biases if isinstance(each, str)), None)
-    if missing is not None:
-        return f"a node that reads the Relu cannot take it: {missing}"
-    site = _Site(product, bias, readers, [each for each in biases if isinstance(each, Bias)])
+    biases = [bias_of(graph, each.scope, each.node) for each in readers]
+    faults = (bias.fault(_outputs(each)) for each, bias in zip(readers, biases, strict=True))
+    fault = next((each for each in faults if each), None)
+    if fault:
+        return f"a node that reads the Relu cannot take it: {fault}"
+    site = _Site(product, bias, readers, biases)
     return site if context.selects(product.key) and not context.excludes(*site.touched) else None
 
 

@@ -27,11 +27,11 @@ from onnxcomp.graph.ir.query import (
     given,
     is_onnx,
     node_key,
-    other_operand,
     producer,
     sole_reader,
 )
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.weights.bias import bias_of, is_per_channel
 from onnxcomp.operators import LINEAR
 
 # Operator -> which of its inputs are data, None for all; of the others it is the first.
@@ -234,7 +234,7 @@ def _matmul(graph: Graph, scope: Scope, node: Node, key: str, style: Quantizatio
         tail, clip = _clipped(graph, scope, node.outputs[0])
         return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, None, None), clip=clip)
     columns = int(weight.shape[perm[1]])
-    add, bias = _bias_add(graph, scope, node.outputs[0], columns) if style.integer_bias else (None, None)
+    add, bias = _bias_add(graph, scope, node, columns) if style.integer_bias else (None, None)
     tail, clip = _clipped(graph, scope, node.outputs[0] if add is None else add.outputs[0])
     return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, 1, bias), add, clip=clip)
 
@@ -278,15 +278,13 @@ def _unfit(weight: Constant) -> str | None:
     return None if np.isfinite(weight.values).all() else "its weight has values that are not finite"
 
 
-def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[Node | None, Array | None]:
+def _bias_add(graph: Graph, scope: Scope, node: Node, columns: int) -> tuple[Node | None, Array | None]:
     """The Add of one number a column that follows a MatMul, and these numbers (columns,)."""
-    reader = sole_reader(graph, scope, tensor, "Add")
-    values = None if reader is None else constant_value(other_operand(reader, tensor))
-    if values is None or values.dtype != np.float32 or values.size != columns or not values.ndim:
+    bias = bias_of(graph, scope, node)
+    values = constant_value(bias.tensor)
+    if values is None or values.dtype != np.float32 or not is_per_channel(bias.tensor, columns) or values.ndim > 3:
         return None, None
-    if values.shape[-1] != columns or values.ndim > 3:
-        return None, None
-    return reader, values.reshape(-1)
+    return bias.holder, values.reshape(-1)
 
 
 def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]:
