@@ -23,7 +23,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.weights.products import Product, product_of
+from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
 from onnxcomp.numerics.encodings.encoding import Encoding, GridEncoding
 from onnxcomp.numerics.integers.symmetric_int8 import (
     FULL_LIMIT,
@@ -141,12 +141,12 @@ class QuantizeDynamic(SelectingPass):
         if node.op in KERNELS_ON_CPU and not on_cpu:
             return f"only ONNX Runtime's CPU provider has an integer {node.op}"
         if node.op in MATRIX_PRODUCTS:
-            product = product_of(scope, node, shapes)
+            product = replaceable_op(scope, node, shapes)
             return product if isinstance(product, str) else _product_unit(product)
         if node.op == "Conv":
             if not self.convolutions:
                 return "dynamic ranges do not make a Conv faster (convolutions rewrites it all the same)"
-            return _convolution_unit(scope, node)
+            return _convolution_unit(scope, node, shapes)
         if node.op == "LSTM":
             return _recurrent_unit(scope, node)
         if node.op == "Attention":
@@ -182,28 +182,25 @@ def _raise(graph: Graph, context: Context) -> str | None:
     return raise_opset(graph, OPSET)
 
 
-def _product_unit(product: Product) -> Unit:
+def _product_unit(product: LinearOp) -> Unit:
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.product(product, weight)
 
-    part = Part(product.weight, tuple(sorted(product.perm[:-1])), product.perm)
+    part = Part(product.weight, tuple(sorted(product.matrix_axes[:-1])), product.matrix_axes)
     return Unit(product.key, product.node.op, (part,), write)
 
 
-def _convolution_unit(scope: Scope, node: Node) -> Unit | str:
-    kernel = node.inputs[1]
-    if not isinstance(kernel, Constant):
+def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> Unit | str:
+    found = replaceable_op(scope, node, shapes)
+    if isinstance(found, str):
+        return found
+    if not found.is_direct:
         return "its weight is not a constant"
-    if isinstance(node.inputs[0], Constant):
-        return "both its operands are constants"
-    if has_references(node):
-        return "its attributes are parameters of a function"
 
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
-        writer.convolution(scope, node, weight)
+        writer.convolution(found, weight)
 
-    axes = tuple(range(len(kernel.shape)))
-    return Unit(node_key(scope, node), "Conv", (Part(kernel, axes[1:], axes),), write)
+    return Unit(found.key, "Conv", (Part(found.weight, found.perm[1:], found.perm),), write)
 
 
 def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:

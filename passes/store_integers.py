@@ -33,7 +33,8 @@ from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.weights.products import Lookup, Product, lookup_of, product_of
+from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
+from onnxcomp.graph.weights.lookups import Lookup, lookup_of
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import GridEncoding
 from onnxcomp.numerics.integers.blockwise import (
@@ -69,18 +70,18 @@ REASONS = {
 class Readers:
     """The nodes that use a weight as codes."""
 
-    products: list[Product] = field(default_factory=list)
+    products: list[LinearOp] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
 
     @property
-    def nodes(self) -> list[Product | Lookup]:
+    def nodes(self) -> list[LinearOp | Lookup]:
         """All of them."""
         return [*self.products, *self.lookups]
 
     @property
     def summed(self) -> int | None:
         """The constant's axis along which blocks run, None where readers differ."""
-        axes = {each.perm[0] for each in self.products} | ({1} if self.lookups else set())
+        axes = {each.matrix_axes[0] for each in self.products} | ({1} if self.lookups else set())
         return axes.pop() if len(axes) == 1 else None
 
 
@@ -287,8 +288,8 @@ def _readers(graph: Graph, shapes: Shapes) -> dict[Constant, Readers]:
     found: defaultdict[Constant, Readers] = defaultdict(Readers)
     for scope, node in graph.nodes():
         if is_onnx(node, *MATRIX_PRODUCTS):
-            product = product_of(scope, node, shapes)
-            if isinstance(product, Product) and len(product.perm) == 2:
+            product = replaceable_op(scope, node, shapes)
+            if isinstance(product, LinearOp) and len(product.perm) == 2:
                 found[product.weight].products.append(product)
         elif (lookup := lookup_of(scope, node)) is not None:
             found[lookup.weight].lookups.append(lookup)

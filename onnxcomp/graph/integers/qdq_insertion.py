@@ -132,7 +132,7 @@ class Rewrite:
             return 0
         outputs, channels, *kernel = linear.weight.shape
         is_whole = outputs % self._style.whole_outputs == 0 and max(kernel, default=1) > 1
-        if not is_whole or channels >= self._style.least_channels or linear.perm != (0, 1, *range(2, 2 + len(kernel))):
+        if not is_whole or channels >= self._style.least_channels or linear.is_turned:
             return 0
         is_first = not tensor.inputs or not is_onnx(tensor.inputs[0], "Transpose")
         return self._style.least_channels - channels if is_first and self._scope.opset >= PAD_OPSET else 0

@@ -210,7 +210,7 @@ def _axes_after(node: gs.Node, axes: Axes, rank: int) -> Axes:
 
 
 def _role(node: Node, index: int, axes: Axes, direct: bool) -> Role:
-    kind, channel, summed = _place(node, index, None if axes is None else len(axes))
+    kind, channel, summed = place_of(node, index, None if axes is None else len(axes))
     return Role(kind, node, index, _axis(axes, channel), _axis(axes, summed), direct, axes)
 
 
@@ -218,8 +218,9 @@ def _axis(axes: Axes, position: int | None) -> int | None:
     return None if axes is None or position is None else axes[position]
 
 
-def _place(node: gs.Node, index: int, rank: int | None) -> tuple[str, int | None, int | None]:
-    """Kind, position of the channel axis and of the summed axis, as the operator's specification has them."""
+def place_of(node: gs.Node, index: int, rank: int | None) -> tuple[str, int | None, int | None]:
+    """What a node takes its input at ``index`` for: the kind of a role, the axis of the output channels and the one
+    that is summed over, by the operator's specification; None where there is none, or ``rank`` tells too little."""
     if not is_onnx(node) and node.domain != MICROSOFT:
         return "other", None, None
     match node.op, index:
