@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxcomp.calibration.statistics.input_rows import InputRows
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
-from onnxcomp.graph.channels.groups import ChannelGroup, Channels, Product
+from onnxcomp.graph.channels.groups import ChannelGroup, ChannelProduct, Channels
 from onnxcomp.graph.channels.ids import Numbers
 from onnxcomp.graph.channels.scale_insertion import Site, insert_scale, insertion_sites
 from onnxcomp.graph.channels.scaling import LARGEST, largest_factor, may_scale, scale_channels
@@ -66,7 +66,7 @@ class SmoothActivations(Pass):
             self._insert(graph, site, seen, outcome)
         return _without_repeats(outcome)
 
-    def _rows(self, graph: Graph, products: Sequence[Product], context: Context) -> Mapping[str, InputRows]:
+    def _rows(self, graph: Graph, products: Sequence[ChannelProduct], context: Context) -> Mapping[str, InputRows]:
         weights = {each.weight.name: each.weight for each in products}
         return context.observe.rows(graph, list(weights.values()), limit=self.samples)
 
@@ -121,7 +121,7 @@ class SmoothActivations(Pass):
         return False
 
 
-def _reader(product: Product, numbers: Numbers, seen: Mapping[str, InputRows]) -> Reader:
+def _reader(product: ChannelProduct, numbers: Numbers, seen: Mapping[str, InputRows]) -> Reader:
     """A product as arrays; each number stands for all the elements of a kernel that go with an input."""
     inputs = seen[product.weight.name]
     matrices = product.form.pack(product.weight.values).astype(np.float32)
@@ -130,7 +130,7 @@ def _reader(product: Product, numbers: Numbers, seen: Mapping[str, InputRows]) -
     return Reader(matrices, inputs.rows, inputs.low, inputs.high, spread.repeat(length // spread.shape[1], axis=1))
 
 
-def _note(outcome: Outcome, name: str, found: Smoothing, readers: Sequence[Product], how: str) -> None:
+def _note(outcome: Outcome, name: str, found: Smoothing, readers: Sequence[ChannelProduct], how: str) -> None:
     outcome.change(
         name,
         f"smoothed{how} at strength {found.strength:g}",

@@ -11,6 +11,7 @@ from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import clip_bounds, constant_value, given, trains
+from onnxcomp.graph.weights.linear_op import summed_data_axis
 from onnxcomp.operators import MICROSOFT, ONNX_DOMAINS
 from onnxcomp.tensors import FLOAT_TYPES
 
@@ -55,12 +56,12 @@ def _clip(flow: Flow, node: Node) -> bool:
 
 
 def _convolution(flow: Flow, node: Node) -> bool:
-    data, held = node.inputs[0], flow.weight_of(node, 1)
+    held = flow.weight_of(node, 1)
     if held is None:
         return False
     rank = len(held[1].shape)
     kind = "conv" if node.op == "Conv" else "conv_transpose"
-    made = flow.product(node, 1, data, 1 - rank, kind)
+    made = flow.product(node, 1, 1 - rank, kind)
     if made is None:
         return False
     flow.factor(node, 2, made)
@@ -71,9 +72,9 @@ def _gemm(flow: Flow, node: Node) -> bool:
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
     if flow.weight_of(node, 1) is not None:
-        made = flow.product(node, 1, node.inputs[0], -2 if node.attrs.get("transA", 0) else -1, "linear")
+        made = flow.product(node, 1, summed_data_axis(node, 1), "linear")
     else:
-        made = flow.product(node, 0, node.inputs[1], -1 if node.attrs.get("transB", 0) else -2, "linear")
+        made = flow.product(node, 0, summed_data_axis(node, 0), "linear")
         made = None if made is None else made[:, None]
     if made is None:
         return False
@@ -82,14 +83,13 @@ def _gemm(flow: Flow, node: Node) -> bool:
 
 
 def _matmul(flow: Flow, node: Node) -> bool:
-    left, right = node.inputs
     if flow.weight_of(node, 1) is not None:
-        made = flow.product(node, 1, left, -1, "linear")
+        made = flow.product(node, 1, -1, "linear")
         return made is not None and flow.give(node.outputs[0], made)
     if flow.weight_of(node, 0) is not None:
-        if (flow.rank(right) or 0) < 2:
+        if (flow.rank(node.inputs[1]) or 0) < 2:
             return False
-        made = flow.product(node, 0, right, -2, "linear")
+        made = flow.product(node, 0, -2, "linear")
         return made is not None and flow.give(node.outputs[0], made[:, None])
     return _mixed(flow, node)
 
@@ -106,7 +106,7 @@ def _mixed(flow: Flow, node: Node) -> bool:
 
 
 def _recurrent(flow: Flow, node: Node) -> bool:
-    made = flow.product(node, 1, node.inputs[0], -1, "recurrent")
+    made = flow.product(node, 1, -1, "recurrent")
     if made is None:
         return False
     flow.sets.fix(made, "a recurrent node makes it")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.graph.channels.groups import Bound, ChannelGroup, Channels, Factor, Product
+from onnxcomp.graph.channels.groups import Bound, ChannelGroup, ChannelProduct, Channels, Factor
 from onnxcomp.graph.channels.ids import padded
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.provenance import Origin
@@ -62,7 +62,7 @@ def scale_channels(channels: Channels, factors: Floats) -> dict[str, Origin]:
     return origins
 
 
-def _scaled(channels: Channels, by_number: Floats) -> list[Product]:
+def _scaled(channels: Channels, by_number: Floats) -> list[ChannelProduct]:
     return [
         each
         for each in channels.products
@@ -82,7 +82,7 @@ def _scaled_tensors(channels: Channels, by_number: Floats) -> dict[str, Origin]:
     return origins
 
 
-def weight_origins(product: Product, rows: Floats, columns: Floats) -> dict[str, Origin]:
+def weight_origins(product: ChannelProduct, rows: Floats, columns: Floats) -> dict[str, Origin]:
     """What a weight was before its rows (groups * outputs,) were divided, its columns (groups * inputs,) multiplied; of
     its transposed and reshaped forms nothing is said."""
     weight, form = product.weight, product.form
@@ -101,7 +101,7 @@ def _forms(weight: Weight) -> Iterator[Any]:
         waiting += made
 
 
-def _spread(product: Product, rows: Floats, columns: Floats) -> Floats:
+def _spread(product: ChannelProduct, rows: Floats, columns: Floats) -> Floats:
     """What the packed matrices (groups, outputs, length) are multiplied with."""
     form = product.form
     groups, outputs, length = form.pack(np.empty(product.weight.shape, np.bool_)).shape
@@ -111,7 +111,7 @@ def _spread(product: Product, rows: Floats, columns: Floats) -> Floats:
     return found
 
 
-def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
+def scaled_weight(product: ChannelProduct, rows: Floats, columns: Floats) -> Array:
     """The weight's values with its rows (groups * outputs,) divided and its columns (groups * inputs,) multiplied."""
     weight, form = product.weight, product.form
     dtype = np.float64 if weight.dtype == np.float64 else np.float32
