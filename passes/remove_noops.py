@@ -30,6 +30,7 @@ from onnxcomp.graph.ir.query import (
     is_onnx,
     node_key,
     producer,
+    tensor_behind,
     trains,
 )
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -247,9 +248,7 @@ def _merge_forms(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> str:
     first = producer(node.inputs[0])
     if first is None or not is_onnx(first) or first.op not in RESHAPING or has_references(first):
         return ""
-    root = first.inputs[0]
-    while (maker := producer(root)) is not None and is_onnx(maker) and maker.op in RESHAPING:
-        root = maker.inputs[0]
+    root = tensor_behind(first.inputs[0], *RESHAPING)
     if shapes.same_form(root, node.outputs[0]) and bypass(graph, scope, node, root):
         return f"removed {first.op} and {node.op}"
     if node.op != "Reshape" or not has_one_reader(graph, first.outputs[0]):

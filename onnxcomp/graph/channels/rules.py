@@ -10,7 +10,7 @@ from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, Flow, Rule
 from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import clip_bounds, constant_value, given, trains
+from onnxcomp.graph.ir.query import clip_bounds, constant_operand, constant_value, given, trains
 from onnxcomp.graph.weights.linear_op import summed_data_axis
 from onnxcomp.operators import MICROSOFT, ONNX_DOMAINS
 from onnxcomp.tensors import FLOAT_TYPES
@@ -122,10 +122,9 @@ def _add(flow: Flow, node: Node) -> bool:
     """x + z couples their channels; a constant goes along as a bias does."""
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
-    constants = [isinstance(each, Constant) for each in node.inputs]
-    if not any(constants) or all(constants):
+    index = constant_operand(node)
+    if index is None:
         return _couple(flow, node)
-    index = constants.index(True)
     numbers = flow.of(node.inputs[1 - index])
     flow.factor(node, index, numbers)
     return flow.give(node.outputs[0], numbers)
@@ -165,10 +164,9 @@ def _multiply(flow: Flow, node: Node) -> bool:
 
 
 def _gain(flow: Flow, node: Node) -> bool:
-    constants = [isinstance(each, Constant) for each in node.inputs]
-    if sum(constants) != 1 or (node.op == "Div" and constants[0]):
+    index = constant_operand(node)
+    if index is None or (node.op == "Div" and index == 0):
         return False
-    index = constants.index(True)
     shape = tuple(node.inputs[index].shape)
     if sum(size > 1 for size in shape) != 1:
         return False

@@ -18,7 +18,7 @@ from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 
 Floats = NDArray[np.float64]
-SHORT_FLOATS = 4  # bytes; shorter floats are scaled by less, for their exponents are few
+FLOAT_BYTES = 4  # shorter floats are scaled by less, for their exponents are few
 LARGEST, LARGEST_OF_SHORT = 2.0**16, 2.0**4
 
 
@@ -30,7 +30,7 @@ def may_scale(group: ChannelGroup, selects: Callable[..., bool], excludes: Calla
 def largest_factor(groups: list[ChannelGroup]) -> float:
     """The largest factor that the weights' types bear."""
     products = [each for group in groups for each in (*group.producers, *group.consumers)]
-    short = any(each.weight.dtype.itemsize < SHORT_FLOATS for each in products)
+    short = any(each.weight.dtype.itemsize < FLOAT_BYTES for each in products)
     return LARGEST_OF_SHORT if short else LARGEST
 
 

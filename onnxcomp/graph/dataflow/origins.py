@@ -17,6 +17,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import given, is_onnx, is_random
 from onnxcomp.graph.ir.scopes import Graph, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.operators import LINEAR, RECURRENT
 from onnxcomp.tensors import ALL_FLOAT_TYPES
 
 # Operators that hand on elements as they are.
@@ -28,11 +29,10 @@ MOVES = frozenset({
 })  # fmt: skip
 COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"})
 # Operators with weights, or of the kind that has some: what they give is as good to compare as anything.
-HEAVY = frozenset({
-    "MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "MatMulInteger", "ConvInteger",
-    "QLinearMatMul", "QLinearConv", "BatchNormalization", "LayerNormalization", "InstanceNormalization",
-    "GroupNormalization", "RMSNormalization", "Attention", "DeformConv", "LinearAttention", "RoiAlign", "GridSample",
-    "DFT", "STFT", "MaxRoiPool",
+HEAVY = LINEAR | RECURRENT | frozenset({
+    "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "BatchNormalization",
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "Attention", "DeformConv",
+    "LinearAttention", "RoiAlign", "GridSample", "DFT", "STFT", "MaxRoiPool",
 })  # fmt: skip
 # Operators whose output has a length that their input's values decide: the input that does, None for all.
 LENGTHS: dict[str, int | None] = {"NonZero": 0, "NonMaxSuppression": None, "Compress": 1, "Unique": 0}

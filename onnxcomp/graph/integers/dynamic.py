@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
 from onnxcomp.graph.ir.query import given
@@ -23,7 +24,6 @@ from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.numerics.integers.symmetric_int8 import SignedCodes
 from onnxcomp.operators import MICROSOFT
 
-FLOAT = 1  # TensorProto.FLOAT
 # Of the attributes of Attention, those that QAttention has, too.
 ATTENTION_ATTRIBUTES = frozenset({"num_heads", "unidirectional", "scale", "mask_filter_value"})
 
@@ -122,7 +122,7 @@ class DynamicWriter:
     def _scale(self, scope: Scope, whole: Any, scale: Any, weights: Array, result: Any) -> None:
         """result = whole * (scale * weights), whole an integer tensor."""
         floats, both = self._variable(result, "float"), self._variable(result, "scale")
-        self._graph.node(scope, "Cast", [whole], [floats], attrs={"to": FLOAT})
+        self._graph.node(scope, "Cast", [whole], [floats], attrs={"to": int(TensorProto.FLOAT)})
         constant = self._constant(scope, "scales", weights if weights.size != 1 else weights.reshape(()))
         self._graph.node(scope, "Mul", [scale, constant], [both])
         self._graph.node(scope, "Mul", [floats, both], [result])

@@ -68,6 +68,19 @@ def other_operand(node: Node, tensor: Any) -> Any:
     return node.inputs[1] if node.inputs[0] is tensor else node.inputs[0]
 
 
+def constant_operand(node: Node) -> int | None:
+    """Where a node of two operands reads a constant beside what is computed; None where both are the same."""
+    constants = [isinstance(each, Constant) for each in node.inputs]
+    return constants.index(True) if len(constants) == 2 and sum(constants) == 1 else None
+
+
+def tensor_behind(tensor: Any, *ops: str) -> Any:
+    """What the tensor is behind nodes of these operators, which hand on their first input."""
+    while (maker := producer(tensor)) is not None and is_onnx(maker, *ops):
+        tensor = maker.inputs[0]
+    return tensor
+
+
 def is_fixed(tensor: Any) -> bool:
     """Whether the tensor is a constant or computed from constants alone."""
     if isinstance(tensor, Constant):

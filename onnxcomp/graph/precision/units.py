@@ -21,15 +21,14 @@ from onnxcomp.graph.infer.op_schemas import FLOAT, allowed, ports, schema_of, ta
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import is_onnx, node_key, trains
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
+from onnxcomp.operators import LINEAR, RECURRENT
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # ONNX Runtime (1.32) opens a model that scatters short floats with a reduction, and fails when it runs.
 SCATTERS = ("ScatterElements", "ScatterND")
-PRODUCTS = frozenset({
-    "Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv",
-})  # fmt: skip
+MULTIPLYING = LINEAR | RECURRENT | {"Einsum", "Attention", "DeformConv"}
 # Their results are the bytes of their inputs, or nearly: they gain nothing by themselves.
-FORM = frozenset({
+FORM_ONLY = frozenset({
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike", "If", "Loop", "Scan", "Constant",
     "ConstantOfShape",
 })  # fmt: skip
@@ -246,7 +245,7 @@ def _crossings(node: Node, bodies: list[Scope], scope: Scope) -> list[Crossing]:
 
 
 def _gain(node: Node) -> int:
-    return PRODUCT_GAIN if node.op in PRODUCTS else 0 if node.op in FORM else GAIN
+    return PRODUCT_GAIN if node.op in MULTIPLYING else 0 if node.op in FORM_ONLY else GAIN
 
 
 def state_type(unit: Unit, data_type: int) -> None:

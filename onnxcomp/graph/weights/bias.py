@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import given, has_references, is_fixed, is_onnx, node_key, producer, sole_reader
+from onnxcomp.graph.ir.query import (
+    constant_operand,
+    given,
+    has_references,
+    is_fixed,
+    is_onnx,
+    node_key,
+    producer,
+    sole_reader,
+)
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import set_constant, set_input
 from onnxcomp.operators import CONVOLUTIONS, LINEAR, RESHAPING
@@ -118,10 +127,8 @@ def bias_of(graph: Graph, scope: Scope, node: Node) -> Bias:
     if node.op != "MatMul":
         return Bias(scope, node, node, 2)
     add = sole_reader(graph, scope, node.outputs[0], "Add")
-    constants = [] if add is None else [isinstance(each, Constant) for each in add.inputs]
-    if sum(constants) != 1:
-        return Bias(scope, node, None, 1)
-    return Bias(scope, node, add, constants.index(True))
+    position = None if add is None else constant_operand(add)
+    return Bias(scope, node, None, 1) if position is None else Bias(scope, node, add, position)
 
 
 def biases(graph: Graph) -> list[Bias]:
