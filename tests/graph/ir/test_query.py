@@ -8,7 +8,16 @@ import pytest
 from onnx import numpy_helper
 
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.query import clip_bounds, constant_behind, has_one_reader, is_fixed, other_operand, sole_reader
+from onnxcomp.graph.ir.query import (
+    clip_bounds,
+    constant_behind,
+    constant_operand,
+    has_one_reader,
+    is_fixed,
+    other_operand,
+    sole_reader,
+    tensor_behind,
+)
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import set_constant, set_input
 from onnxcomp.model import Model
@@ -69,6 +78,20 @@ def test_one_cast_is_seen_through_where_asked_for() -> None:
     assert found is not None and found.cast == 10 and found.perm == (2, 1, 0)
     twice = "g (float[1] x) => (float[a, b, c] y) { a = Cast<to=10>(w) v = Cast<to=1>(a) y = Add(v, x) }"
     assert constant_behind(opened(twice, w=CUBE).main.graph.nodes[-1].inputs[0], casts=True) is None
+
+
+def test_a_constant_operand_is_one_beside_what_is_computed() -> None:
+    text = "g (float[2] x) => (float[2] y) { a = Add(x, w) b = Mul(w, a) c = Sub(w, w) d = Add(b, c) y = Neg(d) }"
+    nodes = opened(text, w=np.ones(2, np.float32)).main.graph.nodes
+    assert [constant_operand(node) for node in nodes] == [1, 0, None, None, None]
+
+
+def test_what_is_behind_nodes_is_what_they_hand_on() -> None:
+    text = "g (float[2] x, int64[1] s) => (float[2] y) { a = Neg(x) b = Identity(a) y = Reshape(b, s) }"
+    graph = opened(text)
+    made = {out.name: out for node in graph.main.graph.nodes for out in node.outputs}
+    assert tensor_behind(made["y"], "Reshape", "Identity") is made["a"]
+    assert tensor_behind(made["y"], "Identity") is made["y"]
 
 
 def test_what_random_nodes_make_is_not_fixed() -> None:
