@@ -51,7 +51,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class DynamicUnit:
     """A node that can compute with integers, and its constant operands."""
 
     key: str
@@ -113,7 +113,7 @@ class QuantizeDynamic(SelectingPass):
             )
         return outcome
 
-    def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[Unit]:
+    def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[DynamicUnit]:
         """The nodes that can be rewritten; says why others of these operators cannot."""
         keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         units = []
@@ -126,17 +126,15 @@ class QuantizeDynamic(SelectingPass):
             if not context.selects(*names):
                 continue
             unit = self._unit(scope, node, shapes, on_cpu)
-            if isinstance(unit, Unit):
+            if isinstance(unit, DynamicUnit):
                 unit = self._refusal(graph, unit, keys) or unit
-            if isinstance(unit, Unit) and not context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
-                continue
             if isinstance(unit, str):
                 outcome.skip(names[0], unit)
-            else:
+            elif context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
                 units.append(unit)
         return units
 
-    def _unit(self, scope: Scope, node: Node, shapes: Shapes, on_cpu: bool) -> Unit | str:
+    def _unit(self, scope: Scope, node: Node, shapes: Shapes, on_cpu: bool) -> DynamicUnit | str:
         """The unit of a node, or the reason why there is none."""
         if node.op in KERNELS_ON_CPU and not on_cpu:
             return f"only ONNX Runtime's CPU provider has an integer {node.op}"
@@ -153,7 +151,7 @@ class QuantizeDynamic(SelectingPass):
             return _attention_unit(scope, node)
         return f"ONNX Runtime has no integer {node.op}"
 
-    def _refusal(self, graph: Graph, unit: Unit, keys: dict[Constant, str]) -> str | None:
+    def _refusal(self, graph: Graph, unit: DynamicUnit, keys: dict[Constant, str]) -> str | None:
         """Why the weights of a unit cannot be integers, or None."""
         if sum(part.weight.size for part in unit.parts) < self.min_elements:
             return f"its weight has fewer than {self.min_elements} values"
@@ -182,15 +180,15 @@ def _raise(graph: Graph, context: Context) -> str | None:
     return raise_opset(graph, OPSET)
 
 
-def _product_unit(product: LinearOp) -> Unit:
+def _product_unit(product: LinearOp) -> DynamicUnit:
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.product(product, weight)
 
     part = Part(product.weight, tuple(sorted(product.matrix_axes[:-1])), product.matrix_axes)
-    return Unit(product.key, product.node.op, (part,), write)
+    return DynamicUnit(product.key, product.node.op, (part,), write)
 
 
-def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> Unit | str:
+def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> DynamicUnit | str:
     found = replaceable_op(scope, node, shapes)
     if isinstance(found, str):
         return found
@@ -200,10 +198,10 @@ def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> Unit | str:
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.convolution(found, weight)
 
-    return Unit(found.key, "Conv", (Part(found.weight, found.perm[1:], found.perm),), write)
+    return DynamicUnit(found.key, "Conv", (Part(found.weight, found.perm[1:], found.perm),), write)
 
 
-def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:
+def _recurrent_unit(scope: Scope, node: Node) -> DynamicUnit | str:
     inner, recurrent = node.inputs[1], node.inputs[2]
     if not isinstance(inner, Constant) or not isinstance(recurrent, Constant):
         return "its weights are not constants"
@@ -216,10 +214,10 @@ def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:
         writer.recurrent(scope, node, first, second)
 
     axes = (0, 1, 2)
-    return Unit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
+    return DynamicUnit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
 
 
-def _attention_unit(scope: Scope, node: Node) -> Unit | str:
+def _attention_unit(scope: Scope, node: Node) -> DynamicUnit | str:
     weight = node.inputs[1]
     if not isinstance(weight, Constant) or len(weight.shape) != 2:
         return "its weight is not a constant matrix"
@@ -232,13 +230,13 @@ def _attention_unit(scope: Scope, node: Node) -> Unit | str:
     def write(writer: DynamicWriter, codes: SignedCodes) -> None:
         writer.attention(scope, node, codes)
 
-    return Unit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
+    return DynamicUnit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
 
 
 class _Codes:
     """The codes of weights and their relative errors, found once for all nodes that read them alike."""
 
-    def __init__(self, graph: Graph, units: list[Unit], limit: int) -> None:
+    def __init__(self, graph: Graph, units: list[DynamicUnit], limit: int) -> None:
         self.keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         self._graph = graph
         self._limit = limit

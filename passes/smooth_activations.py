@@ -17,7 +17,7 @@ from onnxcomp.calibration.statistics.input_rows import InputRows
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
 from onnxcomp.graph.channels.groups import ChannelGroup, ChannelProduct, Channels
 from onnxcomp.graph.channels.ids import Numbers
-from onnxcomp.graph.channels.scale_insertion import Site, insert_scale, insertion_sites
+from onnxcomp.graph.channels.scale_insertion import InsertionSite, insert_scale, insertion_sites
 from onnxcomp.graph.channels.scaling import LARGEST, largest_factor, may_scale, scale_channels
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import Graph
@@ -97,7 +97,7 @@ class SmoothActivations(Pass):
         if np.any(factors != 1):
             outcome.origins.update(scale_channels(channels, factors))
 
-    def _insert(self, graph: Graph, site: Site, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
+    def _insert(self, graph: Graph, site: InsertionSite, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
         count = site.channel_count
         readers = [_reader(each, site.numbers(each), seen) for each in site.products if each.weight.name in seen]
         if len(readers) < len(site.products):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, Factor, Source
+from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, ChannelSource, Factor
 from onnxcomp.graph.channels.ids import NONE, Numbers, along, padded, trimmed
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -103,7 +103,7 @@ class Flow:
     def source(self, node: Node, shape: Sequence[int]) -> Numbers:
         """New channels that the node makes."""
         numbers = self.sets.fresh(shape)
-        self.channels.sources.append(Source(self.key(node), node, numbers))
+        self.channels.sources.append(ChannelSource(self.key(node), node, numbers))
         return numbers
 
     def weight_of(self, node: Node, index: int) -> tuple[Role, Weight] | None:

@@ -97,7 +97,7 @@ class Bound:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ChannelSource:
     """A node that makes channels: a product, a normalization with a gain, a BatchNormalization."""
 
     key: str
@@ -114,7 +114,7 @@ class ChannelGroup:
 
     name: str
     channels: Numbers
-    sources: list[Source]
+    sources: list[ChannelSource]
     producers: list[ChannelProduct] = field(default_factory=list)
     consumers: list[ChannelProduct] = field(default_factory=list)
     factors: list[Factor] = field(default_factory=list)
@@ -142,7 +142,7 @@ class Channels:
         self.products: list[ChannelProduct] = []
         self.factors: list[Factor] = []
         self.bounds: list[Bound] = []
-        self.sources: list[Source] = []
+        self.sources: list[ChannelSource] = []
         self.tensors: dict[Any, tuple[Scope, Numbers, int | None]] = {}  # the channels of each, and its rank
 
     def groups(self) -> list[ChannelGroup]:
@@ -156,7 +156,7 @@ class Channels:
         self._collect(owners, found)
         return list(found.values())
 
-    def reason(self, source: Source) -> str:
+    def reason(self, source: ChannelSource) -> str:
         """Why a source's channels cannot be scaled."""
         return self.sets.reason(source.numbers)
 

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class InsertionSite:
     """Weights that read the last axis of one tensor, none of whose channels can be scaled by what makes them.
 
     channel_count: of the tensor's last axis.
@@ -44,9 +44,9 @@ class Site:
         return np.resize(np.arange(self.channel_count), product.columns.size)
 
 
-def insertion_sites(channels: Channels, excludes: Callable[..., bool]) -> list[Site]:
+def insertion_sites(channels: Channels, excludes: Callable[..., bool]) -> list[InsertionSite]:
     """Where factors can be put, leaving out products whose node or weight is excluded."""
-    found: dict[Any, Site] = {}
+    found: dict[Any, InsertionSite] = {}
     for product in channels.products:
         usable = bool(channels.sets.is_fixed(product.columns).all()) and not product.fault
         if not usable or not _reads_last_axis(product) or isinstance(product.data, Constant):
@@ -54,7 +54,7 @@ def insertion_sites(channels: Channels, excludes: Callable[..., bool]) -> list[S
         if product.scope.opset < BROADCASTING_OPSET or excludes(product.key, product.weight.name):
             continue
         count = product.columns.size // product.form.groups
-        found.setdefault(product.data, Site(product.data, count, [])).products.append(product)
+        found.setdefault(product.data, InsertionSite(product.data, count, [])).products.append(product)
     return list(found.values())
 
 
@@ -67,7 +67,7 @@ def _reads_last_axis(product: ChannelProduct) -> bool:
     return product.form.kind in ("right", "rows", "recurrent") and not product.op.swaps_data
 
 
-def insert_scale(graph: Graph, site: Site, factors: Floats) -> dict[str, Origin]:
+def insert_scale(graph: Graph, site: InsertionSite, factors: Floats) -> dict[str, Origin]:
     """Divide the tensor by the factors (channels,) where the site's products read it, and multiply their weights; what
     these were before, by key."""
     origins: dict[str, Origin] = {}
