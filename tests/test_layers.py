@@ -27,7 +27,7 @@ LEVEL = heights(TABLE["layers"])
 ROOMS = {package: heights(rows) for package, rows in TABLE["rooms"].items()}
 PASSES_MAY_IMPORT = {
     "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors",
-    "noise", "errors",
+    "noise", "operators", "errors",
 }  # fmt: skip
 ONLY_IN = {  # outside package -> the parts that may import it
     "onnxruntime": {"runtime"},

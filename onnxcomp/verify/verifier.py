@@ -21,7 +21,7 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.data.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
-from onnxcomp.graph.dataflow.output_operators import LINEAR, ends
+from onnxcomp.graph.dataflow.output_operators import SCORING, ends
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats
@@ -165,7 +165,7 @@ class Verifier:
         made_by = ends(self.original)
         options: dict[str, Any] = {
             "padding": self._padding(),
-            "linear": lambda name: made_by.get(name, "") in ("", *LINEAR),
+            "linear": lambda name: made_by.get(name, "") in ("", *SCORING),
             "numbers": lambda name: name in self._watched.numbers,
             "left_out": self._watched.stands_for,
             "states": self.states,

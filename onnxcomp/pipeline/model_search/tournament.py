@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.contract import Context, Pass, Quantity
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title

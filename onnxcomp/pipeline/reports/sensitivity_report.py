@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.graph.rounding.grid import Grid, round_to_grid
+from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -105,7 +105,7 @@ def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
         graph = open_graph(model)
         for weight in weights(graph):
             options, moments = table.options.get(weight.name), known.get(weight.name)
-            grid = Grid(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
+            grid = GridSpec(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
             gram = None if moments is None else moments.gram
             rounded = round_to_grid(weight, grid, "gptq", gram) if options and not grid.obstacle(weight) else None
             if options and rounded is not None:
