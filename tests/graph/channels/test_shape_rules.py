@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from onnxcomp.graph.channels.groups import Channels
 from onnxcomp.graph.channels.ids import padded
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import open_graph
@@ -41,16 +42,19 @@ def written(head: str, body: str, out: str, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def followed(body: str, out: str, opset: int) -> dict[str, np.ndarray | None]:
-    """For each output its channels, counted from 1, as the analysis has them; None where it does not follow them."""
-    proto = written("float[2, 4, 3, 3] x", f"a = Conv(x, w) {body}", out, opset)
+def traced(body: str, out: str, opset: int) -> Channels:
+    """With ``a`` made by a convolution."""
+    proto = written("float[2, 4, 3, 3] x, float[2, K, 3, 3] u", f"a = Conv(x, w) {body}", out, opset)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(floats(CHANNELS, 4, 1, 1), "w"))
-    channels = trace_channels(open_graph(load(proto)))
+    return trace_channels(open_graph(load(proto)))
+
+
+def followed(channels: Channels) -> dict[str, np.ndarray]:
+    """The channels of tensors, counted from 1, as far as the analysis follows them."""
     first = int(channels.sources[0].numbers.min())
-    known = {
+    return {
         tensor.name: padded(numbers, rank or 0) - first + 1 for tensor, (_, numbers, rank) in channels.tensors.items()
     }
-    return {each.name: known.get(each.name) for each in proto.graph.output}
 
 
 def moved(body: str, out: str, opset: int) -> dict[str, np.ndarray]:
@@ -124,11 +128,10 @@ MOVED = [
 
 @pytest.mark.parametrize(("body", "out", "opset"), MOVED)
 def test_channels_go_where_the_elements_go(body: str, out: str, opset: int) -> None:
-    found = followed(body, out, opset)
+    found = followed(traced(body, out, opset))
     for name, expected in moved(body, out, opset).items():
-        numbers = found[name]
-        assert numbers is not None and numbers.ndim == expected.ndim
-        got = np.broadcast_to(numbers, expected.shape)
+        assert found[name].ndim == expected.ndim
+        got = np.broadcast_to(found[name], expected.shape)
         np.testing.assert_array_equal(np.where(expected == 0, 0, got), expected)  # 0: what Pad puts there
 
 
@@ -150,9 +153,14 @@ MIXED = [
     ("y = Pad(a, {0, 0, 1, 2, 0, 0, 0, 1}, {=6.})", PLACES, 17),
     ('y = Pad <mode = "reflect"> (a, {0, 1, 0, 0, 0, 0, 0, 0})', PLACES, 17),
     ("y = Pad(a, {1, 0, 0, 2}, , {0, 1})", PLACES, 18),
+    ("y = Concat <axis = 1> (a, u)", PLACES, 17),
 ]
 
 
 @pytest.mark.parametrize(("body", "out", "opset"), MIXED)
-def test_channels_that_are_mixed_or_moved_at_run_time_are_not_followed(body: str, out: str, opset: int) -> None:
-    assert set(followed(body, out, opset).values()) == {None}
+def test_channels_that_are_mixed_or_moved_at_run_time_have_to_stay(body: str, out: str, opset: int) -> None:
+    channels = traced(body, out, opset)
+    assert not {"y", "z"} & followed(channels).keys()
+    operator = re.findall(r"= ([A-Z]\w+)", body)[-1]
+    assert channels.reason(channels.sources[0]).endswith(f"({operator}) reads its channels and cannot be scaled")
+    assert not channels.groups()
