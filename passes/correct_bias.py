@@ -21,7 +21,8 @@ from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.biases import BiasPlace, add_to_bias, bias_places, depths, known_as
 from onnxcomp.graph.ir import Array, Constant
-from onnxcomp.graph.surgery import Graph, close_graph, open_graph
+from onnxcomp.graph.stored import open_plain
+from onnxcomp.graph.surgery import Graph, close_graph
 from onnxcomp.graph.weight_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session
@@ -150,7 +151,7 @@ class _Task:
 
     def computed(self) -> _Trial:
         """What the weights' differences say, all at once: they are multiplied with the original's inputs."""
-        before = open_graph(self._original)
+        before = open_plain(self._original)
         by_output = weights_by_output(before)
         wanted = {key: by_output[name] for key, name in self._theirs.items() if name in by_output}
         distinct = list({each.name: each for each in wanted.values()}.values())
@@ -185,7 +186,7 @@ class _Task:
 
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""
-        graph = open_graph(self._graph.model)
+        graph = open_plain(self._graph.model)
         for place in bias_places(graph):
             if place.key in shifts:
                 add_to_bias(graph, place, shifts[place.key], insert=self._rewrite.insert)

@@ -29,7 +29,8 @@ from onnxcomp.graph.integer_units import Unit, compute_unit, element_unit, table
 from onnxcomp.graph.integer_weights import CodeStore
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.opset import raise_opset
-from onnxcomp.graph.surgery import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.stored import open_plain
+from onnxcomp.graph.surgery import Graph, Scope, close_graph
 from onnxcomp.graph.writer import ordered
 from onnxcomp.numerics.integer import Grid, activation_grid
 from onnxcomp.numerics.ranges import BY_ENDS, CALIBRATORS, range_by
@@ -130,7 +131,7 @@ class QuantizeStatic(Pass):
         known: dict[frozenset[str], Look] = graph.model.memo.setdefault((QuantizeStatic, self, style), {})
         idle: frozenset[str] = frozenset()
         for _ in range(TRIALS):
-            trial = open_graph(close_graph(graph))
+            trial = open_plain(close_graph(graph))
             done = self._rewrite(trial, graph, context, style, idle, Outcome(), known=known.keys())
             if not done.keys:
                 break

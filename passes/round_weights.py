@@ -17,7 +17,8 @@ from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.grid_rounding import GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.level_rounding import round_again, round_to_new_grid
 from onnxcomp.graph.matrix_form import matrix_form
-from onnxcomp.graph.surgery import Graph, open_graph
+from onnxcomp.graph.stored import open_plain
+from onnxcomp.graph.surgery import Graph
 from onnxcomp.graph.value_edit import has_levels
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.numerics.encoding import CodebookEncoding, GridEncoding
@@ -59,7 +60,7 @@ class RoundWeights(Pass):
             raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         outcome = Outcome()
         grid = Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
-        before = None if context.original is None else open_graph(context.original)
+        before = None if context.original is None else open_plain(context.original)
         originals = {} if before is None else {each.name: each for each in weights(before)}
         fresh: list[Weight] = []
         again: list[tuple[Weight, Weight]] = []

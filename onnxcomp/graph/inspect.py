@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxcomp.graph.expand import Decoders
+from onnxcomp.graph.decoding import Decoders
 from onnxcomp.graph.ir import Constant, Node
 from onnxcomp.graph.macs import Macs, count_macs
 from onnxcomp.graph.shapes import Shapes, infer_shapes, is_open

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxcomp.contract import Context, parameters
 from onnxcomp.graph.inspect import GAIN_BITS, coded_bytes
-from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.stored import open_plain
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.excluding import refuse_idle
@@ -90,7 +90,7 @@ def plan(
         samples=data.sample_count,
         random=data.is_random,
         steps=tuple(_planned(step, random=data.is_random) for step in chosen.steps),
-        weights=tuple(_weight(each, context) for each in weights(open_graph(model))),
+        weights=tuple(_weight(each, context) for each in weights(open_plain(model))),
     )
 
 

@@ -12,7 +12,7 @@ from onnxcomp.calibration.sensitivity import sensitivities
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.matrix_form import worth_moments
-from onnxcomp.graph.surgery import open_graph
+from onnxcomp.graph.stored import open_plain
 from onnxcomp.graph.value_edit import all_finite
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
@@ -82,14 +82,14 @@ def measure_sensitivity(
 def _rows(model: Model, context: Context, limit: float) -> tuple[WeightSensitivity, ...]:
     """Influence by weight, and the bits of the pass that assigns them; the model remembers what both measure."""
     assert context.calibration is not None and context.divergence is not None and context.target is not None
-    graph = open_graph(model)
+    graph = open_plain(model)
     parameters: dict[str, Any] = {"max_divergence": limit}
     outcome = get_pass(PASS)(**parameters).apply(graph, context)
     bits = {each.name: int(each.details["bits"]) for each in outcome.changed}
-    found = {each.name: each for each in weights(open_graph(model)) if all_finite(each.values)}
+    found = {each.name: each for each in weights(open_plain(model)) if all_finite(each.values)}
     selected = [each for each in found.values() if context.selects(each.name, *each.node_names)]
     seen = [each for each in selected if worth_moments(each)]
-    moments = input_moments(open_graph(model), seen, context.calibration, open_session=context.target.session)
+    moments = input_moments(open_plain(model), seen, context.calibration, open_session=context.target.session)
     names = [each.name for each in selected]
     measured = sensitivities(model, names, context.divergence, moments, progress=context.progress)
     rows = [_row(found[name], each.influence, bits.get(name)) for name, each in measured.items()]
