@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
+from onnxcomp.graph.inspect import inspect
 from onnxcomp.graph.stored import open_plain
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import constants_by_key
@@ -282,3 +283,19 @@ def test_replaying_makes_the_same_bytes() -> None:
         result = optimize(load(proto), recipe=recipe, measure=False)
         again = replay(load(proto), result.receipt)
         assert again.model.to_bytes() == result.model.to_bytes()
+
+
+@pytest.mark.parametrize("pattern", ("conv2", "conv2_wide", "*_wide"))
+def test_it_is_excluded_by_either_name(pattern: str) -> None:
+    proto = stored("float16")
+    result = optimize(load(proto), recipe=single(get_pass("quantize-weights")()), exclude=[pattern], measure=False)
+    np.testing.assert_array_equal(weights_of(result.model)["conv2"], weights_of(load(proto))["conv2"])
+
+
+def test_inspect_shows_it_as_a_weight_that_can_become_smaller() -> None:
+    found = {each.name: each for each in inspect(load(stored("float16"))).tensors}
+    plain = {each.name: each for each in inspect(load(network())).tensors}
+    for name in ("conv1", "product", "gemm"):
+        assert found[name].kind == plain[name].kind
+        assert found[name].size_bytes == plain[name].size_bytes // 2
+        assert found[name].bits_bytes[2] == plain[name].bits_bytes[2]

@@ -49,13 +49,21 @@ def stored_bytes(constant: Constant) -> int:
 
 
 def unpacked(before: Model, after: Model) -> list[str]:
-    """The weights, by their keys, that a rewrite left plain and that took fewer bytes before."""
-    old, new = _bytes_by_key(before), _bytes_by_key(after)
-    return sorted(key for key, size in old.items() if size < new.get(key, 0))
+    """The stored weights, by their keys, that a rewrite left in more bytes."""
+    old, new = _constants(before), _constants(after)
+    behind = {key: each for key, each in old.items() if isinstance(each._values, DecodedValues)}
+    return sorted(key for key, each in behind.items() if key in new and stored_bytes(new[key]) > stored_bytes(each))
 
 
-def _bytes_by_key(model: Model) -> dict[str, int]:
-    return {scope.key(each.name): stored_bytes(each) for scope in open_plain(model).scopes for each in scope.constants}
+def weights_by_decoded_name(model: Model) -> dict[str, str]:
+    """The key of what each decoder makes -> the key of the weight that it stands for."""
+    graph = open_plain(model)
+    views = graph.stored.views if isinstance(graph.stored, Views) else []
+    return {view.scope.key(output.name): view.scope.key(view.name) for view in views for output in view.outputs}
+
+
+def _constants(model: Model) -> dict[str, Constant]:
+    return {scope.key(each.name): each for scope in open_plain(model).scopes for each in scope.constants}
 
 
 # --- Casts ---------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ class Views:
     """All views of a graph: their constants are in sight while it is edited, their decoders when it is written."""
 
     def __init__(self, graph: Graph, views: list[View]) -> None:
-        self._views = views
+        self.views = views
         self._revealed = views
         self._place: dict[int, int] = {}
         self._home: dict[int, Scope] = {}
@@ -219,7 +219,7 @@ class Views:
 
     def put_back(self, graph: Graph) -> None:
         """Put decoders in the place of the constants that they make as these are now."""
-        self._revealed = [view for view in self._views if self._stands(graph, view) and view.takes(graph)]
+        self._revealed = [view for view in self.views if self._stands(graph, view) and view.takes(graph)]
         for view in self._revealed:
             for node in view.written:
                 self._insert(node)
@@ -234,12 +234,12 @@ class Views:
     def _unneeded(self, graph: Graph) -> set[Any]:
         """What nothing in sight reads: nodes and constants of decoders."""
         outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-        hidden: set[Any] = {each for view in self._views for each in view.nodes}
+        hidden: set[Any] = {each for view in self.views for each in view.nodes}
         before = -1
         while before != len(hidden):
             before = len(hidden)
             hidden = {node for node in hidden if all(reader in hidden for reader in node.outputs[0].outputs)}
-        held = {each for view in self._views for each in view.constants}
+        held = {each for view in self.views for each in view.constants}
         return hidden | {
             each for each in held if id(each) not in outputs and all(reader in hidden for reader in each.outputs)
         }

@@ -12,7 +12,7 @@ from onnxcomp.graph.inspect import GAIN_BITS, coded_bytes
 from onnxcomp.graph.stored import open_plain
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.excluding import refuse_idle
+from onnxcomp.pipeline.excluding import refuse_idle, with_stored
 from onnxcomp.pipeline.optimize import open_data
 from onnxcomp.recipe import AUTO, Recipe, Step
 from onnxcomp.target import Target
@@ -80,7 +80,7 @@ def plan(
     where = target if isinstance(target, Target) else Target.of(target)
     refuse_idle(model, exclude)
     data = open_data(model, calibration, where, seed)
-    context = Context(exclude=tuple(exclude))
+    context = Context(exclude=with_stored(model, exclude))
     return Plan(
         model=model.name,
         size_bytes=model.size_bytes,
@@ -112,4 +112,4 @@ def _planned(step: Step, *, random: bool) -> PlannedStep:
 def _weight(weight: Weight, context: Context) -> PlannedWeight:
     excluded = not context.selects(weight.name, *weight.node_names)
     sizes = {bits: coded_bytes(weight, bits) for bits in GAIN_BITS}
-    return PlannedWeight(weight.name, weight.shape, weight.size_bytes, excluded, sizes)
+    return PlannedWeight(weight.name, weight.shape, weight.stored_bytes, excluded, sizes)

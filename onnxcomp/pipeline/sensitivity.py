@@ -16,7 +16,7 @@ from onnxcomp.graph.stored import open_plain
 from onnxcomp.graph.value_edit import all_finite
 from onnxcomp.graph.weights import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.excluding import refuse_idle
+from onnxcomp.pipeline.excluding import refuse_idle, with_stored
 from onnxcomp.pipeline.optimize import open_data, silent, tuner_for
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
@@ -72,7 +72,7 @@ def measure_sensitivity(
         target=where,
         calibration=data,
         divergence=lambda candidate: tuner.check(candidate).energy,
-        exclude=tuple(exclude),
+        exclude=with_stored(model, exclude),
         progress=progress,
     )
     rows = _rows(model, context, tuner.search_limit)
