@@ -22,6 +22,7 @@ from onnxcomp.recipe import single
 from onnxcomp.registry import get_pass, pass_names
 from tests.applying import apply, eager
 from tests.graphs.running import run
+from tests.passes.exactly import model as model_of_text
 
 SEEING = [name for name in pass_names() if not get_pass(name).as_stored]
 # One that changes values, one that replaces nodes, one that fuses: they meet every way of storing, the others one.
@@ -299,3 +300,18 @@ def test_inspect_shows_it_as_a_weight_that_can_become_smaller() -> None:
         assert found[name].kind == plain[name].kind
         assert found[name].size_bytes == plain[name].size_bytes // 2
         assert found[name].bits_bytes[2] == plain[name].bits_bytes[2]
+
+
+def test_a_stored_number_stays_a_number() -> None:
+    proto = model_of_text("""g (float[2] x) => (float[2] y) <float16 k = {15360}> {
+        wide = Cast<to = 1>(k)
+        y = Mul(x, wide)
+    }""")
+    graph = open_plain(load(proto))
+    factor = constants_by_key(graph)["k"]
+    assert factor.values.shape == () and float(factor.values) == 1
+    factor.values = np.asarray(factor.values) * np.float32(2)
+    changed = close_graph(graph).proto
+    assert list(changed.graph.initializer[0].dims) == []
+    (out,) = run(changed.SerializeToString(), {"x": np.array([1, 2], np.float32)}).values()
+    np.testing.assert_array_equal(out, np.array([2, 4], np.float32))

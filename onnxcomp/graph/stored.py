@@ -42,6 +42,11 @@ def open_plain(model: Model) -> Graph:
     return graph
 
 
+def is_stored(constant: Constant) -> bool:
+    """Whether a decoder makes the constant."""
+    return isinstance(constant._values, DecodedValues)
+
+
 def stored_bytes(constant: Constant) -> int:
     """Bytes of a constant's data in the file, whatever decodes it."""
     held = constant._values
@@ -51,7 +56,7 @@ def stored_bytes(constant: Constant) -> int:
 def unpacked(before: Model, after: Model) -> list[str]:
     """The stored weights, by their keys, that a rewrite left in more bytes."""
     old, new = _constants(before), _constants(after)
-    behind = {key: each for key, each in old.items() if isinstance(each._values, DecodedValues)}
+    behind = {key: each for key, each in old.items() if is_stored(each)}
     return sorted(key for key, each in behind.items() if key in new and stored_bytes(new[key]) > stored_bytes(each))
 
 

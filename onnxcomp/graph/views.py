@@ -42,7 +42,7 @@ class DecodedValues(ProtoValues):
     def load(self) -> Array:
         """The values; large ones are mapped from the scratch folder."""
         if self._known is None:
-            values = np.ascontiguousarray(self._view.decoded())
+            values = np.asarray(self._view.decoded(), order="C")
             self._known = spill(values, self.model.scratch) if self.nbytes >= SPILL_BYTES else values
         return self._known
 
@@ -189,7 +189,7 @@ class CastView(View):
                 if step.op == "Transpose":
                     values = np.transpose(values, np.argsort(order_of(step, len(shape))))
                 values = values.reshape(shape).astype(kind, copy=False)
-        return np.ascontiguousarray(values)
+        return np.asarray(values, order="C")
 
 
 class Views:

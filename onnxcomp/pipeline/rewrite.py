@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.errors import OnnxcompError, PassError
-from onnxcomp.graph.stored import open_plain
+from onnxcomp.graph.stored import is_stored, open_plain
 from onnxcomp.graph.surgery import close_graph, open_graph
 from onnxcomp.graph.weights import compose, constants_by_key
 from onnxcomp.model import Model
@@ -52,10 +52,13 @@ def limited_to(context: Context, names: Iterable[str]) -> Context:
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
-    """Whether a rewrite changed these weights' values and left the graph as it was."""
+    """Whether a rewrite changed these weights' values and left the graph as it was, with no more of them stored."""
     old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
     return old.keys() == new.keys() and all(
-        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        name in new
+        and tuple(new[name].shape) == tuple(old[name].shape)
+        and new[name].data_type == old[name].data_type
+        and is_stored(new[name]) <= is_stored(old[name])
         for name in names
     )
 
