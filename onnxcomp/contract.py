@@ -265,6 +265,7 @@ class Pass(ABC):
     variants: the fields to set for each choice of "auto", mildest first, where the strengths alone do not say it.
     preserves: which of these it keeps when it comes after. A recipe whose order would destroy is refused.
     prepared_by: exact passes that `onnxcomp run` puts before it; recipes name them themselves.
+    as_stored: whether it works on weights as they are stored, decoders included; others see what these decode to.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -274,6 +275,7 @@ class Pass(ABC):
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     preserves: ClassVar[frozenset[str]] = frozenset({"zeros", "levels", "factors", "qdq", "compact"})
     prepared_by: ClassVar[tuple[str, ...]] = ()
+    as_stored: ClassVar[bool] = False
 
     def needed(self) -> Needs:
         """What this very instance cannot run without: one of its algorithms may need more than the pass does."""

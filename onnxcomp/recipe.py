@@ -102,12 +102,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Passes in order. ``Recipe.load`` takes a preset's name or a TOML file, ``Recipe.of`` passes."""
+    """Passes in order. ``Recipe.load`` takes a preset's name or a TOML file, ``Recipe.of`` passes.
+
+    is_single: one pass was asked for by its name; the other steps prepare it.
+    """
 
     name: str
     steps: tuple[Step, ...]
     description: str = ""
     goal: str = "bytes"
+    is_single: bool = False
 
     @classmethod
     def of(cls, *passes: Pass, name: str = "custom") -> Recipe:
@@ -319,4 +323,4 @@ def _order_advice(earlier: Pass, later: Pass, lost: frozenset[str]) -> str:
 def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:
     """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first."""
     prepared = [Step(get_pass(name)(), exclude=tuple(exclude)) for name in rewrite.prepared_by]
-    return Recipe(rewrite.pass_name(), (*prepared, Step(rewrite, auto, exclude=tuple(exclude))))
+    return Recipe(rewrite.pass_name(), (*prepared, Step(rewrite, auto, exclude=tuple(exclude))), is_single=True)

@@ -18,8 +18,9 @@ from onnxcomp.calibration.sensitivity import Sensitivity, sensitivities
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.graph.weights.value_pass import has_levels
 from onnxcomp.model import Model
@@ -126,14 +127,15 @@ class AssignBits(Pass):
         table = self._tabulate(graph.model, [each.name for each in found], moments, context)
         measured = self._weigh(graph.model, table, moments, context)
         chosen = self._chosen(graph.model, table, context)
-        constants = {bits: constants_by_key(open_graph(model)) for bits, model in table.models.items()}
+        graphs = {bits: open_plain(model) for bits, model in table.models.items()}
+        constants = {bits: constants_by_key(each) for bits, each in graphs.items()}
         for weight in found:
             option = chosen.get(weight.name)
             if option is None:
                 coarse = weight.name not in table.options
                 outcome.skip(weight.name, f"{weight.dtype} is too coarse for its scale" if coarse else NOT_BORNE)
                 continue
-            encoding = table.models[option.bits].encodings[weight.name]
+            encoding = graphs[option.bits].encodings[weight.name]
             weight.set(constants[option.bits][weight.name].values, encoding)
             _note(outcome, weight.name, option, self.granularity, measured.get(weight.name))
 
@@ -148,7 +150,7 @@ class AssignBits(Pass):
         table = _Table({}, {}, {})
         for index, bits in enumerate(WIDTHS):
             context.progress(index, len(WIDTHS), f"{bits} bits")
-            graph = open_graph(model)
+            graph = open_plain(model)
             for weight in weights(graph):
                 if weight.name not in wanted or (weight.size <= FEW_VALUES and bits != WIDTHS[-1]):
                     continue

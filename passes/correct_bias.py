@@ -20,7 +20,8 @@ from onnxcomp.calibration.statistics.moments import input_moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.bias_places import BiasPlace, add_to_bias, bias_places, depths, known_as
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
@@ -150,7 +151,7 @@ class _Task:
 
     def computed(self) -> _Trial:
         """What the weights' differences say, all at once: they are multiplied with the original's inputs."""
-        before = open_graph(self._original)
+        before = open_plain(self._original)
         by_output = weights_by_output(before)
         wanted = {key: by_output[name] for key, name in self._theirs.items() if name in by_output}
         distinct = list({each.name: each for each in wanted.values()}.values())
@@ -185,7 +186,7 @@ class _Task:
 
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""
-        graph = open_graph(self._graph.model)
+        graph = open_plain(self._graph.model)
         for place in bias_places(graph):
             if place.key in shifts:
                 add_to_bias(graph, place, shifts[place.key], insert=self._rewrite.insert)

@@ -25,6 +25,7 @@ class InlineBranches(Pass):
     """Replace an If of known condition by the branch that is taken."""
 
     effect = Effect(shrinks=("bytes", "latency", "load"), exact=True)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -28,6 +28,7 @@ class InlineFunctions(Pass):
     """
 
     effect = Effect(shrinks=("load",), exact=True)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

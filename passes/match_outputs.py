@@ -18,10 +18,11 @@ from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.ir.topology import depths
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
 from onnxcomp.graph.rounding.grid import Rounded
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
 from onnxcomp.graph.weights.value_pass import editable_weights
@@ -93,7 +94,7 @@ class MatchOutputs(Pass):
 
     def _candidates(self, graph: Graph, original: Model, context: Context, outcome: Outcome) -> Mapping[str, Array]:
         """The values from before of each weight that may move, by name; the others are skipped with the reason."""
-        constants = constants_by_key(open_graph(original))
+        constants = constants_by_key(open_plain(original))
         found: dict[str, Array] = {}
         for weight in editable_weights(graph, selects=context.selects, skip=outcome.skip, progress=context.progress):
             before = constants.get(weight.name)
@@ -124,7 +125,7 @@ class MatchOutputs(Pass):
 def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], context: Context) -> dict[str, float]:
     """Round the named weights anew for what their nodes read now; the relative output errors of those that changed."""
     assert context.original is not None and context.calibration is not None
-    now = open_graph(close_graph(graph))
+    now = open_plain(close_graph(graph))
     present = {each.name: each for each in weights(now) if each.name in set(names)}
     moments = paired_moments(
         context.original,

@@ -28,9 +28,10 @@ from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
 from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, table_unit
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.opset import raise_opset
-from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, Scope, close_graph
 from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
 from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
 from onnxcomp.runtime import Session, optimized
@@ -130,7 +131,7 @@ class QuantizeStatic(Pass):
         known: dict[frozenset[str], Look] = graph.model.memo.setdefault((QuantizeStatic, self, style), {})
         idle: frozenset[str] = frozenset()
         for _ in range(TRIALS):
-            trial = open_graph(close_graph(graph))
+            trial = open_plain(close_graph(graph))
             done = self._rewrite(trial, graph, context, style, idle, Outcome(), known=known.keys())
             if not done.keys:
                 break

@@ -14,9 +14,10 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Needs, Outcome, Pass, parameter
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
 from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import has_levels
@@ -59,7 +60,7 @@ class RoundWeights(Pass):
             raise CalibrationError(f"{self.pass_name()}: needs calibration data. Give it with --calib-data.")
         outcome = Outcome()
         grid = Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
-        before = None if context.original is None else open_graph(context.original)
+        before = None if context.original is None else open_plain(context.original)
         originals = {} if before is None else {each.name: each for each in weights(before)}
         fresh: list[Weight] = []
         again: list[tuple[Weight, Weight]] = []

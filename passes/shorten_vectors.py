@@ -42,6 +42,7 @@ class ShortenVectors(Pass):
     effect = Effect(shrinks=("bytes",), exact=False)
     paper = "https://arxiv.org/abs/1710.03740"
     preserves = frozenset({"zeros", "levels", "factors", "qdq"})
+    as_stored = True
 
     min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
 

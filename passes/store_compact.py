@@ -149,6 +149,7 @@ class StoreCompact(Pass):
     effect = Effect(shrinks=("bytes",), exact=True)
     paper = "https://arxiv.org/abs/1510.00149"
     makes = frozenset({"compact"})
+    as_stored = True
 
     prefer: str = parameter(
         "bytes",

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.rounding.grid import Grid, Rounded, round_to_grid
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.roles import Weight, compose, weights
 from onnxcomp.model import Model
 
@@ -89,7 +90,7 @@ def _probed(
     model: Model, names: set[str], moments: Mapping[str, Moments]
 ) -> tuple[Model, dict[str, tuple[int, float]]]:
     """The model with all the weights at about the error of a probe, and each one's size in values and error."""
-    graph = open_graph(model)
+    graph = open_plain(model)
     errors: dict[str, tuple[int, float]] = {}
     for weight in weights(graph):
         if weight.name not in names:

@@ -32,7 +32,7 @@ from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
 from onnxcomp.pipeline.executor import Progress, Run
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.reports.costs import compare_costs
-from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Receipt
@@ -120,7 +120,8 @@ def optimize(
     _refuse_newer(model, where)
     limits = budget or Budget()
     refuse_idle(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
+    patterns = with_stored(model, exclude)
+    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
     run.deadline = started + (limits.time_budget_s or math.inf)
     run.execute()
     _finish(run, started, measure=measure)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from onnxcomp.contract import Context, Outcome, Pass
 from onnxcomp.errors import OnnxcompError, PassError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.storage.stored import is_stored, open_plain
 from onnxcomp.graph.weights.roles import compose, constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.metrics.weight_error import relative_error
@@ -24,11 +25,12 @@ Array = NDArray[Any]
 def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
     """The model after the pass, and what the pass says it did. The model handed in stays as it is.
 
+    It sees stored weights as the constants that they decode to, unless it works on storage (``as_stored``).
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
     Raises PassError, which names the pass, for whatever it does not foresee.
     """
-    graph = open_graph(model)
+    graph = open_graph(model) if rewrite.as_stored else open_plain(model)
     try:
         with threadpool_limits(1):
             outcome = rewrite.apply(graph, context)
@@ -50,10 +52,13 @@ def limited_to(context: Context, names: Iterable[str]) -> Context:
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
-    """Whether a rewrite changed these weights' values and left the graph as it was."""
-    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    """Whether a rewrite changed these weights' values and left the graph as it was, with no more of them stored."""
+    old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
     return old.keys() == new.keys() and all(
-        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        name in new
+        and tuple(new[name].shape) == tuple(old[name].shape)
+        and new[name].data_type == old[name].data_type
+        and is_stored(new[name]) <= is_stored(old[name])
         for name in names
     )
 
@@ -65,11 +70,11 @@ def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
 
 def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the squared error of its values over their squared magnitude."""
-    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
     return {name: relative_error(old[name].values, new[name].values) for name in names}
 
 
 def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the share of its values that are zero."""
-    constants = constants_by_key(open_graph(model))
+    constants = constants_by_key(open_plain(model))
     return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}

@@ -12,10 +12,11 @@ from typing import Any
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Context, Outcome, Pass
+from onnxcomp.contract import Context, Outcome, Pass, Skip
 from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.storage.expand import differing_constants
+from onnxcomp.graph.storage.stored import unpacked
 from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass, limited_to
@@ -128,8 +129,7 @@ class Run:
         """One exact step; what it stores has to decode to the very values, and is left plain where it does not."""
         self.progress(0, 1, step.name)
         before, started = self.current, time.monotonic()
-        context = self._context(step)
-        after, outcome = apply_pass(before, step.rewrite, context)
+        after, outcome, context = self._without_growth(step.rewrite, self._context(step))
         different = differing_constants(before, after) if "compact" in step.rewrite.makes else []
         include: list[str] | None = None
         if different:
@@ -141,6 +141,23 @@ class Run:
         if outcome.changed:
             applied = application(step.rewrite, context, include)
             self.ledger.keep(report, self.ledger.line.after(step.rewrite, after), [applied])
+
+    def _without_growth(self, rewrite: Pass, context: Context) -> tuple[Model, Outcome, Context]:
+        """The current model after an exact pass, and the context that it ran in: where bytes are the goal, stored
+        weights that it would leave plain are left out."""
+        before = self.current
+        after, outcome = apply_pass(before, rewrite, context)
+        if self.recipe.goal != "bytes" or self.recipe.is_single or after.size_bytes <= before.size_bytes:
+            return after, outcome, context
+        lost = unpacked(before, after)
+        if not lost:
+            return after, outcome, context
+        context = dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, lost)))
+        after, outcome = apply_pass(before, rewrite, context)
+        if unpacked(before, after):
+            after, outcome = before, Outcome(skipped=outcome.skipped)
+        outcome.skipped += [Skip(name, "as it is stored it takes fewer bytes") for name in lost]
+        return after, outcome, context
 
     def _apply_exact_checked(self, step: Step) -> None:
         before, kept = self.current, len(self.ledger.kept)

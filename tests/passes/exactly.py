@@ -13,6 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
@@ -71,8 +72,9 @@ def model(body: str, *, opset: int = 17, ir: int = 8, more: str = "") -> ModelPr
 def rewrite(proto: ModelProto, name: str, *, context: Context | None = None, **fields: Any) -> Rewrite:
     """The model as the pass leaves it, valid by onnx's checker."""
     before = load(proto)
-    graph = open_graph(before)
-    outcome = get_pass(name)(**fields).apply(graph, context or Context())
+    chosen = get_pass(name)(**fields)
+    graph = open_graph(before) if chosen.as_stored else open_plain(before)
+    outcome = chosen.apply(graph, context or Context())
     after = close_graph(graph)
     onnx.checker.check_model(after.proto)
     return Rewrite(before, after, outcome)

@@ -17,7 +17,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, Scope, close_graph
+from onnxcomp.graph.storage.stored import open_plain, stored_bytes
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import Encoding
 
@@ -100,6 +101,11 @@ class Weight:
         return self.size * self.dtype.itemsize
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes in the file, fewer where a decoder makes the values."""
+        return min(self.size_bytes, stored_bytes(self.tensor))
+
+    @property
     def kinds(self) -> frozenset[str]:
         """The kinds of all roles."""
         return frozenset(role.kind for role in self.roles)
@@ -149,12 +155,12 @@ def compose(base: Model, sources: Mapping[str, Model]) -> Model:
 
     This is how a value pass is taken back, weight by weight: the old array is put back.
     """
-    graph = open_graph(base)
+    graph = open_plain(base)
     constants: dict[int, dict[str, Constant]] = {}
-    opened: list[Graph] = []
+    opened: dict[int, Graph] = {}
     for source in {id(each): each for each in sources.values()}.values():
-        other = open_graph(source)
-        opened.append(other)
+        other = open_plain(source)
+        opened[id(source)] = other
         constants[id(source)] = constants_by_key(other)
     for name, own in constants_by_key(graph).items():
         if name not in sources:
@@ -162,8 +168,8 @@ def compose(base: Model, sources: Mapping[str, Model]) -> Model:
         source = sources[name]
         own.values = constants[id(source)][name]._values
         graph.encodings.pop(name, None)
-        if name in source.encodings:
-            graph.encodings[name] = source.encodings[name]
+        if name in opened[id(source)].encodings:
+            graph.encodings[name] = opened[id(source)].encodings[name]
     return close_graph(graph)
 
 

@@ -11,13 +11,13 @@ from onnxcomp.calibration.sensitivity import sensitivities
 from onnxcomp.calibration.statistics.moments import input_moments
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
-from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 
@@ -72,7 +72,7 @@ def measure_sensitivity(
         target=where,
         calibration=data,
         divergence=lambda candidate: tuner.check(candidate).energy,
-        exclude=tuple(exclude),
+        exclude=with_stored(model, exclude),
         progress=progress,
     )
     rows = _rows(model, context, tuner.search_limit)
@@ -82,14 +82,14 @@ def measure_sensitivity(
 def _rows(model: Model, context: Context, limit: float) -> tuple[WeightSensitivity, ...]:
     """Influence by weight, and the bits of the pass that assigns them; the model remembers what both measure."""
     assert context.calibration is not None and context.divergence is not None and context.target is not None
-    graph = open_graph(model)
+    graph = open_plain(model)
     parameters: dict[str, Any] = {"max_divergence": limit}
     outcome = get_pass(PASS)(**parameters).apply(graph, context)
     bits = {each.name: int(each.details["bits"]) for each in outcome.changed}
-    found = {each.name: each for each in weights(open_graph(model)) if all_finite(each.values)}
+    found = {each.name: each for each in weights(open_plain(model)) if all_finite(each.values)}
     selected = [each for each in found.values() if context.selects(each.name, *each.node_names)]
     seen = [each for each in selected if worth_moments(each)]
-    moments = input_moments(open_graph(model), seen, context.calibration, open_session=context.target.session)
+    moments = input_moments(open_plain(model), seen, context.calibration, open_session=context.target.session)
     names = [each.name for each in selected]
     measured = sensitivities(model, names, context.divergence, moments, progress=context.progress)
     rows = [_row(found[name], each.influence, bits.get(name)) for name, each in measured.items()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from onnxcomp.contract import Context, Outcome, Pass, Skip, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.storage.stored import open_plain
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -57,7 +57,7 @@ class Table:
         """The values that a choice gives a weight."""
         variant = self.variants[choice]
         if choice not in self._constants or self._constants[choice][0] is not variant:
-            self._constants[choice] = variant, constants_by_key(open_graph(variant))
+            self._constants[choice] = variant, constants_by_key(open_plain(variant))
         return self._constants[choice][1][name].values
 
     def predicted(self, name: str, option: Option) -> float:
@@ -103,7 +103,7 @@ def tabulate(
     """
     if not candidates:
         raise RecipeError('"auto" is for passes that have a strength.')
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     table = Table({}, {})
     families: dict[Hashable, int] = {}
     hopeless: set[int] = set()
@@ -132,7 +132,7 @@ def fit_again(
     What cannot be made again is no option any more; after the deadline options stay as they were made before.
     Influences have to be measured again.
     """
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     present = {each.choice for found in table.options.values() for each in found}
     choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
     for at, index in enumerate(choices):
@@ -182,7 +182,7 @@ def _completed(table: Table, by_name: Mapping[str, Weight]) -> Table:
     names = set(table.options)
     for name, found in table.options.items():
         if found[0].choice is not None:
-            found.insert(0, Option(None, by_name[name].size_bytes, 0.0))
+            found.insert(0, Option(None, by_name[name].stored_bytes, 0.0))
         plain = found[0].size_bytes
         table.options[name] = [
             each
