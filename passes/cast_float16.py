@@ -16,24 +16,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Skip, Structure, parameter
-from onnxcomp.errors import ParameterError, TargetError
+from onnxcomp.errors import ParameterError
 from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.rewire import move_up
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.precision.casts import choose, write_casts
 from onnxcomp.graph.precision.limits import Limits
 from onnxcomp.graph.precision.units import FloatUnit, FloatUnits, Read, float_units
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, has_levels
 from onnxcomp.numerics.integers.short_float import DTYPES, misfit, power_of_two_scale, rounded
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.target.asking import asking
 from onnxcomp.target.short_floats import computes_in
 
 # From these opsets on Cast knows the type.
@@ -86,7 +88,7 @@ class CastFloat16(Pass):
             return self._convert(graph, context)
         reason = self._too_old(opset, context)
         # On a copy first: a model that nothing comes of is not raised either.
-        rehearsal = open_graph(graph.model)
+        rehearsal = open_plain(graph.model)
         reason = reason or raise_opset(rehearsal, opset)
         if reason:
             return Outcome(skipped=[Skip(graph.model.name, reason)])
@@ -171,7 +173,7 @@ class _Conversion:
         self._context = context
         self._outcome = outcome
         self._shapes: Shapes = infer_shapes(graph)
-        self._types = ElementTypes(graph, self._shapes, self._ask)
+        self._types = ElementTypes(graph, self._shapes, asking(context.target, graph.model))
 
     def run(self) -> None:
         name = self._rewrite.dtype
@@ -236,15 +238,3 @@ class _Conversion:
         extents = {each: seen[key].values for each, key in wanted.items() if seen[key].values.count}
         return {each: max(abs(extent.low), abs(extent.high)) for each, extent in extents.items()}
 
-    def _ask(self, model: ModelProto) -> tuple[str, ...] | None:
-        """The types of the model's outputs on the target; None where it does not load. The model remembers it."""
-        content = model.SerializeToString(deterministic=True)
-        target = self._context.target
-        memo = self._graph.model.memo.setdefault((CastFloat16, None if target is None else target.provider), {})
-        if content not in memo:
-            try:
-                memo[content] = tuple(each.type for each in self._context.open_session(content).outputs)
-            except TargetError:
-                memo[content] = None
-        found: tuple[str, ...] | None = memo[content]
-        return found

@@ -16,10 +16,11 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.query import sole_reader
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.provenance import Reference
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.bias import Bias, biases
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
@@ -140,7 +141,7 @@ class _Task:
 
     def computed(self) -> _Trial:
         """What the weights' differences say, all at once: they are multiplied with the original's inputs."""
-        before = open_graph(self._reference.model)
+        before = open_plain(self._reference.model)
         by_output = weights_by_output(before)
         wanted = {
             key: by_output[name]
@@ -185,7 +186,7 @@ class _Task:
 
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""
-        graph = open_graph(self._graph.model)
+        graph = open_plain(self._graph.model)
         for place in biases(graph):
             if place.key in shifts:
                 place.add(graph, shifts[place.key], insert=self._rewrite.insert)

@@ -30,6 +30,7 @@ class DropDefaults(Pass):
     """Drop attributes that have the operator's default value."""
 
     effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -23,6 +23,7 @@ class DropUnused(Pass):
     """Drop nodes, initializers, functions and opset imports that nothing uses."""
 
     effect = Effect(shrinks=("bytes", "load", "memory"), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

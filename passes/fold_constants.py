@@ -41,6 +41,7 @@ class FoldConstants(Pass):
 
     # ONNX Runtime may keep float16 values in float32 between nodes; a constant is rounded
     effect = Effect(shrinks=("bytes", "load"), exact=Exact.TENSORS, rounding=True)
+    as_stored = True
 
     max_result_bytes: int = parameter(2**28, low=0, help="largest result or operand that is computed")
     growth_bytes: int = parameter(0, low=0, help="bytes by which a folded part may make the file larger")

@@ -17,7 +17,6 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.query import (
     clip_bounds,
     constant_value,
@@ -32,6 +31,7 @@ from onnxcomp.graph.ir.query import (
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.provenance import Origin
 
 HARD_SIGMOID_OPSET = 6
 TOLERANCE = 1e-6  # relative, of a product of two float32 numbers that should be one

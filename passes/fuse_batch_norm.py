@@ -18,7 +18,6 @@ from onnx import SparseTensorProto
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.query import (
     constant_value,
     given,
@@ -32,6 +31,7 @@ from onnxcomp.graph.ir.query import (
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass, set_constant, set_input
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.provenance import Origin
 from onnxcomp.graph.weights.bias import Bias, rounded_to
 from onnxcomp.graph.weights.linear_op import LinearOp, linear_op
 from onnxcomp.graph.weights.matrix_form import MatrixForm

@@ -26,6 +26,7 @@ class InlineBranches(Pass):
     """Replace an If of known condition by the branch that is taken."""
 
     effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -29,6 +29,7 @@ class InlineFunctions(Pass):
     """
 
     effect = Effect(shrinks=("load",), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -24,6 +24,7 @@ class LiftConstants(Pass):
     """Turn Constant nodes into initializers."""
 
     effect = Effect(shrinks=("bytes", "load"), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -17,11 +17,12 @@ import numpy as np
 from onnxcomp.calibration.statistics.paired import PairedMoments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.provenance import Reference
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
 from onnxcomp.graph.rounding.grid import Rounded
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import editable_weights
@@ -131,7 +132,7 @@ class MatchOutputs(SelectingPass):
 def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], context: Context) -> dict[str, float]:
     """Round the named weights anew for what their nodes read now; the relative output errors of those that changed."""
     assert context.reference is not None
-    now = open_graph(close_graph(graph))
+    now = open_plain(close_graph(graph))
     present = {each.name: each for each in weights(now) if each.name in set(names)}
     moments = context.observe.paired_moments(context.reference, now, list(present.values()))
     errors: dict[str, float] = {}

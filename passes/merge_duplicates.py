@@ -32,6 +32,7 @@ class MergeDuplicates(Pass):
     """Keep equal constants and equal computations once."""
 
     effect = Effect(shrinks=("bytes", "load", "memory"), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

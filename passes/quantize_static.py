@@ -29,9 +29,10 @@ from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, table_unit
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import is_onnx, node_key
-from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, Scope, close_graph
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.graph.opset import raise_opset
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
 from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
 from onnxcomp.operators import LINEAR
@@ -138,7 +139,7 @@ class QuantizeStatic(SelectingPass):
         known: dict[frozenset[str], Look] = graph.model.memo.setdefault((QuantizeStatic, self, style), {})
         idle: frozenset[str] = frozenset()
         for _ in range(TRIALS):
-            trial = open_graph(close_graph(graph))
+            trial = open_plain(close_graph(graph))
             done = self._rewrite(trial, graph, context, style, idle, Outcome(), known=known.keys())
             if not done.keys:
                 break

@@ -46,6 +46,7 @@ class RemoveNoops(Pass):
     """Remove nodes that change nothing and merge Transpose, Reshape and Cast chains."""
 
     effect = Effect(shrinks=("bytes", "latency", "load"), exact=Exact.TENSORS)
+    as_stored = True
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()

@@ -27,9 +27,10 @@ from onnxcomp.contract import (
     Survey,
     parameter,
 )
-from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.rounding.grid import GRANULARITIES, GridSpec, Rounded, round_to_grid
 from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import has_levels
@@ -95,7 +96,7 @@ class RoundWeights(SitePass):
         reference = context.reference
         if reference is None:
             return None, {}
-        before = open_graph(reference.model)
+        before = open_plain(reference.model)
         return before, {each.name: each for each in weights(before) if reference.is_as_it_was(each.name)}
 
     def _grid(self) -> GridSpec:

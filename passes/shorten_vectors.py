@@ -55,6 +55,7 @@ class ShortenVectors(SitePass):
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
     paper = "https://arxiv.org/abs/1710.03740"
     destroys = frozenset({Structure.COMPACT})
+    as_stored = True
 
     min_size: int = parameter(24, low=1, help="values of the smallest vector; a Cast takes some 30 bytes")
 

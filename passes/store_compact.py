@@ -20,17 +20,9 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.storage.decoders import (
-    FOLDED_BYTES,
-    MIN_BYTES,
-    MIN_OPSET,
-    Cost,
-    Writer,
-    cost_of,
-    root_of,
-    tensor_bytes,
-)
+from onnxcomp.graph.storage.decoders import MIN_BYTES, MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
 from onnxcomp.graph.storage.expand import differing_constants
+from onnxcomp.graph.stored.decoder_steps import FOLDED_BYTES
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
 from onnxcomp.numerics.encodings.expression import Given, evaluate
@@ -159,6 +151,7 @@ class StoreCompact(Pass):
     paper = "https://arxiv.org/abs/1510.00149"
     makes = frozenset({Structure.COMPACT})
     stores_encodings = True
+    as_stored = True
 
     prefer: str = parameter(
         "bytes",

@@ -22,6 +22,7 @@ class StripMetadata(Pass):
     """Remove doc strings, exporters' metadata and value infos that inference restores."""
 
     effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
+    as_stored = True
 
     shorten_names: bool = parameter(False, help="shorten the names of inner tensors and drop those of nodes")
     user_metadata: bool = parameter(False, help="remove the model's own metadata entries too")

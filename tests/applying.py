@@ -12,8 +12,9 @@ from onnxcomp.calibration import CalibrationData, Group
 from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome, Pass, parameters
 from onnxcomp.errors import VerificationError
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.provenance import Reference
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target
@@ -47,7 +48,7 @@ class Applied:
 def apply(source: onnx.ModelProto | Model, rewrite: Pass, feeds: Feeds, **context: Any) -> Applied:
     """Apply the pass to the model; the feeds serve as calibration data, one batch, where `context` has none."""
     model = source if isinstance(source, Model) else load(source)
-    graph = open_graph(model)
+    graph = open_graph(model) if rewrite.as_stored else open_plain(model)
     needs_data = rewrite.needed() is not Needs.NOTHING
     data = calibration_of(model.proto, feeds) if needs_data and "calibration" not in context else None
     reference = Reference(_as_before(model.proto)) if needs_data and "reference" not in context else None

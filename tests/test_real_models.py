@@ -22,7 +22,7 @@ import pytest
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Pass
 from onnxcomp.errors import RecipeError
-from onnxcomp.graph.ir.provenance import Reference
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.model import Model, load
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass, pass_names

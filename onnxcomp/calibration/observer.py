@@ -13,8 +13,8 @@ from onnxcomp.calibration.statistics.observe import Observation, observe
 from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
 from onnxcomp.calibration.statistics.watch import OpenSession, watch
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.model import Model

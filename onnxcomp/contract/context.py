@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from onnxcomp.calibration import CalibrationData
     from onnxcomp.calibration.observer import Observer
-    from onnxcomp.graph.ir.provenance import Reference
     from onnxcomp.graph.ir.reader import Graph
+    from onnxcomp.graph.provenance import Reference
     from onnxcomp.graph.weights.roles import Weight
     from onnxcomp.model import Model
     from onnxcomp.runtime import Session

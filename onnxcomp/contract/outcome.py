@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxcomp.graph.ir.provenance import Origin
+    from onnxcomp.graph.provenance import Origin
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Pass(ABC):
         comes after a pass that makes one of them is refused.
     variants: the fields to set for each choice of "auto", mildest first, where the strengths alone do not say it.
     prepared_by: exact passes that `onnxcomp run` puts before it; recipes name them themselves.
+    as_stored: it works on weights as they are stored, decoders included; others see what these decode to.
     stores_encodings: it stores what the weights' encodings say, so that what it leaves plain has no use for one.
     """
 
@@ -81,6 +82,7 @@ class Pass(ABC):
     destroys: ClassVar[frozenset[Structure]] = frozenset()
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     prepared_by: ClassVar[tuple[str, ...]] = ()
+    as_stored: ClassVar[bool] = False
     stores_encodings: ClassVar[bool] = False
 
     def needed(self) -> Needs:

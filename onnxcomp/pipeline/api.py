@@ -33,7 +33,7 @@ from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.run import Progress, Run
-from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Receipt
@@ -121,7 +121,8 @@ def optimize(
     _refuse_newer(model, where)
     limits = budget or Budget()
     refuse_idle(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
+    patterns = with_stored(model, exclude)
+    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
     run.start_clock(started + (limits.time_budget_s or math.inf))
     execute(run)
     _finish(run, started, measure=measure)

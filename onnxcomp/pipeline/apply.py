@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.stored.opening import is_stored, open_plain
 from onnxcomp.graph.weights.roles import compose, constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.metrics.weight_error import relative_error
@@ -24,6 +25,7 @@ Array = NDArray[Any]
 def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
     """The model after the pass, and what the pass says it did. The model handed in stays as it is.
 
+    It sees stored weights as the constants that they decode to, unless it works on storage (``as_stored``).
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
     Raises PassError, which names the pass, for whatever it does not foresee.
@@ -51,13 +53,18 @@ def apply_choice(model: Model, rewrite: Pass, choice: Choice | None, context: Co
 def survey(model: Model, rewrite: SitePass, context: Context) -> Survey:
     """Where the pass can act on the model, computed as ``apply_pass`` does."""
     with _foreseen(model, rewrite), threadpool_limits(1):
-        return rewrite.sites(open_graph(model), context)
+        return rewrite.sites(opened_for(rewrite, model), context)
+
+
+def opened_for(rewrite: Pass, model: Model) -> Graph:
+    """The model opened as the pass is to see it."""
+    return open_graph(model) if rewrite.as_stored else open_plain(model)
 
 
 def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph], Outcome]) -> tuple[Model, Outcome]:
     if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
         raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
-    graph = open_graph(model)
+    graph = opened_for(rewrite, model)
     with _foreseen(model, rewrite), threadpool_limits(1):
         outcome = edit(graph)
     after = close_graph(graph) if outcome.changed else model
@@ -80,10 +87,13 @@ def _foreseen(model: Model, rewrite: Pass) -> Iterator[None]:
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
-    """Whether a rewrite changed these weights' values and left the graph as it was."""
-    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    """Whether a rewrite changed these weights' values and left the graph as it was, with no more of them stored."""
+    old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
     return old.keys() == new.keys() and all(
-        name in new and tuple(new[name].shape) == tuple(old[name].shape) and new[name].data_type == old[name].data_type
+        name in new
+        and tuple(new[name].shape) == tuple(old[name].shape)
+        and new[name].data_type == old[name].data_type
+        and is_stored(new[name]) <= is_stored(old[name])
         for name in names
     )
 
@@ -95,11 +105,11 @@ def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
 
 def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the squared error of its values over their squared magnitude."""
-    old, new = constants_by_key(open_graph(before)), constants_by_key(open_graph(after))
+    old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
     return {name: relative_error(old[name].values, new[name].values) for name in names}
 
 
 def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
     """For each weight the share of its values that are zero."""
-    constants = constants_by_key(open_graph(model))
+    constants = constants_by_key(open_plain(model))
     return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}

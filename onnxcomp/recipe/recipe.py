@@ -25,12 +25,16 @@ GOALS = ("bytes", "latency")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order. ``Recipe.load`` takes a preset's name or a TOML file, ``Recipe.of`` passes and steps."""
+    """Steps in order. ``Recipe.load`` takes a preset's name or a TOML file, ``Recipe.of`` passes and steps.
+
+    is_single: one pass was asked for by its name; the other steps prepare it.
+    """
 
     name: str
     steps: tuple[Step, ...]
     description: str = ""
     goal: str = "bytes"
+    is_single: bool = False
 
     @classmethod
     def of(cls, *steps: Pass | Step, name: str = "custom") -> Recipe:
@@ -143,4 +147,4 @@ def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) ->
     leave = tuple(exclude)
     prepared = [Apply(get_pass(name)(), exclude=leave) for name in rewrite.prepared_by]
     step = Choose((rewrite,), exclude=leave) if auto else Apply(rewrite, exclude=leave)
-    return Recipe(rewrite.pass_name(), (*prepared, step))
+    return Recipe(rewrite.pass_name(), (*prepared, step), is_single=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.runtime import Value
@@ -102,7 +102,7 @@ def _comparable(reference: Value, candidate: Value) -> bool:
 
 def _outputs_by_weight(model: Model) -> Mapping[str, list[str]]:
     """For each weight the first outputs of the nodes of the main graph that read it."""
-    graph = open_graph(model)
+    graph = open_plain(model)
     main = {id(node) for node in graph.main.graph.nodes}
     return {
         weight.name: [role.node.outputs[0].name for role in weight.roles if id(role.node) in main and role.node.outputs]

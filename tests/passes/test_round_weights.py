@@ -13,8 +13,8 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.rounding import output_aware as level_rounding
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load

@@ -18,8 +18,8 @@ from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.moments import Source, rows_of, sources_of
 from onnxcomp.calibration.statistics.watch import OpenSession, watch_both
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.runtime import Session, Value
 

@@ -17,8 +17,8 @@ from onnxcomp.graph.channels.groups import ChannelProduct, Channels
 from onnxcomp.graph.channels.ids import Numbers
 from onnxcomp.graph.channels.scaling import scaled_weight, weight_origins
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.provenance import Origin
 
 Floats = NDArray[np.float64]
 

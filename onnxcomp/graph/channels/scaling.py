@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnxcomp.graph.channels.groups import Bound, ChannelGroup, ChannelProduct, Channels, Factor
 from onnxcomp.graph.channels.ids import padded
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.rewire import set_constant
+from onnxcomp.graph.provenance import Origin
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 

@@ -73,9 +73,9 @@ class ElementTypes:
         expected = [data_type if out in tensors else self.of(out) for out in named]
         return new is not None and all(not one or one == other for one, other in zip(new, expected, strict=True))
 
-    def written(self, node: Node, scope: Scope, data_type: int) -> list[Any] | None:
-        """The outputs that take another type when all float inputs do; None where the node does not load so."""
-        floats = frozenset(each for each in node.inputs if each.name and self.of(each) == FLOAT)
+    def written(self, node: Node, scope: Scope, data_type: int, *, present: int = FLOAT) -> list[Any] | None:
+        """The outputs that take another type when all inputs of ``present`` do; None where it does not load so."""
+        floats = frozenset(each for each in node.inputs if each.name and self.of(each) == present)
         before, after = self._asked(node, scope), self._asked(node, scope, floats, data_type)
         if before is None or after is None or not floats:
             return None

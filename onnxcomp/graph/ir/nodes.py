@@ -101,6 +101,8 @@ class Variable(gs.Variable):  # type: ignore[misc]
 class ProtoValues(LazyValues):  # type: ignore[misc]
     """Values that are read from a TensorProto (or SparseTensorProto) each time they are asked for."""
 
+    tensor: TensorProto | SparseTensorProto | None
+
     def __init__(self, tensor: TensorProto | SparseTensorProto, model: Model) -> None:
         self.tensor = tensor
         self.model = model
@@ -113,6 +115,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         """The values; mapped from disk where they are external."""
         if isinstance(self.tensor, SparseTensorProto):
             return _dense(self.tensor, self.model)
+        assert self.tensor is not None
         return read_tensor(self.tensor, self.model.folder)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -46,6 +46,16 @@ class Scope:
         return self.kind == "function" or (self.parent is not None and self.parent.is_in_function)
 
 
+class OutOfSight(Protocol):
+    """What an open graph does not show, and its file has."""
+
+    def take_out(self, graph: Graph) -> None:
+        """Take it out of sight again."""
+
+    def put_back(self, graph: Graph) -> None:
+        """Put it where it belongs, for the graph to be written."""
+
+
 class Graph:
     """A model opened for editing."""
 
@@ -55,6 +65,7 @@ class Graph:
         self.encodings = dict(model.encodings)
         self.opset_imports: dict[str, int] = {each.domain: each.version for each in model.proto.opset_import}
         self.ir_version = model.proto.ir_version
+        self.stored: OutOfSight | None = None
         self._names: set[str] = set()
         self._counts: dict[str, int] = {}  # base -> the number in the last name made from it
         self._owners: dict[Constant, Scope] = {}

@@ -33,7 +33,18 @@ REBUILT_FUNCTION_FIELDS = frozenset({"node"})
 
 
 def write(graph: Graph) -> Model:
-    """The edited graph as a new Model that shares the scratch folder of the old one."""
+    """The edited graph as a new Model that shares the scratch folder of the old one; it may be edited further."""
+    if graph.stored is None:
+        return _written(graph)
+    sweep(graph)
+    graph.stored.put_back(graph)
+    try:
+        return _written(graph)
+    finally:
+        graph.stored.take_out(graph)
+
+
+def _written(graph: Graph) -> Model:
     sweep(graph)
     source = graph.model.proto
     proto = ModelProto()

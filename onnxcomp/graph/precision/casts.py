@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from onnx import helper
 
-from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -23,6 +23,7 @@ from onnxcomp.graph.precision.units import FloatUnit, Read, all_reads, state_typ
 from onnxcomp.numerics.integers.short_float import DTYPES, rounded
 from onnxcomp.numerics.search.min_cut import UNCUT, Edge, minimum_cut
 
+TYPES = {**DTYPES, "float32": np.float32}
 CAST_COST = 3  # reading four bytes and writing two, where an operation saves four of eight
 
 
@@ -63,18 +64,24 @@ def _traffic(graph: Graph, number: Mapping[FloatUnit, int], wide: int) -> list[t
     return found
 
 
-def write_casts(graph: Graph, changed: set[FloatUnit], name: str) -> None:
-    """Give what the units read and write the type ``name``, and cast wherever that meets float32."""
-    _CastWriter(graph, name).write(changed)
+def write_casts(graph: Graph, changed: set[FloatUnit], name: str, *, present: str = "float32") -> None:
+    """Give what the units read and write the type ``name``, and cast wherever that meets ``present``.
+
+    Constants are rounded to a shorter type; before a longer one they stay as they are, and a Cast follows.
+    """
+    _CastWriter(graph, name, present).write(changed)
 
 
 class _CastWriter:
     """Puts the choice into effect."""
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, present: str) -> None:
         self._graph = graph
         self._name = name
-        self._type = int(helper.np_dtype_to_tensor_dtype(DTYPES[name]))
+        self._present = present
+        self._kinds = {each: np.dtype(TYPES[each]) for each in (name, present)}
+        self._numbers = {each: int(helper.np_dtype_to_tensor_dtype(kind)) for each, kind in self._kinds.items()}
+        self._type = self._numbers[name]
         self._cast: dict[tuple[Any, Scope, bool], Any] = {}
         self._scopes: dict[Any, Scope] = {}
         for scope in graph.scopes:
@@ -89,7 +96,7 @@ class _CastWriter:
         wanting = {read.place for unit in changed for read in unit.reads}
         reads = list(all_reads(self._graph))
         for tensor in short:
-            tensor.dtype = DTYPES[self._name]
+            tensor.dtype = self._kinds[self._name]
         self._keep_output_names(short, wanting)
         whole = self._round_constants(reads, wanting)
         other = [each for each in reads if (each.place in wanting) != (each.tensor in short or each.tensor in whole)]
@@ -106,10 +113,10 @@ class _CastWriter:
         stated = {id(unit.node) for unit in changed if unit.attribute}
         for unit in changed:
             if unit.attribute is None and unit.node is not None and id(unit.node) not in stated:
-                _state_implied(unit)
+                _state_implied(unit, self._numbers[self._present])
 
     def _keep_output_names(self, short: set[Any], wanting: set[tuple[int, int]]) -> None:
-        """A float32 output of the model made by a changed unit is cast under its own name."""
+        """An output of the model made by a changed unit is cast under its own name."""
         main = self._graph.main
         for index, tensor in enumerate(list(main.graph.outputs)):
             if tensor not in short or Read(main, None, index).place in wanting or not tensor.inputs:
@@ -119,8 +126,8 @@ class _CastWriter:
             position = next(i for i, out in enumerate(maker.outputs) if out is tensor)
             maker.outputs[position] = inner
             self._graph.replace_reads(tensor, inner)
-            tensor.dtype = helper.tensor_dtype_to_np_dtype(FLOAT)
-            self._graph.node(main, "Cast", [inner], [tensor], attrs={"to": FLOAT})
+            tensor.dtype = self._kinds[self._present]
+            self._graph.node(main, "Cast", [inner], [tensor], attrs={"to": self._numbers[self._present]})
             self._cast[inner, main, False] = tensor
             self._scopes[inner] = main
             short.discard(tensor)
@@ -131,6 +138,8 @@ class _CastWriter:
 
         A constant whose encoding makes it cheap to store keeps its values: a Cast follows it, and is folded.
         """
+        if self._kinds[self._name].itemsize > self._kinds[self._present].itemsize:
+            return set()
         wanted: dict[Any, set[bool]] = {}
         for read in reads:
             if isinstance(read.tensor, Constant):
@@ -146,30 +155,30 @@ class _CastWriter:
 
     def _as(self, tensor: Any, scope: Scope, *, is_short: bool) -> Any:
         """The tensor in the other type, cast in this scope."""
-        maker = producer(tensor)
-        if is_short and maker is not None and is_onnx(maker, "Cast") and maker.inputs[0].dtype == DTYPES[self._name]:
+        maker, own = producer(tensor), self._kinds[self._name]
+        if is_short and maker is not None and is_onnx(maker, "Cast") and maker.inputs[0].dtype == own:
             return maker.inputs[0]
         key = (tensor, scope, is_short)
         if key not in self._cast:
-            dtype = DTYPES[self._name] if is_short else helper.tensor_dtype_to_np_dtype(FLOAT)
-            suffix = self._name if is_short else "float32"
+            suffix = self._name if is_short else self._present
+            dtype = self._kinds[suffix]
             shape = None if tensor.shape is None else list(tensor.shape)
             made = self._graph.variable(f"{tensor.name}_{suffix}", dtype, shape)
             first = None
             if isinstance(tensor, Constant):
                 move_up(self._scopes[tensor], tensor)
                 first = next(iter(scope.graph.nodes), None)
-            attrs = {"to": self._type if is_short else FLOAT}
+            attrs = {"to": self._numbers[suffix]}
             self._graph.node(scope, "Cast", [tensor], [made], attrs=attrs, before=first)
             self._cast[key] = made
             self._scopes[made] = scope
         return self._cast[key]
 
 
-def _state_implied(unit: FloatUnit) -> None:
-    """Say float32 where the output's type is that of the input as long as nothing is stated."""
+def _state_implied(unit: FloatUnit, data_type: int) -> None:
+    """Say the present type where the output's type is that of the input as long as nothing is stated."""
     node = unit.node
     if node is None or node.op not in ("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"):
         return
     if isinstance(node.outputs[0], Variable) and "dtype" not in node.attrs:
-        node.attrs["dtype"] = FLOAT
+        node.attrs["dtype"] = data_type

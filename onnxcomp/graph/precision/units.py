@@ -98,12 +98,12 @@ class FloatUnits:
     left: dict[str, str]
 
 
-def float_units(graph: Graph, types: ElementTypes, short: int, loads: Loads) -> FloatUnits:
+def float_units(graph: Graph, types: ElementTypes, short: int, loads: Loads, *, present: int = FLOAT) -> FloatUnits:
     """What can take the element type ``short`` in the main graph and its subgraphs.
 
-    loads: whether the target opens a node whose given tensors are of that type instead of float.
+    loads: whether the target opens a node whose given tensors are of that type instead of ``present``.
     """
-    maker = _Maker(graph, types, short, loads)
+    maker = _Maker(graph, types, short, loads, present)
     found: list[FloatUnit] = []
     left: dict[str, str] = {}
     functions = function_scopes(graph)
@@ -133,10 +133,11 @@ def all_reads(graph: Graph) -> Iterator[Read]:
 class _Maker:
     """Makes the units of one node after another."""
 
-    def __init__(self, graph: Graph, types: ElementTypes, short: int, loads: Loads) -> None:
+    def __init__(self, graph: Graph, types: ElementTypes, short: int, loads: Loads, present: int) -> None:
         self._graph = graph
         self._types = types
         self._short = short
+        self._present = present
         self._loads = loads
         self._functions = local_functions(graph)
         self._bodies = {id(scope.graph): scope for scope in graph.scopes}
@@ -163,7 +164,7 @@ class _Maker:
         return self._by_schema(scope, node)
 
     def _is_float(self, tensor: Any) -> bool:
-        return bool(tensor.name) and self._types.of(tensor) == FLOAT
+        return bool(tensor.name) and self._types.of(tensor) == self._present
 
     def _is_quantized(self, node: Node) -> bool:
         """Whether it stands between quantizing nodes: a kernel for integers may take its place."""
@@ -199,7 +200,7 @@ class _Maker:
 
     def _contributed(self, scope: Scope, node: Node) -> list[FloatUnit] | str:
         """A node of ONNX Runtime's own operators: all its floats change type, if it loads so."""
-        written = self._types.written(node, scope, self._short)
+        written = self._types.written(node, scope, self._short, present=self._present)
         if written is None:
             return f"{node.domain} {node.op} does not load with {type_name(self._short)}"
         reads = [Read(scope, node, index) for index, each in enumerate(node.inputs) if self._is_float(each)]
@@ -215,7 +216,7 @@ class _Maker:
         units = []
         for reads, writes in crossings:
             unit = FloatUnit(node_key(scope, node), scope, node, 0, reads, [each for each in writes if each.name])
-            if unit.tensors and all(self._types.of(each) == FLOAT for each in unit.tensors):
+            if unit.tensors and all(self._types.of(each) == self._present for each in unit.tensors):
                 units.append(unit)
         return units
 

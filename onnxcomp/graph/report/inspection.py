@@ -9,19 +9,22 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.storage.decoders import MIN_BYTES
-from onnxcomp.graph.storage.expand import Decoders, above
 from onnxcomp.graph.storage.texts import text_bytes
+from onnxcomp.graph.stored.decoding import Decoders, above
+from onnxcomp.graph.stored.opening import weights_by_decoded_name
 from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
@@ -142,7 +145,7 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
     shapes = infer_shapes(graph, batch=1)
     counted = count_macs(graph, shapes)
     known = [each for each in counted.values() if each is not None]
-    compact = _compact(graph, shapes)
+    compact = _compact(graph, shapes, weights_by_decoded_name(model))
     tensors = _tensors(graph, compact)
     size = model.path.stat().st_size + _external_bytes(model) if model.path else model.size_bytes
     return Inspection(
@@ -209,8 +212,11 @@ class Compact:
     constants: frozenset[Constant]
 
 
-def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
-    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have."""
+def _compact(graph: Graph, shapes: Shapes, names: Mapping[str, str]) -> list[Compact]:
+    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have.
+
+    names: by which the model knows the weight that a decoder makes, where that is another name.
+    """
     found: list[Compact] = []
     claimed: set[Constant] = set()
     for scope, node in Decoders(graph).outputs():
@@ -223,14 +229,16 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
             continue
         claimed |= own
         roles = {role.kind for role in roles_of(graph, output, len(shape))} - {"bias"}
+        key, is_weight = scope.key(output.name), bool(roles) and len(shape) > 1
         info = TensorInfo(
-            scope.key(output.name),
+            names.get(key, key),
             shape,
             onnx.TensorProto.DataType.Name(data_type).lower(),
-            "/".join(sorted(roles)) if roles and len(shape) > 1 else "constant",
+            "/".join(sorted(roles)) if is_weight else "constant",
             tuple(sorted({_operator(each) for each in output.outputs})),
             size,
             "compact",
+            _bits_bytes(shape, helper.tensor_dtype_to_np_dtype(data_type), size) if is_weight else {},
         )
         found.append(Compact(info, nodes, frozenset(own)))
     return found
@@ -257,7 +265,7 @@ def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]
                 tuple(sorted({_operator(each) for each in constant.outputs})),
                 stored_bytes(constant),
                 "" if encoding is None else f"{encoding.kind}, {encoding.level_count} levels",
-                {} if weight is None else _bits_bytes(weight),
+                {} if weight is None else _bits_bytes(weight.shape, weight.dtype, weight.size_bytes),
             )
             found.append(info)
     return tuple(sorted(found, key=lambda each: -each.size_bytes))
@@ -268,17 +276,21 @@ def stored_bytes(constant: Constant) -> int:
     return (constant.size * bits_of(constant.data_type) + 7) // 8
 
 
-def _bits_bytes(weight: Weight) -> dict[int, int]:
-    return {bits: coded_bytes(weight, bits) for bits in GAIN_BITS}
+def _bits_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int) -> dict[int, int]:
+    return {bits: _coded_bytes(shape, dtype, size_bytes, bits) for bits in GAIN_BITS}
 
 
 def coded_bytes(weight: Weight, bits: int) -> int:
     """About how many bytes a weight takes in codes of so many bits with a codebook, never more than now."""
-    if 2**bits > weight.size:
-        return weight.size_bytes
-    codebook = np.arange(2**bits, dtype=np.float32).astype(weight.dtype)
-    encoding = CodebookEncoding(dtype=str(weight.dtype), codebook=codebook)
-    return min(weight.size_bytes, estimate_bytes(weight.shape, weight.dtype, encoding))
+    return _coded_bytes(weight.shape, weight.dtype, weight.stored_bytes, bits)
+
+
+def _coded_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int, bits: int) -> int:
+    if 2**bits > math.prod(shape):
+        return size_bytes
+    codebook = np.arange(2**bits, dtype=np.float32).astype(dtype)
+    encoding = CodebookEncoding(dtype=str(dtype), codebook=codebook)
+    return min(size_bytes, estimate_bytes(shape, dtype, encoding))
 
 
 def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence[Compact]) -> tuple[OperatorInfo, ...]:

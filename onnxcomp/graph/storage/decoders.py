@@ -8,7 +8,6 @@ not depend on the weight, and small constants that are equal, are written once i
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.stored.decoder_steps import INTERNED_BYTES
 from onnxcomp.numerics.encodings.expression import (
     Apply,
     Array,
@@ -38,18 +38,13 @@ from onnxcomp.numerics.encodings.expression import (
 from onnxcomp.numerics.encodings.row_decoder import rows_at
 from onnxcomp.numerics.encodings.table_decoder import INDEX
 
-INTERNED_BYTES = 64  # literals up to this size are written once for all that are equal
 MIN_OPSET = 7  # broadcasting
 RANGE_OPSET, SUM_OPSET, SCATTER_OPSET, MOD_OPSET, SLICE_INPUTS_OPSET = 11, 11, 11, 10, 10
 INDICES = (np.dtype(np.int32), np.dtype(np.int64))  # what Gather takes
 NAME_BYTES = 3  # of the names that new tensors get, as long as they are few
 CONSTANT_NODE_BYTES = 30  # around the tensor of a Constant node
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# What the tensors of decoders are called, and become where a function that holds them is written out. ``expand`` knows
-# them by it, so it stays as it is, and ``strip-metadata`` leaves such names.
-WRITTEN_NAME = re.compile(r"_[0-9a-zA-Z]{1,4}(_\d+)*")
 MIN_BYTES = 64  # no decoder is smaller than that
-FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger, and no decoder computes more
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
 from onnxcomp.graph.ir.rewire import key_holders, renew_keys
 from onnxcomp.graph.ir.writer import copy_fields
-from onnxcomp.graph.storage.decoders import WRITTEN_NAME
+from onnxcomp.graph.stored.decoder_steps import WRITTEN_NAME
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.operators import ONNX_DOMAINS
 

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
+from onnxcomp.graph.stored.opening import open_plain, stored_bytes
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.operators import MICROSOFT, RECURRENT, RESHAPING
@@ -100,6 +101,11 @@ class Weight:
         return self.size * self.dtype.itemsize
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes in the file, fewer where a decoder makes the values."""
+        return min(self.size_bytes, stored_bytes(self.tensor))
+
+    @property
     def kinds(self) -> frozenset[str]:
         """The kinds of all roles."""
         return frozenset(role.kind for role in self.roles)
@@ -149,8 +155,8 @@ def compose(base: Model, sources: Mapping[str, Model]) -> Model:
 
     This is how a value pass is taken back, weight by weight: the old array is put back.
     """
-    graph = open_graph(base)
-    opened = {id(each): open_graph(each) for each in sources.values()}
+    graph = open_plain(base)
+    opened = {id(each): open_plain(each) for each in sources.values()}
     constants = {key: constants_by_key(each) for key, each in opened.items()}
     for name, own in constants_by_key(graph).items():
         if name not in sources:

@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from onnxcomp.contract import Context, Outcome, Pass
-from onnxcomp.graph.ir.provenance import Origins, Reference, since
+from onnxcomp.graph.provenance import Origins, Reference, since
 from onnxcomp.model import Model
 
 

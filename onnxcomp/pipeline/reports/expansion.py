@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.storage.expand import Decoders, expand
+from onnxcomp.graph.storage.expand import expand
+from onnxcomp.graph.stored.decoding import Decoders
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
 from onnxcomp.runtime import evaluate

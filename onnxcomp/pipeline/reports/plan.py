@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.report.inspection import GAIN_BITS, coded_bytes
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data
-from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
 
@@ -86,7 +86,7 @@ def plan(
     where = target if isinstance(target, Target) else Target.of(target)
     refuse_idle(model, exclude)
     data = open_data(model, calibration, where, seed)
-    context = Context(exclude=tuple(exclude))
+    context = Context(exclude=with_stored(model, exclude))
     return Plan(
         model=model.name,
         size_bytes=model.size_bytes,
@@ -96,7 +96,7 @@ def plan(
         samples=data.sample_count,
         random=data.is_random,
         steps=tuple(_planned(step, random=data.is_random) for step in chosen.steps),
-        weights=tuple(_weight(each, context) for each in weights(open_graph(model))),
+        weights=tuple(_weight(each, context) for each in weights(open_plain(model))),
     )
 
 
@@ -118,4 +118,4 @@ def _planned(step: Step, *, random: bool, role: str = "", is_out: bool = False) 
 def _weight(weight: Weight, context: Context) -> PlannedWeight:
     excluded = not context.selects(weight.name, *weight.node_names)
     sizes = {bits: coded_bytes(weight, bits) for bits in GAIN_BITS}
-    return PlannedWeight(weight.name, weight.shape, weight.size_bytes, excluded, sizes)
+    return PlannedWeight(weight.name, weight.shape, weight.stored_bytes, excluded, sizes)

@@ -11,14 +11,15 @@ from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
 from onnxcomp.pipeline.history.rollback import divergence_of
-from onnxcomp.pipeline.safety.exclusions import refuse_idle
+from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
@@ -76,7 +77,7 @@ def measure_sensitivity(
         seed=seed,
         target=where,
         calibration=data,
-        exclude=tuple(exclude),
+        exclude=with_stored(model, exclude),
         progress=progress,
     )
     with threadpool_limits(1):
@@ -86,7 +87,7 @@ def measure_sensitivity(
 
 def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensitivity, ...]:
     """Influence by weight, and the bits that a search would give it."""
-    found = {each.name: each for each in context.editable_weights(open_graph(model), Outcome())}
+    found = {each.name: each for each in context.editable_weights(open_plain(model), Outcome())}
     table = _tabulate(model, list(found.values()), context)
     plain = {name: options[0] for name, options in table.options.items()}
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
@@ -98,11 +99,11 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
 
 def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
     """Every weight on grids of all widths, each the number of its choice."""
-    known = context.observe.moments(open_graph(model), found)
+    known = context.observe.moments(open_plain(model), found)
     table = Table({each.name: [Option(None, each.size_bytes, 0.0)] for each in found}, {})
     for index, bits in enumerate(WIDTHS):
         context.progress(index, len(WIDTHS), f"{bits} bits")
-        graph = open_graph(model)
+        graph = open_plain(model)
         for weight in weights(graph):
             options, moments = table.options.get(weight.name), known.get(weight.name)
             grid = GridSpec(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import glob
 from collections.abc import Iterable
 
 from onnxcomp.contract import matches
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import weights_by_decoded_name
 from onnxcomp.model import Model
 
 NEAREST = 3
@@ -29,6 +31,14 @@ def refuse_idle(model: Model, patterns: Iterable[str]) -> None:
             near = _nearest(pattern, names)
             hint = f" The nearest names are {', '.join(near)}." if near else " `onnxcomp inspect` lists the names."
             raise ParameterError(f"exclude: {pattern} matches no weight and no node of {model.name}.{hint}")
+
+
+def with_stored(model: Model, patterns: Iterable[str]) -> tuple[str, ...]:
+    """The patterns, with the names of the weights whose decoded form goes by one of them."""
+    asked = tuple(patterns)
+    names = weights_by_decoded_name(model) if asked else {}
+    meant = {key for made, key in names.items() if key != made and any(matches(made, each) for each in asked)}
+    return (*asked, *(glob.escape(key) for key in sorted(meant)))
 
 
 def known_names(model: Model) -> list[str]:

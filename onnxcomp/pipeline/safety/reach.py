@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.ir.reader import close_graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
@@ -106,12 +107,12 @@ class Reach:
 
 
 def _weights(model: Model) -> dict[str, Weight]:
-    return {each.name: each for each in weights(open_graph(model))}
+    return {each.name: each for each in weights(open_plain(model))}
 
 
 def scaled(model: Model, name: str, factor: float) -> Model:
     """The model with one weight multiplied by a factor."""
-    graph = open_graph(model)
+    graph = open_plain(model)
     for weight in weights(graph):
         if weight.name == name:
             weight.set(np.asarray(weight.values * weight.dtype.type(factor)))

@@ -16,7 +16,8 @@ import numpy as np
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import node_key
-from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
@@ -96,8 +97,8 @@ def _unsafe(
     """
     on_data = rewrite.draws_on_data(calibration=context.calibration is not None)
     by_ranges = on_data and not only_values(before, after, [each.name for each in outcome.changed])
-    touched = _touched(open_graph(before), outcome, beyond=by_ranges)
-    constants = constants_by_key(open_graph(after))
+    touched = _touched(open_plain(before), outcome, beyond=by_ranges)
+    constants = constants_by_key(open_plain(after))
     factor = FEW_FACTOR if reach.few else 1.0
     doubtful = {
         change.name: [

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.storage.expand import expand
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
@@ -32,9 +33,9 @@ def with_unseen(verdict: Verdict, original: Model, model: Model, reach: Reach | 
 
 def _changed(original: Model, model: Model) -> list[str]:
     """The weights of the original that are further off than is safe without data."""
-    constants = constants_by_key(open_graph(expand(model)))
+    constants = constants_by_key(open_graph(expand(model))) | constants_by_key(open_plain(model))
     found = []
-    for weight in weights(open_graph(original)):
+    for weight in weights(open_plain(original)):
         other = constants.get(weight.name)
         if other is None or tuple(other.shape) != weight.shape or other.dtype != weight.dtype:
             continue

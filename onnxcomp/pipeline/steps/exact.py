@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
+from onnxcomp.contract import Outcome, Skip
+from onnxcomp.graph.stored.opening import unpacked
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application
 from onnxcomp.pipeline.history.rollback import culprits
 from onnxcomp.pipeline.run import Run
-from onnxcomp.pipeline.safety.safe_changes import apply_safely
+from onnxcomp.pipeline.safety.safe_changes import Held, apply_safely
 from onnxcomp.receipt import Entry
 from onnxcomp.recipe import Apply
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE
@@ -38,11 +41,26 @@ def _apply(step: Apply, run: Run) -> None:
     """One exact pass; what it gets wrong by its own account is left as it was."""
     run.progress(0, 1, step.name)
     before, started = run.current, time.monotonic()
-    held = apply_safely(before, step.rewrite, run.context_of(step), None)
+    held = _without_growth(step, run)
     report = run.report(step.name, step.fields(), held.outcome, before, held.model, started)
     if held.outcome.changed:
         applied = application(step.rewrite, held.context, held.outcome)
         run.ledger.keep(report, run.ledger.line.after(step.rewrite, held.model, held.outcome), [applied])
+
+
+def _without_growth(step: Apply, run: Run) -> Held:
+    """The pass applied; where bytes are the goal, without the stored weights that it would leave plain."""
+    before = run.current
+    held = apply_safely(before, step.rewrite, run.context_of(step), None)
+    grows = held.model.size_bytes > before.size_bytes and run.recipe.goal == "bytes" and not run.recipe.is_single
+    lost = unpacked(before, held.model) if grows else []
+    if not lost:
+        return held
+    held = apply_safely(before, step.rewrite, run.context_of(step.excluding(lost)), None)
+    if unpacked(before, held.model):
+        held = dataclasses.replace(held, model=before, outcome=Outcome(skipped=held.outcome.skipped))
+    held.outcome.skipped += [Skip(name, "as it is stored it takes fewer bytes") for name in lost]
+    return held
 
 
 def _apply_checked(step: Apply, run: Run) -> None:

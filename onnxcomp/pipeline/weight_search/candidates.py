@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -79,7 +79,7 @@ class Table:
         """The values that a choice gives a weight."""
         variant = self.variants[choice]
         if choice not in self._constants or self._constants[choice][0] is not variant:
-            self._constants[choice] = variant, constants_by_key(open_graph(variant))
+            self._constants[choice] = variant, constants_by_key(open_plain(variant))
         return self._constants[choice][1][name].values
 
     def cost(self, name: str, option: Option) -> float:
@@ -141,7 +141,7 @@ def tabulate(
     Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
     ones of its family are not tried. Raises RecipeError for one that is neither a value pass nor one of sites.
     """
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
     table = Table({}, {}, objective=objective or Objective(), tuning=tuning or Tuning())
     families: dict[Hashable, int] = {}
@@ -171,7 +171,7 @@ def fit_again(
     What cannot be made again is no option any more; after the deadline options stay as they were made before.
     Influences have to be measured again.
     """
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     present = {each.choice for found in table.options.values() for each in found}
     choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
     for at, index in enumerate(choices):

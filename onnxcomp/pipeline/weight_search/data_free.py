@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 def assign_by_noise(model: Model, table: Table) -> Assignment:
     """For each weight the fewest bytes at about the signal-to-noise ratio of 8 bits per channel."""
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     found: Assignment = {}
     for name, options in table.options.items():
         bound = _bound(by_name, name)
@@ -31,7 +31,7 @@ def assign_by_noise(model: Model, table: Table) -> Assignment:
 
 def hold_to_noise(model: Model, table: Table, names: Iterable[str], factor: float = 1.0) -> None:
     """Leave the named weights the options whose error is within ``factor`` times the bound."""
-    by_name = {each.name: each for each in weights(open_graph(model))}
+    by_name = {each.name: each for each in weights(open_plain(model))}
     for name in names:
         bound = _bound(by_name, name)
         table.options[name] = [each for each in table.options[name] if _allowed(table, bound, each, factor)]

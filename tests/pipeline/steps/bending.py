@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
-from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline import Result, optimize, replay

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxcomp.graph.ir.provenance import NEW, Origin, since
+from onnxcomp.graph.provenance import NEW, Origin, since
 
 VALUES = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
 SCALE = np.array([2.0, 0.5, 4.0, 1.0, 8.0]).reshape(1, 5, 1)

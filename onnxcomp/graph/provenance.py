@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.model import Model
 
 NEW = -1  # in ``Origin.kept``: an index that is not from before, with zeros
@@ -117,7 +117,7 @@ class Reference:
 
     @functools.cached_property
     def _constants(self) -> dict[str, Constant]:
-        graph = open_graph(self.model)
+        graph = open_plain(self.model)
         return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
 
 

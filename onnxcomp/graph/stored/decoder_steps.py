@@ -9,6 +9,7 @@ raises ValueError, IndexError or TypeError for others, before it makes a tensor 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,8 +17,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from onnxcomp.graph.storage.decoders import FOLDED_BYTES
 from onnxcomp.numerics.encodings.expression import OPERATORS, Array
+
+FOLDED_BYTES = 2**30  # ONNX Runtime folds no node whose output is larger, and no decoder computes more
+INTERNED_BYTES = 64  # literals up to this size are written once for all that are equal
+# What the tensors of decoders are called, and become where a function that holds them is written out. ``expand`` knows
+# them by it, so it stays as it is, and ``strip-metadata`` leaves such names.
+WRITTEN_NAME = re.compile(r"_[0-9a-zA-Z]{1,4}(_\d+)*")
 
 TYPES = frozenset({
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
