@@ -3,10 +3,16 @@
 #   make test    set up, run the tests
 #   make check   what must hold before a commit: lint, types, generated docs, tests
 #   make test-openvino   tests on a second execution provider, in an environment of its own
+#   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n auto
+# A worker takes whole stretches of the suite, so that tests that stand together share what they computed.
+PYTEST_ARGS ?= -n auto --dist worksteal
+# BLAS on one thread: with a worker a core its threads would only wait for each other. Bytecode is kept, whatever the
+# environment says: some tests start processes, and each would compile the package again.
+TEST_WITH := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+PYTEST := $(TEST_WITH) $(VENV)/bin/python -m pytest
 MODEL ?= lenet5
 CALIB ?= mnist_calib
 UNSEEN ?= mnist_unseen
@@ -19,12 +25,24 @@ OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml",
   needs = project["dependencies"] + [each for each in project["optional-dependencies"]["dev"] if "pytest>" in each]; \
   print(*(each for each in needs if "onnxruntime" not in each), sep="\n")'
 
+# The lowest Python and the lowest version of each dependency: both are read from pyproject.toml, and by uv, since
+# pip takes the newest only. Where that Python is missing it is PYTHON, and the lowest versions that have wheels for it.
+OLDEST_VENV ?= .venv-oldest
+OLDEST_PYTHON := $(OLDEST_VENV)/bin/python
+OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --compile-bytecode --python $(OLDEST_PYTHON)
+LOWEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/python\1/p' pyproject.toml)
+# Reading and writing, every pass on drawn models, the pipeline on small ones, the command as a process.
+OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_asks_the_installed_version_what_it_loads \
+  tests/test_every_pass.py::test_result_is_valid_and_as_exact_as_declared \
+  tests/test_every_pass.py::test_encodings_make_the_values_to_the_bit \
+  tests/pipeline/test_pipeline.py tests/cli/test_process.py
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-slow test-thorough test-openvino check lint types docs docs-check clean
+.PHONY: demo test test-slow test-thorough test-openvino test-oldest check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -44,14 +62,14 @@ demo: $(READY)
 	@ls -l models/$(MODEL).onnx out/$(MODEL).opt.onnx
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 # With every pair of passes on every model of models/, and on those below the folder ONNXCOMP_MORE_MODELS: an hour.
 test-thorough: $(READY)
-	ONNXCOMP_THOROUGH=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	ONNXCOMP_THOROUGH=1 $(PYTEST) -m slow $(PYTEST_ARGS)
 
 # Where the package cannot be had the tests are skipped, and say so. One after another: they print latencies.
 test-openvino:
@@ -62,6 +80,15 @@ test-openvino:
 	$(OPENVINO_PYTHON) -m pip install -qq -r $(OPENVINO_VENV)/needs.txt; \
 	$(OPENVINO_PYTHON) -m pip install -qq --no-deps --editable .; \
 	$(OPENVINO_PYTHON) -m pytest tests/providers
+
+test-oldest:
+	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)
+	@$(OLDEST_PYTHON) -m pip install -qq uv
+	@$(OLDEST_PIP) --resolution lowest-direct --only-binary :all: -r pyproject.toml
+	@$(OLDEST_PIP) hypothesis pytest pytest-xdist
+	@$(OLDEST_PIP) --no-deps --editable .
+	@$(OLDEST_VENV)/bin/uv pip freeze -q --python $(OLDEST_PYTHON) --exclude-editable
+	$(TEST_WITH) $(OLDEST_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS) $(OLDEST_TESTS)
 
 check: lint types docs-check test
 

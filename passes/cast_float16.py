@@ -24,9 +24,9 @@ from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import move_up
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.precision.casts import choose, write_casts
 from onnxcomp.graph.precision.limits import Limits
 from onnxcomp.graph.precision.units import FloatUnit, FloatUnits, Read, float_units

@@ -20,9 +20,9 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, SelectingPass, Si
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
 from onnxcomp.numerics.encodings.encoding import Encoding, GridEncoding
 from onnxcomp.numerics.integers.symmetric_int8 import (

@@ -28,10 +28,10 @@ from onnxcomp.graph.integers.qdq_writer import PER_AXIS_OPSET, PER_TENSOR_OPSET,
 from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, table_unit
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
 from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
 from onnxcomp.operators import LINEAR

@@ -30,9 +30,9 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.qdq_writer import BLOCK_OPSET
 from onnxcomp.graph.integers.weight_only import CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
 from onnxcomp.graph.weights.lookups import Lookup, lookup_of
 from onnxcomp.graph.weights.roles import Weight, weights

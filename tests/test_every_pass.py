@@ -1,4 +1,8 @@
-"""One suite over every pass in the registry: what it declares, and that it does so on any model."""
+"""One suite over every pass in the registry: what it declares, and that it does so on any model.
+
+`make test` tries each choice of a pass on a part of the models, in turn, and `make test-slow` on all of them. What a
+pass does to the samples is kept for its other tests, which come one after another.
+"""
 
 import dataclasses
 import glob
@@ -6,7 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from onnxcomp.contract import Effect, Needs, Parameter, Pass, parameters
 from onnxcomp.errors import ParameterError, RecipeError
@@ -32,10 +37,10 @@ from tests.applying import (
     variants,
 )
 from tests.graphs import draw_models, feeds_for, models
-from tests.graphs.running import run
+from tests.graphs.running import ORT, run
 
-ARRAYS_COMPARED_AT_MOST = 400
-EACH = pytest.mark.parametrize("name", pass_names())
+EACH = pytest.mark.parametrize("name", pass_names(), scope="module")  # a pass after another, for eagerly_applied
+ANY_MODEL = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 DRAWN = 132  # twice the number of blocks: each block stands first in two models
 
 
@@ -53,15 +58,32 @@ def samples() -> list[Sample]:
     drawn = []
     for index, model in enumerate(draw_models(DRAWN, seed=2024)):
         feeds = feeds_for(model, index)
-        drawn.append(Sample(model, feeds, run(model, feeds)))
+        try:
+            drawn.append(Sample(model, feeds, run(model, feeds)))
+        except (Fail, InvalidArgument):
+            if ORT >= (1, 31):  # older ones lose a constant of some models while they optimize them
+                raise
+    assert len(drawn) > 0.9 * DRAWN
     return drawn
 
 
-def applications(name: str, every: int = 1, **context: Any) -> Iterator[tuple[Sample, Applied]]:
-    """The pass, as eager as it gets, applied to each sample, or each 5th or 7th: that meets every block in time."""
+@lru_cache(maxsize=1)
+def eagerly_applied(name: str) -> list[Applied]:
+    """The pass, as eager as it gets, applied to each sample."""
+    kind = get_pass(name)
+    return [apply(sample.model, kind(**eager(kind)), sample.feeds) for sample in samples()]
+
+
+def applications(name: str, every: int = 1) -> list[tuple[Sample, Applied]]:
+    """What the eager pass makes of each sample, or each 5th or 7th: that meets every block in time."""
+    return list(zip(samples(), eagerly_applied(name), strict=True))[::every]
+
+
+def applied_anew(name: str, every: int, **context: Any) -> Iterator[Applied]:
+    """The eager pass applied once more, or under another context."""
     kind = get_pass(name)
     for sample in samples()[::every]:
-        yield sample, apply(sample.model, kind(**eager(kind)), sample.feeds, **context)
+        yield apply(sample.model, kind(**eager(kind)), sample.feeds, **context)
 
 
 # --- what a pass declares ----------------------------------------------------------------------------------
@@ -156,29 +178,63 @@ def test_invalid_values_are_refused_in_one_shape(name: str) -> None:
 # --- what it does ------------------------------------------------------------------------------------------
 
 
+def assert_as_declared(done: Applied, sample: Sample, where: str) -> None:
+    """Valid, and as exact as the pass says."""
+    assert_keeps_promises(done, sample.feeds, sample.outputs, where=where)
+    if done.rewrite.effect.is_exact and not done.rewrite.effect.rounding:
+        assert_exact_to_the_bit(done, sample.feeds, where=where)
+
+
+@EACH
+def test_result_is_valid_and_as_exact_as_declared(name: str) -> None:
+    for index, (sample, done) in enumerate(applications(name)):
+        assert_as_declared(done, sample, f"{done.rewrite} on sample {index}")
+
+
+@EACH
+def test_each_choice_is_valid_and_as_exact_as_declared_on_some_models(name: str) -> None:
+    """The choices take turns: with few each meets many models, and with 21 each meets six."""
+    chosen = other_choices(name)
+    for index, sample in enumerate(samples() if chosen else []):
+        rewrite = chosen[index % len(chosen)]
+        assert_as_declared(apply(sample.model, rewrite, sample.feeds), sample, f"{rewrite} on sample {index}")
+
+
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("part", range(3))
-def test_result_is_valid_and_as_exact_as_declared(name: str, part: int) -> None:
+def test_each_choice_is_valid_and_as_exact_as_declared(name: str, part: int) -> None:
+    for index, sample in list(enumerate(samples()))[part::3]:
+        for rewrite in other_choices(name):
+            assert_as_declared(apply(sample.model, rewrite, sample.feeds), sample, f"{rewrite} on sample {index}")
+
+
+def other_choices(name: str) -> list[Pass]:
+    """The pass with its defaults and with every choice and switch, but not as eager as it gets."""
     kind = get_pass(name)
-    for index, sample in enumerate(samples()):
-        if index % 3 != part:
-            continue
-        for rewrite in variants(kind):
-            where = f"{rewrite} on sample {index}"
-            done = apply(sample.model, rewrite, sample.feeds)
-            assert_keeps_promises(done, sample.feeds, sample.outputs, where=where)
-            if kind.effect.is_exact and not kind.effect.rounding:
-                assert_exact_to_the_bit(done, sample.feeds, where=where)
+    return [each for each in variants(kind) if each != kind(**eager(kind))]
 
 
-@EACH
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_result_is_valid_on_any_model(name: str, data: st.DataObject) -> None:
+def assert_valid_on(data: st.DataObject, name: str) -> None:
     model = data.draw(models())
     rewrite = data.draw(st.sampled_from(list(variants(get_pass(name)))))
     feeds = feeds_for(model, 7)
     assert_keeps_promises(apply(model, rewrite, feeds), feeds, run(model, feeds), where=str(rewrite))
+
+
+@EACH
+@settings(ANY_MODEL, max_examples=10)
+@given(data=st.data())
+def test_result_is_valid_on_any_model(name: str, data: st.DataObject) -> None:
+    assert_valid_on(data, name)
+
+
+@pytest.mark.slow
+@EACH
+@settings(ANY_MODEL, max_examples=60)
+@given(data=st.data())
+def test_result_is_valid_on_many_models(name: str, data: st.DataObject) -> None:
+    assert_valid_on(data, name)
 
 
 @EACH
@@ -188,7 +244,7 @@ def test_changes_something_in_some_model(name: str) -> None:
 
 @EACH
 def test_same_model_gives_the_same_bytes(name: str) -> None:
-    for (_, first), (_, second) in zip(applications(name, 7), applications(name, 7), strict=True):
+    for (_, first), second in zip(applications(name, 7), applied_anew(name, 7), strict=True):
         assert first.content == second.content
         assert first.outcome == second.outcome
 
@@ -210,7 +266,7 @@ def test_outcome_names_each_change_and_says_why_it_skipped(name: str) -> None:
 
 @EACH
 def test_leaves_everything_alone_when_all_is_excluded(name: str) -> None:
-    for _, done in applications(name, 7, exclude=("*",)):
+    for done in applied_anew(name, 7, exclude=("*",)):
         assert not done.outcome.changed
 
 
@@ -278,8 +334,7 @@ def pairs() -> list[tuple[str, str]]:
     return [every[i] for i in sorted(random.permutation(len(every))[:60])]
 
 
-@pytest.mark.parametrize(("first", "second"), pairs())
-def test_pairs_of_passes_compose(first: str, second: str) -> None:
+def assert_composes(first: str, second: str) -> None:
     """The second sees what the first left: factors, masks, packed weights. Or the recipe is refused, saying why."""
     before, after = (kind(**eager(kind)) for kind in map(get_pass, (first, second)))
     try:
@@ -293,6 +348,17 @@ def test_pairs_of_passes_compose(first: str, second: str) -> None:
         expected = run(middle, sample.feeds)
         done = apply(middle, after, sample.feeds)
         assert_keeps_promises(done, sample.feeds, expected, where=f"{first}, {second} on sample {index}")
+
+
+@pytest.mark.parametrize(("first", "second"), pairs()[::2])
+def test_pairs_of_passes_compose(first: str, second: str) -> None:
+    assert_composes(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), pairs()[1::2])
+def test_further_pairs_of_passes_compose(first: str, second: str) -> None:
+    assert_composes(first, second)
 
 
 def constants_of(model: Model) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Imports point down only: the rows below are the layers, top first, and every import is held to them.
+"""Imports point down only: docs/layers.toml has the layers, top first, and every import is held to them.
 
 Imports inside functions and under TYPE_CHECKING count too: they are the same dependency, only later.
 """
@@ -7,33 +7,24 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# A part may import the rows below its own, and itself. `numerics` sees arrays and never a graph, so it stands
-# under `model`, which keeps the encodings that numerics defines. `registry` reaches the passes by name only.
-ROWS = (
-    ("cli",),
-    ("pipeline",),
-    ("recipe", "verify"),
-    ("registry",),
-    ("passes",),
-    ("contract",),
-    ("calibration", "target", "budget", "receipt"),
-    ("graph", "runtime", "training"),
-    ("model",),
-    ("stored_encodings", "validity", "external_data", "regular_form"),
-    ("tensors", "files", "noise"),
-    ("typed", "operators"),
-    ("numerics",),
-    ("errors",),
-)
-LEVEL = {part: len(ROWS) - row for row, parts in enumerate(ROWS) for part in parts}
+TABLE = tomllib.loads((ROOT / "docs" / "layers.toml").read_text(encoding="utf-8"))
+
+
+def heights(rows: list[list[str]]) -> dict[str, int]:
+    """How high each name of a table stands; the first row is the highest."""
+    return {name: -row for row, names in enumerate(rows) for name in names}
+
+
+LEVEL = heights(TABLE["layers"])
+ROOMS = {package: heights(rows) for package, rows in TABLE["rooms"].items()}
 PASSES_MAY_IMPORT = {
     "contract", "calibration", "target", "graph", "numerics", "runtime", "training", "model", "tensors",
     "noise", "operators", "errors",
@@ -44,6 +35,10 @@ ONLY_IN = {  # outside package -> the parts that may import it
     "click": {"cli"},
     "rich": {"cli"},
 }
+DECLARED = {
+    "onnxcomp", "onnx", "onnxruntime", "onnx_graphsurgeon", "numpy", "scipy", "sklearn", "click", "rich",
+    "psutil", "ml_dtypes", "google", "threadpoolctl", "torch",
+}  # fmt: skip
 NEVER_IN_NUMERICS = {"onnx", "onnxruntime", "onnx_graphsurgeon", "google", "torch"}
 
 
@@ -66,7 +61,7 @@ class Source:
     def part(self) -> str:
         return part_of(self.name)
 
-    @property
+    @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.path.read_text(encoding="utf-8"), filename=str(self.path))
 
@@ -96,17 +91,28 @@ SOURCES = sources()
 MODULES = {source.name for source in SOURCES}
 
 
-def sources_where(wanted: Callable[[str], bool]) -> pytest.MarkDecorator:
-    """Run a test on every file whose layer is wanted."""
-    chosen = [source for source in SOURCES if wanted(source.part)]
-    return pytest.mark.parametrize("source", chosen, ids=lambda source: source.name)
+def inside(*parts: str) -> list[Source]:
+    """The files of these layers."""
+    return [source for source in SOURCES if source.part in parts]
 
 
-each_source = sources_where(lambda part: True)
+def faults(chosen: Iterable[Source], wrong: Callable[[Source, Import], bool]) -> list[str]:
+    """Every import that is wrong, by file and line."""
+    return [
+        f"{where(source, found.line)}: {source.name} imports {found.module}"
+        for source in chosen
+        for found in imports(source)
+        if wrong(source, found)
+    ]
 
 
-def imports(source: Source) -> Iterator[Import]:
-    """Give every module that a file imports: relative ones resolved, `from package import module` too."""
+@cache
+def imports(source: Source) -> tuple[Import, ...]:
+    """Every module that a file imports: relative ones resolved, `from package import module` too."""
+    return tuple(_walked(source))
+
+
+def _walked(source: Source) -> Iterator[Import]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -131,76 +137,89 @@ def where(source: Source, line: int) -> str:
     return f"{source.path.relative_to(ROOT)}:{line}"
 
 
-def own(source: Source) -> Iterator[Import]:
-    return (found for found in imports(source) if found.module.split(".")[0] == "onnxcomp")
+def root_of(module: str) -> str:
+    return module.split(".")[0]
 
 
-@each_source
-def test_every_module_has_a_layer(source: Source) -> None:
-    assert source.part in {"", "__main__", *LEVEL}, f"give {source.name} a row in ROWS"
+def is_own(found: Import) -> bool:
+    return root_of(found.module) == "onnxcomp"
 
 
-@each_source
-def test_imports_point_down_only(source: Source) -> None:
-    if source.part in {"", "__main__"}:  # the public names: above every layer
-        return
-    wrong = [
-        f"{where(source, found.line)}: {source.part} imports {found.module}"
-        for found in own(source)
-        if part_of(found.module) != source.part and LEVEL[source.part] <= LEVEL.get(part_of(found.module), 99)
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_every_module_has_a_layer() -> None:
+    missing = [source.name for source in SOURCES if source.part not in {"", "__main__", *LEVEL}]
+    assert not missing, f"give a layer in docs/layers.toml to {missing}"
 
 
-@each_source
-def test_passes_are_reached_by_name_only(source: Source) -> None:
-    wrong = [
-        f"{where(source, found.line)}: imports {found.module}; take it from the registry"
-        for found in own(source)
-        if part_of(found.module) == "passes" and found.module != source.name
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_imports_point_down_only() -> None:
+    def points_up(source: Source, found: Import) -> bool:
+        part = part_of(found.module)
+        return is_own(found) and part != source.part and LEVEL[source.part] <= LEVEL.get(part, 1)
+
+    # The public names, "" and "__main__", stand above every layer.
+    assert not (wrong := faults(inside(*LEVEL), points_up)), "\n".join(wrong)
 
 
-@sources_where(lambda part: part == "passes")
-def test_passes_import_the_contract_and_what_is_below(source: Source) -> None:
-    wrong = [
-        f"{where(source, found.line)}: a pass imports {found.module}"
-        for found in own(source)
-        if part_of(found.module) not in PASSES_MAY_IMPORT
-    ]
-    assert not wrong, "\n".join(wrong)
+def room_of(source: Source | str) -> str:
+    """The folder of a module inside its package, "" for the package's own files."""
+    name = source if isinstance(source, str) else source.name
+    parts = name.split(".")
+    return parts[2] if len(parts) > 2 and (ROOT / "onnxcomp" / parts[1] / parts[2]).is_dir() else ""
 
 
-@each_source
-def test_nothing_imports_the_folder_passes_by_its_own_name(source: Source) -> None:
-    wrong = [where(source, found.line) for found in imports(source) if found.module.split(".")[0] == "passes"]
+def test_every_room_of_an_ordered_package_has_a_place() -> None:
+    found = {(each.part, room_of(each)) for each in inside(*ROOMS) if room_of(each)}
+    stated = {(package, room) for package, rooms in ROOMS.items() for room in rooms}
+    assert found == stated
+
+
+def test_rooms_import_the_rooms_below() -> None:
+    def points_up(source: Source, found: Import) -> bool:
+        rooms, own, other = ROOMS[source.part], room_of(source), room_of(found.module)
+        if not own or not other or part_of(found.module) != source.part or own == other or not is_own(found):
+            return False
+        return rooms[own] <= rooms[other]
+
+    assert not (wrong := faults(inside(*ROOMS), points_up)), "\n".join(wrong)
+
+
+def test_passes_are_reached_by_name_only() -> None:
+    def reaches_a_pass(source: Source, found: Import) -> bool:
+        return is_own(found) and part_of(found.module) == "passes" and found.module != source.name
+
+    assert not (wrong := faults(SOURCES, reaches_a_pass)), "take it from the registry\n" + "\n".join(wrong)
+
+
+def test_passes_import_the_contract_and_what_is_below() -> None:
+    def is_above(source: Source, found: Import) -> bool:
+        return is_own(found) and part_of(found.module) not in PASSES_MAY_IMPORT
+
+    assert not (wrong := faults(inside("passes"), is_above)), "\n".join(wrong)
+
+
+def test_nothing_imports_the_folder_passes_by_its_own_name() -> None:
+    wrong = faults(SOURCES, lambda source, found: root_of(found.module) == "passes")
     assert not wrong, f"`import passes` makes a second copy of every pass: {wrong}"
 
 
-@each_source
-def test_outside_packages_stay_in_their_layer(source: Source) -> None:
-    wrong = [
-        f"{where(source, found.line)}: {source.part or 'onnxcomp'} imports {found.module}"
-        for found in imports(source)
-        if source.part not in ONLY_IN.get(found.module.split(".")[0], {source.part})
-    ]
+def test_outside_packages_stay_in_their_layer() -> None:
+    def strays(source: Source, found: Import) -> bool:
+        return source.part not in ONLY_IN.get(root_of(found.module), {source.part})
+
+    assert not (wrong := faults(SOURCES, strays)), "\n".join(wrong)
+
+
+def test_numerics_sees_arrays_only() -> None:
+    wrong = faults(inside("numerics"), lambda source, found: root_of(found.module) in NEVER_IN_NUMERICS)
     assert not wrong, "\n".join(wrong)
 
 
-@sources_where(lambda part: part == "numerics")
-def test_numerics_sees_arrays_only(source: Source) -> None:
-    wrong = [
-        f"{where(source, found.line)}: numerics imports {found.module}"
-        for found in imports(source)
-        if found.module.split(".")[0] in NEVER_IN_NUMERICS
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_only_the_command_line_prints() -> None:
+    quiet = [source for source in SOURCES if source.part not in {"cli", "__main__"}]
+    wrong = [where(source, line) for source in quiet for line in _lines_that_print(source)]
+    assert not wrong, f"output outside onnxcomp/cli: {wrong}"
 
 
-@sources_where(lambda part: part not in {"cli", "__main__"})
-def test_only_the_command_line_prints(source: Source) -> None:
-    wrong = []
+def _lines_that_print(source: Source) -> Iterator[int]:
     for node in ast.walk(source.tree):
         called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         stream = (
@@ -209,8 +228,13 @@ def test_only_the_command_line_prints(source: Source) -> None:
             and (node.value.id, node.attr) in {("sys", "stdout"), ("sys", "stderr")}
         )
         if called or stream:
-            wrong.append(where(source, node.lineno))
-    assert not wrong, f"output outside onnxcomp/cli: {wrong}"
+            yield node.lineno
+
+
+def test_imports_come_from_the_standard_library_or_declared_dependencies() -> None:
+    known = DECLARED | sys.stdlib_module_names
+    wrong = faults(SOURCES, lambda source, found: root_of(found.module) not in known)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_walk_resolves_every_form_of_import(tmp_path: Path) -> None:
@@ -225,11 +249,5 @@ def test_the_walk_resolves_every_form_of_import(tmp_path: Path) -> None:
     assert found == ["onnx.helper", "errors", "model", "contract", "numerics.encodings", "errors"]
 
 
-@each_source
-def test_imports_come_from_the_standard_library_or_declared_dependencies(source: Source) -> None:
-    declared = {
-        "onnxcomp", "onnx", "onnxruntime", "onnx_graphsurgeon", "numpy", "scipy", "sklearn", "click", "rich",
-        "psutil", "ml_dtypes", "google", "threadpoolctl", "torch",
-    }  # fmt: skip
-    roots = {found.module.split(".")[0] for found in imports(source)}
-    assert roots <= declared | sys.stdlib_module_names
+def test_the_files_of_both_folders_are_walked() -> None:
+    assert {"onnxcomp", "onnxcomp.errors", "onnxcomp.passes.round_weights"} <= MODULES

@@ -27,6 +27,7 @@ from onnxcomp.registry import get_pass, pass_names
 from onnxcomp.runtime import Session
 from tests.applying import Applied, apply, assert_exact_to_the_bit, assert_keeps_promises, eager, variants
 from tests.conformance.cases import Feeds, run
+from tests.sampling import one_in
 
 FOLDER = Path(__file__).parent.parent / "models"
 MODELS = {each["file"]: each["calibration"] for each in tomllib.loads((FOLDER / "manifest.toml").read_text())["model"]}
@@ -107,8 +108,7 @@ def sampled_pairs() -> list[tuple[str, str]]:
     return random.Random(0).sample(list(itertools.permutations(pass_names(), 2)), SAMPLED_PAIRS)
 
 
-@EACH_MODEL
-@EACH_PASS
+@one_in(3, name=pass_names(), file=MODELS)
 def test_pass_alone(name: str, file: str) -> None:
     on = real(file)
     check(on.model, eagerly(name), on, on.outputs, f"{name} on {file}")

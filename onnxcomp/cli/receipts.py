@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxcomp.cli import formats, screen
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
-from onnxcomp.pipeline.reports.plan import Plan
+from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
 from onnxcomp.registry import storing_pass
 
@@ -224,12 +224,20 @@ def _needs_words(receipt: Receipt) -> str:
     return f"{version}{more if own else ''} (opset {receipt.result['opset']}, IR {receipt.result['ir_version']})"
 
 
+def _planned(steps: Sequence[PlannedStep], *, verbose: bool, depth: int = 0) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each step, those inside it indented below: name, decision, parameters, what it does."""
+    for each in steps:
+        given = ", ".join(f"{name}={each.parameters[name]}" for name in (each.parameters if verbose else each.chosen))
+        name = "  " * depth + (f"{each.role}: " if each.role else "") + each.rewrite
+        yield name, each.decision, given, each.summary
+        yield from _planned(each.inner, verbose=verbose, depth=depth + 1)
+
+
 def show_plan(planned: Plan, *, verbose: bool) -> None:
     """What a run would do."""
     steps = screen.table("step", "would", "parameters", "what it does", whole=("step",))
-    for each in planned.steps:
-        given = ", ".join(f"{name}={each.parameters[name]}" for name in (each.parameters if verbose else each.chosen))
-        steps.add_row(*screen.cells(each.rewrite, each.decision, given, each.summary))
+    for row in _planned(planned.steps, verbose=verbose):
+        steps.add_row(*screen.cells(*row))
     screen.show(steps, "")
     eligible = [each for each in planned.weights if not each.excluded]
     estimates = ", ".join(f"{bits} bits {planned.estimated_bytes(bits):,}" for bits in ESTIMATED_BITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ def parameter(
     return value
 
 
+@functools.cache
 def parameters(of: type[Any]) -> tuple[Parameter, ...]:
     """The fields of a pass as data, in the order of their declaration."""
     hints = typing.get_type_hints(of)

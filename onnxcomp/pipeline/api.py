@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -30,9 +29,10 @@ from onnxcomp.graph.report.inspection import contributed_operators, custom_opera
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
-from onnxcomp.pipeline.executor import Progress, Run
+from onnxcomp.pipeline.costs import compare_costs
+from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
-from onnxcomp.pipeline.reports.costs import compare_costs
+from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
@@ -123,7 +123,7 @@ def optimize(
     refuse_idle(model, exclude)
     run = _prepare(model, chosen, calibration, where, limits, metric, outputs, tuple(exclude), seed, progress)
     run.start_clock(started + (limits.time_budget_s or math.inf))
-    run.execute()
+    execute(run)
     _finish(run, started, measure=measure)
     return Result(unseeded(run.current), run.receipt)
 
@@ -188,7 +188,7 @@ def _prepare(
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["outputs"] = dict(outputs or {})
-    options["shorter_ends"] = any(each.shortens_ends() for step in recipe.steps for each in step.rewrites)
+    options["shorter_ends"] = any(each.shortens_ends() for each in recipe.passes)
     verifier = Verifier(model, checking, **options)
     grounds = Grounds.of(verifier, data, recipe)
     if not grounds.is_enough:
@@ -241,15 +241,15 @@ def _recipe_and_data(
         reason = draws_differently(model, data, target)
         if reason is None:
             return recipe, data
-        exact = tuple(step for step in recipe.steps if step.exact)
-        if not exact:
+        exact = recipe.exact_part()
+        if not exact.steps:
             raise VerificationError(f"{model.name}: nothing can be verified: {reason}")
-        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"lossy steps are left out: {reason}")
+        return exact, CalibrationData.nothing(f"lossy steps are left out: {reason}")
     except CalibrationError as error:
-        exact = tuple(step for step in recipe.steps if step.exact)
-        if calibration is not None or not exact:
+        exact = recipe.exact_part()
+        if calibration is not None or not exact.steps:
             raise
-        return dataclasses.replace(recipe, steps=exact), CalibrationData.nothing(f"exact passes only: {error}")
+        return exact, CalibrationData.nothing(f"exact passes only: {error}")
 
 
 def tuner_for(model: Model, tuning: CalibrationData, metric: str, options: dict[str, Any]) -> Verifier:
@@ -281,7 +281,7 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
 
     Where nothing was gained there is one model only, and nothing to measure beside it.
     """
-    verdict = run.settle()
+    verdict = settle(run)
     receipt, model = run.receipt, run.current
     receipt.verdict = verdict.describe()
     opset, ir = model.opset, model.proto.ir_version

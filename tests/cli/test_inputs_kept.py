@@ -105,15 +105,16 @@ def test_a_name_too_long_for_the_receipt_is_refused_at_once(invoke: Invoke, mode
 def test_calibration_data_that_change_during_the_run_end_it(
     invoke: Invoke, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxcomp.pipeline.executor import Run
+    from onnxcomp.pipeline import api
+    from onnxcomp.pipeline.run import Run
 
-    execute = Run.execute
+    execute = api.execute
 
-    def rewriting(self: Run) -> None:
-        execute(self)
+    def rewriting(run: Run) -> None:
+        execute(run)
         np.savez(folder / "calib.npz", x=np.zeros((10, 16), np.float32))
 
-    monkeypatch.setattr(Run, "execute", rewriting)
+    monkeypatch.setattr(api, "execute", rewriting)
     result = invoke(
         "optimize", folder / "net.onnx", "--recipe", "lossless", "--calib-data", folder / "calib.npz",
         "-o", out / "o.onnx", "-q",

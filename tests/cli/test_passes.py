@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,28 @@ def test_an_unknown_pass_is_an_error(invoke: Invoke) -> None:
     assert "no such pass" in result.stderr
 
 
-def test_the_check_of_the_docs_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs, "PAGE", tmp_path / "passes.md")
+@pytest.mark.parametrize("page", docs.PAGES)
+def test_the_check_of_the_docs_notices_a_change(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    for path in (docs.LAYERS, *docs.PAGES):
+        shutil.copy(docs.ROOT / path, tmp_path / path)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
     run = CliRunner().invoke
+    assert run(docs.command, ["--check"]).exit_code == 0
+    written = (tmp_path / page).read_text()
+    (tmp_path / page).write_text(written.replace("recipe", "receipt"))
     assert run(docs.command, ["--check"]).exit_code == 1
     assert run(docs.command, []).exit_code == 0
     assert run(docs.command, ["--check"]).exit_code == 0
-    with docs.PAGE.open("a") as file:
-        file.write("more\n")
-    assert run(docs.command, ["--check"]).exit_code == 1
+
+
+def test_the_layers_stand_in_the_docs() -> None:
+    for page in docs.WITH_LAYERS:
+        text = docs.with_layers((docs.ROOT / page).read_text(encoding="utf-8"))
+        assert "```\ncli" in text and text.index("\npipeline") < text.index("\nnumerics")
 
 
 def test_the_docs_have_a_heading_for_every_pass() -> None:
-    page = docs.page()
+    page = docs.passes_page("")
     for name in shipped_names():
         assert f"\n## {name}\n" in page

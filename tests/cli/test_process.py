@@ -42,6 +42,8 @@ def start_and_stall(model_file: Path, out: Path, scratch: Path) -> subprocess.Po
          "-o", str(out / "o.onnx"), "--report", str(out / "o.html")],
         cwd=out.parent, env=environment(TMPDIR=str(scratch)), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background job ignores SIGINT, and what it starts does too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - takes no lock
     )  # fmt: skip
     for _ in range(600):
         if (out.parent / "stalled").exists() or process.poll() is not None:

@@ -51,6 +51,19 @@ def parameters_of(invoke: Invoke, model_file: Path, out: Path, *options: object)
     return step["parameters"]
 
 
+@pytest.mark.parametrize("name", [each for each in shipped_names() if get_pass(each).strength()])
+def test_every_strength_can_be_chosen(
+    invoke: Invoke, model_file: Path, calibration_file: Path, out: Path, name: str
+) -> None:
+    """What the help offers works, whether the pass changes values or the graph."""
+    strength = get_pass(name).strength()
+    assert strength is not None
+    given = ("--calib-data", calibration_file, "-o", out / "o.onnx", "--json")
+    result = invoke("run", name, model_file, f"--{strength.name}", "auto", *given)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"][-1]["parameters"][strength.name] == "auto"
+
+
 def test_options_reach_the_pass(invoke: Invoke, model_file: Path, out: Path) -> None:
     given = parameters_of(invoke, model_file, out, "--bits", "7", "--keep-zero", "--granularity", "tensor")
     assert (given["bits"], given["keep_zero"], given["granularity"]) == (7, True, "tensor")

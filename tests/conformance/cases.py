@@ -1,6 +1,7 @@
 """The node tests that ONNX Runtime itself runs: collected and tried once a process, no list by hand."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from onnxcomp.errors import OnnxcompError
 from onnxcomp.runtime import Session
 from tests.graphs.running import EXACT
 
+SAMPLED = 8  # of the further node tests of an operator one in so many
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 Feeds = dict[str, Any]
 
@@ -56,6 +58,24 @@ def weight_cases() -> Collected:
     tried anew; the reference is what this model gives.
     """
     return _tried([(case.name, *with_weights(case.model, case.feeds)) for case in _with_two_floats()])
+
+
+def sampled(cases: Sequence[Case]) -> list[Case]:
+    """The first case with each operator, and of the others every so-many-th; the same each time."""
+    seen: set[str] = set()
+    chosen = []
+    for index, case in enumerate(cases):
+        operators = {node.op_type for node in case.model.graph.node}
+        if index % SAMPLED == 0 or not operators <= seen:
+            chosen.append(case)
+        seen |= operators
+    return chosen
+
+
+def not_sampled(cases: Sequence[Case]) -> list[Case]:
+    """The cases that `sampled` leaves out."""
+    chosen = {id(case) for case in sampled(cases)}
+    return [case for case in cases if id(case) not in chosen]
 
 
 def _with_two_floats() -> list[Case]:

@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 SIDE, WIDTH = 96, 140
 PLACES = ("main", "node", "branch", "outside a branch", "loop", "function")
-IR_VERSIONS = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 13: 7, 17: 8, 21: 10, 23: 11, 26: 13}
+IR_VERSIONS = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 13: 7, 17: 8, 21: 10, 23: 11, 26: 13, 28: 14}
 KINDS = (
     "2 levels", "3 levels", "5 levels", "8 levels", "16 levels", "32 levels", "64 levels", "128 levels", "200 levels",
     "600 levels", "zeros", "few zeros", "zeros and 16 levels", "half zeros and 16 levels", "tail", "one value", "half",

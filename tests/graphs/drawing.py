@@ -5,17 +5,18 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from onnxcomp.target import supported
 from tests.graphs import branching, convolutions, linear, pointwise, recurrent, shaping
-from tests.graphs.building import BATCH, BLOCKS, Builder, ModelState, Value
+from tests.graphs.building import BATCH, BLOCKS, Block, Builder, ModelState, Value
 from tests.graphs.choosing import Chooser, HypothesisChooser, RandomChooser, chance, choice
 
 BLOCK_MODULES = (branching, convolutions, linear, pointwise, recurrent, shaping)
-FIRST_OPSET, LAST_OPSET = 9, 23
+FIRST_OPSET, NEWER_OPSETS, LAST_OPSET = 9, 23, 28
 POOLED_FROM = 256
 
 # opset -> the IR version that came with it
 IR_VERSIONS = {9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
-IR_VERSIONS |= {21: 10, 22: 10, 23: 11}
+IR_VERSIONS |= {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14}
 
 START_SHAPES: list[tuple[int, ...]] = [
     (BATCH, 3, 8, 8),
@@ -31,7 +32,7 @@ START_SHAPES: list[tuple[int, ...]] = [
 
 def build_model(chooser: Chooser, *, first_block: str | None = None, blocks: int | None = None) -> onnx.ModelProto:
     """Build the model that `chooser`'s answers describe; `first_block` names the block it starts with."""
-    opset = chooser.integer(_first_opset(first_block), LAST_OPSET)
+    opset = _opset(chooser, BLOCKS[first_block] if first_block else None)
     state = ModelState(
         chooser=chooser,
         random=np.random.default_rng(chooser.integer(0, 2**32 - 1)),
@@ -50,15 +51,18 @@ def build_model(chooser: Chooser, *, first_block: str | None = None, blocks: int
     return _finish(b, x)
 
 
-def _first_opset(first_block: str | None) -> int:
-    return max(FIRST_OPSET, BLOCKS[first_block].opset if first_block else FIRST_OPSET)
+def _opset(chooser: Chooser, first: Block | None) -> int:
+    """Choose an opset: the newer ones, which differ in few operators, together as often as one of the others."""
+    opset = chooser.integer(max(FIRST_OPSET, first.opset if first else 0), NEWER_OPSETS)
+    last = min(LAST_OPSET, supported()[0], first.last_opset if first else LAST_OPSET)
+    return opset if opset < NEWER_OPSETS else chooser.integer(NEWER_OPSETS, last)
 
 
 def _ir_version(chooser: Chooser, opset: int) -> int:
     """Choose IR 3 for a few old models, else the opset's own version or a newer one."""
     if opset <= 12 and chance(chooser, 20):
         return 3
-    return choice(chooser, [IR_VERSIONS[opset], IR_VERSIONS[opset], 11])
+    return choice(chooser, [IR_VERSIONS[opset], max(IR_VERSIONS[opset], 11)])
 
 
 def _start(b: Builder, ranks: tuple[int, ...]) -> Value:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from tests.graphs.building import BATCH, FUNCTION_DOMAIN, MICROSOFT, Builder, Value, block
+from tests.graphs.building import BATCH, FUNCTION_DOMAIN, LAST_QDQ_OPSET, MICROSOFT, Builder, Value, block
 from tests.graphs.convolutions import batch_normalization
 from tests.graphs.functions import dense_function
 from tests.graphs.storage import random_weight, weight
@@ -221,7 +221,7 @@ def constants_multiplied(b: Builder, x: Value) -> Value:
     return Value(b.node("MatMul", [x.name, b.node("MatMul", [left, right])]), (*x.shape[:-1], 8))
 
 
-@block(ranks=(2, 3), opset=10, grows=True)
+@block(ranks=(2, 3), opset=10, last_opset=LAST_QDQ_OPSET, grows=True)
 def already_quantized(b: Builder, x: Value) -> Value:
     """QuantizeLinear, DequantizeLinear on the activation: what a quantized model has everywhere."""
     scale = b.constant(0.05, np.float32)

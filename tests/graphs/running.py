@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+ORT = tuple(int(each) for each in ort.__version__.split(".")[:2])
 PROVIDERS = ["CPUExecutionProvider"]
 # ONNX Runtime fuses DequantizeLinear -> MatMul into MatMulNBits, by default with int8 activations, an error of
 # up to 1%; level 0 computes in float32, so that a model stays comparable when its weights are kept another way.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.graphs.building import Builder
+from tests.graphs.building import LAST_QDQ_OPSET, Builder
 
 Form = Callable[[Builder, np.ndarray], str]
 
@@ -155,9 +155,9 @@ def _possible(b: Builder, form: Form, values: np.ndarray) -> bool:
     if form is _sparse:
         return b.outer is None and b.opset >= 11 and b.state.ir_version >= 6 and values.ndim >= 1
     if form is _dequantized:
-        return b.opset >= 10
+        return 10 <= b.opset <= LAST_QDQ_OPSET
     if form is _int4:
-        return b.opset >= 21 and b.may_hold_initializers and values.ndim >= 1
+        return 21 <= b.opset <= LAST_QDQ_OPSET and b.may_hold_initializers and values.ndim >= 1
     return True
 
 

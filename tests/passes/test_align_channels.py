@@ -12,7 +12,7 @@ from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session, optimized
-from tests.passes.test_quantize_static import drawn, model_of
+from tests.passes.statically import drawn, model_of
 
 AlignChannels = get_pass("align-channels")
 WEIGHTS = {

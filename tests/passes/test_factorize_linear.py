@@ -8,9 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from onnxcomp.contract import Context, Outcome
+from onnxcomp.contract import Context, Outcome, Quantity
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.report.macs import count_macs
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
@@ -229,3 +230,35 @@ def test_leaves_excluded_nodes() -> None:
 def test_refuses_rank_and_energy_together() -> None:
     with pytest.raises(ParameterError, match="energy"):
         FactorizeLinear(rank=3, energy=0.9)
+
+
+def test_sites_say_what_each_rank_takes_and_leaves() -> None:
+    """Bytes as in the file but for names, multiply-accumulates as they are counted, errors as they come out."""
+    model = model_of("g (float[N,96] x) => (float[N,40] y) { y = MatMul(x, W) }", W=drawn(96, 40))
+    [site] = FactorizeLinear().sites(open_graph(model), Context()).sites
+    assert (site.name, site.costs) == ("W", {Quantity.BYTES: 96 * 40 * 4, Quantity.MACS: 96 * 40})
+    ranks = [each.fields["rank"] for each in site.options]
+    assert ranks == sorted(ranks, reverse=True) and ranks[0] <= 96 * 40 // (96 + 40)
+    for option in site.options:
+        graph = open_graph(model)
+        outcome = FactorizeLinear().rewrite(graph, {"W": option.fields}, Context())
+        result = close_graph(graph)
+        assert option.error == pytest.approx(outcome.changed[0].details["relative_error"] ** 2, rel=1e-3)
+        counted = count_macs(open_graph(result)).values()
+        assert option.costs[Quantity.MACS] == sum(each.count for each in counted if each)
+        assert abs(option.costs[Quantity.BYTES] - (result.size_bytes - model.size_bytes + 96 * 40 * 4)) < 100
+
+
+def test_the_decomposition_that_a_survey_keeps_changes_no_bit() -> None:
+    text = "g (float[N,96] x) => (float[N,40] y) { y = MatMul(x, W) }"
+    fresh, surveyed = (model_of(text, W=drawn(96, 40)) for _ in range(2))
+    FactorizeLinear().sites(open_graph(surveyed), Context())
+    assert surveyed.memo and not fresh.memo
+    assert factorized(fresh, rank=9)[0].to_bytes() == factorized(surveyed, rank=9)[0].to_bytes()
+
+
+def test_after_the_deadline_nothing_is_decomposed() -> None:
+    model = model_of("g (float[N,40] x) => (float[N,40] y) { y = MatMul(x, W) }", W=low_rank(40, 40, 3))
+    survey = FactorizeLinear().sites(open_graph(model), Context(deadline=0.0))
+    assert not survey.sites and [each.reason for each in survey.skipped] == ["the time budget was used up"]
+    assert not model.memo

@@ -1,65 +1,17 @@
 """quantize-static: what ONNX Runtime makes of the result, and its numbers against integer arithmetic by hand."""
 
-import functools
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
 
-from onnxcomp.calibration import CalibrationData, Group
-from onnxcomp.calibration.data.sample_axes import WHOLE
-from onnxcomp.contract import Context, Outcome
+from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
-from onnxcomp.target import QuantizationStyle, Target
 from tests.graphs.running import kernels
-
-Array = NDArray[Any]
-QuantizeStatic = get_pass("quantize-static")
-
-
-def drawn(*shape: int, seed: int = 7) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def model_of(text: str, opset: int = 17, **constants: Array) -> Model:
-    """``text`` is the graph, ``constants`` are its initializers."""
-    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}')
-    for name, values in constants.items():
-        proto.graph.initializer.append(numpy_helper.from_array(values, name))
-    return load(proto)
-
-
-def calibration(model: Model, *feeds: dict[str, Array]) -> CalibrationData:
-    groups = tuple(Group(f"{i}", functools.partial(dict, each), WHOLE) for i, each in enumerate(feeds))
-    order = np.array([[i, 0] for i in range(len(feeds))], np.int64)
-    return CalibrationData(source="test", inputs=Session(model.to_bytes()).inputs, groups=groups, order=order)
-
-
-def quantized(
-    model: Model, *feeds: dict[str, Array], context: dict[str, Any] | None = None, **fields: Any
-) -> tuple[Model, Outcome]:
-    graph = open_graph(model)
-    data = calibration(model, *feeds)
-    outcome = QuantizeStatic(**fields).apply(graph, Context(calibration=data, **(context or {})))
-    result = close_graph(graph)
-    onnx.checker.check_model(result.proto, full_check=True)
-    return result, outcome
-
-
-def assert_close(model: Model, result: Model, feeds: dict[str, Array], share: float = 0.03) -> None:
-    """8 bits keep a few layers within some hundredths of the outputs' range."""
-    before, after = (Session(each.to_bytes()).run(feeds) for each in (model, result))
-    assert list(before) == list(after)
-    for name, value in before.items():
-        assert after[name].dtype == value.dtype and after[name].shape == value.shape
-        assert np.abs(after[name] - value).max() <= share * np.ptp(value)
+from tests.passes.statically import QuantizeStatic, assert_close, drawn, model_of, quantized, styled
 
 
 def test_gemm_computes_what_integers_give_by_hand() -> None:
@@ -145,12 +97,6 @@ def test_a_shared_weight_is_stored_once() -> None:
     assert [each.name for each in result.proto.graph.initializer if each.dims == [8, 8]] == ["W_int8"]
 
 
-def test_nodes_read_by_float_nodes_alone_are_left_in_float() -> None:
-    text = "g (float[N,3,8,8] x) => (float[N,4,4,4] y) { c = Conv(x, W) p = MaxPool<kernel_shape=[3,3]>(c) y = Exp(p) }"
-    _, outcome = quantized(model_of(text, W=drawn(4, 3, 3, 3)), {"x": drawn(2, 3, 8, 8)})
-    assert [each.details.get("weight") for each in outcome.changed] == ["W"]
-
-
 def test_outputs_and_inner_names_stay_float() -> None:
     text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y, float[N,4,6,6] c) { c = Conv(x, W) y = Relu(c) }"
     model = model_of(text, W=drawn(4, 3, 3, 3))
@@ -184,96 +130,11 @@ def test_a_bounded_opset_gets_one_scale_a_tensor() -> None:
     assert_close(model, result, feeds, 0.05)
 
 
-IF = """g (bool c, float[N,8] x) => (float[N,8] y) { h = MatMul(x, W) y = If(c) <
-    then_branch = t () => (float[N,8] a) { [inner] a = MatMul(h, W) },
-    else_branch = e () => (float[N,8] b) { r = Relu(h) [other] b = Gemm(r, W) }> }"""
-LOOP = """g (int64 n, bool c, float[4,8] x) => (float[4,8] y) { y = Loop(n, c, x) <
-    body = b (int64 i, bool k, float[4,8] v) => (bool k2, float[4,8] w) {
-        k2 = Identity(k) [inner] m = MatMul(v, W) t = Tanh(m) w = Add(t, x) }> }"""
-
-
-@pytest.mark.parametrize("taken", [True, False])
-def test_branches_run_on_integers(taken: bool) -> None:
-    model = model_of(IF, W=drawn(8, 8))
-    feeds = {"x": drawn(20, 8), "c": np.array(taken)}
-    result, outcome = quantized(model, {**feeds, "c": np.array(True)}, {**feeds, "c": np.array(False)})
-    assert {each.name for each in outcome.changed} == {"h", "y/then_branch/inner", "y/else_branch/other"}
-    found = kernels(result.to_bytes())
-    assert (found["MatMulIntegerToFloat"], found["QGemm"]) == (2, 1) and "MatMul" not in found
-    assert not any(each.dims == [8, 8] and each.data_type == 1 for each in result.proto.graph.initializer)
-    assert_close(model, result, feeds, 0.05)
-
-
-def test_a_branch_that_calibration_never_took_stays_in_float() -> None:
-    model = model_of(IF, W=drawn(8, 8))
-    _, outcome = quantized(model, {"x": drawn(20, 8), "c": np.array(True)})
-    assert {each.name for each in outcome.changed} == {"h", "y/then_branch/inner"}
-    assert [(each.name, "no values" in each.reason) for each in outcome.skipped] == [("y/else_branch/other", True)]
-
-
-def test_a_loop_runs_on_integers() -> None:
-    model = model_of(LOOP, W=drawn(8, 8) / 4)
-    feeds = {"x": drawn(4, 8), "n": np.array(3), "c": np.array(True)}
-    result, outcome = quantized(model, feeds)
-    assert [each.name for each in outcome.changed] == ["y/body/inner"]
-    assert kernels(result.to_bytes())["MatMulIntegerToFloat"] == 1
-    assert_close(model, result, feeds, 0.05)
-
-
-def test_functions_are_left_with_a_reason() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
-        g (float[N,8] x) => (float[N,8] y) <float[8,8] W = {%s}> { h = MatMul(x, W) y = local.twice(h, W) }
-        <domain: "local", opset_import: ["" : 17]> twice (a, W) => (b) { [inner] m = MatMul(a, W) b = MatMul(m, W) }"""
-    model = load(parser.parse_model(text % ", ".join(str(each) for each in drawn(64))))
-    feeds = {"x": drawn(20, 8)}
-    result, outcome = quantized(model, feeds)
-    assert [each.name for each in outcome.changed] == ["h"]
-    assert ["function" in each.reason for each in outcome.skipped] == [True, True]
-    assert_close(model, result, feeds)
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("l = Log(x) y = MatMul(l, W)", "not finite"),
-        ("e = Constant<value=float[1]{0.}>() z = Div(x, e) y = MatMul(z, W)", "not finite"),
-        ("t = MatMul(x, x) y = MatMul(t, W)", "two activations"),
-        ("h = Cast<to=11>(x) w = Cast<to=11>(W) k = MatMul(h, w) y = Cast<to=1>(k)", "two activations"),
-        ("s = Sigmoid(W) y = Gemm(x, s)", "not a constant"),
-        ("y = Gemm(x, W, x)", "not a float32 constant"),
-        ("y = Gemm(x, W, W)", "row to row"),
-        ("y = Gemm(W, x)", "constant"),
-    ],
-)
-def test_says_why_it_leaves_a_node(body: str, reason: str) -> None:
-    model = model_of(f"g (float[8,8] x) => (float[8,8] y) {{ {body} }}", W=drawn(8, 8))
-    _, outcome = quantized(model, {"x": drawn(8, 8)})
-    assert any(reason in each.reason for each in outcome.skipped), outcome.skipped
-
-
-def test_a_tensor_that_never_comes_leaves_its_node_in_float() -> None:
-    text = "g (float[N,8] x) => (float[N,8] y) { y = MatMul(x, W) }"
-    model = model_of(text, W=drawn(8, 8))
-    result, outcome = quantized(model, {"x": np.zeros((0, 8), np.float32)})
-    assert "no values" in outcome.skipped[0].reason and not outcome.changed
-    assert result.proto.SerializeToString() == model.proto.SerializeToString()
-
-
 def test_products_of_activations_are_quantized_on_request() -> None:
     model = model_of("g (float[N,8] x, float[8,N] z) => (float[N,N] y) { y = MatMul(x, z) }")
     feeds = {"x": drawn(20, 8), "z": drawn(8, 20)}
     result, _ = quantized(model, feeds, products="yes")
     assert "MatMulIntegerToFloat" in kernels(result.to_bytes())
-    assert_close(model, result, feeds)
-
-
-def test_a_transposed_convolution_stays_in_float_on_cpu_unless_asked_for() -> None:
-    text = "g (float[N,4,5,5] x) => (float[N,6,7,7] y) { y = ConvTranspose<group=2>(x, W, b) }"
-    model = model_of(text, W=drawn(4, 3, 3, 3), b=drawn(6))
-    feeds = {"x": drawn(2, 4, 5, 5)}
-    _, outcome = quantized(model, feeds)
-    assert not outcome.changed and "ConvTranspose" in outcome.skipped[0].reason
-    result, _ = quantized(model, feeds, all_nodes=True)
     assert_close(model, result, feeds)
 
 
@@ -286,30 +147,6 @@ def test_percentile_leaves_out_rare_values() -> None:
         node = next(each for each in result.proto.graph.node if each.op_type == "QuantizeLinear")
         scale = next(each for each in result.proto.graph.initializer if each.name == node.input[1])
         assert float(numpy_helper.to_array(scale)) * 255 == pytest.approx(top, rel=0.5)
-
-
-def test_leaves_excluded_nodes_and_weights() -> None:
-    text = "g (float[N,8] x) => (float[N,8] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
-    model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
-    for context in {"exclude": ("first",)}, {"exclude": ("W",)}, {"include": frozenset({"second"})}:
-        _, outcome = quantized(model, {"x": drawn(20, 8)}, context=context)
-        assert [each.name for each in outcome.changed] == ["second"]
-
-
-def test_nodes_between_stay_in_float_when_excluded_or_when_their_neighbours_are_taken_back() -> None:
-    text = """g (float[N,3,8,8] x) => (float[N,4,4,4] y) {
-        [first] c = Conv(x, W) [pool] p = MaxPool<kernel_shape=[1,1]>(c) [second] y = Conv(p, V) }"""
-    model = model_of(text, W=drawn(4, 3, 3, 3), V=drawn(4, 4, 3, 3))
-    feeds = {"x": drawn(2, 3, 8, 8)}
-    for context, between in (
-        ({}, ["pool"]),
-        ({"exclude": ("pool",)}, None),
-        ({"include": frozenset({"first"})}, None),
-        ({"include": frozenset({"first", "second"})}, ["pool"]),
-    ):
-        result, outcome = quantized(model, feeds, context=context)
-        assert outcome.changed[0].details.get("between") == between
-        assert_close(model, result, feeds, 0.05)
 
 
 def test_needs_calibration_data() -> None:
@@ -355,10 +192,6 @@ def test_a_scaled_tensor_keeps_its_other_readers_and_outputs() -> None:
     assert_close(model, result, feeds, 0.05)
 
 
-def styled(**style: Any) -> Target:
-    return Target(name="other", provider="CPUExecutionProvider", style=QuantizationStyle(**style))
-
-
 def test_weights_keep_to_seven_bits_where_the_target_asks() -> None:
     model = model_of("g (float[N,64] x) => (float[N,64] y) { y = MatMul(x, W) }", W=drawn(64, 64))
     feeds = {"x": drawn(20, 64)}
@@ -379,31 +212,6 @@ def test_symmetric_grids_have_their_zero_in_the_middle(activation: str) -> None:
     zero_point = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == node.input[2])
     assert (zero_point.dtype, int(zero_point)) == (np.dtype(activation), 0 if activation == "int8" else 128)
     assert_close(model, result, feeds, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "read"),
-    [
-        ("m = Transpose <perm = [0, 2, 1]> (t)", "m"),
-        ("m = Transpose <perm = [0, 2, 1]> (t)  n = Identity(m)", "n"),
-    ],
-)
-def test_a_subgraph_reads_what_a_form_node_makes_of_integers(nodes: str, read: str) -> None:
-    """ONNX Runtime ends the process over DequantizeLinear -> Transpose -> (body), so a pair stands between."""
-    model = model_of(
-        f"""g (float[1,2,6] x, bool c) => (float[1,6,3] y) {{
-            t = Conv(x, w)  {nodes}
-            y = If (c) <
-                then_branch = a () => (float[1,6,3] p) {{ p = Tanh({read}) }},
-                else_branch = b () => (float[1,6,3] q) {{ q = Neg({read}) }}
-            >
-        }}""",
-        w=drawn(3, 2, 1),
-    )
-    feeds = {"x": drawn(1, 2, 6), "c": np.array(True)}
-    result, outcome = quantized(model, feeds)
-    assert [each.what for each in outcome.changed] == ["Conv in uint8"]
-    assert_close(model, result, feeds)
 
 
 def test_hard_swish_runs_on_integers() -> None:
@@ -461,18 +269,6 @@ def test_embeddings_are_looked_up_as_codes() -> None:
     assert (np.abs(rows + table[feeds["i"]]) <= step * 0.501).all()
     untouched, outcome = quantized(model, feeds, tables="no")
     assert not outcome.changed and untouched.size_bytes == model.size_bytes
-
-
-def test_what_the_target_leaves_in_float_is_left_alone() -> None:
-    text = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { [first] c = Conv(x, W) y = Relu(c) }"
-    model = model_of(text, W=drawn(4, 3, 3, 3))
-    feeds = {"x": drawn(2, 3, 8, 8)}
-    result, outcome = quantized(model, feeds, activation="uint16")
-    assert not outcome.changed and result.proto.SerializeToString() == model.proto.SerializeToString()
-    assert [(each.name, "in float" in each.reason) for each in outcome.skipped] == [("first", True)]
-    result, outcome = quantized(model, feeds, activation="uint16", all_nodes=True)
-    assert len(outcome.changed) == 1 and result.opset == 21
-    assert_close(model, result, feeds)
 
 
 def test_relu_is_no_part_of_a_kernel_about_zero() -> None:
@@ -533,20 +329,6 @@ def test_scales_per_channel_raise_opset_twelve() -> None:
     result, outcome = quantized(model, feeds)
     assert result.opset == 13 and outcome.changed[0].details["scales"] == 8
     assert_close(model, result, feeds)
-
-
-def test_what_was_tried_once_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxcomp.passes.quantize_static as module
-
-    looked: list[bytes] = []
-    real = module.optimized
-    monkeypatch.setattr(module, "optimized", lambda source, **options: (looked.append(source), real(source))[1])
-    text = "g (float[N,8] x) => (float[N,8] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
-    model = model_of(text, W=drawn(8, 8), V=drawn(8, 8, seed=8))
-    data = calibration(model, {"x": drawn(20, 8)})
-    for include in (None, frozenset({"first"}), None, frozenset({"first", "second"})):
-        QuantizeStatic().apply(open_graph(model), Context(calibration=data, include=include))
-    assert len(looked) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model
 from onnxcomp.registry import get_pass
 from onnxcomp.target import PROVIDERS, STYLES, Target
-from tests.passes.test_quantize_static import assert_close, calibration, drawn, model_of
+from tests.passes.statically import assert_close, calibration, drawn, model_of
 
 QuantizeStatic = get_pass("quantize-static")
 RESIDUAL = """g (float[N,3,8,8] x) => (float[N,5] y) {

@@ -95,6 +95,14 @@ def test_an_untrue_encoding_is_ignored() -> None:
     assert outcome.changed[0].what == "float16" and differing_constants(model, after) == []
 
 
+def test_an_encoding_of_another_shape_is_ignored() -> None:
+    model = load(model_with(matrix("half")))
+    ones = np.ones((95, 1), np.float32)
+    model.encodings["W"] = GridEncoding(dtype="float32", levels=16, zero_point=np.array(8), scale=ones, axis=0)
+    after, outcome = stored(model)
+    assert outcome.changed[0].what == "float16" and differing_constants(model, after) == []
+
+
 def test_leaves_a_weight_without_structure_and_says_so() -> None:
     values = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
     model = load(model_with(values))

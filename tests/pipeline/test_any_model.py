@@ -20,7 +20,9 @@ from tests.graphs.running import run
 
 MODELS = 66  # one for each block to start with
 TIMED_RUNS = 50  # of a model of microseconds: which of them wins does not matter here
-SEARCHED = 7  # presets that search strengths take seconds a model: they get each so-many-th
+# Presets that search strengths take seconds a model. A preset gets one model in so many, and more in the slow job.
+QUICK, WHOLE = {True: 13, False: 4}, {True: 7, False: 1}
+SEARCHING = ("default", "small")
 
 
 @cache
@@ -44,11 +46,12 @@ def assert_fine(path: Path, model: onnx.ModelProto, feeds: dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("steps", [QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["quick", "whole"])
 def test_preset_without_data_gives_a_model_that_runs_and_replays(
-    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preset: str, steps: dict[bool, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("onnxcomp.runtime.measure.MOST_RUNS", TIMED_RUNS)
-    for where, model, feeds in every(SEARCHED if preset in ("default", "small") else 1):
+    for where, model, feeds in every(steps[preset in SEARCHING]):
         result = optimize(model, recipe=preset, measure=False)
         path = tmp_path / f"{where}.onnx"
         result.save(path)

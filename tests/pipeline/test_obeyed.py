@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-import onnxcomp.pipeline.executor as running
 from onnxcomp.budget import Budget, Drop
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import VerificationError
@@ -19,7 +18,9 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import Result, optimize
 from onnxcomp.pipeline.reports.compare import compare
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.pipeline.run import Run
+from onnxcomp.pipeline.steps import exact, judged
+from onnxcomp.recipe import Apply, Choose, Recipe, Step
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verdict, Verifier
 
@@ -64,8 +65,7 @@ def calib(tmp_path: Path) -> str:
 
 
 def run(calib: str, *steps: Pass | Step, model: Model | None = None, **options: object) -> Result:
-    made = tuple(each if isinstance(each, Step) else Step(each) for each in steps)
-    return optimize(model or net(), recipe=Recipe("r", made), calibration=calib, measure=False, **options)  # type: ignore[arg-type]
+    return optimize(model or net(), recipe=Recipe.of(*steps), calibration=calib, measure=False, **options)  # type: ignore[arg-type]
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, spoils: Callable[[Verifier, Model], bool]) -> None:
@@ -179,24 +179,24 @@ def test_a_step_that_does_not_load_says_so(calib: str, monkeypatch: pytest.Monke
 
 def test_a_choice_that_changes_nothing_is_not_kept(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt(monkeypatch, lambda verifier, model: bool(model.encodings))
-    step = Step(get_pass("quantize-weights")(), True)
+    step = Choose((get_pass("quantize-weights")(),))
     [report] = run(calib, step, model=wide()).receipt.steps
     assert report.decision in ("nothing to do", "taken back") and "spoilt" in report.reason
 
 
 def test_speed_that_does_not_come_leaves_divergence_as_it_was(calib: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exact step after it is allowed no more than before."""
-    monkeypatch.setattr(running, "latency_ratio", lambda *given: 1.5)
+    monkeypatch.setattr(judged, "latency_ratio", lambda *given: 1.5)
     fast = replace_effect(ScaleWeights(factor=1.1))
-    made = Recipe("r", (Step(fast), Step(get_pass("remove-noops")())), goal="latency")
+    made = Recipe("r", (Apply(fast), Apply(get_pass("remove-noops")())), goal="latency")
     ledgers: list[float] = []
-    verify = running.Run._changed_by_exact
+    verify = exact.changed_by_exact
 
-    def noting(self: running.Run, before: Model, after: Model) -> str | None:
-        ledgers.append(self.ledger.divergence)
-        return verify(self, before, after)
+    def noting(before: Model, after: Model, run: Run) -> str | None:
+        ledgers.append(run.ledger.divergence)
+        return verify(before, after, run)
 
-    monkeypatch.setattr(running.Run, "_changed_by_exact", noting)
+    monkeypatch.setattr(exact, "changed_by_exact", noting)
     result = optimize(net(), recipe=made, calibration=calib, measure=False)
     assert result.receipt.steps[0].decision == "taken back" and ledgers[-1] == 0.0
 

@@ -17,9 +17,9 @@ from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
-from onnxcomp.pipeline import optimize, replay
+from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.receipt import Receipt
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Apply, Choose, Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 
@@ -50,9 +50,9 @@ def made(nodes: list[onnx.NodeProto], initializers: dict[str, np.ndarray]) -> on
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.fixture
-def calib(tmp_path: Path) -> Path:
-    path = tmp_path / "calib.npz"
+@pytest.fixture(scope="module")
+def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calib") / "calib.npz"
     np.savez(path, x=np.random.default_rng(1).normal(size=(200, FEATURES)).astype(np.float32))
     return path
 
@@ -235,24 +235,35 @@ def wide_classifier() -> onnx.ModelProto:
 
 def auto_recipe() -> Recipe:
     cluster, store = get_pass("cluster-weights")(), get_pass("store-compact")()
-    return Recipe("auto", (Step(cluster, auto=True), Step(store)))
+    return Recipe("auto", (Choose((cluster,)), Apply(store)))
 
 
-def test_the_search_meets_the_limit_and_saves_bytes(calib: Path) -> None:
-    result = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
-    verdict = result.receipt.verdict
+@pytest.fixture(scope="module")
+def wide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wide") / "m.onnx"
+    onnx.save(wide_classifier(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def searched(wide_file: Path, calib: Path) -> Result:
+    """One search, which many tests look at."""
+    return optimize(wide_file, recipe=auto_recipe(), calibration=str(calib), measure=False)
+
+
+def test_the_search_meets_the_limit_and_saves_bytes(searched: Result) -> None:
+    verdict = searched.receipt.verdict
     assert verdict["passed"] and 0 < verdict["divergence"] <= verdict["limit"]
-    assert result.model.size_bytes < 0.3 * load(wide_classifier()).size_bytes
+    assert searched.model.size_bytes < 0.3 * load(wide_classifier()).size_bytes
 
 
-def test_a_size_goal_stops_the_search_early(calib: Path) -> None:
-    strongest = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
+def test_a_size_goal_stops_the_search_early(searched: Result, calib: Path) -> None:
     enough = optimize(
         wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False,
         budget=Budget.parse(target_size="3x"),
     )  # fmt: skip
     assert not enough.receipt.missed
-    assert enough.receipt.verdict["divergence"] < strongest.receipt.verdict["divergence"]
+    assert enough.receipt.verdict["divergence"] < searched.receipt.verdict["divergence"]
 
 
 def test_a_missed_goal_is_named(calib: Path) -> None:
@@ -277,12 +288,11 @@ def test_without_data_no_weight_falls_below_eight_bits_noise() -> None:
         assert np.sum((after - before) ** 2) <= allowed
 
 
-def test_replaying_a_receipt_makes_the_same_bytes(calib: Path, tmp_path: Path) -> None:
-    source = tmp_path / "m.onnx"
-    onnx.save(wide_classifier(), source)
-    result = optimize(source, recipe=auto_recipe(), calibration=str(calib), measure=False)
-    files = result.save(tmp_path / "out.onnx")
-    again = replay(source, Receipt.read(files[-1]), calibration=str(calib))
+def test_replaying_a_receipt_makes_the_same_bytes(
+    searched: Result, wide_file: Path, calib: Path, tmp_path: Path
+) -> None:
+    files = searched.save(tmp_path / "out.onnx")
+    again = replay(wide_file, Receipt.read(files[-1]), calibration=str(calib))
     assert again.model.to_bytes() == (tmp_path / "out.onnx").read_bytes()
 
 
@@ -320,10 +330,9 @@ def test_replaying_on_another_model_is_refused(calib: Path, tmp_path: Path) -> N
         replay(classifier(seed=1), result.receipt)
 
 
-def test_the_same_run_twice_gives_the_same_bytes(calib: Path) -> None:
-    first = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
-    again = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
-    assert first.model.to_bytes() == again.model.to_bytes()
+def test_the_same_run_twice_gives_the_same_bytes(searched: Result, wide_file: Path, calib: Path) -> None:
+    again = optimize(wide_file, recipe=auto_recipe(), calibration=str(calib), measure=False)
+    assert searched.model.to_bytes() == again.model.to_bytes()
 
 
 def test_labels_in_the_data_make_accuracy_the_metric(tmp_path: Path) -> None:
@@ -342,14 +351,13 @@ def test_needs_are_checked_before_any_work() -> None:
         optimize(classifier(), recipe=Recipe.of(get_pass("quantize-static")()))
 
 
-def test_the_receipt_counts_the_bytes_on_disk(calib: Path, tmp_path: Path) -> None:
-    result = optimize(wide_classifier(), recipe=auto_recipe(), calibration=str(calib), measure=False)
-    model, receipt = result.save(tmp_path / "out.onnx")
+def test_the_receipt_counts_the_bytes_on_disk(searched: Result, tmp_path: Path) -> None:
+    model, receipt = searched.save(tmp_path / "out.onnx")
     assert Receipt.read(receipt).result["bytes"] == model.stat().st_size
 
 
 def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Path) -> None:
-    recipe = Recipe("late", (Step(get_pass("cluster-weights")(), auto=True),))
+    recipe = Recipe("late", (Choose((get_pass("cluster-weights")(),)),))
     rng = np.random.default_rng(0)
     model = made(
         [helper.make_node("MatMul", ["x", "wide"], ["h"]), helper.make_node("MatMul", ["h", "busy"], ["y"])],
@@ -386,8 +394,8 @@ class ClaimSpeed(Pass):
 def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     goal: str, decision: str, calib: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxcomp.pipeline.executor.latency_ratio", lambda *arguments: 1.2)
-    recipe = Recipe("r", (Step(ClaimSpeed()),), goal=goal)
+    monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", lambda *arguments: 1.2)
+    recipe = Recipe("r", (Apply(ClaimSpeed()),), goal=goal)
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision
     assert bool(result.receipt.applied) == (decision == "kept")
@@ -408,7 +416,7 @@ def test_without_data_the_weakest_channel_counts() -> None:
     uneven = rng.normal(size=(FEATURES, 64)).astype(np.float32) * np.logspace(0, -3, 64, dtype=np.float32)
     last = rng.normal(size=(64, CLASSES)).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "uneven"], ["h"]), helper.make_node("MatMul", ["h", "last"], ["y"])]
-    step = Step(get_pass("quantize-weights")(), True, alternatives=(get_pass("cluster-weights")(),))
+    step = Choose((get_pass("quantize-weights")(), get_pass("cluster-weights")()))
     result = optimize(made(nodes, {"uneven": uneven, "last": last}), recipe=Recipe("auto", (step,)), measure=False)
     after = {each.name: numpy_helper.to_array(each) for each in result.model.proto.graph.initializer}
     per_channel = np.sum((after["uneven"] - uneven) ** 2, axis=0) / np.sum(uneven**2, axis=0)

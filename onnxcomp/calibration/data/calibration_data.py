@@ -20,9 +20,9 @@ from onnxcomp.calibration.data.groups import Group, natural_order, read_groups
 from onnxcomp.calibration.data.random_inputs import draw
 from onnxcomp.calibration.data.sample_axes import WHOLE, Cut, find_cut
 from onnxcomp.calibration.data.samples import as_declared, digests, taken
+from onnxcomp.calibration.data.sequences import Sequences, as_steps, is_numbered_folder
 from onnxcomp.calibration.data.sources import LABELS, Scratch, find_loaders, source_files
 from onnxcomp.calibration.data.splitting import divided
-from onnxcomp.calibration.states.sequences import Sequences, as_steps, is_numbered_folder
 from onnxcomp.errors import CalibrationError, VerificationError
 from onnxcomp.files import Inputs
 from onnxcomp.runtime import Feeds, Value, ValueSpec

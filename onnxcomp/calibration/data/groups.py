@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.data.sample_axes import Cut, find_cut
 from onnxcomp.calibration.data.samples import check_type
+from onnxcomp.calibration.data.sequences import Stepped
 from onnxcomp.calibration.data.sources import IN_MEMORY_BYTES, LABELS, Loader, source_files
-from onnxcomp.calibration.states.sequences import Stepped
 from onnxcomp.errors import CalibrationError
 from onnxcomp.files import Inputs
 from onnxcomp.runtime import Value, ValueSpec

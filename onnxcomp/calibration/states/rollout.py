@@ -26,7 +26,7 @@ from onnxcomp.calibration.states.lanes import Rows, blocks, sequences
 from onnxcomp.calibration.states.states import GROWING, RECURRENT, SLIDING, State, find_states, unvaried_inputs
 from onnxcomp.calibration.states.steps import Steps
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.extract import up_to
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session, Value
 from onnxcomp.runtime.isolated import read_values, write_values

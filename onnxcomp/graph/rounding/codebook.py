@@ -25,11 +25,11 @@ from onnxcomp.numerics.encodings.encoding import (
     short_scales,
 )
 from onnxcomp.numerics.quantizers.level_set import Lattice, lattice_of, with_lattice
-from onnxcomp.numerics.quantizers.level_set_fit import Problem, refit_levels, refit_scales
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors, refit_vectors
 from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, successive_codes
 from onnxcomp.numerics.rounding.error_feedback import compensated
 from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, relative_output_error, shrunk
+from onnxcomp.numerics.rounding.level_set_fit import Problem, refit_levels, refit_scales
 
 ALGORITHM = "output"
 DESCENDED_PRODUCTS = 3 * 10**8  # multiplications of a sweep of single changes: larger weights go without

@@ -18,9 +18,9 @@ from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.numerics.quantizers.affine import fit_grid
 from onnxcomp.numerics.quantizers.level_set import Lattice, LevelEncoding, lattice_of, with_lattice
-from onnxcomp.numerics.quantizers.level_set_fit import Problem, fit_codes, refined
 from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, round_matrices
 from onnxcomp.numerics.rounding.gram import relative_output_error, shrunk
+from onnxcomp.numerics.rounding.level_set_fit import Problem, fit_codes, refined
 
 ALGORITHM = "output"
 MOST_COLUMNS = 4096  # of a matrix whose second moment is factorized several times: each takes seconds from there on

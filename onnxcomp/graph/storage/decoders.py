@@ -30,6 +30,7 @@ from onnxcomp.numerics.encodings.expression import (
     cast,
     counting,
     first,
+    gather,
     literal,
     reshape,
     summed_by_products,
@@ -40,6 +41,7 @@ from onnxcomp.numerics.encodings.table_decoder import INDEX
 INTERNED_BYTES = 64  # literals up to this size are written once for all that are equal
 MIN_OPSET = 7  # broadcasting
 RANGE_OPSET, SUM_OPSET, SCATTER_OPSET, MOD_OPSET, SLICE_INPUTS_OPSET = 11, 11, 11, 10, 10
+INDICES = (np.dtype(np.int32), np.dtype(np.int64))  # what Gather takes
 NAME_BYTES = 3  # of the names that new tensors get, as long as they are few
 CONSTANT_NODE_BYTES = 30  # around the tensor of a Constant node
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -104,6 +106,8 @@ def lowered(term: Term, opset: int) -> Term:
         return reshape(binary("Add", high, counting(256)), (rows,))
     if term.op == "CumSum" and opset < SUM_OPSET:
         return summed_by_products(term.inputs[0])
+    if term.op == "Gather" and term.inputs[1].dtype not in INDICES:
+        return gather(term.inputs[0], cast(term.inputs[1], INDEX))
     return term
 
 
@@ -130,7 +134,9 @@ class Writer:
         """Compute the scope's constant by the term from now on; its readers do not notice."""
         if not isinstance(term, Apply) or term.shape != tuple(constant.shape) or term.dtype != constant.dtype:
             raise PassError(f"{constant.name}: a decoder of {term.dtype} {term.shape} cannot stand for {constant}.")
-        self._node(term, scope, self.graph.to_variable(constant))
+        simple = self._keys.lowered(term, self.root.opset)
+        assert isinstance(simple, Apply)
+        self._node(simple, scope, self.graph.to_variable(constant))
         self._made.clear()
         self._keys = Keys()
 

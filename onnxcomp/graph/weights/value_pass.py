@@ -52,7 +52,7 @@ def is_pruned(weight: Weight) -> bool:
 def has_levels(weight: Weight, most: int) -> bool:
     """Whether an earlier pass left the weight at most so many levels."""
     encoding = weight.encoding
-    return encoding is not None and not isinstance(encoding, MaskEncoding) and encoding.level_count <= most
+    return encoding is not None and not encoding.values_are_free and encoding.level_count <= most
 
 
 def decoded(encoding: Encoding, values: Array) -> Array | None:

@@ -27,6 +27,14 @@ def bits_of_values(values: Array) -> Array:
     return np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
 
 
+def same_bits(left: Array, right: Array) -> bool:
+    """Whether two arrays agree in shape, dtype and every bit (-0.0 differs from 0.0, NaN equals itself)."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    kind = np.dtype(f"u{left.dtype.itemsize}")
+    return bool(np.array_equal(np.ascontiguousarray(left).view(kind), np.ascontiguousarray(right).view(kind)))
+
+
 def distinct(flat: Array, limit: int) -> Array | None:
     """The sorted distinct elements of (n,) unsigned integers, None where there are more than ``limit``.
 

@@ -1,36 +1,39 @@
-"""How a weight's values are made: values = decode(codes), to the bit.
+"""The encodings: grids, codebooks, codebooks of vectors, grids with one more factor, masks.
 
-An Encoding keeps parameters only (levels, scales, axis, block). The codes follow from the values:
-``encode`` finds them and gives None as soon as one value is not the exact decode of a code, so an
-encoding that a later pass made untrue can never be written. Decoders compute in float32 (float64 for
-float64 weights) and cast at the end, as the ONNX decoder does, so both agree bit for bit.
+Terms compute in float32 (float64 for float64 weights) and cast at the end.
 """
 
 from __future__ import annotations
 
 import base64
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from onnxcomp.numerics.quantizers.nearest import nearest_codes
+from onnxcomp.numerics.arrays.nearest import nearest_codes
+from onnxcomp.numerics.encodings.definition import Encoding as Encoding
+from onnxcomp.numerics.encodings.definition import encoding_kind, is_float
+from onnxcomp.numerics.encodings.distinct_values import same_bits as same_bits
+from onnxcomp.numerics.encodings.expression import (
+    Term,
+    binary,
+    cast,
+    gather,
+    literal,
+    parameter,
+    reshape,
+    scatter,
+    transpose,
+)  # fmt: skip
 
 Array = NDArray[Any]
 
 NEAR_DISTANCES = 2**16  # between values and levels, computed together: they stay in the cache
 LEAST_SHORT, LARGEST_SHORT = 2.0**-14, 2.0**14  # normal numbers of float16; levels up to 4 times larger stay in range
-
-
-def same_bits(left: Array, right: Array) -> bool:
-    """Whether two arrays agree in shape, dtype and every bit (-0.0 differs from 0.0, NaN equals itself)."""
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    kind = np.dtype(f"u{left.dtype.itemsize}")
-    return bool(np.array_equal(np.ascontiguousarray(left).view(kind), np.ascontiguousarray(right).view(kind)))
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -72,48 +75,6 @@ def _broadcasts(parameter: Array, shape: tuple[int, ...]) -> bool:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Encoding(ABC):
-    """Parameters from which codes become values of type ``dtype`` (a float type's name)."""
-
-    kind: ClassVar[str]
-    dtype: str
-
-    @property
-    @abstractmethod
-    def level_count(self) -> int:
-        """How many different codes there are."""
-
-    @abstractmethod
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        """The values of ``shape`` that the codes stand for."""
-
-    @abstractmethod
-    def nearest(self, values: Array) -> Array:
-        """The codes whose decode lies nearest to the values."""
-
-    def encode(self, values: Array) -> Array | None:
-        """The codes whose decode equals the values bit for bit, or None where there are none."""
-        if str(values.dtype) != self.dtype or not self.fits(values.shape):
-            return None
-        codes = self.nearest(values)
-        return codes if same_bits(self.decode(codes, values.shape), np.asarray(values)) else None
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the parameters can describe a weight of this shape."""
-        return True
-
-    def to_dict(self) -> dict[str, Any]:
-        """The encoding as plain JSON values; arrays as base64 of their little-endian bytes."""
-        content: dict[str, Any] = {"kind": self.kind}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                value = _array_to_dict(value)
-            content[field.name] = value.to_dict() if isinstance(value, Encoding) else value
-        return content
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
 class ScaledEncoding(Encoding):
     """A scale for the whole weight, for each index of ``axis``, or for each block along ``axis``.
 
@@ -134,19 +95,20 @@ class ScaledEncoding(Encoding):
         split = split_shape(shape, self.axis, self.block_size)
         return self.scale is None or _broadcasts(self.scale, split)
 
-    def _split(self, values: Array) -> Array:
-        return values.reshape(split_shape(values.shape, self.axis, self.block_size))
-
-    def _safe_scale(self) -> Array:
-        assert self.scale is not None
-        return np.where(self.scale == 0, np.ones_like(self.scale), self.scale)
+    def _positions(self, values: Array) -> Array:
+        """The values in units of the scale (of one where it is zero), in the type that terms compute in."""
+        split = np.asarray(values).reshape(split_shape(values.shape, self.axis, self.block_size))
+        split = split.astype(compute_dtype(values.dtype), copy=False)
+        if self.scale is None:
+            return split
+        return np.asarray(split / np.where(self.scale == 0, np.ones_like(self.scale), self.scale))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GridEncoding(ScaledEncoding):
     """values = (code - zero_point) * scale, code in [0, levels): an affine grid.
 
-    zero_point: integers of the scale's shape; ``levels``: at most 256 codes.
+    zero_point: integers of the scale's shape, or floats, which may be trained; ``levels``: at most 256 codes.
     """
 
     kind: ClassVar[str] = "grid"
@@ -162,21 +124,37 @@ class GridEncoding(ScaledEncoding):
             return False
         return _broadcasts(self.zero_point, split_shape(shape, self.axis, self.block_size))
 
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        compute = compute_dtype(float_dtype(self.dtype))
-        split = codes.reshape(split_shape(shape, self.axis, self.block_size)).astype(compute)
-        values: Array = (split - self.zero_point.astype(compute)) * self._scale(compute)
-        return values.astype(float_dtype(self.dtype)).reshape(shape)
+    def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
+        own = float_dtype(self.dtype)
+        compute = compute_dtype(own)
+        numbers = cast(reshape(codes, split_shape(shape, self.axis, self.block_size)), compute)
+        numbers = binary("Sub", numbers, self._array("zero_point", compute))
+        scale = literal(np.ones((), compute)) if self.scale is None else self._array("scale", compute)
+        return reshape(cast(binary("Mul", numbers, scale), own), shape)
 
-    def _scale(self, compute: np.dtype[Any]) -> Array:
-        return np.ones((), compute) if self.scale is None else self.scale.astype(compute)
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are whole multiples of the scale: the zero points are integers."""
+        return not is_float(np.asarray(self.zero_point).dtype)
+
+    def trimmed(self, used: Array) -> tuple[Array, GridEncoding]:
+        low, high = int(used[0]), int(used[-1])
+        if not self.is_whole:  # a zero point less the lowest code would be rounded
+            return np.arange(high + 1), replace(self, levels=high + 1)
+        points = np.asarray(self.zero_point).astype(np.int64) - low
+        if (points == points.flat[0]).all():
+            points = np.asarray(points.flat[0])
+        return np.arange(low, high + 1), replace(self, levels=high - low + 1, zero_point=points)
 
     def nearest(self, values: Array) -> Array:
-        compute = compute_dtype(values.dtype)
-        split = self._split(np.asarray(values)).astype(compute)
-        position = split if self.scale is None else split / self._safe_scale()
-        position = np.rint(position) + self.zero_point
-        return np.clip(position, 0, self.levels - 1).astype(np.uint8).reshape(values.shape)
+        position = self._positions(values)
+        if self.is_whole:
+            own = None if self.scale is None else position  # without a scale it is the caller's
+            position = np.asarray(np.rint(position, out=own))
+            position += self.zero_point
+        else:
+            position = np.asarray(np.rint(position + self.zero_point))
+        return np.clip(position, 0, self.levels - 1, out=position).astype(np.uint8).reshape(values.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -193,17 +171,18 @@ class CodebookEncoding(ScaledEncoding):
     def level_count(self) -> int:
         return int(self.codebook.size)
 
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        values: Array = self.codebook[codes.reshape(split_shape(shape, self.axis, self.block_size))]
+    def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
+        values = gather(self._array("codebook"), reshape(codes, split_shape(shape, self.axis, self.block_size)))
         if self.scale is not None:
-            values = values * self.scale.astype(values.dtype)
-        return values.astype(float_dtype(self.dtype)).reshape(shape)
+            values = binary("Mul", values, self._array("scale", values.dtype))
+        return reshape(cast(values, float_dtype(self.dtype)), shape)
+
+    def trimmed(self, used: Array) -> tuple[Array, CodebookEncoding]:
+        return used, replace(self, codebook=self.codebook[used])
 
     def nearest(self, values: Array) -> Array:
-        compute = compute_dtype(values.dtype)
-        split = self._split(np.asarray(values)).astype(compute)
-        position = split if self.scale is None else split / self._safe_scale()
-        return nearest_codes(position, self.codebook.astype(compute)).reshape(values.shape)
+        book = self.codebook.astype(compute_dtype(values.dtype))
+        return nearest_codes(self._positions(values), book).reshape(values.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -224,9 +203,19 @@ class VectorEncoding(Encoding):
     def fits(self, shape: tuple[int, ...]) -> bool:
         return 0 <= self.axis < len(shape) and shape[self.axis] % self.codebook.shape[1] == 0
 
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        moved = (*shape[: self.axis], *shape[self.axis + 1 :], shape[self.axis])
-        return np.moveaxis(self.codebook[codes.ravel()].reshape(moved), -1, self.axis)
+    @property
+    def label(self) -> str:
+        return f"vectors of {self.codebook.shape[1]}"
+
+    def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
+        axis, width = self.axis, self.codebook.shape[1]
+        moved = (*shape[:axis], *shape[axis + 1 :], shape[axis])
+        back = (*range(axis), len(shape) - 1, *range(axis, len(shape) - 1))
+        rows = gather(self._array("codebook"), reshape(codes, (*moved[:-1], moved[-1] // width)))
+        return transpose(reshape(rows, moved), back)
+
+    def trimmed(self, used: Array) -> tuple[Array, VectorEncoding]:
+        return used, replace(self, codebook=self.codebook[used])
 
     def nearest(self, values: Array) -> Array:
         rows, shape = self._rows(np.asarray(values))
@@ -278,10 +267,23 @@ class RescaledEncoding(Encoding):
     def fits(self, shape: tuple[int, ...]) -> bool:
         return self.factor.ndim == len(shape) and _broadcasts(self.factor, shape) and self.inner.fits(shape)
 
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        values = self.inner.decode(codes, shape)
-        scaled: Array = values * self.factor.astype(values.dtype)
-        return scaled.astype(float_dtype(self.dtype))
+    def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
+        values = self.inner.term(codes, shape)
+        scaled = binary("Mul", values, self._array("factor", values.dtype))
+        return cast(scaled, float_dtype(self.dtype))
+
+    @property
+    def label(self) -> str:
+        return self.inner.label
+
+    def trimmed(self, used: Array) -> tuple[Array, RescaledEncoding]:
+        kept, inner = self.inner.trimmed(used)
+        return kept, replace(self, inner=inner)
+
+    def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
+        own = {name: values for name, values in arrays.items() if name == "factor"}
+        inner = self.inner.with_arrays({name: values for name, values in arrays.items() if name not in own})
+        return replace(super().with_arrays(own), inner=inner)
 
     def nearest(self, values: Array) -> Array:
         compute = float_dtype(self.inner.dtype)
@@ -293,28 +295,33 @@ class MaskEncoding(Encoding):
     """The zeros of the weight are meant: a pruning mask. The other values are free."""
 
     kind: ClassVar[str] = "mask"
+    values_are_free: ClassVar[bool] = True
 
     @property
     def level_count(self) -> int:
         return 2
 
-    def decode(self, codes: Array, shape: tuple[int, ...]) -> Array:
-        return codes.reshape(shape)
+    def term(self, codes: Term, shape: tuple[int, ...]) -> Term:
+        return reshape(codes, shape)
+
+    def trainable(self, codes: Array, shape: tuple[int, ...]) -> Term:
+        """The values that are not zero, one after another, are the parameter ``values``."""
+        flat = np.asarray(codes).reshape(-1)
+        places = np.flatnonzero(flat)
+        return self.term(scatter(literal(flat), literal(places), parameter("values", flat[places])), shape)
+
+    def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
+        """Itself: what may be trained is in the values, not in the encoding."""
+        return self
 
     def nearest(self, values: Array) -> Array:
         return np.asarray(values)
 
 
-ENCODINGS: dict[str, type[Encoding]] = {
-    encoding.kind: encoding
-    for encoding in (GridEncoding, CodebookEncoding, VectorEncoding, RescaledEncoding, MaskEncoding)
-}
-
-
 def encoding_from_dict(content: dict[str, Any]) -> Encoding:
     """The inverse of ``Encoding.to_dict``; KeyError for an unknown kind, ValueError for broken content."""
     entries = dict(content)
-    kind = ENCODINGS[entries.pop("kind")]
+    kind = encoding_kind(entries.pop("kind"))
     return kind(**{name: _from_plain(value) for name, value in entries.items()})
 
 
@@ -322,14 +329,6 @@ def _from_plain(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return encoding_from_dict(value) if "kind" in value else _array_from_dict(value)
-
-
-def _array_to_dict(array: Array) -> dict[str, Any]:
-    little = np.ascontiguousarray(array)
-    if little.dtype.byteorder == ">":
-        little = little.astype(little.dtype.newbyteorder("<"))
-    content = base64.b64encode(little.tobytes()).decode()
-    return {"dtype": str(little.dtype), "shape": list(little.shape), "data": content}
 
 
 def _array_from_dict(content: dict[str, Any]) -> Array:

@@ -44,6 +44,13 @@ class Literal(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Parameter(Literal):
+    """Stored data that training may change, known by its name in the term."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
 class Given(Term):
     """A tensor that is known at run time only; its shape here stands for any."""
 
@@ -63,6 +70,11 @@ def literal(values: Array | float | int, dtype: DTypeLike | None = None) -> Lite
     """Data that is at hand."""
     array = np.asarray(values, dtype)
     return Literal(array.shape, array.dtype, lambda: array)
+
+
+def parameter(name: str, values: Array) -> Parameter:
+    """Data that is at hand and may be changed."""
+    return Parameter(values.shape, values.dtype, lambda: values, name)
 
 
 def cast(term: Term, dtype: DTypeLike) -> Term:
@@ -141,7 +153,7 @@ def counting(rows: int) -> Term:
 
 
 def _take(data: Array, index: Array) -> Array:
-    return np.take(data, index, axis=0)
+    return data[index] if data.ndim == 1 else np.take(data, index, axis=0)  # each is the faster one there
 
 
 def _divided(left: Array, right: Array) -> Array:
@@ -177,6 +189,8 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Range": lambda limit: np.arange(limit, dtype=np.int32),
 }
 
+IN_PLACE: dict[str, Callable[..., Array]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+MAKE_NEW = frozenset({*IN_PLACE, "Cast", "Gather"})  # operators whose result is never a view of what they are given
 
 SUM_BLOCK = 256
 
@@ -207,11 +221,14 @@ def _upper_triangle() -> Term:
     return binary("Div", binary("Add", distance, literal(SUM_BLOCK, np.int32)), literal(SUM_BLOCK, np.int32))
 
 
-def evaluate(term: Term) -> Array:
-    """Compute the term; parts that are used twice are computed once, others are dropped as soon as used."""
+def evaluate(term: Term, arrays: Mapping[str, Array] | None = None) -> Array:
+    """Compute the term; parts that are used twice are computed once, others are dropped as soon as used.
+
+    arrays: parameters that have other values than their own, by name.
+    """
     uses: dict[int, int] = {}
     _count_uses(term, uses)
-    return _evaluate(term, uses, {})
+    return _evaluate(term, uses, {}, arrays or {})
 
 
 def _count_uses(term: Term, uses: dict[int, int]) -> None:
@@ -221,18 +238,42 @@ def _count_uses(term: Term, uses: dict[int, int]) -> None:
             _count_uses(each, uses)
 
 
-def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array]) -> Array:
+def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array], arrays: Mapping[str, Array]) -> Array:
     if id(term) in held:
         return held[id(term)]
-    if isinstance(term, Literal):
-        result = term.make()
-    elif isinstance(term, Given):
-        result = np.asarray(term.tensor)
+    if isinstance(term, Apply):
+        inputs = [_evaluate(each, uses, held, arrays) for each in term.inputs]
+        result = computed(term, inputs, in_place=_may_overwrite(term, inputs, uses))
     else:
-        assert isinstance(term, Apply)
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
-            inputs = [_evaluate(each, uses, held) for each in term.inputs]
-            result = np.asarray(OPERATORS[term.op](*inputs, **term.attrs))
+        result = value_of(term, arrays)
     if uses[id(term)] > 1:
         held[id(term)] = result
     return result
+
+
+def value_of(leaf: Term, arrays: Mapping[str, Array]) -> Array:
+    """The array of a term without inputs."""
+    if isinstance(leaf, Parameter) and leaf.name in arrays:
+        return arrays[leaf.name]
+    if isinstance(leaf, Literal):
+        return leaf.make()
+    assert isinstance(leaf, Given)
+    return np.asarray(leaf.tensor)
+
+
+def computed(term: Apply, inputs: Sequence[Array], *, in_place: bool = False) -> Array:
+    """What the operator makes of its inputs; ``in_place``: in the memory of the first."""
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
+        if in_place:
+            return IN_PLACE[term.op](*inputs, out=inputs[0])
+        return np.asarray(OPERATORS[term.op](*inputs, **term.attrs))
+
+
+def _may_overwrite(term: Apply, inputs: Sequence[Array], uses: Mapping[int, int]) -> bool:
+    """Whether the first input is an array of its own that nothing else needs and that holds the result as it is."""
+    if term.op not in IN_PLACE:
+        return False
+    left, right = inputs
+    maker = term.inputs[0]
+    is_new = isinstance(maker, Apply) and maker.op in MAKE_NEW and uses[id(maker)] == 1
+    return is_new and left.dtype == right.dtype and left.shape == term.shape

@@ -12,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxcomp.numerics.encodings.coded_view import Symbols, cut, distinct_symbols, encoded_symbols
+from onnxcomp.numerics.encodings.code_path import cut
+from onnxcomp.numerics.encodings.coded_view import Symbols, distinct_symbols, encoded_symbols
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.numerics.encodings.expression import Apply, Array, Term, binary, cast, gather, literal, reshape
 from onnxcomp.numerics.encodings.packing import Layout, pack

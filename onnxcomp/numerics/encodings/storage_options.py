@@ -16,18 +16,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from onnxcomp.numerics.encodings.coded_view import MAX_DISTINCT, Symbols, cut, distinct_symbols, encoded_symbols
-from onnxcomp.numerics.encodings.encoding import (
-    CodebookEncoding,
-    Encoding,
-    GridEncoding,
-    MaskEncoding,
-    RescaledEncoding,
-    ScaledEncoding,
-    VectorEncoding,
-    same_bits,
-)  # fmt: skip
-from onnxcomp.numerics.encodings.expression import Array, Literal, Term, binary, cast, filled, literal
+from onnxcomp.numerics.encodings.code_path import Step, code_path, cut
+from onnxcomp.numerics.encodings.coded_view import MAX_DISTINCT, Symbols, distinct_symbols, encoded_symbols
+from onnxcomp.numerics.encodings.distinct_values import same_bits
+from onnxcomp.numerics.encodings.encoding import Encoding, RescaledEncoding
+from onnxcomp.numerics.encodings.expression import Array, Literal, Term, binary, cast, evaluate, filled, literal
 from onnxcomp.numerics.encodings.packing import Layout, bits_per_code, pack
 from onnxcomp.numerics.encodings.repeated_slices import repeated_slices
 from onnxcomp.numerics.encodings.sparse_decoder import best_width, excepted, fitting_layouts, masked, sparse_values
@@ -94,27 +87,37 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
     zeros: the share of values that are exactly zero, for what pruning gains.
     """
     kind, count = np.dtype(dtype), math.prod(shape)
+    if encoding is not None and not encoding.fits(shape):
+        encoding = None
     plain_bits = kind.itemsize * 8
     if isinstance(encoding, RescaledEncoding):
         inner = estimate_bytes(shape, dtype, encoding.inner, zeros=zeros)
+        # Whole, although factors that float16 holds are stored in half of that.
         return min(inner + encoding.factor.nbytes + SCALE_BYTES, count * kind.itemsize)
-    if encoding is None or isinstance(encoding, MaskEncoding):
+    if encoding is None or encoding.values_are_free:
         bits = min([plain_bits, 1 + (1 - zeros) * plain_bits, best_width(1 - zeros, plain_bits)[1]])
         return math.ceil(count * bits / 8)
-    codes, book = count, 0
-    if isinstance(encoding, VectorEncoding):
-        codes, book = count // encoding.codebook.shape[1], encoding.codebook.nbytes
-    elif isinstance(encoding, CodebookEncoding):
-        book = encoding.codebook.nbytes
+    path = code_path(encoding, shape)
+    codes = math.prod(path.codes_shape)
     size = _packed_bytes(encoding.level_count, codes)
-    if zeros and not isinstance(encoding, VectorEncoding):
+    if zeros and path.is_scalar:
         size = min(size, _sparse_bytes(encoding.level_count, codes, zeros))
-    size += book + DECODER_BYTES
-    if isinstance(encoding, ScaledEncoding) and encoding.scale is not None and encoding.scale.size > 1:
-        size += encoding.scale.nbytes // (2 if _survives(encoding.scale, np.dtype(np.float16)) else 1) + SCALE_BYTES
-    if isinstance(encoding, GridEncoding) and encoding.zero_point.size > 1 and np.ptp(encoding.zero_point):
-        size += encoding.zero_point.size + SCALE_BYTES
+    size += DECODER_BYTES + sum(map(_operand_bytes, path.steps))
     return min(size, count * kind.itemsize)
+
+
+def _operand_bytes(step: Step) -> int:
+    """About what the array takes that codes meet at this step: one number is part of the decoder."""
+    if step.operand is None:
+        return 0
+    values = evaluate(step.operand)
+    if step.is_lookup:
+        return values.nbytes
+    if values.size == 1:
+        return 0
+    if step.has_integers:
+        return values.size + SCALE_BYTES if np.ptp(values) else 0
+    return values.nbytes // (2 if _survives(values, np.dtype(np.float16)) else 1) + SCALE_BYTES
 
 
 def _packed_bytes(levels: int, count: int) -> int:

@@ -85,7 +85,12 @@ def stored_bits(levels: int) -> int:
 
 
 def shared_block(encoding: GridEncoding, shape: tuple[int, ...], summed: int) -> int | None:
-    """How many neighbours along the axis ``summed`` of a matrix have one grid; None where grids run the other way."""
+    """How many neighbours along the axis ``summed`` of a matrix have one grid.
+
+    None where grids run the other way, or have zero points that are no integers.
+    """
+    if not encoding.is_whole:
+        return None
     if encoding.axis is None or (encoding.axis != summed and encoding.block_size is None):
         return shape[summed]
     return encoding.block_size if encoding.axis == summed else None
@@ -107,11 +112,11 @@ def rows_of_grid(
     """A matrix whose codes are known as rows, to the bit; ``summed`` is the axis along which blocks run.
 
     block_size: must divide the neighbours that share a grid (``shared_block``), or all of the row must share
-    one; None for just these. ValueError where grids run along the other axis.
+    one; None for just these. ValueError where ``shared_block`` finds none.
     """
     shared = shared_block(encoding, codes.shape, summed)
     if shared is None:
-        raise ValueError("the grids do not run along the summed axis")
+        raise ValueError("the grids do not run along the summed axis, or have no integers for zero points")
     block = block_size or max(1, shared)
     count = -(-codes.shape[summed] // block)
     one = np.ones((), np.float32) if encoding.scale is None else encoding.scale.astype(np.float32)

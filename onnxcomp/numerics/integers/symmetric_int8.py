@@ -44,8 +44,10 @@ def fit_codes(values: Array, shared: tuple[int, ...], *, limit: int = FULL_LIMIT
 
 
 def is_sliced(encoding: Encoding, shape: tuple[int, ...], shared: tuple[int, ...]) -> bool:
-    """Whether the encoding is a grid that has one scale and zero point for all along the ``shared`` axes."""
-    if not isinstance(encoding, GridEncoding) or (encoding.axis is not None and encoding.block_size is not None):
+    """Whether the encoding is a grid of integers with one scale and zero point for all along the ``shared`` axes."""
+    if not isinstance(encoding, GridEncoding) or not encoding.is_whole:
+        return False
+    if encoding.axis is not None and encoding.block_size is not None:
         return False
     parameters = [encoding.zero_point, *([] if encoding.scale is None else [encoding.scale])]
     return all(each.ndim == 0 or all(each.shape[axis] == 1 for axis in shared) for each in parameters)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.arrays.nearest import nearest_codes
 from onnxcomp.numerics.encodings.encoding import compute_dtype
 from onnxcomp.numerics.metrics.weight_error import channel_error
 from onnxcomp.numerics.quantizers.kmeans_1d import best_levels, best_levels_with_zero
-from onnxcomp.numerics.quantizers.nearest import nearest_codes
 from onnxcomp.numerics.quantizers.prefix_sums import SortedLine
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors
 

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding, compute_dtype, float_dtype, split_shape
+from onnxcomp.numerics.encodings.code_path import CodePath, code_path
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding, compute_dtype, float_dtype
+from onnxcomp.numerics.encodings.expression import evaluate
 
 Array = NDArray[Any]
 LevelEncoding = GridEncoding | CodebookEncoding
+FORMS = (["Gather"], ["Gather", "Mul"], ["Sub", "Mul"])  # operators between codes and values, Casts aside
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,25 @@ class Places:
 
 
 def lattice_of(encoding: LevelEncoding, shape: tuple[int, ...]) -> Lattice:
-    """The encoding's lattice, its units in the weight's shape."""
-    level = np.arange(encoding.levels) if isinstance(encoding, GridEncoding) else encoding.codebook
-    split = split_shape(shape, encoding.axis, encoding.block_size)
-    zero_point = encoding.zero_point if isinstance(encoding, GridEncoding) else np.zeros((), np.uint8)
-    scale = np.ones((), np.float32) if encoding.scale is None else encoding.scale
-    scale, zero_point = np.broadcast_arrays(scale, zero_point)
-    unit = np.broadcast_to(np.arange(scale.size, dtype=np.int32).reshape(scale.shape), split).reshape(shape)
-    offset = zero_point.reshape(-1).astype(np.float64)
-    return Lattice(level.astype(np.float64), scale.reshape(-1).astype(np.float64), offset, unit)
+    """The lattice that the encoding's term makes, its units in the weight's shape.
+
+    ValueError where the term is not (level[code] - offset) * scale.
+    """
+    path = code_path(encoding, shape)
+    parts = _parts(path)
+    level = parts.get("Gather", np.arange(encoding.level_count))
+    scale, offset = np.broadcast_arrays(parts.get("Mul", np.ones(())), parts.get("Sub", np.zeros(())))
+    unit = np.broadcast_to(np.arange(scale.size, dtype=np.int32).reshape(scale.shape), path.codes_shape).reshape(shape)
+    scale, offset = (each.reshape(-1).astype(np.float64) for each in (scale, offset))
+    return Lattice(level.astype(np.float64), scale, offset, unit)
+
+
+def _parts(path: CodePath) -> dict[str, Array]:
+    """The levels, the offset and the scale by the operators that bring them in."""
+    arrays = [(step.op, step.operand) for step in path.steps if step.op not in ("Cast", "Reshape")]
+    if [op for op, _ in arrays] not in FORMS or not path.is_scalar:
+        raise ValueError(f"{' '.join(op for op, _ in arrays)}: these operators make no lattice")
+    return {op: evaluate(operand) for op, operand in arrays if operand is not None}
 
 
 def with_lattice(encoding: LevelEncoding, lattice: Lattice) -> LevelEncoding:
@@ -120,5 +133,5 @@ def with_lattice(encoding: LevelEncoding, lattice: Lattice) -> LevelEncoding:
         form = encoding.scale.shape if scales.size == encoding.scale.size else encoding.zero_point.shape  # type: ignore[union-attr]
         encoding = replace(encoding, scale=scales.reshape(form))
     if isinstance(encoding, CodebookEncoding):
-        encoding = replace(encoding, codebook=lattice.level.astype(encoding.codebook.dtype))
+        encoding = encoding.with_arrays({"codebook": lattice.level})
     return encoding

@@ -9,39 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.report.profile_segments import Segments, with_names
 from onnxcomp.model import Model
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.model_search.tuning import Ablation
 
 Rebuild = Callable[[Sequence[str]], Model | None]
 """The model with the rewrite at these nodes only; None where nothing is left of it."""
 Tell = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """What the choice of nodes goes by. Gains are time after over time before, of a node or the whole.
-
-    little_gains: from which on all such nodes are left out at once. least_gain: a node that gains more than this is
-    never proposed. bordering: nodes at a border proposed in one round; behind: nodes one away from a border, with what
-    stands between; worst: and nodes anywhere that are slower than before. better: a proposal must bring the latency to
-    this ratio; better_growing: and one that makes the file ``growing`` times as large to this. most_s: seconds spent on
-    proposals, beside the one under way.
-    """
-
-    rounds: int = 5
-    little_gains: tuple[float, ...] = (1.0, 0.8, 0.6)
-    least_gain: float = 0.6
-    bordering: int = 4
-    behind: int = 2
-    worst: int = 2
-    better: float = 0.985
-    growing: float = 1.1
-    better_growing: float = 0.95
-    most_s: float = 60.0
 
 
 def faster_nodes(

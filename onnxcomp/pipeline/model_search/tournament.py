@@ -3,14 +3,13 @@
 1. Each trial is built on the same model. What changes nothing or does not run is out.
 2. Heat: all of them take turns with the model as it was. What is no faster is out.
 3. From the fastest on, each is verified. Where one breaks the budget and is faster than all that keep it, the
-   step's spare trials are built; and where it would still win, it is taken back in part.
-4. In the best ones, nodes that gain nothing are left out (``node_choice``).
+   step's fallbacks are built; and where it would still win, it is taken back in part.
+4. In the best ones, nodes that gain nothing are left out (``node_ablation``).
 5. Final: the best of these take turns for longer. Of those as fast as the fastest, the nearest to the original wins.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import time
@@ -18,63 +17,30 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from onnxcomp.contract import Choice, Context, Outcome, Pass, Quantity, own_choice
+from onnxcomp.contract import Context, Pass, Quantity
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
-from onnxcomp.pipeline.history.records import application, title
-from onnxcomp.pipeline.history.rollback import verified_part
-from onnxcomp.pipeline.model_search.node_ablation import Ablation, faster_nodes
+from onnxcomp.pipeline.history.records import title
+from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
+from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
 from onnxcomp.pipeline.model_search.timing import FINAL_S, Course
+from onnxcomp.pipeline.model_search.tuning import Tournament
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
-from onnxcomp.pipeline.safety.safe_changes import apply_safely
-from onnxcomp.receipt import Application, Entry, Tried
+from onnxcomp.receipt import Entry, Tried
+from onnxcomp.recipe import Apply
 from onnxcomp.verify import Verdict, Verifier
 
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What a tournament goes by, in one place, so that it can be swept. Latencies are ratios to the model before.
-
-    hopeful: a trial that is slower than the model by no more may still be faster at some nodes. near: times the latency
-    of the fastest, and a trial is still looked at. finalists: in the last race, at most. as_fast: times the latency of
-    the fastest, and the smaller error or the smaller file decides. harmless: of the budget; below it no error is
-    smaller than another. far_faster: times the latency of the fastest within the budget, and one that breaks it is
-    worth more work. parts: trials taken back in part, at most; each takes tens of evaluations. chosen_nodes: trials
-    whose nodes are chosen one by one, at most. ablation: of that choice.
-    """
-
-    hopeful: float = 1.3
-    near: float = 1.15
-    finalists: int = 4
-    as_fast: float = 1.015
-    harmless: float = 1e-3
-    far_faster: float = 0.9
-    parts: int = 2
-    chosen_nodes: int = 2
-    ablation: Ablation = field(default_factory=Ablation)
-
-
 @dataclass
 class Trial:
-    """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only.
+    """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only."""
 
-    contexts: in which each of the passes was applied. include: the names to which the main pass was limited, None for
-    all. restore: weights put back afterwards. taken: what the samples or the budget do not bear.
-    """
-
-    passes: tuple[Pass, ...]
-    line: Lineage
-    outcomes: list[Outcome] = field(default_factory=list)
-    contexts: list[Context] = field(default_factory=list)
-    include: list[str] | None = None
-    restore: list[str] = field(default_factory=list)
-    taken: list[Entry] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    made: InTurn
     verdict: Verdict | None = None
     ratio: float = math.inf
     lost: str = ""
@@ -82,48 +48,14 @@ class Trial:
     @property
     def model(self) -> Model:
         """What the passes made."""
-        return self.line.current
-
-    @property
-    def main(self) -> int:
-        """The position of the pass that the trial is about: the last that is not exact, else the last."""
-        lossy = [index for index, each in enumerate(self.passes) if "latency" in each.effect.shrinks]
-        inexact = [index for index in lossy if not self.passes[index].effect.is_exact]
-        return (inexact or lossy or [len(self.passes) - 1])[-1]
-
-    @property
-    def names(self) -> list[str]:
-        """What the main pass changed."""
-        done = self.outcomes[self.main].changed if self.main < len(self.outcomes) else []
-        return list(dict.fromkeys(each.name for each in done))
-
-    @property
-    def choice(self) -> Choice | None:
-        """The sites of the main pass, None for all."""
-        return None if self.include is None else own_choice(self.include)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the main pass was applied to all that it could be applied to."""
-        return self.include is None and not self.restore and not self.taken
-
-    def applications(self) -> list[Application]:
-        """How to make it again."""
-        made = [
-            application(each, context, outcome, self.choice if index == self.main else None)
-            for index, (each, context, outcome) in enumerate(
-                zip(self.passes, self.contexts, self.outcomes, strict=True)
-            )
-        ]
-        made[-1].restore = list(self.restore)
-        return made
+        return self.made.model
 
     def account(self) -> Tried:
         """The trial as the receipt has it."""
         measured = math.isfinite(self.ratio)
         verified = self.verdict is not None and math.isfinite(self.verdict.divergence)
         return Tried(
-            name=title(self.passes) + ("" if self.include is None else f" at {len(self.names)} nodes"),
+            name=title(self.made.passes) + ("" if self.made.include is None else f" at {len(self.made.names)} nodes"),
             outcome=self.lost or "kept",
             bytes_after=self.model.size_bytes if measured else None,
             latency_ratio=self.ratio if measured else None,
@@ -140,8 +72,8 @@ class Trials:
 
     line: Lineage
     original: Model
-    candidates: Sequence[tuple[Pass, ...]]
-    spares: Sequence[tuple[Pass, ...]]
+    candidates: Sequence[tuple[Apply, ...]]
+    fallbacks: Sequence[tuple[Apply, ...]]
     context: Context
     verifier: Verifier
     tuner: Verifier | None
@@ -149,7 +81,7 @@ class Trials:
     course: Course
     objective: Objective = field(default_factory=Objective)
     deadline: float = math.inf
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tournament = field(default_factory=Tournament)
     entered: list[Trial] = field(default_factory=list)
 
     @property
@@ -161,7 +93,7 @@ class Trials:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
         if self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
-            more, _ = self._verified(self._heat(self._built(self.spares)))
+            more, _ = self._verified(self._heat(self._built(self.fallbacks)))
             passed = _ranked([*passed, *more])
         for trial in broken[: self.tuning.parts]:
             if time.monotonic() < self.deadline and self._is_worth_saving([trial], passed):
@@ -172,46 +104,26 @@ class Trials:
 
     # --- building ---
 
-    def _built(self, candidates: Sequence[tuple[Pass, ...]]) -> list[Trial]:
+    def _built(self, candidates: Sequence[tuple[Apply, ...]]) -> list[Trial]:
         """Those that change the model and run."""
         running: list[Trial] = []
-        for index, passes in enumerate(candidates):
+        for index, leaves in enumerate(candidates):
+            passes = [each.rewrite for each in leaves]
             self.context.progress(index, len(candidates), f"trying {title(passes)}")
+            main = _main(passes)
             if running and time.monotonic() > self.deadline:
-                self.entered.append(Trial(passes, self.line, lost="not tried: the time budget was used up"))
+                made = InTurn(leaves, self.line, self.line, main)
+                self.entered.append(Trial(made, lost="not tried: the time budget was used up"))
                 continue
-            trial = self._build(passes)
+            trial = Trial(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
             self.entered.append(trial)
-            if not trial.outcomes[-1].changed:
-                trial.lost = _nothing_changed(passes[len(trial.outcomes) - 1], trial)
+            if not trial.made.outcomes[-1].changed:
+                trial.lost = _nothing_changed(trial.made)
             else:
                 trial.lost = self.course.fault(trial.model) or ""
             if not trial.lost:
                 running.append(trial)
         return running
-
-    def _build(
-        self, passes: tuple[Pass, ...], include: Sequence[str] | None = None, like: Trial | None = None
-    ) -> Trial:
-        """The passes in turn, up to one that finds nothing to do, without what the samples do not license.
-
-        include: names that the main one is limited to. like: a trial of the same passes, which says what that is.
-        """
-        trial = Trial(passes, self.line, include=None if include is None else list(include))
-        if like is not None:
-            trial.taken, trial.notes = list(like.taken), list(like.notes)
-        for index, each in enumerate(passes):
-            context = trial.line.context(self.context if like is None else like.contexts[index])
-            choice = trial.choice if index == trial.main else None
-            held = apply_safely(trial.line.current, each, context, self.reach if like is None else None, choice)
-            trial.line = trial.line.after(each, held.model, held.outcome)
-            trial.outcomes.append(held.outcome)
-            trial.contexts.append(held.context)
-            trial.taken += held.entries()
-            trial.notes += held.notes()
-            if not held.outcome.changed:
-                break
-        return trial
 
     # --- measuring ---
 
@@ -235,7 +147,7 @@ class Trials:
             if passed and trial.ratio > self.tuning.near * passed[0].ratio and not self._is_awaited(trial, passed):
                 trial.lost = "slower"
                 continue
-            self.context.progress(0, 1, f"verifying {title(trial.passes)}")
+            self.context.progress(0, 1, f"verifying {title(trial.made.passes)}")
             trial.verdict = self.verifier.check(trial.model)
             trial.lost = "; ".join(trial.verdict.reasons)
             if trial.verdict.passed:
@@ -246,25 +158,10 @@ class Trials:
 
     def _part(self, trial: Trial) -> list[Trial]:
         """The largest part of a trial that the budget bears, if that is still faster."""
-        if len(trial.names) < 2:
+        found = part_of(trial.made, self.verifier, self.tuner, ends_idle=True)
+        if found is None or self.course.fault(found[0].model) is not None:
             return []
-
-        def again(choice: Choice) -> tuple[Model, Outcome]:
-            made = self._build(trial.passes, sorted(choice), trial)
-            return made.model, made.outcomes[made.main]
-
-        several = again if len(trial.passes) > 1 else None
-        outcome, rewrite = trial.outcomes[trial.main], trial.passes[trial.main]
-        rest, verdict = verified_part(
-            self.before, trial.model, outcome, rewrite, trial.contexts[0], self.verifier, self.tuner, several
-        )
-        if not rest.kept or self.course.fault(rest.model) is not None:
-            return []
-        part = self._build(trial.passes, None if rest.by_value else rest.kept, trial)
-        part.restore = rest.taken if rest.by_value else []
-        part.line = dataclasses.replace(part.line, current=rest.model)
-        part.verdict = verdict
-        part.taken += rest.taken_entries()
+        part = Trial(*found)
         self.entered.append(part)
         return self._heat([part])
 
@@ -277,31 +174,33 @@ class Trials:
         nodes = {node_key(main, each) for each in main.graph.nodes}
         near = [each for each in running if each.ratio <= self.tuning.near * running[0].ratio]
         chosen = near or _ranked(each for each in self.entered if each.ratio <= self.tuning.hopeful)
-        able = [each for each in chosen if nodes.issuperset(each.names) and len(each.names) > 1 and not each.restore]
+        able = [each for each in chosen if nodes.issuperset(each.made.names) and _has_parts(each.made)]
         found = []
         for trial in able[: self.tuning.chosen_nodes if near else 1]:
             if time.monotonic() > self.deadline:
                 break
             rebuild = functools.partial(self._at_nodes, trial)
             tell = self.context.progress
-            kept = faster_nodes(self.before, trial.model, trial.names, rebuild, self.course, tell, self.tuning.ablation)
-            if len(kept) < len(trial.names):
+            names, tuning = trial.made.names, self.tuning.ablation
+            kept = faster_nodes(self.before, trial.model, names, rebuild, self.course, tell, tuning)
+            if len(kept) < len(names):
                 found += self._entered_at(trial, kept)
         return found
 
     def _at_nodes(self, trial: Trial, names: Sequence[str]) -> Model | None:
-        made = self._build(trial.passes, names, trial)
+        made = trial.made.again(names, ends_idle=True)
         return made.model if made.outcomes[-1].changed else None
 
     def _entered_at(self, trial: Trial, kept: Sequence[str]) -> list[Trial]:
         """The trial at these nodes only, where it is within the budget and faster than what there was."""
-        made = self._build(trial.passes, kept, trial)
-        made.taken += [Entry(name, "no faster on the target") for name in trial.names if name not in set(kept)]
-        made.verdict = self.verifier.check(made.model)
-        made.ratio = self.course.race(self.before, {"made": made.model})["made"]
-        made.lost = "; ".join(made.verdict.reasons) or ("" if made.ratio <= MIN_SPEEDUP else "no faster")
-        self.entered.append(made)
-        return [] if made.lost else [made]
+        made = trial.made.again(kept, ends_idle=True)
+        made.taken += [Entry(name, "no faster on the target") for name in trial.made.names if name not in set(kept)]
+        verdict = self.verifier.check(made.model)
+        ratio = self.course.race(self.before, {"made": made.model})["made"]
+        lost = "; ".join(verdict.reasons) or ("" if ratio <= MIN_SPEEDUP else "no faster")
+        at_nodes = Trial(made, verdict, ratio, lost)
+        self.entered.append(at_nodes)
+        return [] if lost else [at_nodes]
 
     # --- choosing ---
 
@@ -394,8 +293,21 @@ def _ranked(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda each: each.ratio)
 
 
-def _nothing_changed(rewrite: Pass, trial: Trial) -> str:
+def _nothing_changed(made: InTurn) -> str:
     """That a pass found nothing to do, with the reason that it gave most often."""
-    reasons = [each.reason for each in trial.outcomes[-1].skipped] or [each.what for each in trial.taken]
+    reasons = [each.reason for each in made.outcomes[-1].skipped] or [each.what for each in made.taken]
     found = Counter(reasons).most_common(1)
-    return f"nothing to do for {rewrite.pass_name()}" + (f": {found[0][0]}" if found else "")
+    idle = made.passes[len(made.outcomes) - 1].pass_name()
+    return f"nothing to do for {idle}" + (f": {found[0][0]}" if found else "")
+
+
+def _main(passes: Sequence[Pass]) -> tuple[int]:
+    """The position of the pass that a trial is about: the last that is not exact, else the last."""
+    fast = [index for index, each in enumerate(passes) if "latency" in each.effect.shrinks]
+    inexact = [index for index in fast if not passes[index].effect.is_exact]
+    return ((inexact or fast or [len(passes) - 1])[-1],)
+
+
+def _has_parts(made: InTurn) -> bool:
+    """Whether it can be done at some of its nodes only."""
+    return len(made.names) > 1 and not made.restore

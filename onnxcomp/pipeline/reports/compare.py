@@ -17,7 +17,7 @@ from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.seeds import seeded
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data, silent
-from onnxcomp.pipeline.executor import Progress
+from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.unseen import with_unseen
 from onnxcomp.target import Target

@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxcomp.contract import Context, parameters
+from onnxcomp.contract import Context
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.report.inspection import GAIN_BITS, coded_bytes
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
-from onnxcomp.recipe import AUTO, Recipe, Step
+from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step as it would run. chosen: the parameters that are not the default. decision: "run", or why not."""
+    """One step as it would run. chosen: the parameters that are not the default. decision: "run", or why not.
+
+    role: what it is in the step around it ("try", "otherwise", "choose", "then", ...), "" for one of the recipe's own.
+    inner: the steps inside it.
+    """
 
     rewrite: str
     summary: str
@@ -28,6 +32,8 @@ class PlannedStep:
     chosen: tuple[str, ...]
     exact: bool
     decision: str
+    role: str = ""
+    inner: tuple[PlannedStep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,19 +100,19 @@ def plan(
     )
 
 
-def _planned(step: Step, *, random: bool) -> PlannedStep:
-    rewrite = step.rewrite
-    fields = parameters(type(rewrite))
-    given = {each.name: getattr(rewrite, each.name) for each in fields}
-    strength = rewrite.strength()
-    if step.auto and strength is not None:
-        given[strength.name] = AUTO
-    chosen = tuple(each.name for each in fields if given[each.name] != each.default)
-    left_out = random and not Recipe("", (step,)).without_calibration().steps
-    decision = "left out: no calibration data" if left_out else "run"
-    if step.trials:
-        return PlannedStep(step.name, "Keep the fastest of these that the budget bears.", {}, (), False, decision)
-    return PlannedStep(step.name, rewrite.summary(), given, chosen, step.exact, decision)
+def _planned(step: Step, *, random: bool, role: str = "", is_out: bool = False) -> PlannedStep:
+    """is_out: what it is part of is left out."""
+    left_out = is_out or (random and step.without_data() is None)
+    return PlannedStep(
+        rewrite=step.name,
+        summary=step.summary,
+        parameters=dict(step.fields()),
+        chosen=step.stated(),
+        exact=step.is_exact,
+        decision="left out: no calibration data" if left_out else "run",
+        role=role,
+        inner=tuple(_planned(each, random=random, role=role, is_out=left_out) for role, each in step.parts()),
+    )
 
 
 def _weight(weight: Weight, context: Context) -> PlannedWeight:

@@ -7,7 +7,6 @@ from typing import Any
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.contract import Needs
 from onnxcomp.errors import CalibrationError
 from onnxcomp.pipeline.safety.reach import FEW_SAMPLES, WANTED_SAMPLES
 from onnxcomp.recipe import Recipe
@@ -45,9 +44,8 @@ class Grounds:
         """A verifier that looks for breakage only. Raises CalibrationError where a step cannot do without data."""
         if verifier.data.is_random:
             return verifier
-        for step in recipe.steps:
-            if not step.trials and any(each.needed() is Needs.CALIBRATION for each in step.rewrites):
-                raise CalibrationError(f"{step.name}: needs calibration data that show something. {self.notes[0]}.")
+        for step in recipe.needy():
+            raise CalibrationError(f"{step.name}: needs calibration data that show something. {self.notes[0]}.")
         # What does not vary from sample to sample has no spread to hold errors against, but a size.
         limits = {"metric": "sqnr", "max_drop": Drop(BREAKAGE_DIVERGENCE)}
         return Verifier(verifier.original, verifier.data, **options | limits)

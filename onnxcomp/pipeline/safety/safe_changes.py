@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Change, Choice, Context, Outcome, Pass
+from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
-from onnxcomp.pipeline.weight_search.data_free import NoiseBound
 from onnxcomp.receipt import Entry
 from onnxcomp.tensors import FLOAT_TYPES
 
@@ -59,20 +60,31 @@ def apply_safely(
     model: Model, rewrite: Pass, context: Context, reach: Reach | None, choice: Choice | None = None
 ) -> Held:
     """Apply a pass, at a choice of sites or at all; where that harms weights that no sample reaches, apply it to the
-    others only. reach: None for a run without data, whose user knows."""
+    others only. reach: None for a run without data, whose user knows. What it gets wrong by its own account is left as
+    it was."""
     after, outcome = apply_choice(model, rewrite, choice, context)
+    wrong = rewrite.faults(model, after)
+    if wrong:
+        choice, context = _without(wrong, choice, context)
+        after, outcome = apply_choice(model, rewrite, choice, context)
+        outcome.skipped += [Skip(name, "it came out with other values") for name in wrong]
     if reach is None or rewrite.effect.is_exact or not outcome.changed:
         return Held(after, outcome, context)
     left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
     if not left:
         return Held(after, outcome, context)
-    context = dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, (*left, *unreached))))
-    if choice is not None:
-        choice = {name: fields for name, fields in choice.items() if name not in (*left, *unreached)}
+    choice, context = _without((*left, *unreached), choice, context)
     after, outcome = apply_choice(model, rewrite, choice, context)
     if set(left).intersection(each.name for each in outcome.changed):  # nothing of it can be left out
         after, outcome = model, Outcome(skipped=outcome.skipped)
     return Held(after, outcome, context, left, unreached)
+
+
+def _without(names: Sequence[str], choice: Choice | None, context: Context) -> tuple[Choice | None, Context]:
+    """The choice and the context without these names."""
+    left = frozenset(names)
+    fewer = None if choice is None else {name: fields for name, fields in choice.items() if name not in left}
+    return fewer, dataclasses.replace(context, exclude=(*context.exclude, *map(glob.escape, names)))
 
 
 def _unsafe(

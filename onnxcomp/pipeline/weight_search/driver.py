@@ -43,7 +43,7 @@ from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Application, Entry
-from onnxcomp.recipe import Step
+from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
 
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
@@ -62,7 +62,7 @@ class Choosing:
     notes: what a reader should know, once the choice is made.
     """
 
-    step: Step
+    step: Choose
     model: Model
     original: Model
     context: Context

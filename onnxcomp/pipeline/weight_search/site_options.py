@@ -22,7 +22,7 @@ def add_sites(table: Table, model: Model, passes: Sequence[SitePass], context: C
     first: a number from which on choices and families are free. Raises RecipeError where sites do not say what their
     options take and how far these are from the original.
     """
-    context = dataclasses.replace(context, deadline=math.inf)  # a rewrite that is cut short would be another choice
+    whole = dataclasses.replace(context, deadline=math.inf)  # a rewrite that is cut short would be another choice
     size_bytes = {name: float(found[0].size_bytes) for name, found in table.options.items()}
     choices: dict[object, int] = {}
     for index, rewrite in enumerate(passes):
@@ -34,7 +34,7 @@ def add_sites(table: Table, model: Model, passes: Sequence[SitePass], context: C
             table.macs[site.name] = site.costs.get(Quantity.MACS, 0.0)
             for each in site.options:
                 choice = choices.setdefault((index, _key(each.fields)), first + len(choices))
-                table.rewrites[choice] = Rewrite(rewrite, each.fields, context)
+                table.rewrites[choice] = Rewrite(rewrite, each.fields, whole)
                 size, macs = int(each.costs[Quantity.BYTES]), each.costs.get(Quantity.MACS)
                 option = Option(choice, size, each.error or 0.0, first + index, macs)
                 table.options.setdefault(site.name, []).append(option)

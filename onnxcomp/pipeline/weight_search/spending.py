@@ -20,14 +20,14 @@ from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
-from onnxcomp.recipe import Step
+from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
 
 
 class Work(Protocol):
     """What is asked of the step whose budget is spent."""
 
-    step: Step
+    step: Choose
     model: Model
     verifier: Verifier
     reach: Reach

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnxcomp.numerics.encodings.distinct_values import same_bits
 from onnxcomp.numerics.encodings.encoding import (
     CodebookEncoding,
     Encoding,
@@ -17,7 +18,6 @@ from onnxcomp.numerics.encodings.encoding import (
     RescaledEncoding,
     VectorEncoding,
     encoding_from_dict,
-    same_bits,
 )  # fmt: skip
 from onnxcomp.numerics.encodings.expression import Apply, Array, Literal, Term, evaluate
 from onnxcomp.numerics.encodings.sparse_decoder import entries_of

@@ -15,6 +15,7 @@ from onnxcomp.numerics.integers.blockwise import (
     shared_block,
     stored_bits,
 )
+from onnxcomp.numerics.integers.symmetric_int8 import is_sliced
 from onnxcomp.numerics.quantizers.affine import fit_grid
 
 Array = NDArray[Any]
@@ -112,3 +113,11 @@ def test_fitted_rows_are_the_nearest_codes(symmetric: bool) -> None:
 )
 def test_blocks_are_those_of_the_fewest_bytes(shared: int, row: int, bits: int, expected: int | None) -> None:
     assert cheapest_block(shared, row, bits, (16, 32, 64, 128, 256)) == expected
+
+
+def test_grids_whose_zero_points_are_no_integers_are_no_rows() -> None:
+    encoding = GridEncoding(dtype="float32", levels=16, scale=np.ones((), np.float32), zero_point=np.float32(7.5))
+    assert shared_block(encoding, (4, 8), 1) is None
+    with pytest.raises(ValueError, match="no integers"):
+        rows_of_grid(encoding, np.zeros((4, 8), np.uint8), summed=1)
+    assert not is_sliced(encoding, (4, 8), (1,))

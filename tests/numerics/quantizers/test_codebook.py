@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook
+from tests.sampling import one_in
 
 Array = NDArray[Any]
 N = 10_000
@@ -79,8 +80,7 @@ def naive_inertia(values: Array, k: int, keep_zero: bool) -> float:
     return min(error[key] for key in error if key[1] == n and (key[2] or not keep_zero))
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 16, 64, 65, 200])
-@pytest.mark.parametrize("name", DRAWS)
+@one_in(3, name=DRAWS, k=[1, 2, 3, 16, 64, 65, 200])
 def test_inertia_is_within_a_thousandth_of_the_optimum(name: str, k: int) -> None:
     values = draw(name)
     levels = fit_codebook(values, k)
@@ -114,8 +114,7 @@ def test_tiny_inputs_are_optimal(seed: int, k: int, keep_zero: bool) -> None:
     assert inertia(values, levels) == pytest.approx(naive_inertia(values, k, keep_zero), rel=1e-5, abs=1e-9)
 
 
-@pytest.mark.parametrize("k", [2, 4, 16, 70, 128])
-@pytest.mark.parametrize("name", DRAWS)
+@one_in(3, name=DRAWS, k=[2, 4, 16, 70, 128])
 def test_a_level_at_zero_costs_at_most_the_level(name: str, k: int) -> None:
     values = draw(name)
     levels = fit_codebook(values, k, keep_zero=True)

@@ -5,6 +5,7 @@ import pytest
 
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
 from onnxcomp.numerics.quantizers.level_set import Lattice, Places, lattice_of, with_lattice
+from tests.numerics.encodings.encoded import SHAPE, sample
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 8, 3)).astype(np.float32)
 BOOK = np.array([-1.5, -0.25, 0.0, 0.5, 2.0], np.float32)
@@ -36,6 +37,12 @@ def test_agrees_with_the_encoding(name: str) -> None:
     assert Places(lattice).rounded(WEIGHT) == pytest.approx(lattice.values(codes))
     back = with_lattice(encoding, lattice)
     assert back.to_dict() == encoding.to_dict()
+
+
+@pytest.mark.parametrize("name", ["rescaled", "vectors along the last axis", "mask"])
+def test_refuses_an_encoding_that_is_no_lattice(name: str) -> None:
+    with pytest.raises(ValueError, match="make no lattice"):
+        lattice_of(sample(name).encoding, SHAPE)  # type: ignore[arg-type]
 
 
 def test_other_scales_and_levels_come_back_in_the_encoding() -> None:

@@ -21,10 +21,11 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Apply, Race, Recipe
 
-replaying = importlib.import_module("onnxcomp.pipeline.history.replay")
+replaying = importlib.import_module("onnxcomp.pipeline.replay")
 FEATURES = 8
 
 
@@ -129,7 +130,7 @@ def run(
     calib: str, *trials: Pass | tuple[Pass, ...], length: int = 3, **options: object
 ) -> tuple[StepReport, Receipt, Model]:
     given = [each if isinstance(each, tuple) else (each,) for each in trials]
-    recipe = Recipe("r", (Step.of_trials(*given),), goal="latency")
+    recipe = Recipe("r", (Race.of(*given),), goal="latency")
     result = optimize(chain(length), recipe=recipe, calibration=calib, measure=False, **options)  # type: ignore[arg-type]
     return result.receipt.steps[0], result.receipt, result.model
 
@@ -167,14 +168,14 @@ def test_what_breaks_the_budget_is_kept_in_part_where_that_is_faster(
     assert again.model.to_bytes() == model.to_bytes()
 
 
-def test_spares_are_tried_where_the_fastest_breaks_the_budget(calib: str, watch: Callable[..., Stopwatch]) -> None:
+def test_fallbacks_are_tried_where_the_fastest_breaks_the_budget(calib: str, watch: Callable[..., Stopwatch]) -> None:
     watch(by_marks(bad=0.4, good=0.6, spare=0.5))
-    spares = [[TintNodes(mark="spare")]]
-    step = Step.of_trials([TintNodes(error=9, mark="bad")], [TintNodes(mark="good")], spares=spares)
+    fallbacks = [[TintNodes(mark="spare")]]
+    step = Race.of([TintNodes(error=9, mark="bad")], [TintNodes(mark="good")], fallbacks=fallbacks)
     options = {"calibration": calib, "measure": False}
     report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
     assert report.parameters["mark"] == "spare"
-    step = Step.of_trials([TintNodes(mark="good")], spares=spares)
+    step = Race.of([TintNodes(mark="good")], fallbacks=fallbacks)
     report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
     assert report.parameters["mark"] == "good" and len(report.tried) == 1
 
@@ -249,8 +250,8 @@ class Repair(Pass):
     effect = Effect(shrinks=("latency",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        assert context.original is not None
-        before = {each.name: each.values for each in weights(open_graph(context.original))}
+        assert context.reference is not None
+        before = {each.name: each.values for each in weights(open_graph(context.reference.model))}
         outcome = Outcome()
         for weight in weights(graph):
             weight.set(np.asarray(before[weight.name] * np.float32(1.001)))
@@ -279,15 +280,15 @@ def test_a_step_won_by_an_exact_pass_has_lost_nothing(calib: str, watch: Callabl
 
     @dataclass(frozen=True, kw_only=True)
     class Watching(TintNodes):
-        """Note the original."""
+        """Note what the reference is."""
 
         def apply(self, graph: Graph, context: Context) -> Outcome:
-            seen.append(context.original)
+            seen.append(None if context.reference is None else context.reference.model)
             return super().apply(graph, context)
 
     watch(lambda names: 0.5 if any(name == "" for name in names) else 1.0)
-    fast = Step.of_trials([SlowDown()])
-    optimize(chain(2), recipe=Recipe("r", (fast, Step(Watching(mark="x")))), calibration=calib, measure=False)
+    fast = Race.of([SlowDown()])
+    optimize(chain(2), recipe=Recipe.of(fast, Watching(mark="x")), calibration=calib, measure=False)
     assert seen[0] is not None and any(node.op_type == "Identity" for node in seen[0].proto.graph.node)
 
 
@@ -303,7 +304,7 @@ def test_a_trial_that_ruins_what_no_sample_reaches_leaves_that_out(
     model.graph.node.append(helper.make_node("Add", ["t0", "t1"], ["y"], name="sum"))
     x = np.random.default_rng(1).normal(size=(60, FEATURES)).astype(np.float32)
     np.savez(tmp_path / "c.npz", x=x, z=np.zeros_like(x))
-    recipe = Recipe("r", (Step.of_trials([TintNodes()]),), goal="latency")
+    recipe = Recipe("r", (Race.of([TintNodes()]),), goal="latency")
     result = optimize(model, recipe=recipe, calibration=str(tmp_path / "c.npz"), measure=False)
     [report] = result.receipt.steps
     assert [each.name for each in report.changed] == ["n0"] and report.taken_back[0].name == "n1"
@@ -397,7 +398,7 @@ def test_nodes_that_all_gain_are_not_timed_again(
 def test_a_result_slower_than_the_original_is_not_handed_back(calib: str, watch: Callable[..., Stopwatch]) -> None:
     """A step that saves bytes only makes the model slower."""
     watch(lambda names: 1.5 if "" in names else 1.0)
-    recipe = Recipe("r", (Step(SlowDown()),), goal="latency")
+    recipe = Recipe("r", (Apply(SlowDown()),), goal="latency")
     result = optimize(chain(3), recipe=recipe, calibration=calib, measure=False)
     assert result.model.proto == chain(3) and not result.receipt.applied
     assert [(each.decision, each.changed) for each in result.receipt.steps] == [("taken back", [])]
@@ -448,5 +449,5 @@ def test_proposals_differ_and_leave_something() -> None:
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
-    found = node_choice._proposals(names, segments, shares, node_choice.Ablation(), first=True)
+    found = node_choice._proposals(names, segments, shares, Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]

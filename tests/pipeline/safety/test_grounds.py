@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 from onnxcomp.errors import CalibrationError
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Apply, Choose, Race, Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.verify.limits import BREAKAGE_DIVERGENCE
 
@@ -45,7 +45,7 @@ Calib = Callable[[dict[str, np.ndarray]], str]
 
 @pytest.mark.parametrize(("arrays", "said"), [(SAME, "output y: constant"), (SILENT, "output y: ")])
 def test_data_that_show_nothing_license_eight_bits(calib: Calib, arrays: dict[str, np.ndarray], said: str) -> None:
-    steps = Step(get_pass("cluster-weights")(), auto=True), Step(get_pass("match-outputs")(), when="calibration")
+    steps = Choose((get_pass("cluster-weights")(),)), Apply(get_pass("match-outputs")(), when="calibration")
     recipe = Recipe("r", steps)
     result = optimize(net(), recipe=recipe, calibration=calib(arrays), measure=False)
     [note] = [each for each in result.receipt.notes if each.startswith("not verified: ")]
@@ -71,7 +71,7 @@ def test_nothing_is_calibrated_on_data_that_show_nothing(calib: Calib) -> None:
 
 
 def test_what_was_not_tried_for_want_of_data_is_said(calib: Calib) -> None:
-    recipe = Recipe("r", (Step.of_trials([get_pass("quantize-static")()], [get_pass("quantize-dynamic")()]),))
+    recipe = Recipe("r", (Race.of([get_pass("quantize-static")()], [get_pass("quantize-dynamic")()]),))
     said = "not tried without calibration data (32 samples or more): quantize-static"
     assert said in optimize(net(), recipe=recipe, measure=False).receipt.notes
     arrays = {"x": NOISE, "scale": np.ones_like(NOISE)}

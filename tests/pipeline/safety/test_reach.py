@@ -21,8 +21,8 @@ from onnxcomp.pipeline.safety.reach import (
     largest_move,
     unreached_note,
 )
-from onnxcomp.pipeline.weight_search.allocation import measure_influence
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
+from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
 from onnxcomp.verify import OutputDivergence, Verdict, Verifier
 

@@ -14,7 +14,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import apply_safely
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Choose, Recipe
 from onnxcomp.registry import get_pass
 from tests.applying import calibration_of
 
@@ -95,7 +95,7 @@ def test_few_samples_license_little_more_than_none(bits: int, names: set[str]) -
 
 def test_few_samples_keep_a_search_near_eight_bits(tmp_path: Path) -> None:
     model = stream()
-    choose = Recipe("r", (Step(get_pass("cluster-weights")(), auto=True),))
+    choose = Recipe.of(Choose((get_pass("cluster-weights")(),)))
     errors = {}
     for count in (8, 60):
         np.savez(tmp_path / "c.npz", x=RNG.standard_normal((count, 32)).astype(np.float32),

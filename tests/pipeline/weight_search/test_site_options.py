@@ -27,7 +27,7 @@ from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.receipt import Receipt
-from onnxcomp.recipe import Recipe, Step
+from onnxcomp.recipe import Choose, Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
 
@@ -67,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Course, "milliseconds", milliseconds)
     monkeypatch.setattr(
-        "onnxcomp.pipeline.executor.latency_ratio", lambda before, after, *_: macs_of(after) / macs_of(before)
+        "onnxcomp.pipeline.steps.judged.latency_ratio", lambda before, after, *_: macs_of(after) / macs_of(before)
     )
 
 
@@ -194,7 +194,7 @@ def test_ranks_and_bits_are_chosen_together_and_made_again(calib: str, tmp_path:
 def test_several_passes_that_rewrite_go_on_from_each_other(calib: str, tmp_path: Path) -> None:
     """Energy finds rank 3 of "u", which the ranks of the first pass do not have, and 16 of "w", which takes more."""
     kind = get_pass("factorize-linear")
-    step = Step(kind(), auto=True, alternatives=(kind(energy=0.9999),))
+    step = Choose((kind(), kind(energy=0.9999)))
     result = optimize(net(), recipe=Recipe("r", (step,)), calibration=calib, measure=False)
     first, second = result.receipt.applied
     assert (first.choice, first.beside) == ({"w": {"rank": 8}}, False)

@@ -22,7 +22,7 @@ from onnxcomp.pipeline.weight_search.allocation import culprit
 from onnxcomp.pipeline.weight_search.candidates import Option, tabulate
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.receipt import Application
-from onnxcomp.recipe import Step
+from onnxcomp.recipe import Choose
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verdict, Verifier
 
@@ -91,13 +91,13 @@ def choosing(model: Model, *, tuner: Harm = total, verifier: Harm = total, width
     judges = Judge(model, tuner), Judge(model, verifier, width)
     first: Verifier = judges[0]  # type: ignore[assignment]
     second: Verifier = judges[1]  # type: ignore[assignment]
-    made = Step(GRIDS[0], True, alternatives=tuple(GRIDS[1:]), **step)
+    made = Choose(tuple(GRIDS), **step)
     return Choosing(made, model, model, Context(), second, first, Reach(first), Objective(), math.inf)
 
 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "candidates", property(lambda self: tuple(GRIDS)))
+    monkeypatch.setattr(Choose, "candidates", property(lambda self: tuple(GRIDS)))
 
 
 def bits(choice: Choosing) -> dict[str, int | None]:

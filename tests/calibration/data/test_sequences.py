@@ -1,4 +1,4 @@
-"""onnxcomp.calibration.states.sequences: data whose samples are steps of sequences."""
+"""onnxcomp.calibration.data.sequences: data whose samples are steps of sequences."""
 
 from __future__ import annotations
 

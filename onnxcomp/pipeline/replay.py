@@ -20,10 +20,10 @@ from onnxcomp.graph.weights.roles import compose, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import Result, open_data, silent, tuner_for
 from onnxcomp.pipeline.apply import apply_choice, put_back
-from onnxcomp.pipeline.executor import Progress
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import pass_again
+from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.weight_search.driver import fitting_part
 from onnxcomp.receipt import Application, Receipt
 from onnxcomp.registry import get_pass

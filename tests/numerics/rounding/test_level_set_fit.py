@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from onnxcomp.numerics.quantizers.level_set import Lattice
-from onnxcomp.numerics.quantizers.level_set_fit import Problem, fit_codes, refined, refit_levels, refit_scales
 from onnxcomp.numerics.rounding import coordinate_descent as rounding
+from onnxcomp.numerics.rounding.level_set_fit import Problem, fit_codes, refined, refit_levels, refit_scales
 from tests.numerics.rounding.test_coordinate_descent import drawn, moment_of
 
 FLOAT32 = np.dtype(np.float32)

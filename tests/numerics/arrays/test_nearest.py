@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.arrays.nearest import bounds_between, nearest_codes
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
-from onnxcomp.numerics.quantizers.nearest import bounds_between, nearest_codes
 
 N = 6000
 

@@ -1,0 +1,50 @@
+"""A step whose passes and strengths are chosen weight by weight."""
+
+from __future__ import annotations
+
+import time
+
+from onnxcomp.contract import Outcome
+from onnxcomp.pipeline.run import Run
+from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.steps.dispatch import perform
+from onnxcomp.pipeline.steps.judged import check_speed, judged
+from onnxcomp.pipeline.weight_search.driver import Choosing
+from onnxcomp.recipe import Choose
+
+
+@perform.register
+def perform_choose(step: Choose, run: Run) -> None:
+    """Keep the best assignment that the budget bears."""
+    judged(step, run, _once)
+
+
+def _once(step: Choose, run: Run, started: float) -> None:
+    before, ledger = run.current, run.ledger
+    choosing = Choosing(
+        step=step,
+        model=before,
+        original=run.original,
+        context=run.context_of(step),
+        verifier=run.verifier,
+        tuner=run.tuner,
+        reach=run.reach or Reach(None),
+        objective=run.objective,
+        deadline=run.deadline,
+        course=run.course,
+    )
+    trial = choosing.choose()
+    report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)
+    run.receipt.notes += choosing.notes
+    if trial is None:
+        return
+    if not trial.verdict.passed:
+        ledger.refuse(report, "; ".join(trial.verdict.reasons))
+    elif trial.applications:
+        report.changed = trial.entries
+        ledger.keep(report, ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
+    elif choosing.refuted is not None:
+        report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
+    applied = {each.rewrite for each in trial.applications}
+    check_speed([each for each in step.among if each.pass_name() in applied], run, before, report)
+    report.seconds = time.monotonic() - started

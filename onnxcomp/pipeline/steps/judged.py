@@ -1,0 +1,80 @@
+"""What every step that may lose something is held to: the time budget, its nodes' own outputs, the speed it claims."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from onnxcomp.contract import Pass
+from onnxcomp.model import Model
+from onnxcomp.pipeline.costs import latency_ratio
+from onnxcomp.pipeline.model_search.tournament import MIN_SPEEDUP
+from onnxcomp.pipeline.run import Run
+from onnxcomp.receipt import StepReport
+from onnxcomp.recipe import Step
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE
+from onnxcomp.verify.guard import MAX_NODE_ERROR, Guard
+
+NAMED_NODES = 3  # whose errors a step's account shows
+
+S = TypeVar("S", bound=Step)
+Once = Callable[[S, Run, float], None]
+"""Does a step; its last argument is when the step began."""
+
+
+def judged(step: S, run: Run, once: Once[S]) -> None:
+    """Do a step that may lose something, if there is time; where it makes the outputs of single nodes wrong, once more
+    without these."""
+    run.progress(0, 1, step.name)
+    started = time.monotonic()
+    if started > run.deadline:
+        run.receipt.missed.append(f"time: {step.name} was left out, the time budget was used up")
+        return
+    kept = len(run.ledger.kept)
+    once(step, run, started)
+    over = _off_nodes(run, kept)
+    if not over:
+        return
+    names = ", ".join(f"{name} ({error:.2f})" for name, error in over.items())
+    why = f"the outputs of the nodes of {names} are off by over {_most_node_error(run):.2g} of their variance"
+    run.ledger.take_back(kept, why)
+    run.receipt.notes.append(f"{step.name}: {why}: left as before")
+    once(step.excluding(over), run, started)
+    if _off_nodes(run, kept):
+        run.ledger.take_back(kept, why)
+
+
+def _most_node_error(run: Run) -> float:
+    """What a node's own output may be off by: more where the user allows more."""
+    scale = run.verifier.limit / DEFAULT_MAX_DIVERGENCE if run.verifier.metric == "divergence" else 1.0
+    return MAX_NODE_ERROR * max(1.0, scale)
+
+
+def _off_nodes(run: Run, kept: int) -> dict[str, float]:
+    """The weights whose nodes' own outputs became wrong by a step, which the model's outputs may not show.
+
+    kept: how many steps were kept before it.
+    """
+    if run.reach is None or len(run.ledger.kept) == kept or not run.verifier.evidence.is_enough:
+        return {}
+    errors = Guard(run.ledger.line.reference, run.verifier.data, run.target).errors(run.current)
+    report = run.ledger.kept[-1].report
+    worst = sorted(errors, key=lambda name: -errors[name])[:NAMED_NODES]
+    report.node_errors = {name: errors[name] for name in worst}
+    touched = {each.name for each in report.changed}
+    over = {name: error for name, error in errors.items() if not error <= _most_node_error(run)}
+    return {name: error for name, error in over.items() if name in touched} or over
+
+
+def check_speed(rewrites: Sequence[Pass], run: Run, before: Model, report: StepReport) -> None:
+    """A step asked for speed that gives none on the target is taken back, whatever bytes it saves."""
+    claims = [each.effect.shrinks for each in rewrites if "latency" in each.effect.shrinks]
+    if not claims or not report.decision.startswith("kept"):
+        return
+    if run.recipe.goal != "latency" and all("bytes" in shrinks for shrinks in claims):
+        return
+    report.latency_ratio = latency_ratio(before, run.current, run.data, run.context.target)
+    if report.latency_ratio > MIN_SPEEDUP:
+        reason = f"no faster on {run.receipt.target}: latency ratio {report.latency_ratio:.2f}"
+        run.ledger.take_back(len(run.ledger.kept) - 1, reason)
