@@ -24,7 +24,7 @@ from onnxcomp.graph.weights.bias import Bias, biases
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
 
-NO_NEARER = "moving the means brings the model's outputs no nearer to the original's"
+NO_NEARER = "bias correction does not reduce the divergence"
 NEGLIGIBLE = 1e-6  # of the largest mean of a node's channels: a shift is float rounding below that
 
 Shifts = Mapping[str, Array]  # node key -> (channels,) float64, to be added to its bias

@@ -199,7 +199,7 @@ def _prepare(
         seed=seed,
         target=target,
         calibration=tuning,
-        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).energy,
+        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).quadratic_divergence,
         exclude=exclude,
         progress=progress,
         max_opset=target.supported_opset,

@@ -113,7 +113,7 @@ class Verifier:
 
     @property
     def search_limit(self) -> float:
-        """How much energy (see ``Verdict.energy``) a search may spend: half the limit where vectors are compared.
+        """What ``Verdict.quadratic_divergence`` a search may spend: half the limit where vectors are compared.
 
         An optimizer finds the directions that the shift of cosines hardly weighs: at the full limit a searched
         sentence encoder lost three times what rounded and clustered ones lost at the same divergence.

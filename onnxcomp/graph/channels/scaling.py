@@ -28,7 +28,7 @@ def may_scale(group: ChannelGroup, selects: Callable[..., bool], excludes: Calla
 
 
 def largest_factor(groups: list[ChannelGroup]) -> float:
-    """The largest factor that the weights' types bear."""
+    """The largest scale factor that cannot overflow the weights' types."""
     products = [each for group in groups for each in (*group.producers, *group.consumers)]
     short = any(each.weight.dtype.itemsize < FLOAT_BYTES for each in products)
     return LARGEST_OF_SHORT if short else LARGEST

@@ -79,7 +79,7 @@ class Unit:
 
     @property
     def is_compute(self) -> bool:
-        """Whether it is worth it by itself; other units are so only beside such ones."""
+        """Whether quantizing this unit pays off on its own."""
         return self.node.op in LINEAR or self.table is not None
 
     @property

@@ -169,7 +169,7 @@ def has_references(node: Node) -> bool:
 
 
 def takes_constant(tensor: Any, rank: int) -> bool:
-    """Whether the tensor's readers bear a constant of this rank in its place.
+    """Whether the tensor's readers accept a constant of this rank in its place.
 
     Range is specified for scalars; a vector of one element passes while it is computed, but not as a constant.
     """

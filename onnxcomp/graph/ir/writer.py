@@ -351,7 +351,7 @@ def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
 
 
 def _inner_name(constant: Constant) -> str:
-    """The name that the tensor inside a Constant node bears, if any."""
+    """The name that the tensor inside a Constant node has, if any."""
     return constant.origin.name if isinstance(constant.origin, TensorProto) else ""
 
 

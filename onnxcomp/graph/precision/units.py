@@ -1,4 +1,4 @@
-"""What has to have one float type together: the tensors that an operator, or a border of a subgraph, ties.
+"""Groups of tensors that an operator, or the border of a subgraph, forces to share a float type.
 
     MatMul(x, w) -> y                 one unit: reads x and w, writes y
     Cast <to = FLOAT> (x) -> y        two: one reads x, the other writes y

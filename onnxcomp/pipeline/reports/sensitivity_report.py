@@ -1,4 +1,4 @@
-"""How much a model's outputs depend on each weight, and the bits that each one bears: measured, nothing written."""
+"""How much a model's outputs depend on each weight, and the bits that each one tolerates: measured, nothing written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
-from onnxcomp.pipeline.history.rollback import energy_of
+from onnxcomp.pipeline.history.rollback import divergence_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
@@ -90,7 +90,7 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
     table = _tabulate(model, list(found.values()), context)
     plain = {name: options[0] for name, options in table.options.items()}
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
-    chosen = assign(model, table, energy_of(tuner), tuner.search_limit, context)
+    chosen = assign(model, table, divergence_of(tuner), tuner.search_limit, context)
     measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
     rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))
