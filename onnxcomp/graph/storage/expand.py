@@ -17,11 +17,11 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto, helper
 
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.ir.writer import node_proto, ordered, tensor_proto
 from onnxcomp.graph.storage.decoder_steps import TYPES, step_of
 from onnxcomp.graph.storage.decoders import INTERNED_BYTES, WRITTEN_NAME
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
 from onnxcomp.numerics.encodings.expression import Array
