@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.ir.query import constant_key, constant_value, given, is_onnx, named_outputs, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.graph.provenance import NEW, Origin
@@ -169,8 +169,7 @@ class _Tracer:
         """Whether it is a constant of floats that is kept in no special way."""
         if not isinstance(tensor, Constant) or tensor.dtype is None or np.dtype(tensor.dtype).kind != "f":
             return False
-        key = self._graph.scope_of(tensor).key(tensor.name)
-        return key not in self._graph.encodings and not self._graph.is_output(tensor)
+        return constant_key(self._graph, tensor) not in self._graph.encodings and not self._graph.is_output(tensor)
 
     def _combine(self, node: Node) -> bool:
         """Whether the node adds or multiplies channel by channel."""
@@ -208,7 +207,7 @@ class _Tracer:
 def _has_one_operand(node: Node) -> bool:
     """Whether the node makes one tensor of one, and of constants."""
     constant = all(isinstance(each, Constant) for each in node.inputs[1:] if each.name)
-    return constant and len([each for each in node.outputs if each.name]) == 1
+    return constant and len(named_outputs(node)) == 1
 
 
 def _nodes(family: Family) -> Iterator[Node]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import drop_function, functions_of, used_functions
-from onnxcomp.graph.ir.query import node_key
+from onnxcomp.graph.ir.query import constant_keys, node_key
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.writer import sweep
 from onnxcomp.operators import ONNX_DOMAINS
@@ -40,7 +40,7 @@ def _drop_nodes(graph: Graph, context: Context, outcome: Outcome) -> None:
     What is not selected it leaves, even where its only reader goes.
     """
     nodes = {node: node_key(scope, node) for scope, node in graph.nodes()}
-    constants = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+    constants = constant_keys(graph)
     for node, key in nodes.items():
         node.was_dead = not context.selects(key)
     for constant, key in constants.items():

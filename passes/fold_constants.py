@@ -20,7 +20,7 @@ from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.graph.infer.shape_values import known_integers
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import has_references, is_onnx, is_random, node_key, producer, takes_constant
+from onnxcomp.graph.ir.query import constant_key, has_references, is_onnx, is_random, node_key, producer, takes_constant
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
 from onnxcomp.graph.ir.writer import drop_unread, node_proto, ordered, sweep, tensor_proto
 from onnxcomp.graph.storage.file_size import array_bytes, constant_bytes, freed_by, node_bytes
@@ -149,7 +149,7 @@ class _Folding:
         return _Part(targets, key, sum(each.nbytes for each in self._operands(targets)))
 
     def _has_encoding(self, freed: Node | Constant) -> bool:
-        return isinstance(freed, Constant) and self.graph.scope_of(freed).key(freed.name) in self.graph.encodings
+        return isinstance(freed, Constant) and constant_key(self.graph, freed) in self.graph.encodings
 
     def _frees(self, part: _Part, size_bytes: int) -> bool:
         """Whether the file loses so many bytes by the part, or grows by no more than it may."""

@@ -19,6 +19,7 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import (
+    constant_key,
     constant_value,
     given,
     has_one_reader,
@@ -131,7 +132,7 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
     bias = found.bias(graph)
     if add is not None and bias.holder is not add:
         raise CannotFuse("the bias before it is not a constant")
-    return _Host(found, bias, graph.scope_of(weight).key(weight.name), form, _rank(found, shapes))
+    return _Host(found, bias, constant_key(graph, weight), form, _rank(found, shapes))
 
 
 def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:

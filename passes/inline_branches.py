@@ -16,9 +16,9 @@ import onnx_graphsurgeon as gs
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import hand_out
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.query import constant_value, is_onnx, node_key
+from onnxcomp.graph.ir.query import constant_value, constants_by_key, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import key_holders, renew_keys
+from onnxcomp.graph.ir.rewire import renew_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def _is_decided(node: Node) -> bool:
 
 
 def _inline(graph: Graph, scope: Scope, node: Node) -> str:
-    holders = key_holders(graph)
+    holders = constants_by_key(graph)
     condition = constant_value(node.inputs[0])
     taken, left = ("then_branch", "else_branch") if np.all(condition) else ("else_branch", "then_branch")
     _drop_scope(graph, _scope_of(graph, node.attrs[left]))

@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import FunctionId, Inliner, called, drop_function, functions_of, misfit, used_functions
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.query import node_key
+from onnxcomp.graph.ir.query import constant_keys, constants_by_key, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import key_holders, renew_keys
+from onnxcomp.graph.ir.rewire import renew_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class InlineFunctions(Pass):
         before = used_functions(graph)
         if not before:
             return outcome
-        holders = key_holders(graph)
+        holders = constants_by_key(graph)
         run = _Run(graph, context, outcome, functions)
         for scope in [each for each in graph.scopes if not each.is_in_function]:
             run.expand(scope)
         renew_keys(graph, holders)
-        keys = {constant: key for key, constant in key_holders(graph).items()}
+        keys = constant_keys(graph)
         graph.encodings.update({keys[each]: encoding for each, encoding in run.inliner.encodings.items()})
         for name in before - used_functions(graph):
             drop_function(graph, functions[name])

@@ -20,7 +20,7 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, SelectingPass, Si
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import given, has_references, is_onnx, node_key
+from onnxcomp.graph.ir.query import constant_keys, given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
@@ -115,7 +115,7 @@ class QuantizeDynamic(SelectingPass):
 
     def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[DynamicUnit]:
         """The nodes that can be rewritten; says why others of these operators cannot."""
-        keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+        keys = constant_keys(graph)
         units = []
         shapes = infer_shapes(graph)
         on_cpu = context.target is None or context.target.name == "cpu"
@@ -237,7 +237,7 @@ class _Codes:
     """The codes of weights and their relative errors, found once for all nodes that read them alike."""
 
     def __init__(self, graph: Graph, units: list[DynamicUnit], limit: int) -> None:
-        self.keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+        self.keys = constant_keys(graph)
         self._graph = graph
         self._limit = limit
         self._waiting = Counter((part.weight, part.shared) for unit in units for part in unit.parts)

@@ -22,8 +22,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from onnxcomp.contract import Effect, Needs, Parameter, Pass, parameters
 from onnxcomp.errors import ParameterError, RecipeError
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import only_values, put_back
 from onnxcomp.recipe import Recipe

@@ -11,11 +11,11 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.report.inspection import inspect
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.apply import apply_pass

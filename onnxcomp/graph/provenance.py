@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.model import Model
 
@@ -117,8 +118,7 @@ class Reference:
 
     @functools.cached_property
     def _constants(self) -> dict[str, Constant]:
-        graph = open_plain(self.model)
-        return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
+        return constants_by_key(open_plain(self.model))
 
 
 def _taken(value: Array, index: Array, axis: int) -> Array:

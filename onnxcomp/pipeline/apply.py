@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.stored.opening import is_stored, open_plain
-from onnxcomp.graph.weights.roles import compose, constants_by_key
+from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.runtime import one_line

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx
 
 from onnxcomp.contract import Context
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.graph.ir.rewire import key_holders, renew_keys
-from onnxcomp.graph.weights.roles import constants_by_key, weights
+from onnxcomp.graph.ir.rewire import renew_keys
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 
 OUTER = "out/then_branch/w"  # the key of what the branch calls w
@@ -43,8 +44,8 @@ def test_paths_inside_follow() -> None:
 
 def test_renewed_keys_are_those_of_the_model_opened_again() -> None:
     graph = open_graph(model_of(NESTED))
-    renew_keys(graph, key_holders(graph))
-    assert key_holders(graph).keys() == constants_by_key(open_graph(close_graph(graph))).keys()
+    renew_keys(graph, constants_by_key(graph))
+    assert constants_by_key(graph).keys() == constants_by_key(open_graph(close_graph(graph))).keys()
 
 
 def test_a_pattern_excludes_the_one_or_the_other() -> None:

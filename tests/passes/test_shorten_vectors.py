@@ -7,8 +7,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.contract import Context, Outcome
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass

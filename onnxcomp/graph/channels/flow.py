@@ -19,7 +19,7 @@ from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, Chan
 from onnxcomp.graph.channels.ids import NONE, Numbers, along, padded, trimmed
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import constant_value, given, node_key
+from onnxcomp.graph.ir.query import constant_key, constant_value, given, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.graph.weights.matrix_form import matrix_form
@@ -145,15 +145,12 @@ class Flow:
         values = constant_value(tensor)
         if values is None:
             self.sets.fix(numbers, f"{tensor.name} is not a constant")
-        elif self._key_of(tensor) in self.graph.encodings or not np.issubdtype(values.dtype, np.floating):
+        elif constant_key(self.graph, tensor) in self.graph.encodings or not np.issubdtype(values.dtype, np.floating):
             self.sets.fix(numbers, f"{tensor.name} cannot be scaled")
         elif not all_finite(values):
             self.sets.fix(numbers, f"{tensor.name} has values that are not finite")
         elif np.any(values):
             self.channels.factors.append(Factor(self.scope, node, index, numbers, power))
-
-    def _key_of(self, constant: Constant) -> str:
-        return self.graph.scope_of(constant).key(constant.name)
 
     def bound(self, node: Node, low: float | None, high: float | None, numbers: Numbers) -> bool:
         """Note a Clip that can get bounds for each channel; False where it cannot."""

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnxcomp.graph.infer.op_schemas import FLOAT, ports, schema_of, type_name
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node, Variable
-from onnxcomp.graph.ir.query import is_onnx
+from onnxcomp.graph.ir.query import is_onnx, named_outputs
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
 from onnxcomp.graph.ir.writer import node_proto
 
@@ -69,7 +69,7 @@ class ElementTypes:
         old, new = _inferred(before), _inferred(after)
         if old is None:
             return True
-        named = [out for out in node.outputs if out.name]
+        named = named_outputs(node)
         expected = [data_type if out in tensors else self.of(out) for out in named]
         return new is not None and all(not one or one == other for one, other in zip(new, expected, strict=True))
 
@@ -79,12 +79,12 @@ class ElementTypes:
         before, after = self._asked(node, scope), self._asked(node, scope, floats, data_type)
         if before is None or after is None or not floats:
             return None
-        named = [out for out in node.outputs if out.name]
+        named = named_outputs(node)
         return [out for out, old, new in zip(named, before, after, strict=True) if old != new]
 
     def _fill(self, node: Node, scope: Scope) -> None:
         """Note what follows from the node for those of its tensors whose types are not known."""
-        unknown = [out for out in node.outputs if out.name and not self.of(out)]
+        unknown = [out for out in named_outputs(node) if not self.of(out)]
         if is_onnx(node, "If"):
             for body in subgraphs_of(node):
                 for out, inner in zip(node.outputs, body.outputs, strict=False):
@@ -111,7 +111,7 @@ class ElementTypes:
 
     def _fill_asked(self, node: Node, scope: Scope) -> None:
         found = self._asked(node, scope)
-        for out, kind in zip([out for out in node.outputs if out.name], found or (), strict=bool(found)):
+        for out, kind in zip(named_outputs(node), found or (), strict=bool(found)):
             self._note(out, _data_type(kind))
 
     def _note(self, tensor: Any, data_type: int) -> None:

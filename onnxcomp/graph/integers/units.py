@@ -26,6 +26,7 @@ from onnxcomp.graph.ir.query import (
     constant_value,
     given,
     is_onnx,
+    named_outputs,
     node_key,
     producer,
     sole_reader,
@@ -136,7 +137,7 @@ def _computing(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle)
     """The unit of a node whose results are on a grid of their own."""
     positions = DATA.get(node.op, (0,))
     data = tuple(range(len(node.inputs))) if positions is None else positions
-    if len(node.inputs) <= max(data) or len([each for each in node.outputs if each.name]) != 1:
+    if len(node.inputs) <= max(data) or len(named_outputs(node)) != 1:
         return None
     expanded = node.op in style.expands
     tail, clip = (node.outputs[0], None) if expanded else _clipped(graph, scope, node.outputs[0])
@@ -189,7 +190,7 @@ def _keeps_codes(node: Node) -> bool:
     if node.op == "Pad":
         return node.attrs.get("mode", "constant") != "constant" or _pads_zeros(node)
     if node.op == "MaxPool":
-        return len([each for each in node.outputs if each.name]) == 1
+        return len(named_outputs(node)) == 1
     return all(each.name for each in node.outputs)
 
 

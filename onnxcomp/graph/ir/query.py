@@ -27,6 +27,26 @@ def node_key(scope: Scope, node: Node) -> str:
     return scope.key(node.name or named)
 
 
+def named_outputs(node: Node) -> list[Any]:
+    """The outputs that are not left out."""
+    return [out for out in node.outputs if out.name]
+
+
+def constants_by_key(graph: Graph) -> dict[str, Constant]:
+    """Every constant of the model under the name that is unique in it."""
+    return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
+
+
+def constant_keys(graph: Graph) -> dict[Constant, str]:
+    """The name of every constant that is unique in the model."""
+    return {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+
+
+def constant_key(graph: Graph, constant: Constant) -> str:
+    """The name of one constant that is unique in the model."""
+    return graph.scope_of(constant).key(constant.name)
+
+
 def given(node: Node, index: int) -> Any | None:
     """The input at a position, None where it is left out."""
     return node.inputs[index] if index < len(node.inputs) and node.inputs[index].name else None
@@ -155,7 +175,7 @@ def is_random(node: Node) -> bool:
 def trains(node: Node) -> bool:
     """Whether a Dropout or BatchNormalization may be in training mode."""
     if node.op == "BatchNormalization":
-        return node.attrs.get("training_mode", 0) != 0 or len([out for out in node.outputs if out.name]) > 1
+        return node.attrs.get("training_mode", 0) != 0 or len(named_outputs(node)) > 1
     mode = given(node, 2)
     values = constant_value(mode)
     return mode is not None and (values is None or bool(np.any(values)))
@@ -169,7 +189,7 @@ def has_references(node: Node) -> bool:
 
 
 def takes_constant(tensor: Any, rank: int) -> bool:
-    """Whether the tensor's readers bear a constant of this rank in its place.
+    """Whether the tensor's readers accept a constant of this rank in its place.
 
     Range is specified for scalars; a vector of one element passes while it is computed, but not as a constant.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import has_one_reader, producer, takes_constant
+from onnxcomp.graph.ir.query import constant_key, constant_keys, has_one_reader, producer, takes_constant
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.scopes import separate_keys
 
@@ -51,7 +51,7 @@ def set_constant(graph: Graph, scope: Scope, node: Node, index: int, values: Arr
     old = node.inputs[index]
     if tuple(old.shape) == values.shape and old.dtype == values.dtype and has_one_reader(graph, old):
         old.values = values
-        graph.encodings.pop(graph.scope_of(old).key(old.name), None)
+        graph.encodings.pop(constant_key(graph, old), None)
     else:
         node.inputs[index] = graph.constant(scope, old.name, values)
 
@@ -62,11 +62,6 @@ def move_up(scope: Scope, constant: Constant) -> None:
         if any(each is constant for each in node.leading):
             node.leading = tuple(each for each in node.leading if each is not constant)
     scope.trailing = tuple(each for each in scope.trailing if each is not constant)
-
-
-def key_holders(graph: Graph) -> dict[str, Constant]:
-    """Which constant each key names now; for ``renew_keys`` after an edit that renames or moves."""
-    return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
 
 
 def renew_keys(graph: Graph, holders: dict[str, Constant]) -> None:
@@ -85,6 +80,6 @@ def renew_keys(graph: Graph, holders: dict[str, Constant]) -> None:
                         suffix = str(index) if isinstance(value, list) else ""
                         scopes[id(body)].path = scope.key(f"{label}/{name}{suffix}")
     separate_keys(graph)
-    keys = {constant: key for key, constant in key_holders(graph).items()}
+    keys = constant_keys(graph)
     held = {holders[key]: each for key, each in graph.encodings.items() if key in holders}
     graph.encodings = {keys[constant]: each for constant, each in held.items() if constant in keys}

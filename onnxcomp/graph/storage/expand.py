@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.stored.decoding import Decoders
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import same_bits
 

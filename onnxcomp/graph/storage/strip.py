@@ -28,8 +28,9 @@ from onnx import (
 from onnxcomp.graph.infer.inference_model import skeleton
 from onnxcomp.graph.infer.shapes import bodies_of, infer, inner_graphs, tensor_type
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import key_holders, renew_keys
+from onnxcomp.graph.ir.rewire import renew_keys
 from onnxcomp.graph.ir.writer import copy_fields
 from onnxcomp.graph.stored.decoder_steps import WRITTEN_NAME
 from onnxcomp.graph.weights.roles import weights
@@ -171,7 +172,7 @@ class Trimmer:
         maps = {id(scope): self._names_of(scope, names) for scope in self.graph.scopes}
         for scope in self.graph.scopes:
             _rename_statements(scope, maps)
-        holders = key_holders(self.graph)
+        holders = constants_by_key(self.graph)
         self.removed["long names"] += len(names)
         self.graph.rename(names)
         for variable in self.variables:

@@ -45,11 +45,6 @@ def is_transposed(use: LinearOp) -> bool:
     return use.perm[use.summed_axis if use.index else use.channel_axis] == 1
 
 
-def _form(use: LinearOp) -> tuple[Any, ...]:
-    """Uses of the same form can read the same factors."""
-    return use.index, is_transposed(use), use.cast, use.swaps_weight
-
-
 def obstacle(uses: Sequence[LinearOp | str]) -> str | None:
     """Why nodes that use a weight so cannot all read the same factors, or None."""
     for use in uses:
@@ -60,6 +55,11 @@ def obstacle(uses: Sequence[LinearOp | str]) -> str | None:
     if len({id(use.node) for use in uses if isinstance(use, LinearOp)}) < len(uses):
         return "one node reads it twice"
     return None
+
+
+def _form(use: LinearOp) -> tuple[Any, ...]:
+    """Uses of the same form can read the same factors."""
+    return use.index, is_transposed(use), use.cast, use.swaps_weight
 
 
 @dataclass(eq=False)

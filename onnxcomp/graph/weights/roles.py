@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
-from onnxcomp.graph.ir.query import is_onnx
+from onnxcomp.graph.ir.query import constants_by_key, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.stored.opening import open_plain, stored_bytes
 from onnxcomp.model import Model
@@ -180,11 +180,6 @@ def with_true_encodings(model: Model) -> Model:
     held = constants_by_key(graph)
     true = {key: each for key, each in graph.encodings.items() if each.encode(held[key].values) is not None}
     return model if len(true) == len(model.encodings) else model.with_proto(model.proto, true)
-
-
-def constants_by_key(graph: Graph) -> dict[str, Constant]:
-    """Every constant of the model under the name that is unique in it."""
-    return {scope.key(each.name): each for scope in graph.scopes for each in scope.constants}
 
 
 def _agreed(values: Iterable[int | None]) -> int | None:

@@ -15,10 +15,10 @@ import numpy as np
 
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.query import node_key
+from onnxcomp.graph.ir.query import constants_by_key, node_key
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound

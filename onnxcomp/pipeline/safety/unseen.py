@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.storage.expand import expand
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import constants_by_key, weights
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach, unreached_note

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.errors import RecipeError
 from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import Weight, compose, constants_by_key, weights
+from onnxcomp.graph.weights.roles import Weight, compose, weights
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.apply import apply_choice, apply_pass, only_values, relative_errors, zero_shares

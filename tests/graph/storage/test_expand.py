@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from onnxcomp.contract import Context
+from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.storage.expand import Decoders, differing_constants, expand
-from onnxcomp.graph.weights.roles import constants_by_key
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
