@@ -12,6 +12,7 @@ from onnxcomp.calibration import CalibrationData, Group
 from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome, Pass, parameters
 from onnxcomp.errors import VerificationError
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
@@ -49,8 +50,8 @@ def apply(source: onnx.ModelProto | Model, rewrite: Pass, feeds: Feeds, **contex
     graph = open_graph(model)
     needs_data = rewrite.needed() is not Needs.NOTHING
     data = calibration_of(model.proto, feeds) if needs_data and "calibration" not in context else None
-    original = _as_before(model.proto) if needs_data and "original" not in context else None
-    options = {"target": CPU, "calibration": data, "original": original, "max_opset": CPU.supported_opset}
+    reference = Reference(_as_before(model.proto)) if needs_data and "reference" not in context else None
+    options = {"target": CPU, "calibration": data, "reference": reference, "max_opset": CPU.supported_opset}
     chosen = Context(**(options | context))
     outcome = rewrite.apply(graph, chosen)
     return Applied(rewrite, model, close_graph(graph), outcome)
