@@ -55,7 +55,7 @@ def scale_channels(channels: Channels, factors: Floats) -> dict[str, Origin]:
         origins |= weight_origins(each, by_number[each.rows], by_number[each.columns])
     for factor in channels.factors:
         if np.any(by_number[factor.numbers] != 1):
-            _scale_factor(channels.graph, factor, by_number)
+            origins |= _scale_factor(channels.graph, factor, by_number)
     for bound in channels.bounds:
         if np.any(by_number[bound.numbers] != 1):
             _split_bound(channels.graph, bound, by_number)
@@ -124,16 +124,19 @@ def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
         return form.unpack(scaled.astype(weight.dtype)).reshape(weight.shape)
 
 
-def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> None:
-    """Give the node a constant of its own where another one reads the old, or where it has to be spread."""
+def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> dict[str, Origin]:
+    """Give the node a constant of its own where another one reads the old, or where it has to be spread; what the old
+    one was before where it is scaled itself, by key."""
     constant = factor.constant
     values = constant.values
-    wide = values.astype(np.float64) * factors[factor.numbers] ** factor.power
-    made = wide.astype(values.dtype)
+    scale = factors[factor.numbers] ** factor.power
+    made = (values.astype(np.float64) * scale).astype(values.dtype)
     if made.shape == values.shape and len(constant.outputs) == 1 and not graph.is_output(constant):
         constant.values = made
-        return
+        key = graph.scope_of(constant).key(constant.name)
+        return {key: Origin(key, values.ndim, factor=np.broadcast_to(scale, values.shape))}
     factor.node.inputs[factor.index] = graph.constant(factor.scope, constant.name, made)
+    return {}
 
 
 def _split_bound(graph: Graph, bound: Bound, factors: Floats) -> None:
