@@ -42,7 +42,12 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-slow test-thorough test-openvino test-oldest check lint types docs docs-check clean
+# How long `make mutants` takes: which files, all that pyproject.toml names where it is empty, and how many mutants of each.
+MUTANTS_FILES ?=
+MUTANTS_SAMPLE ?= 8
+MUTANTS_SEED ?= 0
+
+.PHONY: demo test test-slow test-thorough test-openvino test-oldest mutants check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -89,6 +94,12 @@ test-oldest:
 	@$(OLDEST_PIP) --no-deps --editable .
 	@$(OLDEST_VENV)/bin/uv pip freeze -q --python $(OLDEST_PYTHON) --exclude-editable
 	$(TEST_WITH) $(OLDEST_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS) $(OLDEST_CHECKS) $(OLDEST_TESTS)
+
+# Goes on where it was stopped; MUTANTS_ARGS=--again tests once more what survived. A large sample takes hours.
+mutants: $(READY)
+	$(BIN)/python -m pip install -qq --editable '.[mutants]'
+	$(TEST_WITH) $(BIN)/python -m benchmarks.mutants --sample $(MUTANTS_SAMPLE) --seed $(MUTANTS_SEED) \
+	  $(MUTANTS_ARGS) --files $(MUTANTS_FILES)
 
 check: lint types docs-check test
 

@@ -77,7 +77,7 @@ def context_for(model: Model, folder: Path, work: Path) -> Context:
     subprocess.run([sys.executable, str((folder / "score.py").resolve()), "--calib", str(file)], check=True)
     data = open_data(model, file, target, 0).split(seed=0)[0]
     tuner = tuner_for(model, data, "divergence", {"target": target, "metric": "divergence"})
-    return Context(target=target, calibration=data, divergence=lambda other: tuner.check(other).energy)
+    return Context(target=target, calibration=data, divergence=lambda other: tuner.check(other).quadratic_divergence)
 
 
 def line(*cells: str) -> str:

@@ -31,6 +31,7 @@ from onnxcomp.external_data import checked_path
 from onnxcomp.files import Inputs, Transaction, refuse_files
 from onnxcomp.noise import Seed, seed_bytes
 from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import regular_form
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
@@ -187,7 +188,7 @@ class Model:
 
 def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
     """The default domain's version among opset imports, 0 where it is not imported."""
-    return next((each.version for each in imports if each.domain in ("", "ai.onnx")), 0)
+    return next((each.version for each in imports if each.domain in ONNX_DOMAINS), 0)
 
 
 def load(source: str | os.PathLike[str] | bytes | ModelProto | Model) -> Model:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+from onnxcomp.operators import ONNX_DOMAINS
+
 # Two runs, or two nodes of the same inputs, need not give the same values.
 RANDOM_OPS = frozenset({
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",

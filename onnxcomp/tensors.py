@@ -19,6 +19,12 @@ from onnxcomp.errors import ModelError
 
 Array = NDArray[Any]
 
+SHORT_FLOAT_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+FLOAT_TYPES = SHORT_FLOAT_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}
+FLOAT8_TYPES = frozenset({
+    TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
+})  # fmt: skip
+ALL_FLOAT_TYPES = FLOAT_TYPES | FLOAT8_TYPES
 SPILL_BYTES = 2**17  # new tensors above this size go to the scratch folder
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
-from onnxcomp.graph.channels.groups import Channels, Product
+from onnxcomp.graph.channels.groups import ChannelProduct, Channels
 from onnxcomp.graph.channels.trace import trace_channels
+from onnxcomp.graph.ir.query import node_key, sole_reader
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
-from onnxcomp.graph.weights.bias import Bias, bias_of
+from onnxcomp.graph.weights.bias import Bias
 from onnxcomp.numerics.channels.cross_layer_equalization import Floats, high_biases
 from onnxcomp.runtime import Value
 
@@ -86,8 +86,8 @@ class AbsorbBiases(Pass):
         by_number[channels.sets.roots(product.rows)] = moved
         for reader, bias in zip(site.readers, site.reader_biases, strict=True):
             shift = _through(reader, by_number[channels.sets.roots(reader.columns)])
-            bias.set(channels.graph, bias.values() + shift)
-        site.bias.set(channels.graph, site.bias.values() - moved)
+            bias.set(channels.graph, bias.values(shift.size) + shift)
+        site.bias.set(channels.graph, site.bias.values(moved.size) - moved)
         count = int(np.count_nonzero(moved))
         outcome.change(key, f"{count} of {moved.size} biases lowered by up to {moved.max():.3g}", channels=count)
 
@@ -96,9 +96,9 @@ class AbsorbBiases(Pass):
 class _Site:
     """A product with its bias and a Relu, and the products that read that; sums of what goes into the Relu."""
 
-    product: Product
+    product: ChannelProduct
     bias: Bias
-    readers: list[Product]
+    readers: list[ChannelProduct]
     reader_biases: list[Bias]
     count: int = 0
     total: Floats = field(default_factory=lambda: np.zeros(0))
@@ -112,7 +112,7 @@ class _Site:
         biases = [self.bias, *self.reader_biases]
         return [
             *(name for each in products for name in (each.key, each.weight.name)),
-            *(name for each in biases for name in (node_key(each.scope, each.node), each.name) if name),
+            *(name for each in biases for name in (node_key(each.scope, each.holder or each.node), each.name) if name),
         ]
 
     def see(self, value: Value) -> None:
@@ -121,7 +121,7 @@ class _Site:
         if self.is_odd or not ok or not isinstance(value, np.ndarray):
             self.is_odd, self.count = True, 0
             return
-        axis = 1 if self.product.form.kind.startswith("conv") else -1
+        axis = self.product.op.output_axis
         rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
         first = not self.count
         total, squares = rows.sum(axis=0, dtype=np.float64), np.square(rows, dtype=np.float64).sum(axis=0)
@@ -137,36 +137,36 @@ class _Site:
         return np.sqrt(np.maximum(0.0, self.squares / self.count - self.mean**2))
 
 
-def _site(channels: Channels, product: Product, context: Context) -> _Site | str | None:
+def _site(channels: Channels, product: ChannelProduct, context: Context) -> _Site | str | None:
     """What a product's high biases could move to; why they cannot, or None where no Relu follows or it is excluded."""
     graph = channels.graph
     if product.form.kind not in MAKERS or product.scope is not graph.main or product.rows.size != _outputs(product):
         return None
-    bias = bias_of(graph, product.scope, product.node, product.rows.size)
-    if isinstance(bias, str):
+    bias = product.op.bias(graph)
+    if bias.fault(product.rows.size):
         return None
-    output = bias.output
-    relu = output.outputs[0] if len(output.outputs) == 1 and not graph.is_output(output) else None
-    if relu is None or not is_onnx(relu, "Relu"):
+    relu = sole_reader(graph, product.scope, bias.output, "Relu")
+    if relu is None:
         return None
     readers = _readers(channels, relu.outputs[0])
     if isinstance(readers, str):
         return readers
-    biases = [bias_of(graph, each.scope, each.node, _outputs(each)) for each in readers]
-    missing = next((each for each in biases if isinstance(each, str)), None)
-    if missing is not None:
-        return f"a node that reads the Relu cannot take it: {missing}"
-    site = _Site(product, bias, readers, [each for each in biases if isinstance(each, Bias)])
+    biases = [each.op.bias(graph) for each in readers]
+    faults = (bias.fault(_outputs(each)) for each, bias in zip(readers, biases, strict=True))
+    fault = next((each for each in faults if each), None)
+    if fault:
+        return f"a node that reads the Relu cannot take it: {fault}"
+    site = _Site(product, bias, readers, biases)
     return site if context.selects(product.key) and not context.excludes(*site.touched) else None
 
 
-def _outputs(product: Product) -> int:
+def _outputs(product: ChannelProduct) -> int:
     """How many channels the product makes; those of a batch of matrices count once."""
     together = 1 if product.form.kind.startswith("conv") else product.form.groups
     return product.rows.size // together
 
 
-def _readers(channels: Channels, tensor: object) -> list[Product] | str:
+def _readers(channels: Channels, tensor: object) -> list[ChannelProduct] | str:
     """The products that read a tensor, or why something stands in the way."""
     found = [each for each in channels.products if each.data is tensor]
     if channels.graph.is_output(tensor) or len(found) != len(getattr(tensor, "outputs", [])) or not found:
@@ -180,7 +180,7 @@ def _readers(channels: Channels, tensor: object) -> list[Product] | str:
     return found
 
 
-def _through(product: Product, columns: Floats) -> Floats:
+def _through(product: ChannelProduct, columns: Floats) -> Floats:
     """What a product makes of one number a channel (groups * inputs,): (groups * outputs,) float64."""
     packed = product.form.pack(product.weight.values)
     groups, _, length = packed.shape

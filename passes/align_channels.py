@@ -21,8 +21,8 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.provenance import NEW, Origin
+from onnxcomp.graph.ir.query import constant_value, given, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
 from onnxcomp.graph.ir.writer import ordered
 
 # Element by element, or window by window; finite where their input is.

@@ -24,12 +24,12 @@ from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.rewire import move_up
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.precision.casts import choose, write_casts
 from onnxcomp.graph.precision.limits import Limits
-from onnxcomp.graph.precision.units import Read, Unit, Units, float_units
+from onnxcomp.graph.precision.units import FloatUnit, FloatUnits, Read, float_units
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, has_levels
 from onnxcomp.numerics.integers.short_float import DTYPES, misfit, power_of_two_scale, rounded
@@ -187,7 +187,9 @@ class _Conversion:
         write_casts(self._graph, changed, name)
         self._report(units, wanted, kept, changed)
 
-    def _report(self, units: Units, wanted: list[Unit], kept: Mapping[Unit, str], changed: set[Unit]) -> None:
+    def _report(
+        self, units: FloatUnits, wanted: list[FloatUnit], kept: Mapping[FloatUnit, str], changed: set[FloatUnit]
+    ) -> None:
         done = dict.fromkeys(unit.key for unit in wanted if unit in changed)
         reasons = {key: why for key, why in units.left.items() if self._context.selects(key)}
         for unit in wanted:
@@ -199,7 +201,7 @@ class _Conversion:
             if key not in done:
                 self._outcome.skip(key, why)
 
-    def _ends(self) -> list[Unit]:
+    def _ends(self) -> list[FloatUnit]:
         """The inputs and outputs of the model that shall change type, a unit each."""
         patterns = [each.strip() for each in self._rewrite.convert.split(",") if each.strip()]
         main = self._graph.main
@@ -209,11 +211,13 @@ class _Conversion:
             return named and self._types.of(tensor) == FLOAT and not isinstance(tensor, Constant)
 
         fixed = {each.values.name if hasattr(each, "values") else each.name for each in main.overridable}
-        units = [Unit(each.name, main, None, 0, [], [each]) for each in main.graph.inputs if each.name not in fixed]
-        units += [Unit(each.name, main, None, 0, [Read(main, None, i)]) for i, each in enumerate(main.graph.outputs)]
+        inputs = [each for each in main.graph.inputs if each.name not in fixed]
+        units = [FloatUnit(each.name, main, None, 0, [], [each]) for each in inputs]
+        outputs = enumerate(main.graph.outputs)
+        units += [FloatUnit(each.name, main, None, 0, [Read(main, None, i)]) for i, each in outputs]
         return [each for each in units if all(wanted(tensor) for tensor in each.tensors)]
 
-    def _peaks(self, units: list[Unit]) -> Mapping[Any, float]:
+    def _peaks(self, units: list[FloatUnit]) -> Mapping[Any, float]:
         """The largest finite magnitude that tensors took on the calibration data."""
         if self._context.calibration is None:
             return {}

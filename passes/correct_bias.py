@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.provenance import Reference
+from onnxcomp.graph.ir.query import sole_reader
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.weights.bias_places import BiasPlace, add_to_bias, bias_places, depths, known_as
+from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.weights.bias import Bias, biases
 from onnxcomp.graph.weights.mean_shift import mean_shift, weights_by_output
 from onnxcomp.model import Model
 
-NO_NEARER = "moving the means brings the model's outputs no nearer to the original's"
+NO_NEARER = "bias correction does not reduce the divergence"
 NEGLIGIBLE = 1e-6  # of the largest mean of a node's channels: a shift is float rounding below that
 
 Shifts = Mapping[str, Array]  # node key -> (channels,) float64, to be added to its bias
@@ -59,7 +62,7 @@ class CorrectBias(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        places = [each for each in bias_places(graph) if context.selects(each.key, *_constants_of(each))]
+        places = [each for each in biases(graph) if context.selects(each.key, *_constants_of(each))]
         if context.reference is None or context.reference.model is graph.model:
             for place in places:
                 outcome.skip(place.key, "nothing was lost before, or the model from before is not known")
@@ -88,7 +91,7 @@ class _Task:
     def __init__(
         self,
         graph: Graph,
-        places: list[BiasPlace],
+        places: list[Bias],
         context: Context,
         reference: Reference,
         rewrite: CorrectBias,
@@ -125,13 +128,13 @@ class _Task:
             trial = self._trial({**trial.shifts, **found})
         return trial
 
-    def _levels(self, places: list[BiasPlace]) -> list[list[BiasPlace]]:
+    def _levels(self, places: list[Bias]) -> list[list[Bias]]:
         """The places by how many others stand before them; of more levels than ``rounds`` evenly spaced ones."""
-        depth = depths(self._graph, [each.node for each in places])
-        by_depth = {
-            each: [place for place in places if depth[place.output] == each] for each in sorted({*depth.values()})
-        }
-        levels = [found for found in by_depth.values() if found]
+        depth = depths(self._graph, {id(each.node) for each in places})
+        by_depth: dict[int, list[Bias]] = {}
+        for place in places:
+            by_depth.setdefault(depth[id(place.node)], []).append(place)
+        levels = [by_depth[each] for each in sorted(by_depth)]
         chosen = np.linspace(len(levels) - 1, 0, self._rewrite.rounds).round() if levels else np.zeros(0)
         return [levels[int(each)] for each in np.unique(chosen)]
 
@@ -183,32 +186,40 @@ class _Task:
     def _trial(self, shifts: Shifts) -> _Trial:
         """The model with the shifts in its biases, as far as that can be done."""
         graph = open_graph(self._graph.model)
-        for place in bias_places(graph):
+        for place in biases(graph):
             if place.key in shifts:
-                add_to_bias(graph, place, shifts[place.key], insert=self._rewrite.insert)
+                place.add(graph, shifts[place.key], insert=self._rewrite.insert)
         return _Trial(close_graph(graph), shifts)
 
 
-def _put_in(graph: Graph, place: BiasPlace, shift: Array, insert: bool, outcome: Outcome) -> None:
+def _put_in(graph: Graph, place: Bias, shift: Array, insert: bool, outcome: Outcome) -> None:
     largest = float(np.abs(shift).max(initial=0))
     if not largest > 0:
         outcome.skip(place.key, "its means are the original's")
         return
-    reason = add_to_bias(graph, place, shift, insert=insert)
+    reason = place.add(graph, shift, insert=insert)
     if reason:
         outcome.skip(place.key, reason)
     else:
         outcome.change(place.key, f"means moved by up to {largest:.3g}", largest=largest)
 
 
-def _names_in(original: Model, graph: Graph, places: list[BiasPlace]) -> dict[str, str]:
+def _names_in(original: Model, graph: Graph, places: list[Bias]) -> dict[str, str]:
     """For each place's key, what the original calls the tensor that has the bias in it."""
     names = {out for node in original.proto.graph.node for out in node.output}
-    found = ((each.key, [name for name in known_as(graph, each.output) if name in names]) for each in places)
+    found = ((each.key, [name for name in _known_as(graph, each.output) if name in names]) for each in places)
     return {key: known[0] for key, known in found if known}
 
 
-def _constants_of(place: BiasPlace) -> list[str]:
+def _known_as(graph: Graph, tensor: Any) -> list[str]:
+    """The tensor's name, and that of what it is once quantized and dequantized where only that is read."""
+    names = [tensor.name]
+    quantize = sole_reader(graph, graph.main, tensor, "QuantizeLinear")
+    restore = None if quantize is None else sole_reader(graph, graph.main, quantize.outputs[0], "DequantizeLinear")
+    return names if restore is None else [*names, restore.outputs[0].name]
+
+
+def _constants_of(place: Bias) -> list[str]:
     """The names of the constants that the node and its bias read, for excluding by them."""
     nodes = [place.node, *([] if place.holder in (None, place.node) else [place.holder])]
     return [place.scope.key(each.name) for node in nodes for each in node.inputs if isinstance(each, Constant)]

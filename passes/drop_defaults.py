@@ -16,11 +16,12 @@ from onnx import AttributeProto
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, attribute_value
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
+from onnxcomp.operators import CONVOLUTIONS
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
-WINDOWS = CONVOLUTIONS | {"MaxPool", "AveragePool", "LpPool"}
+KERNEL_OPS = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
+WINDOWS = KERNEL_OPS | {"MaxPool", "AveragePool", "LpPool"}
 WINDOW_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
 
@@ -61,7 +62,7 @@ def _is_default(node: Node, name: str, value: Any, defaults: dict[str, Any]) -> 
         return False
     if node.op in WINDOWS and name in WINDOW_DEFAULTS:
         return all(each == WINDOW_DEFAULTS[name] for each in value)
-    if node.op in CONVOLUTIONS and name == "kernel_shape":
+    if node.op in KERNEL_OPS and name == "kernel_shape":
         weight = node.inputs[3 if node.op == "QLinearConv" else 1]
         return isinstance(weight, Constant) and value == list(weight.shape[2:])
     return node.op == "Transpose" and name == "perm" and value == list(range(len(value)))[::-1]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import drop_function, functions_of, used_functions
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.ir.writer import sweep
+from onnxcomp.operators import ONNX_DOMAINS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,7 @@ def _drop_functions(graph: Graph, context: Context, outcome: Outcome) -> None:
 
 def _drop_imports(graph: Graph, context: Context, outcome: Outcome) -> None:
     """Drop imports of domains that no node names; the default domain stays."""
-    used = {"", "ai.onnx"}
-    used |= {node.domain or "" for _, node in graph.nodes()}
+    used = ONNX_DOMAINS | {node.domain for _, node in graph.nodes()}
     used |= {domain for domain, _, _ in functions_of(graph)}
     for domain in [each for each in graph.opset_imports if each not in used and context.selects(each)]:
         del graph.opset_imports[domain]

@@ -14,10 +14,11 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.channels.groups import ChannelGroup, Channels
-from onnxcomp.graph.channels.scaling import LINEAR, largest_factor, may_scale, scale_channels
+from onnxcomp.graph.channels.scaling import largest_factor, may_scale, scale_channels
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.numerics.channels.cross_layer_equalization import Floats, Link, Peaks, equalizing_factors
+from onnxcomp.operators import LINEAR
 
 LEAST_GAIN = 1.02  # factors nearer to 1 change nothing that 8 bits could tell
 

@@ -37,7 +37,8 @@ from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Node
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import Macs, count_macs
-from onnxcomp.graph.weights.matrix_factors import Factors, MatrixUse, matrix_use, obstacle
+from onnxcomp.graph.weights.linear_op import LinearOp
+from onnxcomp.graph.weights.matrix_factors import Factors, is_transposed, matrix_use, obstacle
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, svd, truncated_svd
@@ -194,7 +195,7 @@ class _Matrix:
     """A weight that can be factored, and the nodes that read it."""
 
     weight: Weight
-    uses: list[MatrixUse]
+    uses: list[LinearOp]
 
     @property
     def name(self) -> str:
@@ -204,7 +205,7 @@ class _Matrix:
     def values(self) -> Array:
         """As the product takes them: (summed, channels) of a right operand, (channels, summed) of a left one."""
         values = np.asarray(self.weight.values)
-        return values.T if self.uses[0].transposed else values
+        return values.T if is_transposed(self.uses[0]) else values
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -240,7 +241,7 @@ def _matrix(weight: Weight) -> _Matrix | str:
         return reason
     if not all_finite(weight.values):
         return "it has values that are not finite"
-    return _Matrix(weight, [each for each in uses if isinstance(each, MatrixUse)])
+    return _Matrix(weight, [each for each in uses if isinstance(each, LinearOp)])
 
 
 def _ladder(most: int, full: int) -> list[int]:

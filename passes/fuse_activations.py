@@ -18,8 +18,19 @@ import numpy as np
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.provenance import Origin
+from onnxcomp.graph.ir.query import (
+    clip_bounds,
+    constant_value,
+    given,
+    has_one_reader,
+    is_onnx,
+    node_key,
+    other_operand,
+    producer,
+    sole_reader,
+)
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import bypass, constant_value, given, has_references, is_onnx, node_key, producer
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered
 
 HARD_SIGMOID_OPSET = 6
@@ -86,16 +97,11 @@ def _fuse(graph: Graph, scope: Scope, clip: Node, key: str, outcome: Outcome) ->
 
 
 def _clipped_to(clip: Node) -> float | None:
-    """The upper bound of a Clip from zero up, of any opset; None for other bounds."""
-    if has_references(clip):
-        return None
-    low, high = (_bound(clip, *place) for place in ((1, "min"), (2, "max")))
-    return high if low == 0 and high is not None and 0 < high < math.inf else None
-
-
-def _bound(clip: Node, index: int, name: str) -> float | None:
-    stated = given(clip, index)
-    return clip.attrs.get(name) if stated is None else _number(stated)
+    """The upper bound of a float32 Clip from zero up; None for other bounds."""
+    low, high = clip_bounds(clip) or (None, None)
+    constants = [constant for index in (1, 2) if (constant := given(clip, index)) is not None]
+    is_float = all(each.dtype == np.float32 for each in constants)
+    return high if is_float and low == 0 and high is not None and high > 0 else None
 
 
 def _number(tensor: Any) -> float | None:
@@ -119,7 +125,7 @@ def _line(graph: Graph, clip: Node) -> _Line | None:
 def _step(graph: Graph, tensor: Any) -> _Line | None:
     """One node of scalar arithmetic that makes ``tensor`` for the chain alone."""
     node = producer(tensor)
-    if node is None or not is_onnx(node, "Add", "Sub", "Mul", "Div") or not _is_read_once(graph, tensor):
+    if node is None or not is_onnx(node, "Add", "Sub", "Mul", "Div") or not has_one_reader(graph, tensor):
         return None
     left, right = (_number(each) for each in node.inputs)
     number = left if right is None else right
@@ -139,16 +145,16 @@ def _step(graph: Graph, tensor: Any) -> _Line | None:
 def _scaling(graph: Graph, scope: Scope, clip: Node, high: float) -> _Scaling | None:
     """The node that brings the chain's range from ``high`` to one: after the Clip, or around its product."""
     made = clip.outputs[0]
-    reader = _lone_reader(graph, scope, made)
+    reader = sole_reader(graph, scope, made)
     if reader is None:
         return None
     candidates = [_scaled(reader)]
     if is_onnx(reader, "Mul"):
-        product = _lone_reader(graph, scope, reader.outputs[0])
+        product = sole_reader(graph, scope, reader.outputs[0])
         candidates.append(None if product is None else _scaled(product))
-        other = reader.inputs[1] if reader.inputs[0] is made else reader.inputs[0]
+        other = other_operand(reader, made)
         before = producer(other)
-        if before is not None and _is_read_once(graph, other) and any(each is before for each in scope.graph.nodes):
+        if before is not None and has_one_reader(graph, other) and scope.graph.holds(before):
             candidates.append(_scaled(before))
     fits = (each for each in candidates if each and math.isclose(each.factor * high, 1.0, rel_tol=TOLERANCE))
     return next(fits, None)
@@ -164,15 +170,3 @@ def _scaled(node: Node) -> _Scaling | None:
     if node.op == "Mul" and left is not None and right is None:
         return _Scaling(node, node.inputs[1], left)
     return None
-
-
-def _is_read_once(graph: Graph, tensor: Any) -> bool:
-    return len(tensor.outputs) == 1 and not graph.is_output(tensor)
-
-
-def _lone_reader(graph: Graph, scope: Scope, tensor: Any) -> Node | None:
-    """The one node of the scope that reads a tensor which nothing else needs."""
-    if not _is_read_once(graph, tensor):
-        return None
-    reader: Node = tensor.outputs[0]
-    return reader if any(each is reader for each in scope.graph.nodes) else None

@@ -19,21 +19,25 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.provenance import Origin
-from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import (
-    bypass,
+from onnxcomp.graph.ir.query import (
     constant_value,
     given,
+    has_one_reader,
     has_references,
     is_onnx,
     node_key,
     producer,
     trains,
 )
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import bypass, set_constant, set_input
 from onnxcomp.graph.ir.writer import ordered
-from onnxcomp.graph.weights.roles import FLOAT_TYPES
+from onnxcomp.graph.weights.bias import Bias, rounded_to
+from onnxcomp.graph.weights.linear_op import LinearOp, linear_op
+from onnxcomp.graph.weights.matrix_form import MatrixForm
+from onnxcomp.operators import LINEAR
+from onnxcomp.tensors import FLOAT_TYPES
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 ELEMENTWISE = ("Mul", "Add", "Sub", "Div")
 
 
@@ -80,19 +84,24 @@ def _fuse_or_say_why(
 
 @dataclass(frozen=True, eq=False)
 class _Host:
-    """A linear node that the affine one follows, with nothing else reading in between.
+    """A linear operator that the affine node follows, with nothing else reading in between.
 
-    add: the node that adds the bias of a MatMul, None for others or without bias.
-    rank: of its output; 0 where it is not known. axis: of its channels, from the end.
+    rank: of its output; 0 where it is not known.
     """
 
-    node: Node
-    weight: Constant
+    op: LinearOp
+    bias: Bias
     weight_key: str
-    channels: int
-    axis: int
+    form: MatrixForm
     rank: int
-    add: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        return self.op.node
+
+    @property
+    def channels(self) -> int:
+        return self.op.channels
 
 
 def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
@@ -104,24 +113,25 @@ def _host_of(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> _Host:
         add, maker = maker, _sole_maker(graph, scope, maker.inputs[position])
         if maker.op != "MatMul":
             raise CannotFuse("an Add stands between it and the weights")
-    linear = is_onnx(maker, *CONVOLUTIONS, "Gemm", "MatMul")
-    if not linear or (maker.op == "MatMul" and node.op != "BatchNormalization"):
+    if not is_onnx(maker, *LINEAR) or (maker.op == "MatMul" and node.op != "BatchNormalization"):
         raise CannotFuse(f"it follows {maker.op}, not a convolution or matrix product")
-    if has_references(maker) or has_references(node):
+    if has_references(node):
         raise CannotFuse("an attribute is a parameter of the function around it")
-    weight = maker.inputs[1]
-    if not isinstance(weight, Constant):
-        raise CannotFuse(f"the weight of the {maker.op} before it is not a constant")
-    if weight.data_type not in FLOAT_TYPES or len(weight.shape) < 2:
+    found = linear_op(scope, maker, index=1)
+    if isinstance(found, str) or not found.is_direct:
+        reason = found if isinstance(found, str) else "its weight is not a constant"
+        raise CannotFuse(f"the {maker.op} before it cannot be scaled: {reason}")
+    weight, form = found.weight, found.form
+    if weight.data_type not in FLOAT_TYPES or form is None:
         raise CannotFuse(f"the weight of the {maker.op} before it is no float matrix or kernel")
-    if len(weight.outputs) > 1 or graph.is_output(weight):
+    if not has_one_reader(graph, weight):
         raise CannotFuse("the weight has other readers")
     if isinstance(weight.origin, SparseTensorProto):
         raise CannotFuse("the weight is stored as a sparse tensor, which would become a dense one")
-    axis, channels = _channels(maker, weight)
-    rank = len(weight.shape) if maker.op in CONVOLUTIONS else (shapes.rank(maker.outputs[0]) or 0)
-    rank = 2 if maker.op == "Gemm" else rank
-    return _Host(maker, weight, graph.scope_of(weight).key(weight.name), channels, axis, rank, add)
+    bias = found.bias(graph)
+    if add is not None and bias.holder is not add:
+        raise CannotFuse("the bias before it is not a constant")
+    return _Host(found, bias, graph.scope_of(weight).key(weight.name), form, _rank(found, shapes))
 
 
 def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:
@@ -129,21 +139,16 @@ def _sole_maker(graph: Graph, scope: Scope, tensor: Any) -> Node:
     maker = producer(tensor)
     if maker is None or not scope.graph.holds(maker):
         raise CannotFuse("no node of the same graph stands before it")
-    if len(tensor.outputs) > 1 or graph.is_output(tensor):
+    if not has_one_reader(graph, tensor):
         raise CannotFuse(f"the output of the {maker.op} before it has other readers")
     return maker
 
 
-def _channels(maker: Node, weight: Constant) -> tuple[int, int]:
-    """The output's channel axis, counted from the end, and the number of channels."""
-    shape = weight.shape
-    if maker.op == "Conv":
-        return 1 - len(shape), shape[0]
-    if maker.op == "ConvTranspose":
-        return 1 - len(shape), shape[1] * maker.attrs.get("group", 1)
-    if maker.op == "Gemm":
-        return -1, shape[0] if maker.attrs.get("transB", 0) else shape[1]
-    return -1, shape[-1]
+def _rank(op: LinearOp, shapes: Shapes) -> int:
+    """The number of the output's dimensions, 0 where it is not known."""
+    if op.is_convolution:
+        return len(op.perm)
+    return 2 if op.node.op == "Gemm" else shapes.rank(op.node.outputs[0]) or 0
 
 
 # --- what the node does to each channel ----------------------------------------------------------------
@@ -169,7 +174,7 @@ def _batch_norm(node: Node, host: _Host) -> tuple[Array, Array]:
         raise CannotFuse("it is in training mode")
     if node.attrs.get("spatial", 1) != 1:  # an attribute of opset 7 and 8
         raise CannotFuse("it normalizes each position by itself")
-    if host.node.op not in CONVOLUTIONS and host.rank != 2:
+    if not host.op.is_convolution and host.rank != 2:
         raise CannotFuse("its channels are not the columns of the matrix product")
     read = [constant_value(given(node, index)) for index in range(1, 5)]
     known = [each.astype(np.float64) for each in read if each is not None]
@@ -185,10 +190,10 @@ def _per_channel(values: Array, host: _Host) -> Array:
     """A constant that is broadcast to the output, as one value a channel."""
     if values.ndim > host.rank:
         raise CannotFuse("the constant has more dimensions than the output")
-    shape = (1,) * (host.rank - values.ndim) + values.shape
+    axis, shape = host.op.output_axis, (1,) * (host.rank - values.ndim) + values.shape
     expected = [1] * host.rank
-    expected[host.axis] = shape[host.axis]
-    if list(shape) != expected or shape[host.axis] not in (1, host.channels):
+    expected[axis] = shape[axis]
+    if list(shape) != expected or shape[axis] not in (1, host.channels):
         raise CannotFuse("the constant is not one value a channel")
     return np.broadcast_to(values.reshape(-1), (host.channels,)).copy()
 
@@ -197,86 +202,61 @@ def _per_channel(values: Array, host: _Host) -> Array:
 
 
 def _fuse(graph: Graph, scope: Scope, node: Node, host: _Host, factor: Array, shift: Array) -> None:
-    bias_holder, position = (host.add, _constant_position(host.add)) if host.add else (host.node, 2)
-    bias = given(bias_holder, position)
+    bias, weight = host.bias.tensor, host.op.weight
     if bias is not None and not isinstance(bias, Constant):
         raise CannotFuse("the bias before it is not a constant")
     if bias is not None and tuple(bias.shape)[-1:] not in ((), (1,), (host.channels,)):
         raise CannotFuse("the bias before it is not one value a channel")
-    weight = host.weight.values
-    scaled = _rounded(_scaled(host, weight.astype(np.float64), factor), weight.dtype)
+    scaled = _rounded(_scaled(host, weight.values.astype(np.float64), factor), weight.dtype)
     shifted = _rounded(_shifted(host, bias, factor, shift), weight.dtype)
     if np.any(factor != 1):
-        host.weight.values = scaled
+        weight.values = scaled
         encoding = graph.encodings.get(host.weight_key)
         if encoding is not None and encoding.encode(scaled) is None:
             del graph.encodings[host.weight_key]
     if bias is None and not np.any(shifted):
         bypass(graph, scope, node, node.inputs[0] if producer(node.inputs[0]) is host.node else node.inputs[1])
         return
-    made = _bias_constant(graph, scope, host, bias, shifted)
-    if host.node.op == "MatMul" and host.add is None:
-        output = node.outputs[0]
-        graph.node(scope, "Add", [host.node.outputs[0], made], [output], name=node.name, before=node)
-        del output.inputs[0]
-        graph.remove_node(scope, node)
-        return
-    _set_input(bias_holder, position, made)
+    _put_bias(graph, host, node, shifted)
+
+
+def _put_bias(graph: Graph, host: _Host, node: Node, shifted: Array) -> None:
+    """Let the operator, and an Add after a MatMul, do what the affine node did."""
+    scope, bias = host.op.scope, host.bias
+    if bias.tensor is None:
+        made = graph.constant(scope, f"{host.op.weight.name}_bias", shifted)
+        if bias.holder is None:
+            output = node.outputs[0]
+            graph.node(scope, "Add", [host.node.outputs[0], made], [output], name=node.name, before=node)
+            del output.inputs[0]
+            graph.remove_node(scope, node)
+            return
+        set_input(bias.holder, bias.position, made)
+    else:
+        assert bias.holder is not None
+        set_constant(graph, scope, bias.holder, bias.position, shifted)
     if host.node.op == "Gemm":
         host.node.attrs["beta"] = 1.0
-    last = bias_holder.outputs[0]
-    bypass(graph, scope, node, last)
-
-
-def _constant_position(add: Node) -> int:
-    return 1 if isinstance(add.inputs[1], Constant) else 0
+    bypass(graph, scope, node, bias.output)
 
 
 def _scaled(host: _Host, weight: Array, factor: Array) -> Array:
     """The weight with each output channel times its factor."""
-    if host.node.op == "Conv":
-        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    if host.node.op == "ConvTranspose":  # (inputs, outputs of a group, ...), the inputs group by group
-        groups = host.node.attrs.get("group", 1)
-        split = weight.reshape(groups, -1, *weight.shape[1:])
-        return (split * factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))).reshape(weight.shape)
-    if host.node.op == "Gemm" and host.node.attrs.get("transB", 0):
-        return weight * factor[:, None]
-    return weight * factor
+    return host.form.unpack(host.form.pack(weight) * factor.reshape(host.form.groups, -1, 1))
 
 
 def _shifted(host: _Host, bias: Constant | None, factor: Array, shift: Array) -> Array:
     """The new bias; that of a Gemm or a MatMul keeps what it is broadcast along."""
     if bias is None:
         return shift
-    values = bias.values.astype(np.float64)
-    if host.node.op == "Gemm":
-        values = values * host.node.attrs.get("beta", 1.0)
+    values = bias.values.astype(np.float64) * host.op.beta
     if host.node.op == "MatMul":
         values = _per_channel(values, host)
     return values * factor + shift
 
 
 def _rounded(values: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = values.astype(dtype)
-    if not np.all(np.isfinite(rounded.astype(np.float64))):
+    rounded = rounded_to(values, dtype)
+    if rounded is None:
         raise CannotFuse(f"the fused weights are not finite in {dtype}")
     return rounded
-
-
-def _bias_constant(graph: Graph, scope: Scope, host: _Host, bias: Constant | None, values: Array) -> Constant:
-    """The old bias with new values where nothing else reads it, else a new constant."""
-    own = bias is not None and len(bias.outputs) == 1 and not graph.is_output(bias)
-    if bias is not None and own and tuple(bias.shape) == values.shape and bias.dtype == values.dtype:
-        bias.values = values
-        graph.encodings.pop(graph.scope_of(bias).key(bias.name), None)
-        return bias
-    return graph.constant(scope, bias.name if bias is not None else f"{host.weight.name}_bias", values)
-
-
-def _set_input(node: Node, position: int, tensor: Constant) -> None:
-    if position < len(node.inputs):
-        node.inputs[position] = tensor
-    else:
-        node.inputs.append(tensor)

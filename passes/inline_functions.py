@@ -15,8 +15,9 @@ import onnx_graphsurgeon as gs
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.functions import FunctionId, Inliner, called, drop_function, functions_of, misfit, used_functions
 from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import key_holders, node_key, renew_keys
+from onnxcomp.graph.ir.rewire import key_holders, renew_keys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from onnx import AttributeProto, SparseTensorProto
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
 
 
 @dataclass(frozen=True, kw_only=True)

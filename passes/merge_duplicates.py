@@ -20,8 +20,8 @@ from onnx import AttributeProto
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import has_references, is_onnx, is_random, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import has_references, is_onnx, is_random, node_key
 from onnxcomp.graph.ir.writer import ordered, sweep
 
 ONE_PER_READER = frozenset({"QuantizeLinear", "DequantizeLinear"})

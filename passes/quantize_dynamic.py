@@ -18,12 +18,12 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
-from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, MICROSOFT, DynamicWriter
+from onnxcomp.graph.integers.dynamic import ATTENTION_ATTRIBUTES, DynamicWriter
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.query import given, has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, has_references, is_onnx, node_key
-from onnxcomp.graph.weights.products import Product, product_of
+from onnxcomp.graph.opset import raise_opset
+from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
 from onnxcomp.numerics.encodings.encoding import Encoding, GridEncoding
 from onnxcomp.numerics.integers.symmetric_int8 import (
     FULL_LIMIT,
@@ -34,10 +34,10 @@ from onnxcomp.numerics.integers.symmetric_int8 import (
     is_sliced,
 )
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.operators import MATRIX_PRODUCTS, MICROSOFT, RECURRENT
 from onnxcomp.target import QuantizationStyle
 
 OPSET = 11  # DynamicQuantizeLinear
-PRODUCTS = frozenset({"MatMul", "Gemm"})
 KERNELS_ON_CPU = frozenset({"LSTM", "Attention"})
 
 
@@ -51,7 +51,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class DynamicUnit:
     """A node that can compute with integers, and its constant operands."""
 
     key: str
@@ -113,7 +113,7 @@ class QuantizeDynamic(SelectingPass):
             )
         return outcome
 
-    def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[Unit]:
+    def _units(self, graph: Graph, context: Context, outcome: Outcome) -> list[DynamicUnit]:
         """The nodes that can be rewritten; says why others of these operators cannot."""
         keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         units = []
@@ -126,34 +126,32 @@ class QuantizeDynamic(SelectingPass):
             if not context.selects(*names):
                 continue
             unit = self._unit(scope, node, shapes, on_cpu)
-            if isinstance(unit, Unit):
+            if isinstance(unit, DynamicUnit):
                 unit = self._refusal(graph, unit, keys) or unit
-            if isinstance(unit, Unit) and not context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
-                continue
             if isinstance(unit, str):
                 outcome.skip(names[0], unit)
-            else:
+            elif context.selects(unit.key, *(keys[each.weight] for each in unit.parts)):
                 units.append(unit)
         return units
 
-    def _unit(self, scope: Scope, node: Node, shapes: Shapes, on_cpu: bool) -> Unit | str:
+    def _unit(self, scope: Scope, node: Node, shapes: Shapes, on_cpu: bool) -> DynamicUnit | str:
         """The unit of a node, or the reason why there is none."""
         if node.op in KERNELS_ON_CPU and not on_cpu:
             return f"only ONNX Runtime's CPU provider has an integer {node.op}"
-        if node.op in PRODUCTS:
-            product = product_of(scope, node, shapes)
+        if node.op in MATRIX_PRODUCTS:
+            product = replaceable_op(scope, node, shapes)
             return product if isinstance(product, str) else _product_unit(product)
         if node.op == "Conv":
             if not self.convolutions:
                 return "dynamic ranges do not make a Conv faster (convolutions rewrites it all the same)"
-            return _convolution_unit(scope, node)
+            return _convolution_unit(scope, node, shapes)
         if node.op == "LSTM":
             return _recurrent_unit(scope, node)
         if node.op == "Attention":
             return _attention_unit(scope, node)
         return f"ONNX Runtime has no integer {node.op}"
 
-    def _refusal(self, graph: Graph, unit: Unit, keys: dict[Constant, str]) -> str | None:
+    def _refusal(self, graph: Graph, unit: DynamicUnit, keys: dict[Constant, str]) -> str | None:
         """Why the weights of a unit cannot be integers, or None."""
         if sum(part.weight.size for part in unit.parts) < self.min_elements:
             return f"its weight has fewer than {self.min_elements} values"
@@ -173,7 +171,7 @@ class QuantizeDynamic(SelectingPass):
 def _is_candidate(node: Node) -> bool:
     if node.domain == MICROSOFT:
         return str(node.op) == "Attention"
-    return is_onnx(node, *PRODUCTS, "Conv", "LSTM", "GRU", "RNN")
+    return is_onnx(node, *MATRIX_PRODUCTS, *RECURRENT, "Conv")
 
 
 def _raise(graph: Graph, context: Context) -> str | None:
@@ -182,31 +180,28 @@ def _raise(graph: Graph, context: Context) -> str | None:
     return raise_opset(graph, OPSET)
 
 
-def _product_unit(product: Product) -> Unit:
+def _product_unit(product: LinearOp) -> DynamicUnit:
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.product(product, weight)
 
-    part = Part(product.weight, tuple(sorted(product.perm[:-1])), product.perm)
-    return Unit(product.key, product.node.op, (part,), write)
+    part = Part(product.weight, tuple(sorted(product.matrix_axes[:-1])), product.matrix_axes)
+    return DynamicUnit(product.key, product.node.op, (part,), write)
 
 
-def _convolution_unit(scope: Scope, node: Node) -> Unit | str:
-    kernel = node.inputs[1]
-    if not isinstance(kernel, Constant):
+def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> DynamicUnit | str:
+    found = replaceable_op(scope, node, shapes)
+    if isinstance(found, str):
+        return found
+    if not found.is_direct:
         return "its weight is not a constant"
-    if isinstance(node.inputs[0], Constant):
-        return "both its operands are constants"
-    if has_references(node):
-        return "its attributes are parameters of a function"
 
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
-        writer.convolution(scope, node, weight)
+        writer.convolution(found, weight)
 
-    axes = tuple(range(len(kernel.shape)))
-    return Unit(node_key(scope, node), "Conv", (Part(kernel, axes[1:], axes),), write)
+    return DynamicUnit(found.key, "Conv", (Part(found.weight, found.perm[1:], found.perm),), write)
 
 
-def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:
+def _recurrent_unit(scope: Scope, node: Node) -> DynamicUnit | str:
     inner, recurrent = node.inputs[1], node.inputs[2]
     if not isinstance(inner, Constant) or not isinstance(recurrent, Constant):
         return "its weights are not constants"
@@ -219,10 +214,10 @@ def _recurrent_unit(scope: Scope, node: Node) -> Unit | str:
         writer.recurrent(scope, node, first, second)
 
     axes = (0, 1, 2)
-    return Unit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
+    return DynamicUnit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
 
 
-def _attention_unit(scope: Scope, node: Node) -> Unit | str:
+def _attention_unit(scope: Scope, node: Node) -> DynamicUnit | str:
     weight = node.inputs[1]
     if not isinstance(weight, Constant) or len(weight.shape) != 2:
         return "its weight is not a constant matrix"
@@ -235,13 +230,13 @@ def _attention_unit(scope: Scope, node: Node) -> Unit | str:
     def write(writer: DynamicWriter, codes: SignedCodes) -> None:
         writer.attention(scope, node, codes)
 
-    return Unit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
+    return DynamicUnit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
 
 
 class _Codes:
     """The codes of weights and their relative errors, found once for all nodes that read them alike."""
 
-    def __init__(self, graph: Graph, units: list[Unit], limit: int) -> None:
+    def __init__(self, graph: Graph, units: list[DynamicUnit], limit: int) -> None:
         self.keys = {each: scope.key(each.name) for scope in graph.scopes for each in scope.constants}
         self._graph = graph
         self._limit = limit

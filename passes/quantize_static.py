@@ -24,21 +24,20 @@ from onnxcomp.graph.integers.fusion_check import idle_keys
 from onnxcomp.graph.integers.placement import Plan, make_plan
 from onnxcomp.graph.integers.qdq_insertion import Rewrite, Rewritten
 from onnxcomp.graph.integers.qdq_weights import CodeStore
-from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
+from onnxcomp.graph.integers.qdq_writer import PER_AXIS_OPSET, PER_TENSOR_OPSET, SIXTEEN_BIT_OPSET
+from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, table_unit
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid
 from onnxcomp.numerics.integers.calibrators import BY_ENDS, CALIBRATORS, range_by
+from onnxcomp.operators import LINEAR
 from onnxcomp.runtime import optimized
 from onnxcomp.target import STYLES
 
-PER_TENSOR_OPSET = 10
-PER_CHANNEL_OPSET = 13
-SIXTEEN_BIT_OPSET = 21
 SMALL_SHARE = 1 / 8  # an operand of at most that share of the result is put on a grid for one node alone
 TRIALS = 3  # models looked at, at most, to find nodes that the target leaves in float
 
@@ -120,7 +119,7 @@ class QuantizeStatic(SelectingPass):
             style = dataclasses.replace(style, weight=self.weight)
         if self.granularity == "channel":
             style = dataclasses.replace(style, channelled=LINEAR)
-        limited = context.max_opset is not None and max(context.max_opset, graph.opset) < PER_CHANNEL_OPSET
+        limited = context.max_opset is not None and max(context.max_opset, graph.opset) < PER_AXIS_OPSET
         by_channel = style.per_channel if self.granularity == "target" else self.granularity == "channel"
         return dataclasses.replace(
             style,
@@ -307,7 +306,7 @@ def _look(trial: Graph, done: Rewritten, context: Context) -> Look:
 def _needed_opset(style: QuantizationStyle) -> int:
     if style.activation.endswith("16"):
         return SIXTEEN_BIT_OPSET
-    return PER_CHANNEL_OPSET if style.per_channel else PER_TENSOR_OPSET
+    return PER_AXIS_OPSET if style.per_channel else PER_TENSOR_OPSET
 
 
 def _small(seen: Mapping[Any, Observation]) -> Callable[[Unit, Any], bool]:

@@ -15,7 +15,7 @@ from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, ON_DATA, Grid, round_to_grid
+from onnxcomp.graph.rounding.grid import ALGORITHMS, GRANULARITIES, ON_DATA, GridSpec, round_to_grid
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import has_levels
 
@@ -65,8 +65,8 @@ class QuantizeWeights(WeightPass):
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.algorithm in ("auto", *ON_DATA)
 
-    def _grid(self) -> Grid:
-        return Grid(
+    def _grid(self) -> GridSpec:
+        return GridSpec(
             bits=self.bits,
             granularity=self.granularity,
             block_size=self.block_size,

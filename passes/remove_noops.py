@@ -21,21 +21,23 @@ from onnx import TensorProto
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import (
-    bypass,
+from onnxcomp.graph.ir.query import (
     constant_value,
     given,
+    has_one_reader,
     has_references,
     ints,
     is_onnx,
     node_key,
     producer,
+    tensor_behind,
     trains,
-)  # fmt: skip
+)
+from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.writer import ordered, sweep
+from onnxcomp.operators import RESHAPING
 
-FORM_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})  # elements and their order stay
 END = 2**31 - 1  # as the end of a Slice, from here on: everything
 
 
@@ -234,7 +236,7 @@ def _merge_transposes(graph: Graph, scope: Scope, node: Node, shapes: Shapes) ->
     both = [inner[axis] for axis in outer]
     if both == sorted(both) and bypass(graph, scope, node, source):
         return "removed Transpose pair"
-    if not _only_reader(graph, first, node):
+    if not has_one_reader(graph, first.outputs[0]):
         return ""
     node.attrs["perm"] = both
     node.inputs[0] = source
@@ -244,14 +246,12 @@ def _merge_transposes(graph: Graph, scope: Scope, node: Node, shapes: Shapes) ->
 def _merge_forms(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> str:
     """Reshape after a node that changes the form only: the first form does not matter."""
     first = producer(node.inputs[0])
-    if first is None or not is_onnx(first) or first.op not in FORM_ONLY or has_references(first):
+    if first is None or not is_onnx(first) or first.op not in RESHAPING or has_references(first):
         return ""
-    root = first.inputs[0]
-    while (maker := producer(root)) is not None and is_onnx(maker) and maker.op in FORM_ONLY:
-        root = maker.inputs[0]
+    root = tensor_behind(first.inputs[0], *RESHAPING)
     if shapes.same_form(root, node.outputs[0]) and bypass(graph, scope, node, root):
         return f"removed {first.op} and {node.op}"
-    if node.op != "Reshape" or not _only_reader(graph, first, node):
+    if node.op != "Reshape" or not has_one_reader(graph, first.outputs[0]):
         return ""
     target = ints(given(node, 1))
     if target is None or (0 in target and not node.attrs.get("allowzero", 0)):
@@ -271,7 +271,7 @@ def _merge_casts(graph: Graph, scope: Scope, node: Node, shapes: Shapes) -> str:
     source = first.inputs[0]
     if end == start and bypass(graph, scope, node, source):
         return "removed Cast pair"
-    if end not in LOSSLESS.get(middle, ()) or not _only_reader(graph, first, node):
+    if end not in LOSSLESS.get(middle, ()) or not has_one_reader(graph, first.outputs[0]):
         return ""
     node.inputs[0] = source
     return "merged with the Cast before"
@@ -285,11 +285,6 @@ MERGES: dict[str, Callable[[Graph, Scope, Node, Shapes], str]] = {
     "Unsqueeze": _merge_forms,
     "Cast": _merge_casts,
 }
-
-
-def _only_reader(graph: Graph, first: Node, node: Node) -> bool:
-    """Whether merging makes ``first`` go away."""
-    return len(first.outputs[0].outputs) == 1 and not graph.is_output(first.outputs[0])
 
 
 def _lossless() -> dict[int, frozenset[int]]:

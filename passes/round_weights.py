@@ -28,7 +28,7 @@ from onnxcomp.contract import (
     parameter,
 )
 from onnxcomp.graph.ir.reader import Graph, open_graph
-from onnxcomp.graph.rounding.grid import GRANULARITIES, Grid, Rounded, round_to_grid
+from onnxcomp.graph.rounding.grid import GRANULARITIES, GridSpec, Rounded, round_to_grid
 from onnxcomp.graph.rounding.output_aware import round_again, round_to_new_grid
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
@@ -98,8 +98,10 @@ class RoundWeights(SitePass):
         before = open_graph(reference.model)
         return before, {each.name: each for each in weights(before) if reference.is_as_it_was(each.name)}
 
-    def _grid(self) -> Grid:
-        return Grid(bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric)
+    def _grid(self) -> GridSpec:
+        return GridSpec(
+            bits=self.bits, granularity=self.granularity, block_size=self.block_size, symmetric=self.symmetric
+        )
 
     def _obstacle(self, weight: Weight, original: Weight | None) -> str | None:
         return _unlike(weight, original) if has_levels(weight, 2**self.bits) else self._grid().obstacle(weight)

@@ -27,8 +27,8 @@ from onnxcomp.contract import (
     parameter,
 )
 from onnxcomp.graph.ir.nodes import Array, Constant
+from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import is_onnx, node_key
 from onnxcomp.numerics.metrics.weight_error import relative_error
 
 # Operator -> where it reads a vector whose values add up or scale, so that a 2048th of one is little. Not among them

@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxcomp.calibration.statistics.input_rows import InputRows
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, parameter
-from onnxcomp.graph.channels.groups import ChannelGroup, Channels, Product
+from onnxcomp.graph.channels.groups import ChannelGroup, ChannelProduct, Channels
 from onnxcomp.graph.channels.ids import Numbers
-from onnxcomp.graph.channels.scale_insertion import Site, insert_scale, insertion_sites
+from onnxcomp.graph.channels.scale_insertion import InsertionSite, insert_scale, insertion_sites
 from onnxcomp.graph.channels.scaling import LARGEST, largest_factor, may_scale, scale_channels
 from onnxcomp.graph.channels.trace import trace_channels
 from onnxcomp.graph.ir.reader import Graph
@@ -66,7 +66,7 @@ class SmoothActivations(Pass):
             self._insert(graph, site, seen, outcome)
         return _without_repeats(outcome)
 
-    def _rows(self, graph: Graph, products: Sequence[Product], context: Context) -> Mapping[str, InputRows]:
+    def _rows(self, graph: Graph, products: Sequence[ChannelProduct], context: Context) -> Mapping[str, InputRows]:
         weights = {each.weight.name: each.weight for each in products}
         return context.observe.rows(graph, list(weights.values()), limit=self.samples)
 
@@ -97,7 +97,7 @@ class SmoothActivations(Pass):
         if np.any(factors != 1):
             outcome.origins.update(scale_channels(channels, factors))
 
-    def _insert(self, graph: Graph, site: Site, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
+    def _insert(self, graph: Graph, site: InsertionSite, seen: Mapping[str, InputRows], outcome: Outcome) -> None:
         count = site.channel_count
         readers = [_reader(each, site.numbers(each), seen) for each in site.products if each.weight.name in seen]
         if len(readers) < len(site.products):
@@ -121,7 +121,7 @@ class SmoothActivations(Pass):
         return False
 
 
-def _reader(product: Product, numbers: Numbers, seen: Mapping[str, InputRows]) -> Reader:
+def _reader(product: ChannelProduct, numbers: Numbers, seen: Mapping[str, InputRows]) -> Reader:
     """A product as arrays; each number stands for all the elements of a kernel that go with an input."""
     inputs = seen[product.weight.name]
     matrices = product.form.pack(product.weight.values).astype(np.float32)
@@ -130,7 +130,7 @@ def _reader(product: Product, numbers: Numbers, seen: Mapping[str, InputRows]) -
     return Reader(matrices, inputs.rows, inputs.low, inputs.high, spread.repeat(length // spread.shape[1], axis=1))
 
 
-def _note(outcome: Outcome, name: str, found: Smoothing, readers: Sequence[Product], how: str) -> None:
+def _note(outcome: Outcome, name: str, found: Smoothing, readers: Sequence[ChannelProduct], how: str) -> None:
     outcome.change(
         name,
         f"smoothed{how} at strength {found.strength:g}",

@@ -37,8 +37,8 @@ from onnxcomp.numerics.encodings.expression import Given, evaluate
 from onnxcomp.numerics.encodings.row_decoder import row_storages, rows_at
 from onnxcomp.numerics.encodings.storage_options import Storage, storages
 from onnxcomp.numerics.encodings.table_decoder import INDEX, Memo
+from onnxcomp.tensors import FLOAT_TYPES
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 OTHERS = frozenset({
     TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
@@ -256,7 +256,7 @@ def _candidates(graph: Graph) -> list[tuple[Scope, Constant]]:
     for scope in graph.scopes:
         for constant in scope.constants:
             kind, size = constant.data_type, constant.nbytes
-            wanted = (kind in FLOATS and size >= MIN_BYTES) or (kind in OTHERS and size >= MIN_OTHER_BYTES)
+            wanted = (kind in FLOAT_TYPES and size >= MIN_BYTES) or (kind in OTHERS and size >= MIN_OTHER_BYTES)
             if wanted and (constant.outputs or graph.is_output(constant)):
                 found.append((scope, constant))
     return found

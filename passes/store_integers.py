@@ -27,12 +27,14 @@ from onnxcomp.contract import (
     parameter,
 )
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
-from onnxcomp.graph.integers.weight_only import BLOCK_OPSET, CodesWriter, is_uniform, needed_opset
+from onnxcomp.graph.integers.qdq_writer import BLOCK_OPSET
+from onnxcomp.graph.integers.weight_only import CodesWriter, is_uniform, needed_opset
 from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.opset import raise_opset
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx
-from onnxcomp.graph.weights.products import Lookup, Product, lookup_of, product_of
+from onnxcomp.graph.opset import raise_opset
+from onnxcomp.graph.weights.linear_op import LinearOp, replaceable_op
+from onnxcomp.graph.weights.lookups import Lookup, lookup_of
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import GridEncoding
 from onnxcomp.numerics.integers.blockwise import (
@@ -44,6 +46,7 @@ from onnxcomp.numerics.integers.blockwise import (
     stored_bits,
 )
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.operators import MATRIX_PRODUCTS
 
 # Execution providers that have MatMulNBits and GatherBlockQuantized.
 WITH_KERNELS = frozenset({"cpu", "cuda", "webgpu", "js", "dml"})
@@ -67,18 +70,18 @@ REASONS = {
 class Readers:
     """The nodes that use a weight as codes."""
 
-    products: list[Product] = field(default_factory=list)
+    products: list[LinearOp] = field(default_factory=list)
     lookups: list[Lookup] = field(default_factory=list)
 
     @property
-    def nodes(self) -> list[Product | Lookup]:
+    def nodes(self) -> list[LinearOp | Lookup]:
         """All of them."""
         return [*self.products, *self.lookups]
 
     @property
     def summed(self) -> int | None:
         """The constant's axis along which blocks run, None where readers differ."""
-        axes = {each.perm[0] for each in self.products} | ({1} if self.lookups else set())
+        axes = {each.matrix_axes[0] for each in self.products} | ({1} if self.lookups else set())
         return axes.pop() if len(axes) == 1 else None
 
 
@@ -284,9 +287,9 @@ def _readers(graph: Graph, shapes: Shapes) -> dict[Constant, Readers]:
     """What uses each constant as the weight of a product or as a table of rows."""
     found: defaultdict[Constant, Readers] = defaultdict(Readers)
     for scope, node in graph.nodes():
-        if is_onnx(node, "MatMul", "Gemm"):
-            product = product_of(scope, node, shapes)
-            if isinstance(product, Product) and len(product.perm) == 2:
+        if is_onnx(node, *MATRIX_PRODUCTS):
+            product = replaceable_op(scope, node, shapes)
+            if isinstance(product, LinearOp) and len(product.perm) == 2:
                 found[product.weight].products.append(product)
         elif (lookup := lookup_of(scope, node)) is not None:
             found[lookup.weight].lookups.append(lookup)

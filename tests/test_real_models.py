@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Pass
 from onnxcomp.errors import RecipeError
+from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.model import Model, load
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass, pass_names
@@ -81,7 +83,7 @@ def eagerly(name: str) -> Pass:
     return kind(**eager(kind))
 
 
-def check(source: Model, rewrite: Pass, on: Real, expected: Feeds, where: str, **context: Model) -> Applied:
+def check(source: Model, rewrite: Pass, on: Real, expected: Feeds, where: str, **context: Any) -> Applied:
     """Apply the pass and hold it to what it declares."""
     done = apply(source, rewrite, on.feeds, calibration=on.data, **context)
     assert_keeps_promises(done, on.feeds, expected, where=where)
@@ -101,7 +103,8 @@ def check_pairs(first: str, seconds: Sequence[str], on: Real) -> None:
             Recipe.of(eagerly(first), eagerly(second))
         except RecipeError:
             continue
-        check(one.after, eagerly(second), on, middle, f"{first}, {second}", original=on.model)
+        reference = Reference(on.model, one.outcome.origins)
+        check(one.after, eagerly(second), on, middle, f"{first}, {second}", reference=reference)
 
 
 def sampled_pairs() -> list[tuple[str, str]]:

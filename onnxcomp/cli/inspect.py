@@ -23,7 +23,7 @@ SHOWN = 15  # rows of a table without --verbose
 @click.command()
 @options.model_argument
 @click.option("--sensitivity", is_flag=True,
-              help="Measure on --calib-data how much each weight matters and the bits it bears.")  # fmt: skip
+              help="Measure on --calib-data how much each weight matters and the bits it tolerates.")  # fmt: skip
 @options.data_options
 @options.target_options
 @options.json_option
@@ -78,7 +78,7 @@ def _sensitivity(
 def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
     from onnxcomp.cli import formats, screen
 
-    listed = screen.table("weight", "role", "bytes", "influence", "bits that it bears", right=_SENSITIVITIES)
+    listed = screen.table("weight", "role", "bytes", "influence", "bits that it tolerates", right=_SENSITIVITIES)
     for each in found.weights[:limit]:
         name = each.name if limit is None else formats.shortened(each.name)
         bits = "" if each.bits is None else str(each.bits)
@@ -192,10 +192,10 @@ def _show_gains(found: Inspection) -> None:
     for gain in found.gains:
         words = formats.smaller(found.size_bytes, gain.size_bytes)
         listed.add_row(*screen.cells(f"{gain.bits} bits", f"{gain.size_bytes:,}", words))
-    screen.show("", listed, "", "How few bits the accuracy bears differs by model: onnxcomp optimize finds out.")
+    screen.show("", listed, "", "How few bits the accuracy tolerates differs by model: onnxcomp optimize finds out.")
 
 
-_SENSITIVITIES = ("bytes", "influence", "bits that it bears")
+_SENSITIVITIES = ("bytes", "influence", "bits that it tolerates")
 _NUMBERS = ("nodes", "constant bytes", "share", "MACs", "bytes")
 
 

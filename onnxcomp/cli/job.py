@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,15 +89,26 @@ def run(request: Request) -> None:
     if request.dry_run:
         _show_plan(request, model)
         return
-    if not request.quiet and not has_something_to_compress(model):
-        screen.remark(f"{model.name}: {NO_CONSTANTS}")
+    remark = None if request.quiet or has_something_to_compress(model) else f"{model.name}: {NO_CONSTANTS}"
     with screen.progress(quiet=request.quiet) as tell:
-        result = _result(request, model, tell)
+        result = _result(request, model, tell if remark is None else _remarking(tell, remark))
         pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
         click.get_current_context().exit(GOAL_MISSED)
+
+
+def _remarking(tell: screen.Tell, remark: str) -> screen.Tell:
+    """Say something once the original has run: where it does not, one line says why, and no other."""
+    told = itertools.count()
+
+    def telling(done: int, total: int, what: str) -> None:
+        if next(told) == 1:
+            screen.remark(remark)
+        tell(done, total, what)
+
+    return telling
 
 
 def _refuse_outputs(request: Request, model: Model, output: Path) -> None:

@@ -5,6 +5,6 @@ result.save("small.onnx")
 """
 
 from onnxcomp.pipeline.api import Result, optimize
-from onnxcomp.pipeline.history.replay import replay
+from onnxcomp.pipeline.replay import replay
 
 __all__ = ["Result", "optimize", "replay"]

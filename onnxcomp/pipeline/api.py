@@ -29,9 +29,9 @@ from onnxcomp.graph.report.inspection import contributed_operators, custom_opera
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
+from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
-from onnxcomp.pipeline.reports.costs import compare_costs
 from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
 from onnxcomp.pipeline.safety.grounds import Grounds
@@ -199,7 +199,7 @@ def _prepare(
         seed=seed,
         target=target,
         calibration=tuning,
-        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).energy,
+        divergence=None if tuner is None else lambda candidate: tuner.check(candidate).quadratic_divergence,
         exclude=exclude,
         progress=progress,
         max_opset=target.supported_opset,

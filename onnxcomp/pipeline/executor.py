@@ -48,6 +48,6 @@ def _refuse_slower(run: Run) -> None:
         return
     ratios = [run.course.race(run.original, {"result": run.current})["result"] for _ in range(2)]
     if min(ratios) > SLOWER:
-        taken = f"together they took {min(ratios):.2f} of the time"
-        run.ledger.take_back(0, f"all steps: {taken}")
-        run.receipt.notes.append(f"all steps were taken back: {taken}")
+        taken = f"{min(ratios):.2f}x the original's latency"
+        run.ledger.take_back(0, f"the result took {taken}")
+        run.receipt.notes.append(f"result discarded: {taken}")

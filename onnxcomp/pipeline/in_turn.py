@@ -28,7 +28,7 @@ class InTurn:
     limits: positions of the passes that act at fewer names where part is taken back. include: the names that are left
     of theirs, None for all. touched: what each pass changed when it was not limited. outcomes, contexts: of each
     pass; left_out: passes for which there was no time. restore: weights put back afterwards. taken: what the samples
-    or the budget do not bear.
+    or the budget do not tolerate.
     """
 
     leaves: tuple[Apply, ...]

@@ -4,7 +4,7 @@
     goal = "bytes"              # or "latency": then a step that claims speed and gives none is taken back
     [[step]]
     pass = "cluster-weights"
-    bits = "auto"               # the strongest that the budget bears, weight by weight
+    bits = "auto"               # the strongest that the budget tolerates, weight by weight
     when = "calibration"        # leave the step out when there is no calibration data
     exclude = ["*embedding*"]
     [[step]]

@@ -45,7 +45,7 @@ class Race(Step):
 
     @property
     def summary(self) -> str:
-        return "Keep the fastest of these that the budget bears."
+        return "Keep the fastest of these that the budget tolerates."
 
     @property
     def rewrites(self) -> tuple[Pass, ...]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxcomp.graph.integers.style import CHOOSING, LINEAR, RESHAPING, QuantizationStyle
+from onnxcomp.graph.integers.style import CHOOSING, TURNING, QuantizationStyle
+from onnxcomp.operators import LINEAR
 
 ASYMMETRIC = QuantizationStyle()
 # MLAS convolves without im2col where input channels come in fours and output channels in sixteens.
@@ -37,7 +38,7 @@ TENSORRT = QuantizationStyle(
     activation_symmetric=True,
     computes=LINEAR,
     between=frozenset({"Add", "AveragePool", "GlobalAveragePool", "Concat"}),
-    moves=RESHAPING | CHOOSING | {"MaxPool", "Resize"},
+    moves=TURNING | CHOOSING | {"MaxPool", "Resize"},
     float_results=LINEAR,
     products=True,
     tables=False,
@@ -55,7 +56,7 @@ OPENVINO = QuantizationStyle(
         "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "PRelu", "Clip", "ReduceMean",
         "ReduceSum", "LayerNormalization", "Sub",
     }),
-    moves=RESHAPING | CHOOSING | {"MaxPool", "Resize", "ReduceMax", "Pad"},
+    moves=TURNING | CHOOSING | {"MaxPool", "Resize", "ReduceMax", "Pad"},
     products=True,
     integer_bias=False,
     source="https://docs.openvino.ai/2024/documentation/openvino-extensibility/openvino-plugin-library/"
@@ -72,7 +73,7 @@ QNN = QuantizationStyle(
         "Exp", "Sqrt", "Abs", "Neg", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "LayerNormalization",
         "InstanceNormalization", "GridSample",
     }),
-    moves=RESHAPING | CHOOSING | {"MaxPool", "Resize", "SpaceToDepth", "Pad"},
+    moves=TURNING | CHOOSING | {"MaxPool", "Resize", "SpaceToDepth", "Pad"},
     float_results=frozenset(),
     everywhere=True,
     products=True,
@@ -83,7 +84,7 @@ NNAPI = replace(
     ASYMMETRIC,
     channelled=frozenset({"Conv"}),
     between=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "Softmax"}),
-    moves=RESHAPING | {"MaxPool", "Resize", "Gather", "Slice", "Split", "DepthToSpace"},
+    moves=TURNING | {"MaxPool", "Resize", "Gather", "Slice", "Split", "DepthToSpace"},
     float_results=frozenset(),
     products=True,
     drops_clips=True,

@@ -8,11 +8,11 @@ import numpy as np
 
 from onnxcomp.contract import Exact, Structure
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.extract import up_to
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.graph.rounding.grid import Grid, round_to_grid
+from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
@@ -130,7 +130,7 @@ def _prune(weight: Weight) -> None:
 
 
 def _put_on_levels(weight: Weight) -> None:
-    grid = Grid(bits=BITS, granularity="tensor", search_range=False)
+    grid = GridSpec(bits=BITS, granularity="tensor", search_range=False)
     if np.isfinite(weight.values).all():
         rounded = round_to_grid(weight, grid, "nearest")
         if rounded is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from onnx import TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxcomp.model import Model
-
-SHORTER = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+from onnxcomp.tensors import SHORT_FLOAT_TYPES
 
 
 def changed_signature(original: Model, model: Model, *, shorter_ends: bool = False) -> str | None:
@@ -37,7 +36,7 @@ def _same_type(left: ValueInfoProto, right: ValueInfoProto, shorter_ends: bool) 
     if left.type.WhichOneof("value") != "tensor_type" or right.type.WhichOneof("value") != "tensor_type":
         return bool(left.type == right.type)
     old, new = left.type.tensor_type, right.type.tensor_type
-    is_shorter = shorter_ends and old.elem_type == TensorProto.FLOAT and new.elem_type in SHORTER
+    is_shorter = shorter_ends and old.elem_type == TensorProto.FLOAT and new.elem_type in SHORT_FLOAT_TYPES
     if old.elem_type != new.elem_type and not is_shorter:
         return False
     if not old.HasField("shape"):

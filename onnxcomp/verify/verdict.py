@@ -88,7 +88,7 @@ class Verdict:
         return max(ends, default=(self.divergence + self.interval[1]) / 2)
 
     @property
-    def energy(self) -> float:
+    def quadratic_divergence(self) -> float:
         """The divergence as a quantity that grows with the squared error near the original, at most ``limit``
         where it passes: a root of a divergence squared again, and what is held beside a count in the limit's unit.
         Searches add it up; infinite for a failure."""

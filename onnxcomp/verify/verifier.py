@@ -21,7 +21,7 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.data.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
-from onnxcomp.graph.dataflow.output_operators import LINEAR, ends
+from onnxcomp.graph.dataflow.output_operators import SCORING, ends
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats
@@ -113,7 +113,7 @@ class Verifier:
 
     @property
     def search_limit(self) -> float:
-        """How much energy (see ``Verdict.energy``) a search may spend: half the limit where vectors are compared.
+        """What ``Verdict.quadratic_divergence`` a search may spend: half the limit where vectors are compared.
 
         An optimizer finds the directions that the shift of cosines hardly weighs: at the full limit a searched
         sentence encoder lost three times what rounded and clustered ones lost at the same divergence.
@@ -165,7 +165,7 @@ class Verifier:
         made_by = ends(self.original)
         options: dict[str, Any] = {
             "padding": self._padding(),
-            "linear": lambda name: made_by.get(name, "") in ("", *LINEAR),
+            "linear": lambda name: made_by.get(name, "") in ("", *SCORING),
             "numbers": lambda name: name in self._watched.numbers,
             "left_out": self._watched.stands_for,
             "states": self.states,

@@ -12,7 +12,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.contract import Context, Outcome
-from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.extract import up_to
 from onnxcomp.graph.ir.provenance import Reference
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load

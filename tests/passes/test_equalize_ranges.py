@@ -69,6 +69,18 @@ def test_says_what_a_bias_was_before_it_was_scaled() -> None:
     np.testing.assert_allclose(before, done.initializer("b"), rtol=1e-6)
 
 
+def test_weights_in_double_precision_keep_it() -> None:
+    """Their factors are no powers of two, and in float32 eight digits would be left."""
+    proto = model("""g (double[N, 3] x) => (double[N, 2] y) {
+        h = MatMul(x, w) a = Add(h, b) r = Relu(a) y = MatMul(r, v) }""")
+    random = np.random.default_rng(0)
+    for name, shape in (("w", (3, 4)), ("b", (4,)), ("v", (4, 2))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(random.standard_normal(shape), name))
+    done = rewrite(proto, "equalize-ranges")
+    assert done.outcome.changed and done.initializer("w").dtype == np.float64
+    check_same(done, {"x": random.standard_normal((5, 3))}, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("rank", [3, 4, 5])
 def test_convolutions_of_every_rank_and_grouping(groups: int, rank: int) -> None:

@@ -118,17 +118,29 @@ def test_small_weights_stay_plain_when_the_decoder_is_larger(shape: tuple[int, i
     assert not outcome.changed and after.size_bytes == model.size_bytes
 
 
+def small_weights(count: int, side: int) -> Model:
+    """A chain of square weights of 16 levels."""
+    tensors = [numpy_helper.from_array(matrix("16 levels", (side, side), seed), f"W{seed}") for seed in range(count)]
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"W{i}"], [f"x{i + 1}"]) for i in range(count)]
+    ends = [helper.make_tensor_value_info(name, 1, [1, side]) for name in ("x0", f"x{count}")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
 def test_many_small_weights_share_what_one_would_not_pay_for() -> None:
-    tensors = [numpy_helper.from_array(matrix("16 levels", (11, 11), seed), f"W{seed}") for seed in range(20)]
-    nodes = [helper.make_node("MatMul", [f"x{i}", f"W{i}"], [f"x{i + 1}"]) for i in range(20)]
-    ends = [helper.make_tensor_value_info(name, 1, [1, 11]) for name in ("x0", "x20")]
-    imports = [helper.make_opsetid("", 17)]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=imports, ir_version=8
-    )
-    after, outcome = stored(load(proto))
-    assert len(outcome.changed) == 20 and after.size_bytes < 0.8 * load(proto).size_bytes
-    assert not stored(load(model_with(matrix("16 levels", (11, 11)))))[1].changed
+    model = small_weights(20, 11)
+    after, outcome = stored(model)
+    assert len(outcome.changed) == 20 and after.size_bytes < 0.8 * model.size_bytes
+    assert not stored(small_weights(1, 11))[1].changed
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_few_small_weights_do_not_lean_on_what_all_of_them_do_not_pay_for(count: int) -> None:
+    """Each would gain by tables that the others have already, and all together would not."""
+    model = small_weights(count, 9)
+    after, outcome = stored(model)
+    assert not outcome.changed and after.size_bytes == model.size_bytes
+    assert stored(small_weights(9, 9))[0].size_bytes < small_weights(9, 9).size_bytes
 
 
 def test_leaves_what_is_excluded_or_not_included() -> None:

@@ -110,11 +110,13 @@ class SpoilOutputs(Pass):
 
     effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 
+    by: float = parameter(2.0, help="the factor")
+
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         for weight in weights(graph):
-            weight.set(weight.values * np.float32(2))
-            outcome.change(weight.name, "doubled")
+            weight.set(weight.values * np.float32(self.by))
+            outcome.change(weight.name, "multiplied")
         return outcome
 
 
@@ -382,10 +384,12 @@ class ClaimSpeed(Pass):
 
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
 
+    by: float = parameter(1.0001, help="the factor")
+
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         for weight in weights(graph):
-            weight.set(weight.values * np.float32(1.0001))
+            weight.set(weight.values * np.float32(self.by))
             outcome.change(weight.name, "scaled")
         return outcome
 
@@ -399,6 +403,18 @@ def test_speed_that_does_not_come_is_taken_back_where_it_is_the_goal(
     result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
     assert result.receipt.steps[0].decision == decision
     assert bool(result.receipt.applied) == (decision == "kept")
+
+
+def test_a_step_taken_back_for_its_speed_leaves_no_room_to_exact_ones(
+    calib: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exact step may add next to nothing to the divergence so far, which is none again."""
+    monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", lambda *arguments: 1.2)
+    recipe = Recipe("r", (Apply(ClaimSpeed(by=1.1)), Apply(SpoilOutputs(by=1.05))), goal="latency")
+    result = optimize(classifier(), recipe=recipe, calibration=str(calib), measure=False)
+    assert [each.decision for each in result.receipt.steps] == ["taken back", "taken back"]
+    assert result.receipt.steps[1].reason.startswith("an exact step changed the outputs")
+    assert result.model.proto == classifier() and result.receipt.verdict["divergence"] == 0
 
 
 def test_weights_too_small_to_gain_keep_their_values(calib: Path) -> None:

@@ -25,7 +25,7 @@ from onnxcomp.contract import (
 )
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.rounding.grid import Grid, round_to_grid
+from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
 
@@ -225,7 +225,7 @@ class OutlivesItsEncoding(Halving):
     makes = frozenset({Structure.LEVELS})
 
     def edit(self, weight: Weight, known: None, context: Context, outcome: Outcome) -> None:
-        rounded = round_to_grid(weight, Grid(bits=2, granularity="tensor"), "nearest")
+        rounded = round_to_grid(weight, GridSpec(bits=2, granularity="tensor"), "nearest")
         if rounded is not None:
             weight.set(rounded.values, rounded.encoding)
             weight.tensor.values = rounded.values + weight.dtype.type(0.1)

@@ -129,13 +129,13 @@ def test_no_number_of_samples_tells_a_drop_of_nothing(tmp_path: Path) -> None:
     assert any("a drop of 0 in accuracy, nor can any number" in note for note in verifier.notes)
 
 
-def test_what_is_held_beside_a_count_is_part_of_the_energy(tmp_path: Path) -> None:
+def test_what_is_held_beside_a_count_is_part_of_the_quadratic_divergence(tmp_path: Path) -> None:
     """A search sees how far off a result is that keeps all winners and fails."""
     verifier = judged(tmp_path, LABELS)
     verdict = verifier.check(classifier(3 * WEIGHT))
     assert verdict.divergence == 0 and verdict.beside is not None and not verdict.passed
-    assert verdict.energy == pytest.approx(verifier.limit * verdict.beside[0] / verdict.beside[1])
-    assert verifier.check(classifier()).energy == 0
+    assert verdict.quadratic_divergence == pytest.approx(verifier.limit * verdict.beside[0] / verdict.beside[1])
+    assert verifier.check(classifier()).quadratic_divergence == 0
 
 
 def test_random_inputs_are_not_counted() -> None:

@@ -13,7 +13,7 @@ LAYOUT = frozenset(
      "Flatten", "Concat"}
 )  # fmt: skip
 # Operator -> (input of a state, output of the state after the last step)
-RECURRENT = {"LSTM": ((5, 1), (6, 2)), "GRU": ((5, 1),), "RNN": ((5, 1),)}
+LAST_STATES = {"LSTM": ((5, 1), (6, 2)), "GRU": ((5, 1),), "RNN": ((5, 1),)}
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Flow:
             if node.op_type in LAYOUT:
                 self.moved[name] = self._union(self.moved, moving)
                 self.ends[name] = {link for each in moving for link in self.ends.get(each, ())}
-        for first, last in RECURRENT.get(node.op_type, ()):
+        for first, last in LAST_STATES.get(node.op_type, ()):
             if first < len(node.input) and last < len(node.output):
                 self.ends[node.output[last]] = {len(self.links)}
                 self.links.append(self.moved.get(node.input[first], 0))

@@ -22,6 +22,7 @@ from onnxcomp.calibration.statistics.watch import OpenSession, Progress, silent,
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.conv_geometry import window_of
+from onnxcomp.graph.weights.linear_op import summed_data_axis
 from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights.roles import Role, Weight
 from onnxcomp.numerics.arrays.im2col import unfold
@@ -136,11 +137,7 @@ def _source(role: Role, form: MatrixForm) -> Source | None:
     tensor = node.inputs[1 - role.input_index]
     if isinstance(tensor, Constant):
         return None
-    axis = -2 if form.kind == "left" else -1
-    if node.op == "Gemm" and role.input_index == 1 and node.attrs.get("transA", 0):
-        axis = -2
-    if node.op == "Gemm" and role.input_index == 0 and node.attrs.get("transB", 0):
-        axis = -1
+    axis = summed_data_axis(node, role.input_index)
     size = form.shape[-1] if form.kind in ("left", "rows") else form.shape[-2]
     if form.groups > 1:
         cut = functools.partial(_stacked, batch=form.shape[:-2])

@@ -50,7 +50,7 @@ class Observation:
             return self.reason
         if self.dtypes - {"float32"}:
             return f"is {', '.join(sorted(self.dtypes))}, not float32"
-        if self.values.odd:
+        if self.values.non_finite:
             return "has values that are not finite"
         return None if self.values.count else "had no values in the calibration data"
 
@@ -67,7 +67,7 @@ class Observation:
         """Take in what came of it in one run; nothing where the run never reached it."""
         self.ranks |= sketch.ranks
         if sketch.is_odd:
-            self.values.odd += 1
+            self.values.non_finite += 1
             return
         self.values.add_sample(sketch.samples, low=sketch.low, high=sketch.high, count=sketch.count)
 

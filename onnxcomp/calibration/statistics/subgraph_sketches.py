@@ -22,10 +22,11 @@ from onnxcomp.errors import TargetError
 from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
-from onnxcomp.graph.ir.rewire import is_onnx
 from onnxcomp.model import Model
 from onnxcomp.runtime import Session
+from onnxcomp.tensors import FLOAT_TYPES
 
 SAMPLES = 2048
 JITTER = 1024  # each sample is drawn from its own part of the tensor, at one of so many places
@@ -36,7 +37,6 @@ ABOVE_PRIME = 1.0001 * PRIME  # so that all chances are below one, and the first
 COUNT, ODDNESS = range(2)
 LEAST_OPSET = 7  # elementwise operators broadcast from there on
 SCAN_OPSET = 9  # before, Scan runs over a batch of sequences, each with states of its own
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 
 Parts = tuple[Any, Any, Any]  # totals, peaks, samples
 LENGTHS = (2, 4, SAMPLES)
@@ -93,7 +93,7 @@ def sketched(model: Model, keys: Sequence[str]) -> Sketched:
             found.faults[key] = fault
             continue
         found.dtypes[key] = str(helper.tensor_dtype_to_np_dtype(kind))
-        if kind in FLOATS:
+        if kind in FLOAT_TYPES:
             found.outputs[key] = sketcher.hand_out(scope, tensor, kind)
     found.model = close_graph(graph)
     return found

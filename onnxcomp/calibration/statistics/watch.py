@@ -18,7 +18,7 @@ from pathlib import Path
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.errors import TargetError
-from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.extract import up_to
 from onnxcomp.graph.ir.seeds import is_drawing
 from onnxcomp.model import Model
 from onnxcomp.runtime import Feeds, Session, Value

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.groups import Bound, Channels, Factor, Product, Source
+from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, ChannelSource, Factor
 from onnxcomp.graph.channels.ids import NONE, Numbers, along, padded, trimmed
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import constant_value, given, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, node_key
+from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
@@ -102,15 +103,15 @@ class Flow:
     def source(self, node: Node, shape: Sequence[int]) -> Numbers:
         """New channels that the node makes."""
         numbers = self.sets.fresh(shape)
-        self.channels.sources.append(Source(self.key(node), node, numbers))
+        self.channels.sources.append(ChannelSource(self.key(node), node, numbers))
         return numbers
 
     def weight_of(self, node: Node, index: int) -> tuple[Role, Weight] | None:
         """The weight that a node reads at an input, and its role there."""
         return self._weights.get((node, index))
 
-    def product(self, node: Node, index: int, data: Any, axis: int, kind: str) -> Numbers | None:
-        """Note a node that multiplies the channels along one axis of ``data`` with its weight; those that it makes.
+    def product(self, node: Node, index: int, axis: int, kind: str) -> Numbers | None:
+        """Note a node that multiplies the channels along one axis of its data with its weight; those that it makes.
 
         None where that cannot be followed.
         """
@@ -119,12 +120,13 @@ class Flow:
         if held is None or form is None:
             return None
         weight = held[1]
+        op = LinearOp(self.scope, node, index, weight.tensor, form.axes)
         groups, outputs, length = form.pack(np.empty(weight.shape, np.bool_)).shape
         inputs = length if kind in ("linear", "recurrent") else form.shape[1]
         if kind == "conv_transpose":
             inputs = form.shape[0] // groups
         together = 1 if kind.startswith("conv") else groups  # other matrices all see the same channels
-        read = along(self.of(data), axis, groups * inputs // together)
+        read = along(self.of(op.data), axis, groups * inputs // together)
         if read is None:
             return None
         made = self.source(node, (groups * outputs // together,))
@@ -132,8 +134,7 @@ class Flow:
         if fault:
             self.sets.fix(rows, fault)
             self.sets.fix(columns, fault)
-        key = self.key(node)
-        self.channels.products.append(Product(key, self.scope, node, weight, form, rows, columns, data, fault))
+        self.channels.products.append(ChannelProduct(op, weight, form, rows, columns, fault))
         return made
 
     def factor(self, node: Node, index: int, numbers: Numbers, power: int = -1) -> None:

@@ -16,29 +16,45 @@ import numpy as np
 
 from onnxcomp.graph.channels.ids import ChannelSets, Numbers
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import node_key
+from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.graph.weights.matrix_form import MatrixForm
 from onnxcomp.graph.weights.roles import Weight
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
-    """A node that multiplies with a constant weight: Conv, ConvTranspose, Gemm, MatMul, or the W of an LSTM.
+class ChannelProduct:
+    """The channels of a linear operator, or of the W of a recurrent node.
 
     rows: (groups * outputs,) channels that it makes, columns: (groups * inputs,) channels that it reads, both in the
-    order of the weight's matrix form. data: the tensor that it reads. fault: why the weight cannot be scaled, or "".
+    order of the weight's matrix form. fault: why the weight cannot be scaled, or "".
     """
 
-    key: str
-    scope: Scope
-    node: Node
+    op: LinearOp
     weight: Weight
     form: MatrixForm
     rows: Numbers
     columns: Numbers
-    data: Any
     fault: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name by which the model knows the node."""
+        return self.op.key
+
+    @property
+    def scope(self) -> Scope:
+        return self.op.scope
+
+    @property
+    def node(self) -> Node:
+        return self.op.node
+
+    @property
+    def data(self) -> Any:
+        """The tensor that it reads."""
+        return self.op.data
 
     def peaks(self) -> Array:
         """The largest magnitude of each output's kernel for each input: (groups, outputs, inputs)."""
@@ -81,7 +97,7 @@ class Bound:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ChannelSource:
     """A node that makes channels: a product, a normalization with a gain, a BatchNormalization."""
 
     key: str
@@ -98,9 +114,9 @@ class ChannelGroup:
 
     name: str
     channels: Numbers
-    sources: list[Source]
-    producers: list[Product] = field(default_factory=list)
-    consumers: list[Product] = field(default_factory=list)
+    sources: list[ChannelSource]
+    producers: list[ChannelProduct] = field(default_factory=list)
+    consumers: list[ChannelProduct] = field(default_factory=list)
     factors: list[Factor] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
 
@@ -123,10 +139,10 @@ class Channels:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.sets = ChannelSets()
-        self.products: list[Product] = []
+        self.products: list[ChannelProduct] = []
         self.factors: list[Factor] = []
         self.bounds: list[Bound] = []
-        self.sources: list[Source] = []
+        self.sources: list[ChannelSource] = []
         self.tensors: dict[Any, tuple[Scope, Numbers, int | None]] = {}  # the channels of each, and its rank
 
     def groups(self) -> list[ChannelGroup]:
@@ -140,7 +156,7 @@ class Channels:
         self._collect(owners, found)
         return list(found.values())
 
-    def reason(self, source: Source) -> str:
+    def reason(self, source: ChannelSource) -> str:
         """Why a source's channels cannot be scaled."""
         return self.sets.reason(source.numbers)
 

@@ -132,7 +132,7 @@ def _tail(shape: Sequence[int | None], size: int) -> list[int] | None:
 
 
 def condensed(numbers: Numbers) -> Numbers:
-    """With one element along each axis on which nothing changes."""
+    """Collapse axes along which the ids are constant to size 1."""
     for axis, size in enumerate(numbers.shape):
         first: Any = numbers.take([0], axis=axis) if size else numbers
         if size > 1 and np.array_equal(np.broadcast_to(first, numbers.shape), numbers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, Flow, Rule
 from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import constant_value, given, trains
-
-FLOATS = frozenset({1, 10, 11, 16})
-CONTRIBUTED = "com.microsoft"
+from onnxcomp.graph.ir.query import clip_bounds, constant_operand, constant_value, given, trains
+from onnxcomp.graph.weights.linear_op import summed_data_axis
+from onnxcomp.operators import MICROSOFT, ONNX_DOMAINS
+from onnxcomp.tensors import FLOAT_TYPES
 
 
 def _ignore(flow: Flow, node: Node) -> bool:
@@ -28,7 +27,7 @@ def _keep(flow: Flow, node: Node) -> bool:
 
 
 def _cast(flow: Flow, node: Node) -> bool:
-    return node.attrs.get("to") in FLOATS and _keep(flow, node)
+    return node.attrs.get("to") in FLOAT_TYPES and _keep(flow, node)
 
 
 def _dropout(flow: Flow, node: Node) -> bool:
@@ -42,17 +41,11 @@ def _prelu(flow: Flow, node: Node) -> bool:
 
 def _clip(flow: Flow, node: Node) -> bool:
     """Bounds of zero stay; others have to become one for each channel."""
-    bounds: list[float | None] = []
-    for index, name in (1, "min"), (2, "max"):
-        stated = given(node, index)
-        value = node.attrs.get(name) if stated is None else constant_value(stated)
-        if stated is not None and (value is None or value.size != 1):
-            return False
-        bounds.append(None if value is None else float(np.asarray(value, np.float64).reshape(-1)[0]))
-    low, high = (None if each is None or abs(each) > 1e38 else each for each in bounds)
-    numbers = flow.of(node.inputs[0])
-    if any(each is not None and math.isnan(each) for each in bounds):
+    bounds = clip_bounds(node)
+    if bounds is None:
         return False
+    low, high = bounds
+    numbers = flow.of(node.inputs[0])
     if (low or high) and not flow.bound(node, low, high, numbers):
         flow.sets.fix(numbers, f"{flow.key(node)} (Clip) cuts its channels off at one bound for all")
         return False
@@ -63,12 +56,12 @@ def _clip(flow: Flow, node: Node) -> bool:
 
 
 def _convolution(flow: Flow, node: Node) -> bool:
-    data, held = node.inputs[0], flow.weight_of(node, 1)
+    held = flow.weight_of(node, 1)
     if held is None:
         return False
     rank = len(held[1].shape)
     kind = "conv" if node.op == "Conv" else "conv_transpose"
-    made = flow.product(node, 1, data, 1 - rank, kind)
+    made = flow.product(node, 1, 1 - rank, kind)
     if made is None:
         return False
     flow.factor(node, 2, made)
@@ -79,9 +72,9 @@ def _gemm(flow: Flow, node: Node) -> bool:
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
     if flow.weight_of(node, 1) is not None:
-        made = flow.product(node, 1, node.inputs[0], -2 if node.attrs.get("transA", 0) else -1, "linear")
+        made = flow.product(node, 1, summed_data_axis(node, 1), "linear")
     else:
-        made = flow.product(node, 0, node.inputs[1], -1 if node.attrs.get("transB", 0) else -2, "linear")
+        made = flow.product(node, 0, summed_data_axis(node, 0), "linear")
         made = None if made is None else made[:, None]
     if made is None:
         return False
@@ -90,14 +83,13 @@ def _gemm(flow: Flow, node: Node) -> bool:
 
 
 def _matmul(flow: Flow, node: Node) -> bool:
-    left, right = node.inputs
     if flow.weight_of(node, 1) is not None:
-        made = flow.product(node, 1, left, -1, "linear")
+        made = flow.product(node, 1, -1, "linear")
         return made is not None and flow.give(node.outputs[0], made)
     if flow.weight_of(node, 0) is not None:
-        if (flow.rank(right) or 0) < 2:
+        if (flow.rank(node.inputs[1]) or 0) < 2:
             return False
-        made = flow.product(node, 0, right, -2, "linear")
+        made = flow.product(node, 0, -2, "linear")
         return made is not None and flow.give(node.outputs[0], made[:, None])
     return _mixed(flow, node)
 
@@ -114,7 +106,7 @@ def _mixed(flow: Flow, node: Node) -> bool:
 
 
 def _recurrent(flow: Flow, node: Node) -> bool:
-    made = flow.product(node, 1, node.inputs[0], -1, "recurrent")
+    made = flow.product(node, 1, -1, "recurrent")
     if made is None:
         return False
     flow.sets.fix(made, "a recurrent node makes it")
@@ -130,10 +122,9 @@ def _add(flow: Flow, node: Node) -> bool:
     """x + z couples their channels; a constant goes along as a bias does."""
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
-    constants = [isinstance(each, Constant) for each in node.inputs]
-    if not any(constants) or all(constants):
+    index = constant_operand(node)
+    if index is None:
         return _couple(flow, node)
-    index = constants.index(True)
     numbers = flow.of(node.inputs[1 - index])
     flow.factor(node, index, numbers)
     return flow.give(node.outputs[0], numbers)
@@ -173,10 +164,9 @@ def _multiply(flow: Flow, node: Node) -> bool:
 
 
 def _gain(flow: Flow, node: Node) -> bool:
-    constants = [isinstance(each, Constant) for each in node.inputs]
-    if sum(constants) != 1 or (node.op == "Div" and constants[0]):
+    index = constant_operand(node)
+    if index is None or (node.op == "Div" and index == 0):
         return False
-    index = constants.index(True)
     shape = tuple(node.inputs[index].shape)
     if sum(size > 1 for size in shape) != 1:
         return False
@@ -249,7 +239,7 @@ _PLAIN: dict[str, Rule] = {
     **FORM_RULES,
 }
 RULES: dict[tuple[str, str], Rule] = {
-    **{(domain, op): rule for op, rule in _PLAIN.items() for domain in ("", "ai.onnx")},
-    (CONTRIBUTED, "SkipLayerNormalization"): _normalized(2, 3),
-    (CONTRIBUTED, "SkipSimplifiedLayerNormalization"): _normalized(2),
+    **{(domain, op): rule for op, rule in _PLAIN.items() for domain in ONNX_DOMAINS if domain is not None},
+    (MICROSOFT, "SkipLayerNormalization"): _normalized(2, 3),
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _normalized(2),
 }

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.graph.channels.groups import Bound, ChannelGroup, Channels, Factor, Product
+from onnxcomp.graph.channels.groups import Bound, ChannelGroup, ChannelProduct, Channels, Factor
 from onnxcomp.graph.channels.ids import padded
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.provenance import Origin
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.rewire import set_constant
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 
 Floats = NDArray[np.float64]
-LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # what makes channels and has a weight
-SHORT_FLOATS = 4  # bytes; shorter floats are scaled by less, for their exponents are few
+FLOAT_BYTES = 4  # shorter floats are scaled by less, for their exponents are few
 LARGEST, LARGEST_OF_SHORT = 2.0**16, 2.0**4
 
 
@@ -28,9 +28,9 @@ def may_scale(group: ChannelGroup, selects: Callable[..., bool], excludes: Calla
 
 
 def largest_factor(groups: list[ChannelGroup]) -> float:
-    """The largest factor that the weights' types bear."""
+    """The largest scale factor that cannot overflow the weights' types."""
     products = [each for group in groups for each in (*group.producers, *group.consumers)]
-    short = any(each.weight.dtype.itemsize < SHORT_FLOATS for each in products)
+    short = any(each.weight.dtype.itemsize < FLOAT_BYTES for each in products)
     return LARGEST_OF_SHORT if short else LARGEST
 
 
@@ -62,7 +62,7 @@ def scale_channels(channels: Channels, factors: Floats) -> dict[str, Origin]:
     return origins
 
 
-def _scaled(channels: Channels, by_number: Floats) -> list[Product]:
+def _scaled(channels: Channels, by_number: Floats) -> list[ChannelProduct]:
     return [
         each
         for each in channels.products
@@ -82,7 +82,7 @@ def _scaled_tensors(channels: Channels, by_number: Floats) -> dict[str, Origin]:
     return origins
 
 
-def weight_origins(product: Product, rows: Floats, columns: Floats) -> dict[str, Origin]:
+def weight_origins(product: ChannelProduct, rows: Floats, columns: Floats) -> dict[str, Origin]:
     """What a weight was before its rows (groups * outputs,) were divided, its columns (groups * inputs,) multiplied; of
     its transposed and reshaped forms nothing is said."""
     weight, form = product.weight, product.form
@@ -101,7 +101,7 @@ def _forms(weight: Weight) -> Iterator[Any]:
         waiting += made
 
 
-def _spread(product: Product, rows: Floats, columns: Floats) -> Floats:
+def _spread(product: ChannelProduct, rows: Floats, columns: Floats) -> Floats:
     """What the packed matrices (groups, outputs, length) are multiplied with."""
     form = product.form
     groups, outputs, length = form.pack(np.empty(product.weight.shape, np.bool_)).shape
@@ -111,7 +111,7 @@ def _spread(product: Product, rows: Floats, columns: Floats) -> Floats:
     return found
 
 
-def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
+def scaled_weight(product: ChannelProduct, rows: Floats, columns: Floats) -> Array:
     """The weight's values with its rows (groups * outputs,) divided and its columns (groups * inputs,) multiplied."""
     weight, form = product.weight, product.form
     dtype = np.float64 if weight.dtype == np.float64 else np.float32
@@ -125,18 +125,16 @@ def scaled_weight(product: Product, rows: Floats, columns: Floats) -> Array:
 
 
 def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> dict[str, Origin]:
-    """Give the node a constant of its own where another one reads the old, or where it has to be spread; what the old
-    one was before where it is scaled itself, by key."""
+    """Scale what a node reads; what its constant was before, by key, where that holds the scaled values itself."""
     constant = factor.constant
     values = constant.values
     scale = factors[factor.numbers] ** factor.power
     made = (values.astype(np.float64) * scale).astype(values.dtype)
-    if made.shape == values.shape and len(constant.outputs) == 1 and not graph.is_output(constant):
-        constant.values = made
-        key = graph.scope_of(constant).key(constant.name)
-        return {key: Origin(key, values.ndim, factor=np.broadcast_to(scale, values.shape))}
-    factor.node.inputs[factor.index] = graph.constant(factor.scope, constant.name, made)
-    return {}
+    set_constant(graph, factor.scope, factor.node, factor.index, made)
+    if factor.constant is not constant:
+        return {}
+    key = graph.scope_of(constant).key(constant.name)
+    return {key: Origin(key, made.ndim, factor=np.broadcast_to(scale, made.shape))}
 
 
 def _split_bound(graph: Graph, bound: Bound, factors: Floats) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxcomp.graph.channels.flow import Flow, Rule
 from onnxcomp.graph.channels.ids import Numbers, padded, reformed
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.rewire import constant_value, given, ints
+from onnxcomp.graph.ir.query import constant_value, given, ints
 
 
 def channels_only(numbers: Numbers, rank: int) -> bool:

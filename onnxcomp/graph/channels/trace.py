@@ -6,8 +6,8 @@ from onnxcomp.graph.channels.flow import Flow
 from onnxcomp.graph.channels.groups import Channels
 from onnxcomp.graph.channels.rules import RULES
 from onnxcomp.graph.infer.shapes import infer_shapes
+from onnxcomp.graph.ir.query import has_references
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import has_references
 from onnxcomp.graph.ir.writer import ordered
 
 

@@ -11,18 +11,15 @@ from enum import IntEnum
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import given, is_onnx, is_random
+from onnxcomp.graph.ir.query import given, is_onnx, is_random
 from onnxcomp.graph.ir.scopes import Graph, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.operators import LINEAR, RECURRENT
+from onnxcomp.tensors import ALL_FLOAT_TYPES
 
-FLOATS = frozenset({
-    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
-})  # fmt: skip
 # Operators that hand on elements as they are.
 MOVES = frozenset({
     "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather",
@@ -32,11 +29,10 @@ MOVES = frozenset({
 })  # fmt: skip
 COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"})
 # Operators with weights, or of the kind that has some: what they give is as good to compare as anything.
-HEAVY = frozenset({
-    "MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "MatMulInteger", "ConvInteger",
-    "QLinearMatMul", "QLinearConv", "BatchNormalization", "LayerNormalization", "InstanceNormalization",
-    "GroupNormalization", "RMSNormalization", "Attention", "DeformConv", "LinearAttention", "RoiAlign", "GridSample",
-    "DFT", "STFT", "MaxRoiPool",
+HEAVY = LINEAR | RECURRENT | frozenset({
+    "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "BatchNormalization",
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "Attention", "DeformConv",
+    "LinearAttention", "RoiAlign", "GridSample", "DFT", "STFT", "MaxRoiPool",
 })  # fmt: skip
 # Operators whose output has a length that their input's values decide: the input that does, None for all.
 LENGTHS: dict[str, int | None] = {"NonZero": 0, "NonMaxSuppression": None, "Compress": 1, "Unique": 0}
@@ -84,7 +80,7 @@ class Origins:
     def is_float(self, tensor: Any) -> bool:
         """Whether it holds floats, or may: what follows operators that onnx does not know has no type."""
         kind = self._shapes.data_type(tensor)
-        return kind in FLOATS or kind == 0
+        return kind in ALL_FLOAT_TYPES or kind == 0
 
     def _visit(self, body: gs.Graph) -> None:
         for node in ordered(body.nodes):
@@ -125,7 +121,8 @@ class Origins:
             return False
         if node.op in MOVES:
             data = node.inputs[0] if node.inputs else None
-            return node.op in ("Gather", "GatherND") and isinstance(data, Constant) and data.data_type in FLOATS
+            is_float = isinstance(data, Constant) and data.data_type in ALL_FLOAT_TYPES
+            return is_float and node.op in ("Gather", "GatherND")
         return self.is_float(out)
 
     def _makes_length(self, node: Node) -> bool:

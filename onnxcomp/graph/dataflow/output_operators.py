@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from onnx import NodeProto
 
 from onnxcomp.model import Model
+from onnxcomp.operators import LINEAR
 
-LINEAR = frozenset({"Conv", "ConvTranspose", "Einsum", "FusedMatMul", "Gemm", "MatMul", "MatMulNBits"})
+SCORING = LINEAR | {"Einsum", "FusedMatMul", "MatMulNBits"}  # what computes logits
 PASSING = frozenset({
     "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose",
     "Unsqueeze",

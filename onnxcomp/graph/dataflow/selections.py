@@ -17,11 +17,12 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph.dataflow.origins import COMPARISONS, FLOATS, HEAVY, MOVES, Origin, Origins
+from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, MOVES, Origin, Origins
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.rewire import given, is_onnx
+from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.scopes import Graph, inner_reads, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.tensors import ALL_FLOAT_TYPES
 
 SELECTS = frozenset({
     "ArgMax", "ArgMin", "TopK", "NonZero", "NonMaxSuppression", "Compress", "Unique", "Multinomial", "Bernoulli",
@@ -103,7 +104,7 @@ class Selections:
         return self._at(node.inputs)
 
     def _rounds(self, node: Node) -> bool:
-        return node.attrs.get("to") not in FLOATS and self.origins.is_float(node.inputs[0])
+        return node.attrs.get("to") not in ALL_FLOAT_TYPES and self.origins.is_float(node.inputs[0])
 
     def _indexed(self, node: Node) -> Found:
         """Elements are chosen by indices or a condition: by computed ones, what they are chosen from enters."""

@@ -16,17 +16,17 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import given, ints, is_onnx, producer, tensor_behind
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.rewire import given, ints, is_onnx, producer
 from onnxcomp.graph.ir.scopes import subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
+from onnxcomp.operators import RECURRENT
 
 Axes = tuple[frozenset[tuple[str, int]], ...]
 """For each axis of a tensor the axes of inputs that it is."""
 NONE: frozenset[tuple[str, int]] = frozenset()
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 SLIDING = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 # Elementwise, or along axes that stay where they are.
 KEEPS = frozenset({
@@ -106,7 +106,7 @@ class _Walk:
 
     def _mark_loop(self, node: Node) -> None:
         """A Loop runs along what it looks up by its own count, and along the axis whose size is that count."""
-        counted = _through(given(node, 0), COUNTS)
+        counted = producer(tensor_behind(given(node, 0), *COUNTS))
         if counted is not None and is_onnx(counted, "Gather", "Slice", "Shape"):
             self._mark_counted(counted)
         for body in subgraphs_of(node):
@@ -184,14 +184,6 @@ class _Walk:
             return None
         axis = node.attrs.get("axis", 0) % max(1, len(data))
         return (*data[:axis], *index, *data[axis + 1 :])
-
-
-def _through(tensor: Any, operators: frozenset[str]) -> Node | None:
-    """The node that made a tensor, before some operators of one input that hand it on."""
-    node = producer(tensor) if tensor is not None else None
-    while node is not None and is_onnx(node) and node.op in operators:
-        node = producer(node.inputs[0])
-    return node
 
 
 def _aligned(several: Iterable[Axes | None]) -> Axes | None:

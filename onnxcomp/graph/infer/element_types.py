@@ -16,8 +16,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnxcomp.graph.infer.op_schemas import FLOAT, ports, schema_of, type_name
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node, Variable
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import is_onnx
 from onnxcomp.graph.ir.writer import node_proto
 
 # What generates values of a type that an attribute states: operator -> attribute.

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnx.defs import OpSchema
 
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.rewire import ONNX_DOMAINS
+from onnxcomp.operators import ONNX_DOMAINS
 
 FLOAT = int(TensorProto.FLOAT)
 

@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import constant_value, given, has_references, ints, is_onnx
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import constant_value, given, has_references, ints, is_onnx
 from onnxcomp.graph.ir.writer import ordered
 
 MAX_ELEMENTS = 1024

@@ -15,15 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node, Variable
+from onnxcomp.graph.ir.query import given
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given
-from onnxcomp.graph.weights.products import Product, replace_product
+from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.numerics.integers.symmetric_int8 import SignedCodes
+from onnxcomp.operators import MICROSOFT
 
-MICROSOFT = "com.microsoft"
-FLOAT = 1  # TensorProto.FLOAT
 # Of the attributes of Attention, those that QAttention has, too.
 ATTENTION_ATTRIBUTES = frozenset({"num_heads", "unidirectional", "scale", "mask_filter_value"})
 
@@ -41,10 +41,10 @@ class DynamicWriter:
         self._quantized: dict[Any, tuple[Variable, Variable, Variable]] = {}
         self._stored: dict[Any, tuple[Constant, Constant | None]] = {}
 
-    def product(self, product: Product, weight: SignedCodes) -> None:
+    def product(self, product: LinearOp, weight: SignedCodes) -> None:
         """Replace a MatMul or Gemm. weight: (.., K, N), one scale a column."""
         columns = weight.scales.reshape(-1) * np.float32(product.alpha)
-        stored = self._store(product.weight, product.perm, weight.codes, unsigned=self._unsigned)
+        stored = self._store(product.weight, product.matrix_axes, weight.codes, unsigned=self._unsigned)
 
         def multiply(source: Any, result: Any) -> None:
             codes, scale, zero = self._quantize(product.scope, source)
@@ -53,25 +53,24 @@ class DynamicWriter:
             self._graph.node(product.scope, "MatMulInteger", inputs, [whole], name=product.node.name)
             self._scale(product.scope, whole, scale, columns, result)
 
-        replace_product(self._graph, product, multiply)
+        product.replace_with(self._graph, multiply)
 
-    def convolution(self, scope: Scope, node: Node, weight: SignedCodes) -> None:
-        """Replace a Conv. weight: (M, C / group, ..), one scale an output channel.
+    def convolution(self, op: LinearOp, weight: SignedCodes) -> None:
+        """Replace a Conv that reads its weight itself. weight: (M, C / group, ..), one scale an output channel.
 
         Always with uint8 weights: ONNX Runtime (1.32) takes 4 to 5 times as long with int8.
         """
-        source, result, bias = node.inputs[0], node.outputs[0], given(node, 2)
-        kernel, rank = node.inputs[1], weight.codes.ndim
-        stored, middle = self._store(kernel, tuple(range(rank)), weight.codes, unsigned=True)
-        attrs = dict(node.attrs)
-        self._graph.remove_node(scope, node)
-        codes, scale, zero = self._quantize(scope, source)
-        whole = self._variable(result, "sum")
-        self._graph.node(scope, "ConvInteger", [codes, stored, zero, middle], [whole], name=node.name, attrs=attrs)
-        plain = result if bias is None else self._variable(result, "product")
-        self._scale(scope, whole, scale, weight.scales.reshape(-1, *[1] * (rank - 2)), plain)
-        if bias is not None:
-            self._graph.node(scope, "Add", [plain, self._channels(scope, bias, rank)], [result])
+        scope, node, rank = op.scope, op.node, weight.codes.ndim
+        stored, middle = self._store(op.weight, op.perm, weight.codes, unsigned=True)
+        attrs, made = dict(node.attrs), node.outputs[0]
+
+        def multiply(source: Any, result: Any) -> None:
+            codes, scale, zero = self._quantize(scope, source)
+            whole = self._variable(made, "sum")
+            self._graph.node(scope, "ConvInteger", [codes, stored, zero, middle], [whole], name=node.name, attrs=attrs)
+            self._scale(scope, whole, scale, weight.scales.reshape(-1, *[1] * (rank - 2)), result)
+
+        op.replace_with(self._graph, multiply)
 
     def recurrent(self, scope: Scope, node: Node, inner: SignedCodes, recurrent: SignedCodes) -> None:
         """Replace an LSTM. inner: W (D, 4H, I), recurrent: R (D, 4H, H), one scale for each direction and row."""
@@ -123,7 +122,7 @@ class DynamicWriter:
     def _scale(self, scope: Scope, whole: Any, scale: Any, weights: Array, result: Any) -> None:
         """result = whole * (scale * weights), whole an integer tensor."""
         floats, both = self._variable(result, "float"), self._variable(result, "scale")
-        self._graph.node(scope, "Cast", [whole], [floats], attrs={"to": FLOAT})
+        self._graph.node(scope, "Cast", [whole], [floats], attrs={"to": int(TensorProto.FLOAT)})
         constant = self._constant(scope, "scales", weights if weights.size != 1 else weights.reshape(()))
         self._graph.node(scope, "Mul", [scale, constant], [both])
         self._graph.node(scope, "Mul", [floats, both], [result])
@@ -140,15 +139,6 @@ class DynamicWriter:
             name = f"{constant.name}_{made.dtype.name}"
             self._stored[key] = (self._graph.constant(home, name, made), zero)
         return self._stored[key]
-
-    def _channels(self, scope: Scope, bias: Any, rank: int) -> Any:
-        """A bias (M,) as (1, M, 1, ..)."""
-        form = [1, -1, *[1] * (rank - 2)]
-        if isinstance(bias, Constant):
-            return self._constant(scope, f"{bias.name}_wide", bias.values.reshape(form))
-        shaped = self._graph.variable(f"{bias.name}_wide")
-        self._graph.node(scope, "Reshape", [bias, self._constant(scope, "form", np.array(form, np.int64))], [shaped])
-        return shaped
 
     def _zeros(self, scope: Scope, shape: tuple[int, ...]) -> Constant:
         return self._constant(scope, "zeros", np.zeros(shape, np.int8))

@@ -1,4 +1,4 @@
-"""Choose the nodes that compute with integers and the tensors that get a grid, so that no conversion is idle.
+"""Decide which nodes compute in int8 and which tensors get a grid, avoiding conversions that fuse into nothing.
 
 Every Conv, Gemm and MatMul wants its input on a grid, and a Conv its output too: only then is it replaced by
 its integer kernel. A node between them joins when what it reads is on a grid already and something that stays

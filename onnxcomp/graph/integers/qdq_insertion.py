@@ -21,8 +21,8 @@ from onnxcomp.graph.integers.qdq_writer import QdqWriter
 from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.integers.units import Unit
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import given, is_onnx
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid, quantize_bias
 
 PAD_OPSET = 13  # of all types; before, with the widths as an attribute, or of floats only
@@ -132,7 +132,7 @@ class Rewrite:
             return 0
         outputs, channels, *kernel = linear.weight.shape
         is_whole = outputs % self._style.whole_outputs == 0 and max(kernel, default=1) > 1
-        if not is_whole or channels >= self._style.least_channels or linear.perm is not None:
+        if not is_whole or channels >= self._style.least_channels or linear.is_turned:
             return 0
         is_first = not tensor.inputs or not is_onnx(tensor.inputs[0], "Transpose")
         return self._style.least_channels - channels if is_first and self._scope.opset >= PAD_OPSET else 0

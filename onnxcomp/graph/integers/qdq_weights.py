@@ -15,14 +15,13 @@ import numpy as np
 
 from onnxcomp.graph.integers.qdq_writer import QdqWriter
 from onnxcomp.graph.integers.style import QuantizationStyle
-from onnxcomp.graph.integers.units import Linear, Unit
+from onnxcomp.graph.integers.units import Unit
 from onnxcomp.graph.ir.nodes import Array, Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.rewire import set_input
+from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.numerics.integers.affine_int8 import Grid, bias_floor, quantize_bias, quantize_weight, weight_grid
-
-# u8 x s8 products are added in pairs in 16 bits on x86 without VNNI: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
-REDUCED_LIMIT = 64
-FULL_LIMIT = 127
+from onnxcomp.numerics.integers.symmetric_int8 import FULL_LIMIT, REDUCED_LIMIT
 
 
 class CodeStore:
@@ -84,9 +83,9 @@ class LinearWriter:
         linear, node = unit.linear, unit.node
         assert linear is not None
         by_channel = self._style.per_channel and node.op in self._style.channelled
-        axis = linear.axis if by_channel else None
-        bias = self._bias_values(unit, linear, is_flat, rank)
-        values = linear.values()
+        axis = linear.channel_axis if by_channel and _has_channels(linear) else None
+        bias = self._bias_values(unit, is_flat, rank)
+        values = _values(linear)
         floor = None if bias is None else _floor(bias, input_scale, values, axis)
         grid = self._store.grid(values, axis, floor)
         if filled:
@@ -96,8 +95,8 @@ class LinearWriter:
         node.inputs[1] = self._read(unit, codes, grid, axis)
         if bias is not None:
             self._put_bias(unit, bias, np.resize(input_scale * grid.scale.astype(np.float64), bias.shape), by_channel)
-        elif linear.bias is not None and linear.beta != 1 and not self._style.integer_bias:
-            node.inputs[2] = self._graph.constant(self._scope, "b", linear.bias * np.float32(linear.beta))
+        elif unit.bias is not None and linear.beta != 1 and not self._style.integer_bias:
+            node.inputs[2] = self._graph.constant(self._scope, "b", unit.bias * np.float32(linear.beta))
         node.attrs.pop("alpha", None)
         node.attrs.pop("beta", None)
         return {"weight": linear.weight.name, "scales": int(grid.scale.size)}
@@ -122,17 +121,17 @@ class LinearWriter:
             self._decoded[codes] = self._writer.decode(codes, grid, axis=axis)
         return self._decoded[codes]
 
-    def _bias_values(self, unit: Unit, linear: Linear, is_flat: bool, rank: int | None) -> Array | None:
+    def _bias_values(self, unit: Unit, is_flat: bool, rank: int | None) -> Array | None:
         """What is to be written as an integer bias, in float64; None where there is none or it stays float."""
-        if linear.bias is None or not self._style.integer_bias:
+        if unit.bias is None or unit.linear is None or not self._style.integer_bias:
             return None
         if unit.bias_add is None:
-            return linear.bias.astype(np.float64) * linear.beta
+            return unit.bias.astype(np.float64) * unit.linear.beta
         if not is_flat:
-            self._widen_bias(unit, linear.bias, rank)
+            self._widen_bias(unit, unit.bias, rank)
             return None
         self._become_gemm(unit)
-        return linear.bias.astype(np.float64)
+        return unit.bias.astype(np.float64)
 
     def _put_bias(self, unit: Unit, bias: Array, steps: Array, by_channel: bool) -> None:
         scale = (steps if by_channel else steps[:1].reshape(())).astype(np.float32)
@@ -140,10 +139,7 @@ class LinearWriter:
         self.made.setdefault(unit.key, set()).add(stored.name)
         grid = Grid(scale, np.zeros(scale.shape, np.int32))
         decoded = self._writer.decode(stored, grid, axis=0 if by_channel else None, plain=True)
-        if len(unit.node.inputs) > 2:
-            unit.node.inputs[2] = decoded
-        else:
-            unit.node.inputs.append(decoded)
+        set_input(unit.node, 2, decoded)
 
     def _widen_bias(self, unit: Unit, bias: Array, rank: int | None) -> None:
         """Give the bias as many dimensions as what it is added to.
@@ -165,6 +161,17 @@ class LinearWriter:
         self._graph.remove_node(self._scope, unit.bias_add)
         unit.node.op = "Gemm"
         unit.node.outputs[0] = result
+
+
+def _has_channels(op: LinearOp) -> bool:
+    """Whether its output channels may have scales of their own: not where many matrices lie one upon another."""
+    return op.is_convolution or len(op.perm) == 2
+
+
+def _values(op: LinearOp) -> Array:
+    """The weight as the node sees it, times what a Gemm multiplies with."""
+    values = op.seen(np.asarray(op.weight.values))
+    return values if op.alpha == 1 else values * np.float32(op.alpha)
 
 
 def _floor(bias: Array, input_scale: float, values: Array, axis: int | None) -> Array:

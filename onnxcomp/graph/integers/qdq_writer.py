@@ -20,6 +20,9 @@ from onnxcomp.graph.ir.nodes import Array, Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.numerics.integers.affine_int8 import Grid, quantize
 
+# The opsets from which DequantizeLinear takes one scale, one for each index of an axis, blocks, and codes of 16 bits.
+PER_TENSOR_OPSET, PER_AXIS_OPSET, BLOCK_OPSET, SIXTEEN_BIT_OPSET = 10, 13, 21, 21
+
 
 class QdqWriter:
     """Adds the nodes to one scope. grids: tensor -> its grid; equal grids are stored once."""

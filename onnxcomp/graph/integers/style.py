@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+from onnxcomp.operators import LINEAR, MATRIX_PRODUCTS, RESHAPING
+
+TURNING = RESHAPING | {"Transpose"}
 CHOOSING = frozenset({"Gather", "GatherElements", "Slice", "Split", "Expand", "Tile", "DepthToSpace"})
 
 
@@ -53,8 +54,8 @@ class QuantizationStyle:
     between: frozenset[str] = frozenset({
         "Add", "Mul", "Concat", "Where", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
     })  # fmt: skip
-    moves: frozenset[str] = RESHAPING | CHOOSING | {"MaxPool", "Resize", "ReduceMax"}
-    float_results: frozenset[str] = frozenset({"Gemm", "MatMul"})
+    moves: frozenset[str] = TURNING | CHOOSING | {"MaxPool", "Resize", "ReduceMax"}
+    float_results: frozenset[str] = MATRIX_PRODUCTS
     everywhere: bool = False
     expands: frozenset[str] = frozenset()
     products: bool = False

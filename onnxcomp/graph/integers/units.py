@@ -18,10 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.integers.style import LINEAR, QuantizationStyle
+from onnxcomp.graph.integers.style import QuantizationStyle
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import (
+    clip_bounds,
+    constant_behind,
+    constant_value,
+    given,
+    is_onnx,
+    node_key,
+    producer,
+    sole_reader,
+)
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import constant_value, given, is_onnx, node_key
+from onnxcomp.graph.weights.bias import is_per_channel
+from onnxcomp.graph.weights.linear_op import LinearOp, linear_op
+from onnxcomp.operators import LINEAR
 
 # Operator -> which of its inputs are data, None for all; of the others it is the first.
 DATA: dict[str, tuple[int, ...] | None] = {
@@ -41,33 +53,12 @@ TABLE_VALUES = 2**14  # of smaller tables the codes save less than the nodes tha
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
-    """The constant operand and the bias of a compute node, in float32.
-
-    axis: the weight's output channels, None where one scale must do. bias: (channels,) or None.
-    alpha: what the weight is to be multiplied by, beta: what the bias is, both stated by a Gemm.
-    """
-
-    weight: Constant
-    perm: tuple[int, ...] | None
-    axis: int | None
-    bias: Array | None
-    alpha: float = 1.0
-    beta: float = 1.0
-
-    def values(self) -> Array:
-        """The weight as the node reads it."""
-        values = np.asarray(self.weight.values)
-        turned = values if self.perm is None else values.transpose(self.perm)
-        return turned if self.alpha == 1 else turned * np.float32(self.alpha)
-
-
-@dataclass(frozen=True, eq=False)
 class Unit:
     """A node that can compute with integers.
 
     data: positions of the inputs that carry activations. tails: the tensors whose grid its results are on:
-    its outputs, or what comes after the nodes folded into it. bias_add: the Add that brings a MatMul's bias.
+    its outputs, or what comes after the nodes folded into it. bias: (channels,) float32, before a Gemm's beta; None
+    without. bias_add: the Add that brings a MatMul's.
     factor: what the one input's codes stand for times this is the result; the node itself need not run.
     joins: the Conv or product that an Add goes into. table: what a Gather looks up.
     clip: the Relu or Clip before the tail.
@@ -78,7 +69,8 @@ class Unit:
     moves_only: bool
     data: tuple[int, ...]
     tails: tuple[Any, ...]
-    linear: Linear | None = None
+    linear: LinearOp | None = None
+    bias: Array | None = None
     bias_add: Node | None = None
     factor: float | None = None
     joins: Node | None = None
@@ -87,7 +79,7 @@ class Unit:
 
     @property
     def is_compute(self) -> bool:
-        """Whether it is worth it by itself; other units are so only beside such ones."""
+        """Whether quantizing this unit pays off on its own."""
         return self.node.op in LINEAR or self.table is not None
 
     @property
@@ -101,13 +93,14 @@ def compute_unit(graph: Graph, scope: Scope, node: Node, style: QuantizationStyl
     key = node_key(scope, node)
     if node.op == "MatMul":
         return _matmul(graph, scope, node, key, style)
-    if isinstance(node.inputs[0], Constant):
-        return "its input is a constant"
-    linear = _gemm(node) if node.op == "Gemm" else _convolution(node)
+    linear = _linear(scope, node)
     if isinstance(linear, str):
         return linear
+    bias = _stated_bias(linear)
+    if isinstance(bias, str):
+        return bias
     tail, clip = _clipped(graph, scope, node.outputs[0])
-    return Unit(key, node, False, (0,), (tail,), linear, clip=clip)
+    return Unit(key, node, False, (0,), (tail,), linear, bias, clip=clip)
 
 
 def table_unit(scope: Scope, node: Node) -> Unit | None:
@@ -159,10 +152,10 @@ def _joined(graph: Graph, scope: Scope, node: Node, style: QuantizationStyle) ->
     if not style.joins_sums or node.op != "Add" or any(isinstance(each, Constant) for each in node.inputs):
         return None
     for index, operand in enumerate(node.inputs):
-        maker = operand.inputs[0] if operand.inputs else None
-        if maker is None or not is_onnx(maker, *style.computes) or _only_reader(graph, scope, operand) is not node:
+        maker = producer(operand)
+        if maker is None or not is_onnx(maker, *style.computes) or sole_reader(graph, scope, operand) is not node:
             continue
-        if _through(maker.inputs[1]) is not None:
+        if constant_behind(maker.inputs[1]) is not None:
             return index, maker
     return None
 
@@ -207,56 +200,40 @@ def _pads_zeros(node: Node) -> bool:
 
 
 def _matmul(graph: Graph, scope: Scope, node: Node, key: str, style: QuantizationStyle) -> Unit | str:
-    left, right = node.inputs
-    found = _through(right)
-    if isinstance(left, Constant) and found is not None:
-        return "both operands are constants"
-    if found is None:
+    left, result = node.inputs[0], node.outputs[0]
+    if constant_behind(node.inputs[1]) is None:
         if isinstance(left, Constant) and left.dtype != np.float32:
             return f"its weight is {left.dtype}"
-        tail, clip = _clipped(graph, scope, node.outputs[0])
+        tail, clip = _clipped(graph, scope, result)
         return Unit(key, node, False, (0, 1), (tail,), clip=clip)
-    weight, perm = found
-    reason = _unfit(weight)
-    if reason or len(weight.shape) < 2:
-        return reason or "its weight is a vector"
-    if len(weight.shape) > 2:
-        tail, clip = _clipped(graph, scope, node.outputs[0])
-        return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, None, None), clip=clip)
-    columns = weight.shape[perm[1]] if perm else weight.shape[1]
-    add, bias = _bias_add(graph, scope, node.outputs[0], int(columns)) if style.integer_bias else (None, None)
-    tail, clip = _clipped(graph, scope, node.outputs[0] if add is None else add.outputs[0])
-    return Unit(key, node, False, (0,), (tail,), Linear(weight, perm, 1, bias), add, clip=clip)
+    found = _linear(scope, node)
+    if isinstance(found, str):
+        return found
+    add, bias = _bias_add(graph, found) if len(found.perm) == 2 and style.integer_bias else (None, None)
+    tail, clip = _clipped(graph, scope, result if add is None else add.outputs[0])
+    return Unit(key, node, False, (0,), (tail,), found, bias, add, clip=clip)
 
 
-def _gemm(node: Node) -> Linear | str:
-    found = _through(node.inputs[1])
-    if found is None:
-        return "its second operand is not a constant"
-    weight, perm = found
-    axis = 0 if node.attrs.get("transB", 0) else 1
-    channels = weight.shape[perm[axis] if perm else axis]
-    bias = given(node, 2)
-    values = constant_value(bias)
-    if bias is not None and (values is None or values.dtype != np.float32):
+def _linear(scope: Scope, node: Node) -> LinearOp | str:
+    """What multiplies float32 data with a weight of finite float32 values on the right."""
+    found = linear_op(scope, node, index=1)
+    if isinstance(found, str):
+        return found
+    return "both its operands are constants" if isinstance(found.data, Constant) else _unfit(found.weight) or found
+
+
+def _stated_bias(op: LinearOp) -> Array | str | None:
+    """The bias of a Gemm or convolution, (channels,); None where there is none."""
+    if op.addend is None:
+        return None
+    values = constant_value(op.addend)
+    if values is None or values.dtype != np.float32:
         return "its bias is not a float32 constant"
-    if values is not None:
-        if values.ndim > 2 or (values.ndim == 2 and values.shape[0] != 1):
-            return "its bias differs from row to row"
-        values = np.broadcast_to(values.reshape(-1), (channels,))
-    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
-    return _unfit(weight) or Linear(weight, perm, axis, values, alpha, beta)
-
-
-def _convolution(node: Node) -> Linear | str:
-    found = _through(node.inputs[1])
-    if found is None:
-        return "its weight is not a constant"
-    bias = given(node, 2)
-    values = constant_value(bias)
-    if bias is not None and (values is None or values.dtype != np.float32):
-        return "its bias is not a float32 constant"
-    return _unfit(found[0]) or Linear(*found, 0 if node.op == "Conv" else 1, values)
+    if op.is_convolution:
+        return values
+    if values.ndim > 2 or (values.ndim == 2 and values.shape[0] != 1):
+        return "its bias differs from row to row"
+    return np.broadcast_to(values.reshape(-1), (op.channels,))
 
 
 def _unfit(weight: Constant) -> str | None:
@@ -267,48 +244,18 @@ def _unfit(weight: Constant) -> str | None:
     return None if np.isfinite(weight.values).all() else "its weight has values that are not finite"
 
 
-def _through(tensor: Any) -> tuple[Constant, tuple[int, ...] | None] | None:
-    """The constant behind Identity and Transpose nodes and the permutation from it to ``tensor``."""
-    perm: tuple[int, ...] | None = None
-    while not isinstance(tensor, Constant):
-        if not tensor.inputs or not is_onnx(tensor.inputs[0], "Identity", "Transpose"):
-            return None
-        node = tensor.inputs[0]
-        tensor = node.inputs[0]
-        if node.op == "Transpose":
-            rank = len(tensor.shape) if isinstance(tensor, Constant) else 0
-            order = node.attrs.get("perm") or list(range(rank))[::-1]
-            if not order:
-                return None
-            perm = tuple(order) if perm is None else tuple(order[each] for each in perm)
-    return tensor, perm
-
-
-def _only_reader(graph: Graph, scope: Scope, tensor: Any) -> Node | None:
-    """The one node of the scope that reads a tensor which nothing else needs."""
-    if len(tensor.outputs) != 1 or graph.is_output(tensor):
-        return None
-    reader: Node = tensor.outputs[0]
-    return reader if scope.graph.holds(reader) else None
-
-
-def _bias_add(graph: Graph, scope: Scope, tensor: Any, columns: int) -> tuple[Node | None, Array | None]:
+def _bias_add(graph: Graph, op: LinearOp) -> tuple[Node | None, Array | None]:
     """The Add of one number a column that follows a MatMul, and these numbers (columns,)."""
-    reader = _only_reader(graph, scope, tensor)
-    if reader is None or not is_onnx(reader, "Add"):
+    bias, columns = op.bias(graph), op.channels
+    values = constant_value(bias.tensor)
+    if values is None or values.dtype != np.float32 or not is_per_channel(bias.tensor, columns) or values.ndim > 3:
         return None, None
-    other = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]
-    values = constant_value(other)
-    if values is None or values.dtype != np.float32 or values.size != columns or not values.ndim:
-        return None, None
-    if values.shape[-1] != columns or values.ndim > 3:
-        return None, None
-    return reader, values.reshape(-1)
+    return bias.holder, values.reshape(-1)
 
 
 def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]:
     """What comes after a Relu or a Clip from zero up, and that node; else the tensor itself, and None."""
-    reader = _only_reader(graph, scope, tensor)
+    reader = sole_reader(graph, scope, tensor)
     if reader is None or not is_onnx(reader) or reader.inputs[0] is not tensor:
         return tensor, None
     if reader.op == "Relu" or (reader.op == "Clip" and _starts_at_zero(reader)):
@@ -317,13 +264,6 @@ def _clipped(graph: Graph, scope: Scope, tensor: Any) -> tuple[Any, Node | None]
 
 
 def _starts_at_zero(clip: Node) -> bool:
-    """Whether a Clip, of any opset, cuts off all below zero and perhaps what is above a positive constant."""
-    bounds: list[Any] = []
-    for index, name in (1, "min"), (2, "max"):
-        stated = given(clip, index)
-        value = clip.attrs.get(name) if stated is None else constant_value(stated)
-        if stated is not None and (value is None or value.size != 1):
-            return False
-        bounds.append(None if value is None else float(np.asarray(value).reshape(-1)[0]))
-    low, high = bounds
+    """Whether a Clip cuts off all below zero and perhaps what is above a positive constant."""
+    low, high = clip_bounds(clip) or (None, None)
     return low == 0 and (high is None or high > 0)

@@ -19,13 +19,14 @@ import ml_dtypes
 import numpy as np
 from onnx import helper
 
-from onnxcomp.graph.integers.dynamic import MICROSOFT
+from onnxcomp.graph.integers.qdq_writer import BLOCK_OPSET, PER_AXIS_OPSET, PER_TENSOR_OPSET
 from onnxcomp.graph.ir.nodes import Array, Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.weights.products import Lookup, Product, replace_product
+from onnxcomp.graph.weights.linear_op import LinearOp
+from onnxcomp.graph.weights.lookups import Lookup
 from onnxcomp.numerics.integers.blockwise import RowBlocks, pack_last
+from onnxcomp.operators import MICROSOFT
 
-PER_TENSOR_OPSET, PER_ROW_OPSET, BLOCK_OPSET = 10, 13, 21
 OPSET_OF_BITS = {8: PER_TENSOR_OPSET, 4: BLOCK_OPSET, 2: 25}
 
 
@@ -55,7 +56,7 @@ class CodesWriter:
 
     # --- products --------------------------------------------------------------------------------------------
 
-    def by_kernel(self, product: Product, *, accuracy_level: int) -> None:
+    def by_kernel(self, product: LinearOp, *, accuracy_level: int) -> None:
         """MatMul or Gemm as MatMulNBits, which has the weight's rows packed."""
         rows = self._rows
         inputs = [self._packed(), self._scales(product.alpha)]
@@ -74,9 +75,9 @@ class CodesWriter:
                 name=product.node.name, attrs=attrs, domain=MICROSOFT,
             )  # fmt: skip
 
-        replace_product(self._graph, product, multiply)
+        product.replace_with(self._graph, multiply)
 
-    def by_decoder(self, product: Product, place: Scope) -> None:
+    def by_decoder(self, product: LinearOp, place: Scope) -> None:
         """MatMul or Gemm reading DequantizeLinear, of its own, since ONNX Runtime fuses only what has one reader.
 
         It fuses no Gemm that does more than add a vector, so that becomes MatMul and what else it does.
@@ -92,7 +93,7 @@ class CodesWriter:
             kind = integer_type(rows.bits, signed=False)
             inputs.append(self._store("column_zeros", self._by_column(rows.zero_points), kind))
         self._graph.node(place, "DequantizeLinear", inputs, [decoded], attrs=self._axis())
-        if (node.op == "MatMul" and product.left is None) or _only_adds_a_vector(product):
+        if (node.op == "MatMul" and product.index == 1) or _only_adds_a_vector(product):
             node.inputs[1] = decoded
             node.attrs.pop("transB", None)
             return
@@ -100,7 +101,7 @@ class CodesWriter:
         def multiply(source: Any, result: Any) -> None:
             self._graph.node(product.scope, "MatMul", [source, decoded], [result], name=node.name)
 
-        replace_product(self._graph, product, multiply)
+        product.replace_with(self._graph, multiply)
 
     def _columns(self, scope: Scope) -> Any:
         """The codes (K, N); bytes that lookups read as rows are turned, which ONNX Runtime does beforehand."""
@@ -255,9 +256,9 @@ class CodesWriter:
         return made
 
 
-def _only_adds_a_vector(product: Product) -> bool:
+def _only_adds_a_vector(product: LinearOp) -> bool:
     """Whether a Gemm is x @ W + c, c a vector or nothing."""
-    plain = product.node.op == "Gemm" and not product.turned and product.alpha == 1 and product.beta == 1
+    plain = product.node.op == "Gemm" and not product.swaps_data and product.alpha == 1 and product.beta == 1
     addend = product.addend
     return plain and (addend is None or (isinstance(addend, Constant) and len(addend.shape) == 1))
 
@@ -271,7 +272,7 @@ def parts_of_bytes(bits: int) -> Array:
 
 def needed_opset(rows_bits: int, *, blocks: int, uniform: bool) -> int:
     """The opset at which DequantizeLinear takes such codes: ``blocks`` scales a row, or one for all."""
-    form = PER_TENSOR_OPSET if uniform else PER_ROW_OPSET if blocks == 1 else BLOCK_OPSET
+    form = PER_TENSOR_OPSET if uniform else PER_AXIS_OPSET if blocks == 1 else BLOCK_OPSET
     return max(OPSET_OF_BITS[rows_bits], form)
 
 

@@ -13,10 +13,11 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, helper
 
 from onnxcomp.graph.ir.nodes import Node, Variable
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import read_function
-from onnxcomp.graph.ir.rewire import ONNX_DOMAINS, is_onnx, producer
 from onnxcomp.graph.ir.scopes import Graph, Scope, subgraphs_of
 from onnxcomp.model import PROTOBUF_LIMIT_BYTES, Model
+from onnxcomp.operators import ONNX_DOMAINS
 
 FunctionId = tuple[str, str, str]  # domain, name, overload
 

@@ -35,6 +35,7 @@ from onnxcomp.graph.ir.nodes import Body, Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.ir.writer import write
 from onnxcomp.model import Model, opset_of
+from onnxcomp.operators import ONNX_DOMAINS
 
 __all__ = ["Graph", "Scope", "attribute_value", "close_graph", "open_graph", "subgraphs_of"]
 
@@ -229,7 +230,7 @@ class _Reader:
 
 def _plain_constant(node: NodeProto) -> AttributeProto | None:
     """The attribute that holds a Constant node's dense numeric value, or None for any other node."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+    if node.op_type != "Constant" or node.domain not in ONNX_DOMAINS or len(node.output) != 1:
         return None
     values = node.attribute[0] if len(node.attribute) == 1 else None
     if values is None or values.name not in PLAIN_CONSTANTS or values.ref_attr_name:

@@ -24,6 +24,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues
 from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, inner_reads, subgraphs_of
 from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
+from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import CircleError, in_order
 from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
 
@@ -157,7 +158,7 @@ class Writer:
         copy_fields(scope.origin, proto, REBUILT_FUNCTION_FIELDS)
         proto.node.extend(self._nodes(scope))
         imported = {each.domain for each in proto.opset_import}
-        for domain in sorted(_domains(proto.node) - imported - {"", "ai.onnx"}):
+        for domain in sorted(_domains(proto.node) - imported - ONNX_DOMAINS):
             # What a pass added; a function states its own imports.
             proto.opset_import.add(domain=domain, version=self.graph.opset_imports.get(domain, 1))
 
@@ -350,7 +351,7 @@ def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
 
 
 def _inner_name(constant: Constant) -> str:
-    """The name that the tensor inside a Constant node bears, if any."""
+    """The name that the tensor inside a Constant node has, if any."""
     return constant.origin.name if isinstance(constant.origin, TensorProto) else ""
 
 

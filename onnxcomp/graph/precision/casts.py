@@ -16,16 +16,19 @@ from onnx import helper
 
 from onnxcomp.graph.infer.op_schemas import FLOAT
 from onnxcomp.graph.ir.nodes import Constant, Variable
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import is_onnx, move_up, producer
-from onnxcomp.graph.precision.units import Read, Unit, all_reads, state_type
+from onnxcomp.graph.ir.rewire import move_up
+from onnxcomp.graph.precision.units import FloatUnit, Read, all_reads, state_type
 from onnxcomp.numerics.integers.short_float import DTYPES, rounded
 from onnxcomp.numerics.search.min_cut import UNCUT, Edge, minimum_cut
 
 CAST_COST = 3  # reading four bytes and writing two, where an operation saves four of eight
 
 
-def choose(graph: Graph, units: Collection[Unit], kept: Collection[Unit], forced: Collection[Unit]) -> set[Unit]:
+def choose(
+    graph: Graph, units: Collection[FloatUnit], kept: Collection[FloatUnit], forced: Collection[FloatUnit]
+) -> set[FloatUnit]:
     """The units that change type: ``forced`` ones do, ``kept`` ones do not, and the others as it costs least."""
     number = {unit: index + 2 for index, unit in enumerate(units)}
     short, wide = 0, 1
@@ -44,7 +47,7 @@ def choose(graph: Graph, units: Collection[Unit], kept: Collection[Unit], forced
     return {unit for unit, index in number.items() if side[index]}
 
 
-def _traffic(graph: Graph, number: Mapping[Unit, int], wide: int) -> list[tuple[int, set[int]]]:
+def _traffic(graph: Graph, number: Mapping[FloatUnit, int], wide: int) -> list[tuple[int, set[int]]]:
     """For each tensor that units write or read: who writes it and who reads it, as points of the cut."""
     writer = {tensor: index for unit, index in number.items() for tensor in unit.writes}
     reader = {read.place: index for unit, index in number.items() for read in unit.reads}
@@ -60,7 +63,7 @@ def _traffic(graph: Graph, number: Mapping[Unit, int], wide: int) -> list[tuple[
     return found
 
 
-def write_casts(graph: Graph, changed: set[Unit], name: str) -> None:
+def write_casts(graph: Graph, changed: set[FloatUnit], name: str) -> None:
     """Give what the units read and write the type ``name``, and cast wherever that meets float32."""
     _CastWriter(graph, name).write(changed)
 
@@ -78,7 +81,7 @@ class _CastWriter:
             own = [*scope.graph.inputs, *scope.constants, *(out for node in scope.graph.nodes for out in node.outputs)]
             self._scopes.update((each, scope) for each in own)
 
-    def write(self, changed: set[Unit]) -> None:
+    def write(self, changed: set[FloatUnit]) -> None:
         for unit in changed:
             state_type(unit, self._type)
         self._state_others(changed)
@@ -98,7 +101,7 @@ class _CastWriter:
             scope = self._scopes[read.tensor] if (read.tensor, is_short) in home else read.scope
             read.put(self._as(read.tensor, scope, is_short=is_short))
 
-    def _state_others(self, changed: set[Unit]) -> None:
+    def _state_others(self, changed: set[FloatUnit]) -> None:
         """A node that takes its type from its input has to say it when only the input changes."""
         stated = {id(unit.node) for unit in changed if unit.attribute}
         for unit in changed:
@@ -163,7 +166,7 @@ class _CastWriter:
         return self._cast[key]
 
 
-def _state_implied(unit: Unit) -> None:
+def _state_implied(unit: FloatUnit) -> None:
     """Say float32 where the output's type is that of the input as long as nothing is stated."""
     node = unit.node
     if node is None or node.op not in ("EyeLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"):

@@ -18,8 +18,9 @@ from onnx import TensorProto
 from onnxcomp.graph.infer.element_types import ElementTypes
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.precision.units import Unit
+from onnxcomp.graph.precision.units import FloatUnit
 from onnxcomp.numerics.integers.short_float import largest, misfit, smallest_normal
+from onnxcomp.tensors import FLOAT_TYPES
 
 HEADROOM = 2  # unseen data may go beyond what was seen
 # What they give stays small whatever they are given: saturating, normalizing, or taking the largest.
@@ -37,22 +38,21 @@ SQUARES = frozenset({
 ROOTS = frozenset({"Sqrt", "Reciprocal", "Pow", "Log"})
 AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
 SHORT_INTEGERS = frozenset({TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass
 class Limits:
     """Finds the units that must keep float32; ``peaks`` says how large tensors were seen to become."""
 
-    units: Collection[Unit]
+    units: Collection[FloatUnit]
     types: ElementTypes
     shapes: Shapes
     name: str
     peaks: Mapping[Any, float]
 
-    def kept(self) -> dict[Unit, str]:
+    def kept(self) -> dict[FloatUnit, str]:
         """The units that must keep float32, and why."""
-        kept: dict[Unit, str] = {}
+        kept: dict[FloatUnit, str] = {}
         wide = self._check_constants(kept)
         for unit in self.units:
             reason = self._reason(unit)
@@ -61,7 +61,7 @@ class Limits:
         self._spread(wide, kept)
         return kept
 
-    def _check_constants(self, kept: dict[Unit, str]) -> list[Any]:
+    def _check_constants(self, kept: dict[FloatUnit, str]) -> list[Any]:
         """Units whose constants do not fit; gives the tensors that those out of range make."""
         wide: list[Any] = []
         known: dict[Any, str | None] = {}
@@ -77,14 +77,14 @@ class Limits:
                     wide.extend(unit.writes)
         return wide
 
-    def _keep_around(self, unit: Unit, kept: dict[Unit, str]) -> None:
+    def _keep_around(self, unit: FloatUnit, kept: dict[FloatUnit, str]) -> None:
         """An epsilon matters to numbers of its own size: what makes and takes these stays in float32 too."""
         reason = f"it works with numbers that are too small for {self.name}"
-        by_node: dict[int, list[Unit]] = {}
+        by_node: dict[int, list[FloatUnit]] = {}
         for each in self.units:
             by_node.setdefault(id(each.node), []).append(each)
 
-        def walk(start: Unit, ops: frozenset[str], step: Callable[[Unit], Iterable[Node]]) -> None:
+        def walk(start: FloatUnit, ops: frozenset[str], step: Callable[[FloatUnit], Iterable[Node]]) -> None:
             waiting, seen = list(step(start)), set()
             while waiting:
                 node = waiting.pop()
@@ -99,7 +99,7 @@ class Limits:
         walk(unit, SQUARES, lambda each: [node for read in each.reads for node in read.tensor.inputs])
         walk(unit, ROOTS, lambda each: [node for out in each.writes for node in out.outputs])
 
-    def _reason(self, unit: Unit) -> str | None:
+    def _reason(self, unit: FloatUnit) -> str | None:
         """Why the unit itself must keep float32, or None."""
         most = largest(self.name) / HEADROOM
         for tensor in unit.tensors:
@@ -115,7 +115,7 @@ class Limits:
             return f"it sums up to {total:.3g} in the calibration data"
         return self._exactness(unit, unit.node)
 
-    def _exactness(self, unit: Unit, node: Node) -> str | None:
+    def _exactness(self, unit: FloatUnit, node: Node) -> str | None:
         """Why a number that has to be exact would not be, or None."""
         exact = 2.0 ** (11 if self.name == "float16" else 8)  # up to here all whole numbers are exact
         seen = max((self.peaks.get(each, float("inf")) for each in unit.tensors), default=0.0)
@@ -124,11 +124,11 @@ class Limits:
         if node.op != "Cast":
             return None
         other = self.types.of(node.inputs[0]) if unit.writes else int(node.attrs["to"])
-        if other in FLOATS or other in SHORT_INTEGERS or seen <= exact:
+        if other in FLOAT_TYPES or other in SHORT_INTEGERS or seen <= exact:
             return None
         return "whole numbers have to be exact"
 
-    def _sum(self, unit: Unit) -> float:
+    def _sum(self, unit: FloatUnit) -> float:
         """The largest sum that an average is made of, as far as it is known; else 0."""
         node = unit.node
         if node is None or node.op not in AVERAGES or not unit.writes:
@@ -140,9 +140,9 @@ class Limits:
         count_in, count_out = (_product(each or ()) for each in sizes)
         return peak * count_in / max(1, count_out)
 
-    def _spread(self, wide: list[Any], kept: dict[Unit, str]) -> None:
+    def _spread(self, wide: list[Any], kept: dict[FloatUnit, str]) -> None:
         """Keep what reads tensors that may be out of range, and what these make in turn."""
-        readers: dict[Any, list[Unit]] = {}
+        readers: dict[Any, list[FloatUnit]] = {}
         for unit in self.units:
             for read in unit.reads:
                 readers.setdefault(read.tensor, []).append(unit)

@@ -1,4 +1,4 @@
-"""What has to have one float type together: the tensors that an operator, or a border of a subgraph, ties.
+"""Groups of tensors that an operator, or the border of a subgraph, forces to share a float type.
 
     MatMul(x, w) -> y                 one unit: reads x and w, writes y
     Cast <to = FLOAT> (x) -> y        two: one reads x, the other writes y
@@ -19,17 +19,16 @@ from onnx import AttributeProto, TensorProto
 from onnxcomp.graph.infer.element_types import GENERATED, ElementTypes, function_scopes, local_functions
 from onnxcomp.graph.infer.op_schemas import FLOAT, allowed, ports, schema_of, takes_only_tensors, type_name
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, node_key, trains
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import is_onnx, node_key, trains
+from onnxcomp.operators import LINEAR, RECURRENT
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 # ONNX Runtime (1.32) opens a model that scatters short floats with a reduction, and fails when it runs.
 SCATTERS = ("ScatterElements", "ScatterND")
-PRODUCTS = frozenset({
-    "Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv",
-})  # fmt: skip
+MULTIPLYING = LINEAR | RECURRENT | {"Einsum", "Attention", "DeformConv"}
 # Their results are the bytes of their inputs, or nearly: they gain nothing by themselves.
-FORM = frozenset({
+FORM_ONLY = frozenset({
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike", "If", "Loop", "Scan", "Constant",
     "ConstantOfShape",
 })  # fmt: skip
@@ -64,7 +63,7 @@ class Read:
 
 
 @dataclass(eq=False)
-class Unit:
+class FloatUnit:
     """Places and tensors of one float type; ``attribute`` states that type where the node has to say it."""
 
     key: str
@@ -92,20 +91,20 @@ class Unit:
 
 
 @dataclass
-class Units:
+class FloatUnits:
     """All units of a graph, and for each node without one why it has none."""
 
-    found: list[Unit]
+    found: list[FloatUnit]
     left: dict[str, str]
 
 
-def float_units(graph: Graph, types: ElementTypes, short: int, loads: Loads) -> Units:
+def float_units(graph: Graph, types: ElementTypes, short: int, loads: Loads) -> FloatUnits:
     """What can take the element type ``short`` in the main graph and its subgraphs.
 
     loads: whether the target opens a node whose given tensors are of that type instead of float.
     """
     maker = _Maker(graph, types, short, loads)
-    found: list[Unit] = []
+    found: list[FloatUnit] = []
     left: dict[str, str] = {}
     functions = function_scopes(graph)
     for scope in graph.scopes:
@@ -117,7 +116,7 @@ def float_units(graph: Graph, types: ElementTypes, short: int, loads: Loads) -> 
                 left[node_key(scope, node)] = made
             else:
                 found.extend(made)
-    return Units(found, left)
+    return FloatUnits(found, left)
 
 
 def all_reads(graph: Graph) -> Iterator[Read]:
@@ -142,7 +141,7 @@ class _Maker:
         self._functions = local_functions(graph)
         self._bodies = {id(scope.graph): scope for scope in graph.scopes}
 
-    def of(self, scope: Scope, node: Node) -> list[Unit] | str:
+    def of(self, scope: Scope, node: Node) -> list[FloatUnit] | str:
         """The node's units; none for one without floats, and the reason for one that has to keep them."""
         if not any(self._is_float(each) for each in (*node.inputs, *node.outputs)):
             return [] if not subgraphs_of(node) else self._borders(scope, node)
@@ -174,7 +173,7 @@ class _Maker:
             is_onnx(each, "QuantizeLinear", "DynamicQuantizeLinear") for each in readers
         )
 
-    def _by_schema(self, scope: Scope, node: Node) -> list[Unit] | str:
+    def _by_schema(self, scope: Scope, node: Node) -> list[FloatUnit] | str:
         schema = schema_of(node, scope.opset)
         assert schema is not None
         short, generated = type_name(self._short), GENERATED.get(node.op) if is_onnx(node) else None
@@ -193,29 +192,29 @@ class _Maker:
             return f"the target has no {node.op} for {short}"
         return units
 
-    def _unit(self, scope: Scope, node: Node, given: list[Any], attribute: str | None = None) -> Unit:
+    def _unit(self, scope: Scope, node: Node, given: list[Any], attribute: str | None = None) -> FloatUnit:
         reads = [Read(scope, node, each.index) for each in given if each.is_input]
         writes = [each.tensor for each in given if not each.is_input]
-        return Unit(node_key(scope, node), scope, node, _gain(node), reads, writes, attribute)
+        return FloatUnit(node_key(scope, node), scope, node, _gain(node), reads, writes, attribute)
 
-    def _contributed(self, scope: Scope, node: Node) -> list[Unit] | str:
+    def _contributed(self, scope: Scope, node: Node) -> list[FloatUnit] | str:
         """A node of ONNX Runtime's own operators: all its floats change type, if it loads so."""
         written = self._types.written(node, scope, self._short)
         if written is None:
             return f"{node.domain} {node.op} does not load with {type_name(self._short)}"
         reads = [Read(scope, node, index) for index, each in enumerate(node.inputs) if self._is_float(each)]
-        return [Unit(node_key(scope, node), scope, node, PRODUCT_GAIN, reads, written)]
+        return [FloatUnit(node_key(scope, node), scope, node, PRODUCT_GAIN, reads, written)]
 
     # --- borders of subgraphs ---
 
-    def _borders(self, scope: Scope, node: Node) -> list[Unit] | str:
+    def _borders(self, scope: Scope, node: Node) -> list[FloatUnit] | str:
         """One unit for each float that crosses into or out of the node's subgraphs."""
         if not is_onnx(node, "If", "Loop", "Scan") or (node.op == "Scan" and scope.opset < 9):
             return f"{node.op} has a body that must keep its types"
         crossings = _crossings(node, [self._bodies[id(each)] for each in subgraphs_of(node)], scope)
         units = []
         for reads, writes in crossings:
-            unit = Unit(node_key(scope, node), scope, node, 0, reads, [each for each in writes if each.name])
+            unit = FloatUnit(node_key(scope, node), scope, node, 0, reads, [each for each in writes if each.name])
             if unit.tensors and all(self._types.of(each) == FLOAT for each in unit.tensors):
                 units.append(unit)
         return units
@@ -246,10 +245,10 @@ def _crossings(node: Node, bodies: list[Scope], scope: Scope) -> list[Crossing]:
 
 
 def _gain(node: Node) -> int:
-    return PRODUCT_GAIN if node.op in PRODUCTS else 0 if node.op in FORM else GAIN
+    return PRODUCT_GAIN if node.op in MULTIPLYING else 0 if node.op in FORM_ONLY else GAIN
 
 
-def state_type(unit: Unit, data_type: int) -> None:
+def state_type(unit: FloatUnit, data_type: int) -> None:
     """Let the unit's node say that what it generates is of this type."""
     node, name = unit.node, unit.attribute
     if node is None or name is None:
@@ -272,4 +271,4 @@ def _filled_with(old: TensorProto | None, data_type: int) -> AttributeProto:
     return AttributeProto(name="value", type=AttributeProto.TENSOR, t=made)
 
 
-Labels = Mapping[Unit, bool]
+Labels = Mapping[FloatUnit, bool]

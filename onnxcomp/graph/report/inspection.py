@@ -26,6 +26,7 @@ from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_en
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
+from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.tensors import bits_of, external_path, is_external, tensors_of
 
 KNOWN_DOMAINS = frozenset(
@@ -302,7 +303,7 @@ def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence
 
 
 def _operator(node: Node) -> str:
-    return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}:{node.op}"
+    return node.op if node.domain in ONNX_DOMAINS else f"{node.domain}:{node.op}"
 
 
 def _quantized(graph: Graph) -> dict[str, int]:

@@ -17,14 +17,14 @@ from typing import Any
 from onnxcomp.graph.infer.shapes import Shape, Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.operators import LINEAR, MICROSOFT, ONNX_DOMAINS, RECURRENT
 
-ONNX_DOMAINS = frozenset({None, "", "ai.onnx", "com.microsoft"})
-CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1}  # op -> index of W
-PRODUCTS = {
+# Operator -> position of its weight.
+CONVOLUTION_WEIGHTS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1}
+PRODUCT_OPERANDS = {
     "MatMul": 1, "FusedMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
     "QLinearMatMul": 3, "MatMulNBits": None,
 }  # fmt: skip
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 UNCOUNTED = frozenset(
     {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "PackedAttention", "DecoderAttention"}
 )
@@ -49,18 +49,18 @@ def count_macs(graph: Graph, shapes: Shapes | None = None) -> dict[Node, Macs | 
 
 
 def _multiplies(node: Node) -> bool:
-    counted = (*CONVOLUTIONS, *PRODUCTS, *RECURRENT, *UNCOUNTED, "ConvTranspose", "Gemm", "QGemm", "Einsum")
-    return node.domain in ONNX_DOMAINS and node.op in counted
+    counted = {*CONVOLUTION_WEIGHTS, *PRODUCT_OPERANDS, *RECURRENT, *UNCOUNTED, *LINEAR, "QGemm", "Einsum"}
+    return (node.domain in ONNX_DOMAINS or node.domain == MICROSOFT) and node.op in counted
 
 
 def _count(node: Node, shapes: Shapes) -> Macs | None:
-    if node.op in CONVOLUTIONS:
-        weight = _shape(node.inputs, CONVOLUTIONS[node.op], shapes)
+    if node.op in CONVOLUTION_WEIGHTS:
+        weight = _shape(node.inputs, CONVOLUTION_WEIGHTS[node.op], shapes)
         return _product(shapes.shape(node.outputs[0]), weight and weight[1:])
     if node.op == "ConvTranspose":
         weight = _shape(node.inputs, 1, shapes)
         return _product(_shape(node.inputs, 0, shapes), weight and weight[1:])
-    if node.op in PRODUCTS:
+    if node.op in PRODUCT_OPERANDS:
         return _matrix_product(node, shapes)
     if node.op in ("Gemm", "QGemm"):
         left = _shape(node.inputs, 0, shapes)
@@ -77,7 +77,7 @@ def _matrix_product(node: Node, shapes: Shapes) -> Macs | None:
     left = _shape(node.inputs, 0, shapes)
     if left is not None and node.attrs.get("transA", 0):
         left = (*left[:-2], *left[-2:][::-1])
-    right = _shape(node.inputs, PRODUCTS[node.op] or 1, shapes)
+    right = _shape(node.inputs, PRODUCT_OPERANDS[node.op] or 1, shapes)
     if left is None or right is None:
         return None
     if right and left and left[-1] is None and not node.attrs.get("transB", 0):

@@ -12,8 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
 

@@ -40,7 +40,7 @@ GRANULARITIES = ("tensor", "channel", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class GridSpec:
     """Which grid a weight is to get: as ``quantize-weights`` has these fields."""
 
     bits: int
@@ -87,7 +87,7 @@ class Rounded:
     on_output: bool
 
 
-def round_to_grid(weight: Weight, grid: Grid, algorithm: str, gram: Array | None = None) -> Rounded | None:
+def round_to_grid(weight: Weight, grid: GridSpec, algorithm: str, gram: Array | None = None) -> Rounded | None:
     """The weight on the grid, or None where its float type is too coarse for the scale.
 
     gram: (groups or 1, K, K) second moments of its inputs in its matrix form. The weight must have no obstacle.
@@ -107,7 +107,7 @@ Made = tuple[Array, Encoding] | None
 
 
 class _Rounding:
-    def __init__(self, weight: Weight, grid: Grid, gram: Array | None) -> None:
+    def __init__(self, weight: Weight, grid: GridSpec, gram: Array | None) -> None:
         self.old = np.asarray(weight.values)
         self.weight = weight
         self.grid = grid

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.rounding.grid import Grid, Rounded, round_to_grid
+from onnxcomp.graph.rounding.grid import GridSpec, Rounded, round_to_grid
 from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
@@ -28,7 +28,7 @@ UNEXPLAINED_ZEROS = 0.005  # share of the values from which on zeros are a mask'
 LEAST_GAIN = 1e-4  # of the error: less is not worth a rewritten weight
 
 
-def round_to_new_grid(weight: Weight, grid: Grid, gram: Array) -> Rounded | None:
+def round_to_new_grid(weight: Weight, grid: GridSpec, gram: Array) -> Rounded | None:
     """The weight on a grid of its own, or None where its float type is too coarse for the scale.
 
     gram: (groups or 1, K, K) second moments of its inputs in its matrix form. The weight must have no obstacle.

@@ -10,8 +10,8 @@ import math
 from onnxcomp.errors import ModelError
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import producer
 from onnxcomp.graph.ir.reader import Graph, open_graph, subgraphs_of
-from onnxcomp.graph.ir.rewire import producer
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
 from onnxcomp.tensors import bits_of

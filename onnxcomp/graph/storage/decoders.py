@@ -2,7 +2,7 @@
 
     W = constant   ->   W = Reshape(Gather(table, Cast(bytes)), shape)
 
-Every reader stays as it is. ONNX Runtime computes such nodes once, when the session is created. Tables that do
+Consumers are not modified. ONNX Runtime computes such nodes once, when the session is created. Tables that do
 not depend on the weight, and small constants that are equal, are written once in the outermost scope.
 """
 

@@ -8,8 +8,8 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import producer
 from onnxcomp.graph.ir.reader import Graph, subgraphs_of
-from onnxcomp.graph.ir.rewire import producer
 from onnxcomp.graph.ir.writer import node_proto
 from onnxcomp.tensors import bits_of, is_external
 

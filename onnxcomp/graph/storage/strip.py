@@ -29,10 +29,11 @@ from onnxcomp.graph.infer.inference_model import skeleton
 from onnxcomp.graph.infer.shapes import bodies_of, infer, inner_graphs, tensor_type
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.rewire import ONNX_DOMAINS, key_holders, renew_keys
+from onnxcomp.graph.ir.rewire import key_holders, renew_keys
 from onnxcomp.graph.ir.writer import copy_fields
 from onnxcomp.graph.storage.decoders import WRITTEN_NAME
 from onnxcomp.graph.weights.roles import weights
+from onnxcomp.operators import ONNX_DOMAINS
 
 Keep = Callable[[str], bool]
 """Says of a metadata key whether it stays."""

@@ -15,70 +15,49 @@ import numpy as np
 from onnx import helper
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import has_references, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.rewire import has_references, is_onnx
+from onnxcomp.graph.weights.linear_op import LinearOp, linear_op
 from onnxcomp.graph.weights.roles import Role, Weight
+from onnxcomp.operators import MATRIX_PRODUCTS
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixUse:
-    """How one node reads the weight: which operand, whether as stored or transposed, and cast to what."""
-
-    node: Node
-    index: int
-    transposed: bool
-    cast: int | None
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """Uses of the same form can read the same factors."""
-        flag = self.node.attrs.get("transB" if self.index else "transA", 0) if self.node.op == "Gemm" else 0
-        return self.index, self.transposed, self.cast, bool(flag)
-
-
-def matrix_use(role: Role, weight: Weight) -> MatrixUse | str:
-    """The use, or the reason why this node cannot read factors."""
+def matrix_use(role: Role, weight: Weight) -> LinearOp | str:
+    """How one node multiplies with the weight, or the reason why it cannot read factors."""
     node = role.node
-    if not (is_onnx(node, "MatMul") or is_onnx(node, "Gemm")) or role.input_index > 1:
+    if not is_onnx(node, *MATRIX_PRODUCTS) or role.input_index > 1:
         return f"it is also read by {node.op} {node.name}".rstrip()
     if has_references(node):
         return f"{node.name or node.op}: its attributes are parameters of a function"
     if len(weight.shape) != 2:
         return f"it has {len(weight.shape)} dimensions"
-    if role.channel_axis is None or role.input_axis is None:
+    if role.axes is None:
         return f"{node.name or node.op} reads it through a Reshape"
-    if isinstance(node.inputs[1 - role.input_index], Constant):
-        return f"{node.name or node.op}: the other operand is a constant too"
-    try:
-        cast = _cast_on_the_way(node.inputs[role.input_index])
-    except ValueError as error:
-        return f"{node.name or node.op} reads it through {error}"
-    # The right operand is (input, channel), the left one (channel, input).
-    rows = role.input_axis if role.input_index else role.channel_axis
-    return MatrixUse(node, role.input_index, rows == 1, cast)
+    scope = next(scope for scope in weight.graph.scopes if scope.graph.holds(node))
+    found = linear_op(scope, node, index=role.input_index, casts=True)
+    if isinstance(found, str):
+        return f"{node.name or node.op} reads it through several casts"
+    return f"{node.name or node.op}: the other operand is a constant too" if isinstance(found.data, Constant) else found
 
 
-def _cast_on_the_way(tensor: Any) -> int | None:
-    """The type that the constant is cast to before the node reads it; ValueError for several casts."""
-    found = None
-    while not isinstance(tensor, Constant):
-        node = tensor.inputs[0]
-        if node.op == "Cast":
-            if found is not None or has_references(node):
-                raise ValueError("several casts")
-            found = int(node.attrs["to"])
-        tensor = node.inputs[0]
-    return found
+def is_transposed(use: LinearOp) -> bool:
+    """Whether the right operand (summed, channels), or the left one (channels, summed), is the transposed weight."""
+    return use.perm[use.summed_axis if use.index else use.channel_axis] == 1
 
 
-def obstacle(uses: Sequence[MatrixUse | str]) -> str | None:
+def _form(use: LinearOp) -> tuple[Any, ...]:
+    """Uses of the same form can read the same factors."""
+    return use.index, is_transposed(use), use.cast, use.swaps_weight
+
+
+def obstacle(uses: Sequence[LinearOp | str]) -> str | None:
     """Why nodes that use a weight so cannot all read the same factors, or None."""
     for use in uses:
         if isinstance(use, str):
             return use
-    if len({use.form for use in uses if isinstance(use, MatrixUse)}) > 1:
+    if len({_form(use) for use in uses if isinstance(use, LinearOp)}) > 1:
         return "its nodes use it in different orientations"
-    if len({id(use.node) for use in uses if isinstance(use, MatrixUse)}) < len(uses):
+    if len({id(use.node) for use in uses if isinstance(use, LinearOp)}) < len(uses):
         return "one node reads it twice"
     return None
 
@@ -91,42 +70,40 @@ class Factors:
     weight: Weight
     left: Array
     right: Array
-    use: MatrixUse
+    use: LinearOp
     _made: dict[str, Constant] = field(default_factory=dict)
 
-    def put_into(self, use: MatrixUse) -> None:
+    def put_into(self, use: LinearOp) -> None:
         """Let a new node multiply by one factor and the old node, which keeps its name, by the other."""
-        scope = _scope_of(self.graph, use.node)
         if use.node.op == "MatMul":
-            self._into_matmul(scope, use)
+            self._into_matmul(use)
         else:
-            self._into_gemm(scope, use)
+            self._into_gemm(use)
 
-    def _into_matmul(self, scope: Scope, use: MatrixUse) -> None:
+    def _into_matmul(self, use: LinearOp) -> None:
         node = use.node
         between = self.graph.variable(f"{node.outputs[0].name}_lowrank", dtype=node.outputs[0].dtype)
         if use.index:
-            inner, outer = self._read(scope, use, "left"), self._read(scope, use, "right")
-            inputs = [node.inputs[0], inner]
+            inner, outer = self._read(use, "left"), self._read(use, "right")
+            inputs = [use.data, inner]
         else:
-            inner, outer = self._read(scope, use, "right"), self._read(scope, use, "left")
-            inputs = [inner, node.inputs[1]]
-        self._insert(scope, "MatMul", inputs, between, node, {})
+            inner, outer = self._read(use, "right"), self._read(use, "left")
+            inputs = [inner, use.data]
+        self._insert(use.scope, "MatMul", inputs, between, node, {})
         node.inputs[use.index] = outer
         node.inputs[1 - use.index] = between
 
-    def _into_gemm(self, scope: Scope, use: MatrixUse) -> None:
+    def _into_gemm(self, use: LinearOp) -> None:
         node = use.node
         between = self.graph.variable(f"{node.outputs[0].name}_lowrank", dtype=node.outputs[0].dtype)
-        own, other = ("transB", "transA") if use.index else ("transA", "transB")
+        other = "transA" if use.index else "transB"
         inner, outer = ("left", "right") if use.index else ("right", "left")
-        flipped = bool(node.attrs.get(own, 0))
-        operands = [node.inputs[1 - use.index], self._read(scope, use, inner)]
-        flag = {other: 1} if node.attrs.get(other, 0) else {}
-        self._insert(scope, "Gemm" if flag else "MatMul", operands[:: 1 if use.index else -1], between, node, flag)
+        operands = [use.data, self._read(use, inner)]
+        flag = {other: 1} if use.swaps_data else {}
+        self._insert(use.scope, "Gemm" if flag else "MatMul", operands[:: 1 if use.index else -1], between, node, flag)
         # The other operand is turned by the new node already; the factor is stored as the weight was.
         node.attrs.pop(other, None)
-        node.inputs[use.index] = self._read(scope, use, outer, transposed=flipped)
+        node.inputs[use.index] = self._read(use, outer, transposed=use.swaps_weight)
         node.inputs[1 - use.index] = between
 
     def _insert(self, scope: Scope, op: str, inputs: list[Any], output: Any, node: Node, attrs: dict[str, Any]) -> None:
@@ -136,7 +113,7 @@ class Factors:
         name = self.graph.unique_name(f"{node.name}_lowrank") if node.name else ""
         self.graph.node(scope, op, inputs, [output], name=name, attrs=attrs, before=node)
 
-    def _read(self, scope: Scope, use: MatrixUse, which: str, *, transposed: bool = False) -> Any:
+    def _read(self, use: LinearOp, which: str, *, transposed: bool = False) -> Any:
         """The factor as the node reads it; cast where the weight was."""
         values = self.left if which == "left" else self.right
         constant = self._constant(which, values.T if transposed else values)
@@ -144,7 +121,7 @@ class Factors:
             return constant
         key = f"{self.weight.tensor.name}_{which}_cast"
         cast = self.graph.variable(key)
-        self.graph.node(scope, "Cast", [constant], [cast], attrs={"to": use.cast}, before=use.node)
+        self.graph.node(use.scope, "Cast", [constant], [cast], attrs={"to": use.cast}, before=use.node)
         return cast
 
     def _constant(self, which: str, values: Array) -> Constant:
@@ -152,7 +129,3 @@ class Factors:
             name = f"{self.weight.tensor.name}_{which}"
             self._made[which] = self.graph.constant(self.weight.scope, name, np.ascontiguousarray(values))
         return self._made[which]
-
-
-def _scope_of(graph: Graph, node: Node) -> Scope:
-    return next(scope for scope in graph.scopes if scope.graph.holds(node))

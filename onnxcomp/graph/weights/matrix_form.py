@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.rewire import is_onnx
-from onnxcomp.graph.weights.roles import RECURRENT, Role, Weight
+from onnxcomp.graph.ir.nodes import Array, Node
+from onnxcomp.graph.ir.query import is_onnx
+from onnxcomp.graph.weights.roles import Weight, place_of
+from onnxcomp.operators import MATRIX_PRODUCTS, RECURRENT
 
 MOST_MOMENTS = 2**25  # numbers in second moments that any weight is worth
 MOMENTS_PER_VALUE = 8  # and those that a large one is worth
@@ -64,27 +65,33 @@ class MatrixForm:
 
 def matrix_form(weight: Weight) -> MatrixForm | None:
     """The form on which all the nodes that multiply with the weight agree, or None."""
-    forms = {_form(weight, role) for role in weight.roles}
+    forms = {
+        None if role.axes is None else form_at(role.node, role.input_index, role.axes, weight.shape)
+        for role in weight.roles
+    }
     return forms.pop() if len(forms) == 1 else None
 
 
-def _form(weight: Weight, role: Role) -> MatrixForm | None:
-    if role.axes is None or len(role.axes) != len(weight.shape) or not weight.size:
+def form_at(node: Node, index: int, axes: tuple[int, ...], own_shape: tuple[int, ...]) -> MatrixForm | None:
+    """The form of a weight that a node reads at an input, or None where it multiplies with no matrices of it.
+
+    axes: for each axis that the node sees, the weight's. own_shape: the weight's.
+    """
+    if len(axes) != len(own_shape) or not math.prod(own_shape):
         return None
-    shape = tuple(weight.shape[axis] for axis in role.axes)
-    node = role.node
-    if role.kind in ("conv", "conv_transpose") and len(shape) > 2:
+    shape = tuple(own_shape[axis] for axis in axes)
+    kind, channel_axis, _ = place_of(node, index, len(axes))
+    if kind in ("conv", "conv_transpose") and len(shape) > 2:
         group = int(node.attrs.get("group", 1))
-        return MatrixForm(role.axes, role.kind, shape, group) if shape[0] % group == 0 else None
-    if role.kind == "recurrent" and node.op in RECURRENT and len(shape) == 3:
-        return MatrixForm(role.axes, "recurrent", shape, shape[0])
-    if role.kind != "linear" or role.channel_axis is None or not is_onnx(node, "MatMul", "Gemm"):
+        return MatrixForm(axes, kind, shape, group) if shape[0] % group == 0 else None
+    if kind == "recurrent" and node.op in RECURRENT and len(shape) == 3:
+        return MatrixForm(axes, "recurrent", shape, shape[0])
+    if kind != "linear" or channel_axis is None or not is_onnx(node, *MATRIX_PRODUCTS):
         return None
-    if role.input_index == 0:
+    if index == 0:
         is_plain = len(shape) == 2 and not node.attrs.get("transA", 0)
-        return MatrixForm(role.axes, "left", shape, 1) if is_plain else None
-    kind = "rows" if node.attrs.get("transB", 0) else "right"
-    return MatrixForm(role.axes, kind, shape, math.prod(shape[:-2]))
+        return MatrixForm(axes, "left", shape, 1) if is_plain else None
+    return MatrixForm(axes, "rows" if node.attrs.get("transB", 0) else "right", shape, math.prod(shape[:-2]))
 
 
 def worth_moments(weight: Weight) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import is_onnx, producer
-from onnxcomp.graph.weights.bias_places import bias_places
+from onnxcomp.graph.weights.bias import biases
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
 
@@ -21,7 +21,7 @@ def weights_by_output(graph: Graph) -> dict[str, Weight]:
         for each in weights(graph)
         if len(each.roles) == 1 and each.roles[0].direct and each.roles[0].input_index == 1
     }
-    return {each.output.name: by_node[id(each.node)] for each in bias_places(graph) if id(each.node) in by_node}
+    return {each.output.name: by_node[id(each.node)] for each in biases(graph) if id(each.node) in by_node}
 
 
 def mean_shift(weight: Weight, node: Node, mean: Array) -> Array | None:

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.operators import MICROSOFT, RECURRENT, RESHAPING
+from onnxcomp.tensors import FLOAT_TYPES
 
-FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
-SEE_THROUGH = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+SEE_THROUGH = RESHAPING | {"Identity", "Cast", "Transpose"}
 
 Axes = tuple[int, ...] | None  # position in the tensor that is read -> axis of the constant; None: unknown
 
@@ -194,7 +194,7 @@ def _roles(graph: Graph, tensor: Any, axes: Axes, direct: bool) -> Iterator[Role
             if read is not tensor or (id(node), index) in seen:
                 continue
             seen.add((id(node), index))
-            if node.op in SEE_THROUGH and not node.domain and index == 0 and not graph.is_output(node.outputs[0]):
+            if is_onnx(node, *SEE_THROUGH) and index == 0 and not graph.is_output(node.outputs[0]):
                 yield from _roles(graph, node.outputs[0], _axes_after(node, axes, len(tensor.shape or ())), False)
             else:
                 yield _role(node, index, axes, direct)
@@ -210,7 +210,7 @@ def _axes_after(node: gs.Node, axes: Axes, rank: int) -> Axes:
 
 
 def _role(node: Node, index: int, axes: Axes, direct: bool) -> Role:
-    kind, channel, summed = _place(node, index, None if axes is None else len(axes))
+    kind, channel, summed = place_of(node, index, None if axes is None else len(axes))
     return Role(kind, node, index, _axis(axes, channel), _axis(axes, summed), direct, axes)
 
 
@@ -218,9 +218,10 @@ def _axis(axes: Axes, position: int | None) -> int | None:
     return None if axes is None or position is None else axes[position]
 
 
-def _place(node: gs.Node, index: int, rank: int | None) -> tuple[str, int | None, int | None]:
-    """Kind, position of the channel axis and of the summed axis, as the operator's specification has them."""
-    if node.domain not in (None, "", "ai.onnx", "com.microsoft"):
+def place_of(node: gs.Node, index: int, rank: int | None) -> tuple[str, int | None, int | None]:
+    """What a node takes its input at ``index`` for: the kind of a role, the axis of the output channels and the one
+    that is summed over, by the operator's specification; None where there is none, or ``rank`` tells too little."""
+    if not is_onnx(node) and node.domain != MICROSOFT:
         return "other", None, None
     match node.op, index:
         case (("Conv" | "FusedConv"), 1):

@@ -25,14 +25,14 @@ LEAST_EXPONENT = -120  # finer than any float32 activation needs; keeps the bin 
 class Extent:
     """Least and greatest of all finite values added, and the mean of both over the arrays that they came in.
 
-    count: of finite values. odd: of NaN and infinities. parts: arrays that held finite values.
+    count: of finite values. non_finite: of NaN and infinities. parts: arrays that held finite values.
     """
 
     def __init__(self) -> None:
         self.low = np.inf
         self.high = -np.inf
         self.count = 0
-        self.odd = 0
+        self.non_finite = 0
         self.parts = 0
         self._low_sum = 0.0
         self._high_sum = 0.0
@@ -48,7 +48,7 @@ class Extent:
             self._take(plain, low, high, plain.size)
             return
         finite = plain[np.isfinite(plain)]
-        self.odd += plain.size - finite.size
+        self.non_finite += plain.size - finite.size
         self.add(finite)
 
     def add_sample(self, sample: Array, *, low: float, high: float, count: int) -> None:

@@ -1,7 +1,7 @@
 """Take back the part of a lossy step that breaks the budget, weight by weight or node by node.
 
 Each weight or node that the step touched is changed alone and its own divergence measured. The least
-harmful are kept, as many as the whole, measured together, bears: errors interact, so a sum of single
+harmful are kept, as many as the whole, measured together, tolerates: errors interact, so a sum of single
 errors decides nothing.
 """
 
@@ -55,9 +55,9 @@ class Remainder:
         ]
 
 
-def energy_of(verifier: Verifier) -> Evaluate:
+def divergence_of(verifier: Verifier) -> Evaluate:
     """What a search asks of a model: how far it is from the original, infinite for one that fails."""
-    return lambda model: verifier.check(model).energy
+    return lambda model: verifier.check(model).quadratic_divergence
 
 
 def verified_part(
@@ -73,7 +73,7 @@ def verified_part(
     """The largest part of a step that verifies, chosen on the calibration part where there is one, and its verdict;
     nothing is kept where none does. again: see ``take_back``."""
     evaluator = tuner or verifier
-    limit, evaluate = evaluator.limit, energy_of(evaluator)
+    limit, evaluate = evaluator.limit, divergence_of(evaluator)
     rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, again=again)
     verdict = verifier.check(rest.model)
     for _ in range(VERIFY_ATTEMPTS - 1):

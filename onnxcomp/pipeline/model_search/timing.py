@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import ModelError, TargetError, VerificationError
 from onnxcomp.model import Model
-from onnxcomp.pipeline.reports.costs import on_disk, session_options
+from onnxcomp.pipeline.costs import on_disk, session_options
 from onnxcomp.runtime import measure_latency, profile_nodes
 from onnxcomp.target import Target
 

@@ -1,4 +1,4 @@
-"""Try several rewrites on the whole model and keep the fastest that the budget bears.
+"""Try several rewrites on the whole model and keep the fastest that the budget tolerates.
 
 1. Each trial is built on the same model. What changes nothing or does not run is out.
 2. Heat: all of them take turns with the model as it was. What is no faster is out.
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.contract import Context, Pass, Quantity
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title
@@ -157,7 +157,7 @@ class Trials:
         return passed, broken
 
     def _part(self, trial: Trial) -> list[Trial]:
-        """The largest part of a trial that the budget bears, if that is still faster."""
+        """The largest part of a trial that the budget tolerates, if that is still faster."""
         found = part_of(trial.made, self.verifier, self.tuner, ends_idle=True)
         if found is None or self.course.fault(found[0].model) is not None:
             return []
@@ -273,7 +273,8 @@ class Trials:
     def _harm(self, trial: Trial) -> tuple[float, int]:
         """How far from the original, and how large."""
         assert trial.verdict is not None
-        return max(trial.verdict.energy, self.tuning.harmless * trial.verdict.limit), trial.model.size_bytes
+        least = self.tuning.harmless * trial.verdict.limit
+        return max(trial.verdict.quadratic_divergence, least), trial.model.size_bytes
 
     def _why_lost(self, trial: Trial, best: Trial, limit: float) -> str:
         """Why a finalist was not kept."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data, silent
-from onnxcomp.pipeline.reports.costs import on_disk, session_options
+from onnxcomp.pipeline.costs import on_disk, session_options
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.runtime import measure_latency, measure_load
 from onnxcomp.target import Target

@@ -1,4 +1,4 @@
-"""How much a model's outputs depend on each weight, and the bits that each one bears: measured, nothing written."""
+"""How much a model's outputs depend on each weight, and the bits that each one tolerates: measured, nothing written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from threadpoolctl import threadpool_limits
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
-from onnxcomp.graph.rounding.grid import Grid, round_to_grid
+from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
-from onnxcomp.pipeline.history.rollback import energy_of
+from onnxcomp.pipeline.history.rollback import divergence_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
@@ -90,7 +90,7 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
     table = _tabulate(model, list(found.values()), context)
     plain = {name: options[0] for name, options in table.options.items()}
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
-    chosen = assign(model, table, energy_of(tuner), tuner.search_limit, context)
+    chosen = assign(model, table, divergence_of(tuner), tuner.search_limit, context)
     measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
     rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))
@@ -105,7 +105,7 @@ def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
         graph = open_graph(model)
         for weight in weights(graph):
             options, moments = table.options.get(weight.name), known.get(weight.name)
-            grid = Grid(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
+            grid = GridSpec(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
             gram = None if moments is None else moments.gram
             rounded = round_to_grid(weight, grid, "gptq", gram) if options and not grid.obstacle(weight) else None
             if options and rounded is not None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from onnxcomp.contract import matches
 from onnxcomp.errors import ParameterError
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.model import Model
 
 NEAREST = 3

@@ -4,7 +4,7 @@
     unreached    none does: a branch that was not taken, an expert that was not chosen, a state that was zero
 
 An error of an unreached weight is seen by nobody before the model is in use. Such a weight is in the state of "no
-data": it becomes no worse than 8 bits per channel make it, whatever the budget would bear.
+data": it becomes no worse than 8 bits per channel make it, whatever the budget would tolerate.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def scaled(model: Model, name: str, factor: float) -> Model:
 
 
 def largest_move(before: Verdict, after: Verdict) -> float:
-    """By how much the divergence of any one output on the samples differs, as energy: one verdict's worst hides the
+    """By how much the divergence of any one output on the samples differs, squared: one verdict's worst hides the
     others. What comes of a few steps on a model's own states does not count: that is soon diluted."""
     left, right = _energies(before), _energies(after)
     return max((abs(right.get(key, 0.0) - left.get(key, 0.0)) for key in left.keys() | right.keys()), default=0.0)
@@ -127,9 +127,9 @@ def largest_move(before: Verdict, after: Verdict) -> float:
 
 def _energies(verdict: Verdict) -> dict[tuple[str, str], float]:
     if not verdict.outputs:
-        return {("", ""): verdict.energy}
+        return {("", ""): verdict.quadratic_divergence}
     return {
-        (each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).energy
+        (each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).quadratic_divergence
         for each in verdict.outputs
         if not each.measure.startswith(OWN_STATES)
     }

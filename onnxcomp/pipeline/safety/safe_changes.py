@@ -15,14 +15,15 @@ import numpy as np
 
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
 from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
-from onnxcomp.graph.ir.rewire import node_key
-from onnxcomp.graph.weights.roles import FLOAT_TYPES, Weight, constants_by_key, weights
+from onnxcomp.graph.weights.roles import Weight, constants_by_key, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
-from onnxcomp.pipeline.weight_search.data_free import NoiseBound
 from onnxcomp.receipt import Entry
+from onnxcomp.tensors import FLOAT_TYPES
 
 ERRORS = ("error", "relative_error")  # what passes call a weight's own error in the details of a change
 

@@ -10,8 +10,8 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.storage.expand import expand
 from onnxcomp.graph.weights.roles import constants_by_key, weights
 from onnxcomp.model import Model
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach, unreached_note
-from onnxcomp.pipeline.weight_search.data_free import NoiseBound
 from onnxcomp.verify import Verdict
 
 

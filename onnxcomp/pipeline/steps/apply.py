@@ -18,7 +18,7 @@ from onnxcomp.verify import Verdict
 
 @perform.register
 def perform_apply(step: Apply, run: Run) -> None:
-    """Apply the pass as far as the budget bears it."""
+    """Apply the pass as far as the budget tolerates it."""
     judged(step, run, _once)
 
 
@@ -47,7 +47,7 @@ def _once(step: Apply, run: Run, started: float) -> None:
 
 
 def _in_part(step: Apply, run: Run, held: Held, report: StepReport, whole: Verdict) -> None:
-    """The part of a step that the budget bears."""
+    """The part of a step that the budget tolerates."""
     rewrite, context, ledger = step.rewrite, held.context, run.ledger
     why = "; ".join(whole.reasons)
     rest, verdict = verified_part(run.current, held.model, held.outcome, rewrite, context, run.verifier, run.tuner)

@@ -15,7 +15,7 @@ from onnxcomp.recipe import Choose
 
 @perform.register
 def perform_choose(step: Choose, run: Run) -> None:
-    """Keep the best assignment that the budget bears."""
+    """Keep the best assignment that the budget tolerates."""
     judged(step, run, _once)
 
 

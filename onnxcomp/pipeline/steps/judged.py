@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from onnxcomp.contract import Pass
 from onnxcomp.model import Model
+from onnxcomp.pipeline.costs import latency_ratio
 from onnxcomp.pipeline.model_search.tournament import MIN_SPEEDUP
-from onnxcomp.pipeline.reports.costs import latency_ratio
 from onnxcomp.pipeline.run import Run
 from onnxcomp.receipt import StepReport
 from onnxcomp.recipe import Step

@@ -17,7 +17,7 @@ from onnxcomp.verify import Verdict
 
 @perform.register
 def perform_sequential(step: Sequential, run: Run) -> None:
-    """Apply passes in turn as far as the budget bears them together."""
+    """Apply passes in turn as far as the budget tolerates them together."""
     judged(step, run, _once)
 
 
@@ -56,7 +56,7 @@ def _keep(made: InTurn, verdict: Verdict, report: StepReport, run: Run) -> None:
 
 
 def _keep_part(made: InTurn, verdict: Verdict, report: StepReport, run: Run, *, in_part: bool) -> None:
-    """The part that the budget bears, if there is one."""
+    """The part that the budget tolerates, if there is one."""
     why = "; ".join(verdict.reasons)
     found = part_of(made, run.verifier, run.tuner) if in_part else None
     if found is None:

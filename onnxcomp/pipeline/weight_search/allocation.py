@@ -189,20 +189,20 @@ def retreat(table: Table, assignment: Assignment) -> bool:
 
 
 def culprit(
-    assignment: Assignment, energy: Callable[[Assignment], float], limit: float, carried: float
+    assignment: Assignment, measure: Callable[[Assignment], float], limit: float, carried: float
 ) -> tuple[str, float] | None:
     """The weight that carries the failure of an assignment, and the divergence that goes with it: left as it was, it
     alone brings the rest within the limit. carried: of the divergence of all, the most that may be left then. Found by
     halving; None where there is no such weight."""
-    whole = energy(assignment)
+    whole = measure(assignment)
     most = min(limit, carried * whole)
     names = [name for name, option in assignment.items() if option.choice is not None]
     if whole <= limit:
         return None
     while len(names) > 1:
         halves = names[: len(names) // 2], names[len(names) // 2 :]
-        names = next((half for half in halves if energy(_without(assignment, half)) <= most), [])
-    rest = energy(_without(assignment, names)) if names else math.inf
+        names = next((half for half in halves if measure(_without(assignment, half)) <= most), [])
+    rest = measure(_without(assignment, names)) if names else math.inf
     return (names[0], whole - rest) if rest <= most else None
 
 

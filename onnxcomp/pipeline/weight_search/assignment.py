@@ -27,4 +27,4 @@ def spent_share(verdict: Verdict, verifier: Verifier) -> float:
     """The share of the budget that a result takes up, one standard error included."""
     if not verifier.limit:
         return 1.0
-    return max(verdict.safe_divergence / verifier.limit, verdict.energy / verifier.search_limit)
+    return max(verdict.safe_divergence / verifier.limit, verdict.quadratic_divergence / verifier.search_limit)

@@ -1,6 +1,6 @@
 """Choose a pass and a strength for each weight: candidates, the search among them, what follows, and verification.
 
-Trials are whole assignments, applied and verified. ``spending`` finds the strongest that the budget bears; where it
+Trials are whole assignments, applied and verified. ``spending`` finds the strongest that the budget tolerates; where it
 takes more bytes than what noise alone allows, as it is done without data, that is tried as well.
 """
 
@@ -79,8 +79,8 @@ class Choosing:
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
 
     def choose(self) -> Trial | None:
-        """The smallest of what verifies: the strongest that the budget bears, or what noise alone allows, as without
-        data. What does not verify only where nothing does; None where nothing can change."""
+        """The smallest of what verifies: the strongest that the budget tolerates, or what noise alone allows, as
+        without data. What does not verify only where nothing does; None where nothing can change."""
         fit, tuner = self._parts_to_search()
         context = dataclasses.replace(self.context, calibration=fit)
         table, mild = self._table(context, tuner)
@@ -103,8 +103,8 @@ class Choosing:
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
-        energy, limit = functools.partial(self.energy_alone, table), self.verifier.limit
-        found = search.culprit(mild, energy, limit, self.tuning.carried)
+        alone, limit = functools.partial(self.divergence_alone, table), self.verifier.limit
+        found = search.culprit(mild, alone, limit, self.tuning.carried)
         if found is None:
             return trial
         name, _ = found
@@ -208,9 +208,9 @@ class Choosing:
         took = self.course.milliseconds({"original": self.original, "trial": trial.model})
         return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])
 
-    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+    def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""
-        return self.verifier.check(build(self.model, table, assignment)).energy
+        return self.verifier.check(build(self.model, table, assignment)).quadratic_divergence
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""

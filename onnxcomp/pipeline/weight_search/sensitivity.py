@@ -35,13 +35,13 @@ def measure_influence(
     *,
     deadline: float = math.inf,
     once: bool = False,
-    bearable: float = math.inf,
+    tolerable: float = math.inf,
 ) -> None:
     """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
 
     Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``evaluations``
     allows. What is not measured, the smallest weights and all that comes after the deadline, and what no sample
-    reaches, stays as it is or becomes what it is in ``mild``. bearable: the divergence that samples which see a weight
+    reaches, stays as it is or becomes what it is in ``mild``. tolerable: the divergence that samples which see a weight
     may have of it.
     """
     probe = Probe(model, table, tuner)
@@ -71,12 +71,13 @@ def measure_influence(
             break
         table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
     if not once:
-        _hold_affected(table, probe, bearable)
+        _hold_affected(table, probe, tolerable)
 
 
-def _hold_affected(table: Table, probe: Probe, bearable: float) -> None:
-    """Forbid what is bearable on the average only since few of the samples see the weight: those that do must bear it,
-    too. Few are told by how many see a like change of all weights: where few are unsure, few see anything."""
+def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
+    """Forbid what is tolerable on the average only since few of the samples see the weight: those that do must
+    tolerate it, too. Few are told by how many see a like change of all weights: where few are unsure, few see
+    anything."""
     if not probe.shares:
         return
     usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
@@ -84,7 +85,7 @@ def _hold_affected(table: Table, probe: Probe, bearable: float) -> None:
         of_usual = 1.0 if usual is None else min(1.0, share / usual)
         if of_usual < table.tuning.few_affected:
             table.options[name] = [
-                each for each in table.options[name] if table.predicted(name, each) <= of_usual * bearable
+                each for each in table.options[name] if table.predicted(name, each) <= of_usual * tolerable
             ]
 
 
@@ -120,7 +121,7 @@ class Probe:
                 self.shares[name] = share
             self.first.setdefault(name, option)
             self.moved.setdefault(name, largest_move(self.base, verdict))
-            known = added_divergence(verdict.energy, self.base.energy)
+            known = added_divergence(verdict.quadratic_divergence, self.base.quadratic_divergence)
         found = max(known, self.hard.get(name, 0.0) * option.error)
         self.table.measured[name, option.choice] = found
         return found

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
-from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS, energy_of
+from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS, divergence_of
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
@@ -37,7 +37,7 @@ class Work(Protocol):
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
         """An assignment, verified with all that follows."""
 
-    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+    def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""
 
 
@@ -67,7 +67,7 @@ class Spending:
         until one fails."""
         work, table = self.work, self.table
         limit = first = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
-        options: dict[str, Any] = {"deadline": work.deadline, "bearable": limit}
+        options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
         measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
         best: Trial | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
@@ -97,7 +97,7 @@ class Spending:
         work = self.work
         options: dict[str, Any] = {"enough": self.goal, "deadline": work.deadline}
         options["descend"] = not work.step.then  # what follows changes what single changes do
-        found = search.assign(work.model, self.table, energy_of(self.tuner), limit, self.context, **options)
+        found = search.assign(work.model, self.table, divergence_of(self.tuner), limit, self.context, **options)
         key = tuple(option.choice for option in found.values())
         if key not in self.known:
             if len(self.known) == VERIFY_ATTEMPTS:
@@ -112,7 +112,7 @@ class Spending:
         if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < self.tuning.held_back:
             self.held_back += 1
             most = self.work.verifier.search_limit * (self.tuning.recovered if self.work.step.then else 1.0)
-            alone = self.work.energy_alone
+            alone = self.work.divergence_alone
             found = search.culprit(trial.assignment, lambda rest: alone(self.table, rest), most, self.tuning.carried)
             if found is not None and found[1] > self.tuning.unforeseen * self.table.predicted(
                 found[0], trial.assignment[found[0]]
@@ -124,7 +124,7 @@ class Spending:
     def _is_surprising(self, verdict: Verdict, limit: float) -> bool:
         """Whether a trial broke the budget by far more than the search can be mistaken. What is counted otherwise is
         spent until it breaks."""
-        return not self._counts_otherwise() and not verdict.energy <= self.tuning.surprising * limit
+        return not self._counts_otherwise() and not verdict.quadratic_divergence <= self.tuning.surprising * limit
 
     def _forbid(self, name: str, assignment: Assignment) -> None:
         """Leave a weight a tenth of the error that carried a failure, then what noise alone allows, then none."""
@@ -142,7 +142,7 @@ class Spending:
     def _strengthened(self, best: Trial) -> Trial:
         """A trial that verified after single changes that lower the cost, each verified with all that follows.
 
-        Tried is what the budget left over should bear, by prediction and what that was worth for the whole.
+        Tried is what the budget left over should tolerate, by prediction and what that was worth for the whole.
         """
         table = self.table
         refuted: set[tuple[str, int | None]] = set()
@@ -164,7 +164,7 @@ class Spending:
         """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance."""
         if not self.work.step.then or self._counts_otherwise():
             return verdict.passed
-        return verdict.passed_safely and verdict.energy <= self.work.verifier.search_limit
+        return verdict.passed_safely and verdict.quadratic_divergence <= self.work.verifier.search_limit
 
     def _counts_otherwise(self) -> bool:
         """Whether the budget is in another unit than the search's divergence."""
@@ -177,21 +177,22 @@ class Spending:
             return False
         if self.work.step.then:
             return self._spent(verdict) >= self.tuning.nearly
-        return limit >= self.tuner.search_limit or verdict.energy >= self.tuning.enough * self.work.verifier.limit
+        enough = self.tuning.enough * self.work.verifier.limit
+        return limit >= self.tuner.search_limit or verdict.quadratic_divergence >= enough
 
     def _spent(self, verdict: Verdict) -> float:
         return spent_share(verdict, self.work.verifier)
 
     def _loosening(self, verdict: Verdict) -> float:
         """By how much the search's limit may grow after a result that verified with budget to spare."""
-        if self._counts_otherwise() or verdict.energy <= 0:
+        if self._counts_otherwise() or verdict.quadratic_divergence <= 0:
             return self.tuning.stronger
         return min(self.tuning.stronger, max(self.tuning.close, 1 / self._spent(verdict)))
 
     def _tightening(self, verdict: Verdict) -> float:
         """By how much the search's limit must shrink after a result that did not verify."""
-        if not 0 < verdict.energy < math.inf:  # what failed otherwise than by its size says nothing of it
+        if not 0 < verdict.quadratic_divergence < math.inf:  # what failed otherwise than by its size says nothing of it
             return STRICTER
         if self.work.step.then and not self._counts_otherwise():
             return min(0.9, max(self.tuning.most_tightened, 0.97 / self._spent(verdict)))
-        return min(0.95, max(0.5, 0.97 * self.work.verifier.limit / verdict.energy))
+        return min(0.95, max(0.5, 0.97 * self.work.verifier.limit / verdict.quadratic_divergence))

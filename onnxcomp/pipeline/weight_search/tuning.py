@@ -14,7 +14,7 @@ class Tuning:
         the rest is a small share of the bytes. most_evaluations: single changes measured, at most; evaluated_values:
         weight values that all measured models may have together. measured_errors: those outside are harmless or
         hopeless. dominating: an option of more cost and this many times the error is never taken. few_affected: of the
-        samples that see a change of all weights; fewer bear their own part of the limit.
+        samples that see a change of all weights; fewer have their own part of the limit.
 
     How strengths are chosen
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and

@@ -20,13 +20,10 @@ from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.scopes import Graph
 from onnxcomp.model import Model
+from onnxcomp.tensors import FLOAT8_TYPES, SHORT_FLOAT_TYPES
 from onnxcomp.verify.reading.makers import Maker, maker_of
 
 MOST_ENTRIES = 16
-SHORT_FLOATS = frozenset({
-    TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
-    TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
-})  # fmt: skip
 
 Place = tuple[str, str, int]
 """An output, an operator, and how many tensors entered that operator before on the way to that output."""
@@ -134,7 +131,7 @@ def _placed(model: Model) -> Iterator[tuple[str, Sequence[tuple[Place, Entering]
 
 def _show(proto: ModelProto, tensor: str, name: str, data_type: int) -> None:
     """Add an output of this name that holds a tensor; its shape is left for the runtime to find."""
-    if data_type in SHORT_FLOATS:
+    if data_type in SHORT_FLOAT_TYPES | FLOAT8_TYPES:
         proto.graph.node.append(helper.make_node("Cast", [tensor], [name], to=TensorProto.FLOAT))
         data_type = TensorProto.FLOAT
     else:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
-from onnxcomp.graph.dataflow.origins import COMPARISONS, FLOATS, HEAVY, Origin, Origins
+from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, Origin, Origins
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.rewire import is_onnx, producer
+from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.scopes import subgraphs_of
+from onnxcomp.tensors import ALL_FLOAT_TYPES
 
 LABELLED = frozenset({
     "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression", "OneHot", "Multinomial", "Bernoulli", "Hardmax", "Not", "And",
@@ -105,7 +106,7 @@ class _Search:
         found = max((self._known[each] for each in self._sources(tensor)), default=Maker.NOTHING)
         if found is Maker.SHARES and node.op in SCALES:
             return Maker.NUMBERS
-        rounds = node.op == "Cast" and node.attrs.get("to") not in FLOATS and self._origins.is_float(node.inputs[0])
-        if rounds or node.op in ("Round", "Floor", "Ceil"):
+        casts = node.op == "Cast" and node.attrs.get("to") not in ALL_FLOAT_TYPES
+        if (casts and self._origins.is_float(node.inputs[0])) or node.op in ("Round", "Floor", "Ceil"):
             return {Maker.SHARES: Maker.LABELS, Maker.NOTHING: Maker.NUMBERS}.get(found, found)
         return found

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxcomp.model import Model
+from onnxcomp.tensors import ALL_FLOAT_TYPES
 from onnxcomp.verify.reading.entries import Entry, expose, find_entries, numbers_not_labels, varies_in_length
 
 Array = NDArray[Any]
-FLOATS = frozenset({
-    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
-})  # fmt: skip
+
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Watched:
     def of(cls, model: Model) -> Watched:
         """What to watch in a model."""
         outputs = {each.name: each.type.tensor_type.elem_type for each in model.proto.graph.output}
-        discrete = {name for name, kind in outputs.items() if kind not in FLOATS}
+        discrete = {name for name, kind in outputs.items() if kind not in ALL_FLOAT_TYPES}
         ragged = frozenset(name for name in outputs if varies_in_length(model, name))
         numbers = frozenset(name for name in discrete if numbers_not_labels(model, name))
         if not discrete and not ragged:

@@ -86,6 +86,17 @@ def test_follows_parts_and_joins_of_channels() -> None:
     assert columns_by_row(trace(body, w=(4, 3, 1, 1), v=(2, 7, 1, 1))) == [1, 2, 3, -1, -1, -1, 0]
 
 
+def test_what_stands_side_by_side_is_scaled_as_one() -> None:
+    """Below each other in a picture, both are read by the same columns."""
+    body = """g (float[1, 3, 4, 4] x) => (float[1, 2, 8, 4] y) {
+        a = Conv(x, w) b = Conv(x, u) c = Concat <axis = 2> (a, b) y = Conv(c, v) }"""
+    channels = trace(body, w=(4, 3, 1, 1), u=(4, 3, 1, 1), v=(2, 4, 1, 1))
+    assert [described(each) for each in channels.groups()] == [(["w", "u"], ["v"], 4)]
+    first, second, last = (channels.sets.roots(each) for each in (
+        channels.products[0].rows, channels.products[1].rows, channels.products[2].columns))  # fmt: skip
+    assert first.tolist() == second.tolist() == last.tolist()
+
+
 def test_follows_slices_and_picks_of_channels() -> None:
     body = """g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y)
         <int64[3] i = {3, 0, 1}, int64[1] start = {-1}, int64[1] end = {-9}, int64[1] axis = {1},
@@ -149,6 +160,7 @@ BLOCKED = [
     ("c = Add(a, x) y = Conv(c, v)", "", "joins it with what cannot be scaled"),
     ("y = Conv(a, w)", "", "w is shared"),
     ("c = Max(a, six) y = Conv(c, v)", "", "joins it with"),
+    ("c = Concat <axis = 3> (a, x) y = Conv(c, v)", "", "Concat) joins it with what cannot be scaled"),
     ("c = Pad(a, pads, six) y = Conv(c, v)", "", "Pad"),
     ("c = Mul(a, a) y = Conv(c, v)", "", "Mul"),
     ("c = Conv(a, v) s = Sigmoid(c) y = Conv(a, s)", "", "reads its channels"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxcomp.graph.dataflow.output_operators import LINEAR, ends
+from onnxcomp.graph.dataflow.output_operators import SCORING, ends
 from tests.verify.models import parsed
 
 W = np.ones((8, 5), np.float32)
@@ -33,4 +33,4 @@ def test_ends_are_seen_past_what_only_moves_values(body: str, end: str) -> None:
 def test_each_output_has_its_own_end() -> None:
     text = "g (float[N, 8] x) => (float[N, 5] y, float[N, 5] z) { z = MatMul(x, w) y = Tanh(z) }"
     assert ends(parsed(text, w=W)) == {"y": "Tanh", "z": "MatMul"}
-    assert "MatMul" in LINEAR and "Tanh" not in LINEAR
+    assert "MatMul" in SCORING and "Tanh" not in SCORING

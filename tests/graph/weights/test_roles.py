@@ -56,17 +56,31 @@ def test_linear_weights(body: str, kind: str, channel: int | None, summed: int |
 
 
 @pytest.mark.parametrize(
-    ("body", "shapes", "kind", "channel"),
+    ("body", "shapes", "kind", "channel", "summed"),
     [
-        ("<float[2,1,1,1] w = {1,2}> { y = Conv(x, w) }", ("float[1,1,4,4] x", "float[1,2,4,4] y"), "conv", 0),
+        (f"<float[3,4] w = {WIDE}> {{ y = MatMul(w, x) }}", ("float[4,n] x", "float[3,n] y"), "linear", 0, 1),
+        (f"<float[1,3,4] w = {WIDE}> {{ y = MatMul(w, x) }}", ("float[b,4,n] x", "float[b,3,n] y"), "linear", 1, 2),
+        (f"<float[1,4,3] w = {WIDE}> {{ y = MatMul(x, w) }}", ("float[b,n,4] x", "float[b,n,3] y"), "linear", 2, 1),
+        (f"<float[4,3] w = {WIDE}> {{ t = Transpose(w) y = MatMul(t, x) }}", ("float[4,n] x", "float[3,n] y"),
+         "linear", 1, 0),
+        (f"<float[3,4] w = {WIDE}> {{ y = Gemm(w, x) }}", ("float[4,n] x", "float[3,n] y"), "linear", 0, 1),
+        (f"<float[4,3] w = {WIDE}> {{ y = Gemm<transA=1>(w, x) }}", ("float[4,n] x", "float[3,n] y"), "linear", 1, 0),
+        ("<float[2,1,1,1] w = {1,2}> { y = Conv(x, w) }", ("float[1,1,4,4] x", "float[1,2,4,4] y"), "conv", 0, 1),
         ("<float[1,2,1,1] w = {1,2}> { y = ConvTranspose(x, w) }", ("float[1,1,4,4] x", "float[1,2,4,4] y"),
-         "conv_transpose", 1),
-        ("<float[3,2] w = {1,2,3,4,5,6}> { y = Gather(w, x) }", ("int64[n] x", "float[n,2] y"), "embedding", 0),
+         "conv_transpose", 1, 0),
+        ("<float[2,1,1,1] w = {1,2}> { y = ConvTranspose<group=2>(x, w) }", ("float[1,2,4,4] x", "float[1,2,4,4] y"),
+         "conv_transpose", 0, 0),
+        ("<float[3,2] w = {1,2,3,4,5,6}> { y = Gather(w, x) }", ("int64[n] x", "float[n,2] y"), "embedding", 0, None),
+        ("<float[3,2] w = {1,2,3,4,5,6}> { y = Gather<axis=-1>(w, x) }", ("int64[n] x", "float[3,n] y"),
+         "embedding", 1, None),
+        (f"<float[3,4] w = {WIDE}> {{ y = Mul(x, w) }}", ("float[3,4] x", "float[3,4] y"), "other", None, None),
     ],
 )  # fmt: skip
-def test_other_roles(body: str, shapes: tuple[str, str], kind: str, channel: int) -> None:
+def test_roles_by_each_operators_specification(
+    body: str, shapes: tuple[str, str], kind: str, channel: int, summed: int | None
+) -> None:
     weight = only(model_of(body, *shapes))
-    assert (weight.kinds, weight.channel_axis) == (frozenset({kind}), channel)
+    assert (weight.kinds, weight.channel_axis, weight.input_axis) == (frozenset({kind}), channel, summed)
 
 
 def test_a_shared_weight_has_all_its_roles_and_no_disputed_axis() -> None:

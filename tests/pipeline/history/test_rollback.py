@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.apply import apply_choice, apply_pass
 from onnxcomp.pipeline.history.rollback import FEWER, MOST_CULPRITS, culprits, take_back
 from onnxcomp.registry import get_pass
 
@@ -57,6 +57,26 @@ def test_a_stricter_try_keeps_fewer_and_measures_no_single_again() -> None:
     assert len(second.kept) == int(FEWER * 8) == pruned_weights(second.model)
     assert 0 < len(measured) <= 4 and 1 not in measured
     assert sorted([*second.kept, *second.taken]) == sorted(first.own) and second.own == first.own
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_least_harmful_are_kept(alone: bool) -> None:
+    """Of harms from 1 to 12, in no order, those from 1 to 5 make 15. alone: each is made anew, and not put together."""
+    before, context = chain(), Context()
+    rewrite = get_pass("prune-weights")(sparsity=0.5)
+    after, outcome = apply_pass(before, rewrite, context)
+    harm = {f"w{i}": 5 * (i + 1) % 13 for i in range(WEIGHTS)}
+
+    def evaluate(model: Model) -> float:
+        tensors = model.proto.graph.initializer
+        return sum(harm[each.name] for each in tensors if (numpy_helper.to_array(each) == 0).any())
+
+    again = (lambda choice: apply_choice(before, rewrite, choice, context)) if alone else None
+    rest = take_back(before, after, outcome, rewrite, context, evaluate, 20, again=again)
+    assert sorted(harm[name] for name in rest.kept) == [1, 2, 3, 4, 5]
+    assert sorted(harm[name] for name in rest.taken) == [6, 7, 8, 9, 10, 11, 12]
+    assert rest.own == {name: pytest.approx(value) for name, value in harm.items()}
+    assert evaluate(rest.model) == 15
 
 
 @pytest.mark.parametrize("bad", [{"c0"}, {"c35"}, {"c7", "c30"}, {f"c{i}" for i in range(MOST_CULPRITS)}])

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.budget import Budget
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline import optimize, replay
@@ -25,7 +25,7 @@ from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Apply, Race, Recipe
 
-replaying = importlib.import_module("onnxcomp.pipeline.history.replay")
+replaying = importlib.import_module("onnxcomp.pipeline.replay")
 FEATURES = 8
 
 

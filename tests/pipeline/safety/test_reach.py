@@ -90,7 +90,7 @@ def test_a_weight_whose_loss_shows_nothing_is_turned_round_before_it_counts_as_u
     tuner = judge(model, x=X)
     found = Reach(tuner).influence(model, "dead")
     turned = parsed(DEAD, w=initial(model, "w"), dead=-initial(model, "dead"))
-    assert found == pytest.approx(tuner.check(turned).energy / TURNED_ERROR)
+    assert found == pytest.approx(tuner.check(turned).quadratic_divergence / TURNED_ERROR)
 
 
 def initial(model: Model, name: str) -> np.ndarray:
@@ -171,7 +171,7 @@ def influenced(alone: Verdict, all_together: Verdict, option: Option) -> Table:
 
     tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
     mild = dict.fromkeys(("wx", "wz"), Option(9, 400, 1e-5))
-    measure_influence(model, table, tuner, Reach(tuner), mild, Context(), bearable=0.03)
+    measure_influence(model, table, tuner, Reach(tuner), mild, Context(), tolerable=0.03)
     return table
 
 

@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.provenance import Reference
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
-from onnxcomp.graph.ir.rewire import node_key
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.recipe import Recipe, Step
 
-replaying = importlib.import_module("onnxcomp.pipeline.history.replay")
+replaying = importlib.import_module("onnxcomp.pipeline.replay")
 FEATURES = 8
 
 

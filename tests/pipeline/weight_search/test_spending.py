@@ -119,12 +119,12 @@ def test_the_budget_is_spent() -> None:
     assert trial is not None and 0.5 * LIMIT < trial.verdict.divergence <= LIMIT
 
 
-@pytest.mark.parametrize(("bearable", "strength", "said"), [(1e-2, 6, "held back"), (1e-4, 8, "kept at 8 bits")])
-def test_one_weight_that_carries_a_failure_is_held_back_and_no_other(bearable: float, strength: int, said: str) -> None:
+@pytest.mark.parametrize(("tolerable", "strength", "said"), [(1e-2, 6, "held back"), (1e-4, 8, "kept at 8 bits")])
+def test_one_weight_that_carries_a_failure_is_held_back_alone(tolerable: float, strength: int, said: str) -> None:
     """On the verification part the gate "g" flips samples, which the tuning part does not show."""
 
     def flips(errors: Mapping[str, float]) -> float:
-        return total(errors) + (0.5 if errors["g"] > bearable else 0.0)
+        return total(errors) + (0.5 if errors["g"] > tolerable else 0.0)
 
     model = model_of("a", "b", "g")
     found = choosing(model, tuner=lambda errors: errors["a"] + errors["b"] + 0.1 * errors["g"], verifier=flips)

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from onnxcomp.graph.ir.extract import up_to
+from onnxcomp.graph.extract import up_to
 from onnxcomp.model import load
 
 BRANCHING = """

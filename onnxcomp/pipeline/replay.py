@@ -137,4 +137,4 @@ def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target:
         options["outputs"] = receipt.metric.get("asked") or {}
         return tuner_for(model, tuning, metric, options)
 
-    return lambda candidate: tuner().check(candidate).energy
+    return lambda candidate: tuner().check(candidate).quadratic_divergence

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
 
-from onnxcomp.graph.ir.opset import raise_opset
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.opset import raise_opset
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
 

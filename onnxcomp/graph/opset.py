@@ -18,8 +18,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node, Variable
+from onnxcomp.graph.ir.query import has_references, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, attribute_value, subgraphs_of
-from onnxcomp.graph.ir.rewire import has_references, is_onnx, node_key
 
 SMALL_BYTES = 4096  # constants up to this size are shown to the converter, which reads axes, scales and the like
 # What version_converter raises: its C++ assertions arrive as RuntimeError or as errors of their own.

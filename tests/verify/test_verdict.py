@@ -1,0 +1,127 @@
+"""Verdicts: what passes, what passes with a distance, and what a search adds up. No model runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from onnxcomp.verify.verdict import PART_FACTOR, OutputDivergence, Verdict, failure
+
+LIMIT = 0.03
+
+
+def verdict(divergence: float, interval: tuple[float, float] = (0.0, 0.0), **known: Any) -> Verdict:
+    return Verdict(divergence=divergence, interval=interval, limit=LIMIT, samples=100, **known)
+
+
+def output(value: float, high: float, measure: str = "squared error", *, is_squared: bool = False) -> OutputDivergence:
+    return OutputDivergence("y", "values", measure, value, 0.0, high, is_squared)
+
+
+@pytest.mark.parametrize("divergence", [0.0, LIMIT])
+def test_what_is_within_the_limit_passes(divergence: float) -> None:
+    assert verdict(divergence).passed
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        verdict(1.001 * LIMIT),
+        verdict(math.nan),
+        verdict(0.0, failed=True),
+        verdict(0.0, beside=(1.001 * LIMIT, LIMIT)),
+        verdict(0.0, unseen=("w",)),
+        failure("a NaN", limit=math.inf, samples=9),
+    ],
+)
+def test_one_fault_is_enough_not_to_pass(refused: Verdict) -> None:
+    assert not refused.passed and not refused.passed_safely
+
+
+def test_what_is_held_beside_may_be_at_its_limit() -> None:
+    assert verdict(0.0, beside=(LIMIT, LIMIT)).passed
+
+
+@pytest.mark.parametrize(("high", "is_safe"), [(0.03, True), (0.04, True), (0.041, False)])
+def test_what_passes_safely_passes_one_standard_error_higher(high: float, is_safe: bool) -> None:
+    """Halfway from the estimate of 0.02 to the upper end; the lower end, 0 here, says nothing."""
+    whole = verdict(0.02, (0.0, high))
+    of_outputs = verdict(0.02, (0.0, 0.02), outputs=(output(0.02, high),))
+    for each in (whole, of_outputs):
+        assert each.passed and each.passed_safely == is_safe
+        assert each.safe_divergence == pytest.approx((0.02 + high) / 2)
+
+
+def test_the_least_certain_measure_decides_and_not_the_worst_by_its_estimate() -> None:
+    sure, unsure = output(0.025, 0.026), output(0.01, 0.06)
+    assert not verdict(0.025, (0.0, 0.026), outputs=(sure, unsure)).passed_safely
+    assert verdict(0.025, (0.0, 0.026), outputs=(sure,)).passed_safely
+
+
+@pytest.mark.parametrize("measure", ["class by class", "class balance", "worst channel", "worst samples"])
+def test_the_worst_of_several_parts_keeps_a_distance_for_being_picked(measure: str) -> None:
+    part = output(0.025, 0.025, measure)
+    assert part.is_of_parts
+    assert verdict(0.025, outputs=(part,)).safe_divergence == pytest.approx(PART_FACTOR * 0.025)
+    assert not verdict(0.025, outputs=(part,)).passed_safely
+    assert verdict(0.025, outputs=(output(0.025, 0.025),)).passed_safely
+
+
+def test_an_unsure_part_counts_by_its_interval_where_that_is_more() -> None:
+    assert verdict(0.01, outputs=(output(0.01, 0.05, "worst channel"),)).safe_divergence == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("known", "energy"),
+    [
+        ({}, 0.015),
+        ({"outputs": (output(0.015, 0.0), output(0.024, 0.0))}, 0.024),
+        ({"outputs": (output(0.015, 0.0, is_squared=True),)}, 0.0075),  # half the limit, a quarter squared
+        ({"outputs": (output(0.06, 0.0, is_squared=True),)}, 0.12),
+        ({"beside": (0.2, 0.4)}, 0.015),
+        ({"beside": (0.4, 0.4)}, 0.03),  # at its own limit: in the unit of the divergence that is the limit, too
+        ({"beside": (0.1, 0.4), "outputs": (output(0.024, 0.0),)}, 0.024),
+    ],
+)
+def test_the_energy_is_the_worst_share_of_a_limit_squared_where_that_is_a_root(
+    known: dict[str, Any], energy: float
+) -> None:
+    assert verdict(0.015, **known).energy == pytest.approx(energy)
+
+
+def test_a_failure_has_infinite_energy_and_without_a_limit_it_is_the_divergence() -> None:
+    assert failure("a NaN", limit=LIMIT, samples=9).energy == math.inf
+    assert Verdict(divergence=0.0, interval=(0.0, 0.0), limit=math.inf, samples=9, failed=True).energy == math.inf
+    for limit in (0.0, math.inf):
+        assert Verdict(divergence=0.2, interval=(0.0, 0.0), limit=limit, samples=9).energy == 0.2
+
+
+def test_half_the_interval_cannot_be_told_apart() -> None:
+    assert verdict(0.02, (0.01, 0.04)).resolution == pytest.approx(0.015)
+
+
+def test_receipts_have_no_number_where_there_is_none() -> None:
+    described = failure("a NaN", limit=math.inf, samples=9).describe()
+    assert described["divergence"] is None and described["interval"] == [None, None] and described["limit"] is None
+    assert described["passed"] is False and described["reasons"] == ["a NaN"]
+    nothing = verdict(0.0, verified=False).describe()
+    assert (nothing["divergence"], nothing["interval"], nothing["resolution"]) == (None, [None, None], None)
+    some = verdict(0.02, (0.01, 0.04), beside=(0.1, math.inf), agreement=0.5).describe()
+    assert some["divergence"] == 0.02 and some["interval"] == [0.01, 0.04] and some["beside"] == [0.1, None]
+    assert some["agreement"] == 0.5 and some["resolution"] == pytest.approx(0.015) and some["score"] is None
+
+
+def test_of_an_output_the_worst_measure_leads_and_all_are_named() -> None:
+    worst = output(math.inf, math.inf, "class balance")
+    outputs = output(0.01, 0.02, "whole"), output(0.02, 0.03, "worst channel"), worst
+    made = verdict(0.02, outputs=outputs).describe()["outputs"]
+    assert made == {
+        "y": {
+            "kind": "values",
+            "measure": "class balance",
+            "divergence": None,
+            "measures": {"class balance": None, "worst channel": 0.02, "whole": 0.01},
+        }
+    }
