@@ -75,7 +75,8 @@ def pass_summary(name: str) -> str:
 def get_pass(name: str) -> type[Pass]:
     """The class of the pass; ``name`` may be written with ``-`` or ``_``.
 
-    Raises PassError for an unknown name (and lists the known ones) and for a plug-in that does not load.
+    Raises PassError for an unknown name (and lists the known ones) and for a plug-in that does not load, or that is
+    registered under another name than its own.
     """
     key = name.replace("_", "-")
     if key in _shipped():
@@ -89,6 +90,8 @@ def get_pass(name: str) -> type[Pass]:
         raise PassError(f"{key}: the plug-in {point.value} does not load: {error}.") from error
     if not (inspect.isclass(loaded) and issubclass(loaded, Pass)):
         raise PassError(f"{key}: the plug-in {point.value} is not a subclass of onnxcomp.Pass.")
+    if loaded.pass_name() != key:  # receipts name the class, and are read by entry point
+        raise PassError(f"{key}: the plug-in {point.value} is the pass {loaded.pass_name()}. Name its entry point so.")
     return loaded
 
 

@@ -126,8 +126,11 @@ class RoundWeights(SitePass):
 
     def _to_grids(self, graph: Graph, fresh: list[Weight], context: Context, outcome: Outcome) -> None:
         grid = self._grid()
-        moments = context.observe.moments(graph, fresh)
+        moments = {} if context.is_over() else context.observe.moments(graph, fresh)
         for index, weight in enumerate(fresh):
+            if context.is_over():
+                outcome.is_cut_short = True
+                break
             context.progress(index, len(fresh), weight.name)
             seen = moments.get(weight.name)
             if seen is None:
@@ -143,8 +146,11 @@ class RoundWeights(SitePass):
         self, before: Graph, again: list[tuple[Weight, Weight]], context: Context, outcome: Outcome
     ) -> None:
         """By the inputs of the original: those of a model that lost much are far from what they will be in the end."""
-        moments = context.observe.moments(before, [original for _, original in again])
+        moments = {} if context.is_over() else context.observe.moments(before, [original for _, original in again])
         for index, (weight, original) in enumerate(again):
+            if context.is_over():
+                outcome.is_cut_short = True
+                break
             context.progress(index, len(again), weight.name)
             seen, encoding = moments.get(weight.name), weight.encoding
             assert isinstance(encoding, GridEncoding | CodebookEncoding)

@@ -16,6 +16,7 @@ from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
+from onnxcomp.testing import check_pass
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,10 @@ def test_example_leaves_excluded_weights_alone(example: ModuleType) -> None:
     outcome = example.ClipWeights().apply(graph, Context(exclude=("*",)))
     assert not outcome.changed
     assert close_graph(graph).proto == graph.model.proto
+
+
+def test_example_is_as_a_pass_should_be(example: ModuleType) -> None:
+    check_pass(example.ClipWeights)
 
 
 def test_example_is_known_by_its_file(example: ModuleType) -> None:

@@ -196,6 +196,13 @@ def test_passes_import_the_contract_and_what_is_below() -> None:
     assert not (wrong := faults(inside("passes"), is_above)), "\n".join(wrong)
 
 
+def test_nothing_that_ships_imports_the_suite_for_plugins() -> None:
+    def reaches_the_suite(source: Source, found: Import) -> bool:
+        return is_own(found) and part_of(found.module) == "testing" and source.part != "testing"
+
+    assert not (wrong := faults(SOURCES, reaches_the_suite)), "\n".join(wrong)
+
+
 def test_nothing_imports_the_folder_passes_by_its_own_name() -> None:
     wrong = faults(SOURCES, lambda source, found: root_of(found.module) == "passes")
     assert not wrong, f"`import passes` makes a second copy of every pass: {wrong}"

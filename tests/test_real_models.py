@@ -27,8 +27,9 @@ from onnxcomp.model import Model, load
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass, pass_names
 from onnxcomp.runtime import Session
-from tests.applying import Applied, apply, assert_exact_to_the_bit, assert_keeps_promises, eager, variants
-from tests.conformance.cases import Feeds, run
+from onnxcomp.testing.applying import Applied, apply, eager, variants
+from onnxcomp.testing.comparing import Feeds, run
+from onnxcomp.testing.promises import assert_exact_to_the_bit, assert_keeps_promises
 from tests.sampling import one_in
 
 FOLDER = Path(__file__).parent.parent / "models"

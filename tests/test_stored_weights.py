@@ -21,7 +21,7 @@ from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.recipe import single
 from onnxcomp.registry import get_pass, pass_names
-from tests.applying import apply, eager
+from onnxcomp.testing.applying import apply, eager
 from tests.graphs.running import run
 from tests.passes.exactly import model as model_of_text
 

@@ -11,12 +11,10 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.runtime import Session
-from tests.graphs.running import EXACT
+from onnxcomp.testing.comparing import Feeds, differences, run
 
 SAMPLED = 8  # of the further node tests of an operator one in so many
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-Feeds = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,38 +127,3 @@ def _tried(models: list[tuple[str, onnx.ModelProto, Feeds]]) -> Collected:
             continue
         cases.append(Case(name, model, feeds, first, repeats=differences(first, again) == []))
     return Collected(tuple(cases), refused)
-
-
-def run(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
-    """Run in a fresh session; TargetError or VerificationError where ONNX Runtime refuses."""
-    return dict(Session(model.SerializeToString(), config=EXACT).run(feeds))
-
-
-def differences(expected: Feeds, got: Feeds, *, rtol: float = 0.0) -> list[str]:
-    """Name the outputs that differ: in type or shape, or in values by more than `rtol` of the largest one.
-
-    With `rtol` 0 values must be equal bit for bit, but for the payload of a NaN.
-    """
-    if list(expected) != list(got):
-        return [f"outputs {list(got)} for {list(expected)}"]
-    return [name for name, value in expected.items() if not _same(value, got[name], rtol)]
-
-
-def _same(left: Any, right: Any, rtol: float) -> bool:
-    if isinstance(left, list):
-        return isinstance(right, list) and len(left) == len(right) and all(map(_same, left, right, [rtol] * len(left)))
-    if left is None or right is None:
-        return left is right
-    left, right = np.asarray(left), np.asarray(right)
-    if left.dtype != right.dtype or left.shape != right.shape:
-        return False
-    if left.dtype.kind in "OUSb" or np.issubdtype(left.dtype, np.integer):
-        return bool((left == right).all())
-    if left.dtype.kind == "c":
-        left, right = left.view(left.real.dtype), right.view(right.real.dtype)
-    wide, other = left.astype(np.float64), right.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        finite = np.isfinite(wide)
-        scale = np.abs(wide[finite]).max(initial=0.0)
-        equal = (wide == other) | (np.isnan(wide) & np.isnan(other)) | (np.abs(wide - other) <= rtol * scale)
-    return bool(equal.all())

@@ -12,8 +12,8 @@ import pytest
 from onnxcomp.model import load
 from onnxcomp.pipeline import optimize
 from onnxcomp.runtime import Session
-from tests.applying import rounding_of
-from tests.conformance.cases import Case, differences, node_cases, not_sampled, sampled, weight_cases
+from onnxcomp.testing.comparing import differences, rounding_of
+from tests.conformance.cases import Case, node_cases, not_sampled, sampled, weight_cases
 
 SHARDS, SHARDS_OF_REST = 8, 32
 LOADED_BY_ORT = 1300  # of onnx 1.19's to 1.23's 1,884 node tests; far fewer would mean that collecting broke

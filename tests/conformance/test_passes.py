@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from onnxcomp.registry import get_pass, pass_names
-from tests.applying import apply, assert_keeps_promises, eager
+from onnxcomp.testing.applying import apply, eager
+from onnxcomp.testing.promises import assert_keeps_promises
 from tests.conformance.cases import Case, not_sampled, sampled, weight_cases
 
 SHARDS_OF_REST = 3

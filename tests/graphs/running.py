@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from onnxcomp.testing.comparing import EXACT
+
 ORT = tuple(int(each) for each in ort.__version__.split(".")[:2])
 PROVIDERS = ["CPUExecutionProvider"]
-# ONNX Runtime fuses DequantizeLinear -> MatMul into MatMulNBits, by default with int8 activations, an error of
-# up to 1%; level 0 computes in float32, so that a model stays comparable when its weights are kept another way.
-EXACT = {"session.qdq_matmulnbits_accuracy_level": "0"}
 
 
 def session_of(model: onnx.ModelProto | bytes, *, optimized: bool = True) -> ort.InferenceSession:

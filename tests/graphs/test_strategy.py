@@ -7,8 +7,8 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from onnxcomp.testing.models.building import BLOCKS
 from tests.graphs import draw_models, feeds_for, models
-from tests.graphs.building import BLOCKS
 from tests.graphs.features import features_of
 from tests.graphs.running import check, run
 

@@ -16,8 +16,8 @@ from onnxcomp.pipeline import optimize
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
-from tests.applying import calibration_of
-from tests.conformance.cases import differences
+from onnxcomp.testing.applying import calibration_of
+from onnxcomp.testing.comparing import differences
 from tests.passes.exactly import Rewrite, floats, model, rewrite
 
 

@@ -8,8 +8,10 @@ from onnxcomp.graph.precision import casts as float_casts
 from onnxcomp.model import load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
-from tests.applying import apply, assert_keeps_promises, calibration_of
-from tests.conformance.cases import Case, differences, node_cases, weight_cases
+from onnxcomp.testing.applying import apply, calibration_of
+from onnxcomp.testing.comparing import differences
+from onnxcomp.testing.promises import assert_keeps_promises
+from tests.conformance.cases import Case, node_cases, weight_cases
 from tests.graphs import draw_models, feeds_for
 from tests.graphs.running import run
 

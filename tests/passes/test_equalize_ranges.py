@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from onnxcomp.contract import Context
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
 from onnxcomp.registry import get_pass
@@ -57,6 +58,15 @@ def test_two_matrices_by_hand() -> None:
     np.testing.assert_allclose(done.initializer("b"), [2, 2], rtol=1e-6)
     np.testing.assert_allclose(done.initializer("v"), [[4], [2]], rtol=1e-6)
     assert [each.name for each in done.outcome.changed] == ["h"]
+
+
+def test_says_what_a_bias_was_before_it_was_scaled() -> None:
+    proto = model("""g (float[N, 1] x) => (float[N, 1] y)
+        <float[1, 2] w = {8, 1}, float[2] b = {4, 1}, float[2, 1] v = {2, 4}> {
+        h = MatMul(x, w) a = Add(h, b) r = Relu(a) y = MatMul(r, v) }""")
+    done = equalize(proto, x=floats(5, 1))
+    before = Reference(done.before, done.outcome.origins).constant("b")
+    np.testing.assert_allclose(before, done.initializer("b"), rtol=1e-6)
 
 
 def test_weights_in_double_precision_keep_it() -> None:

@@ -12,7 +12,7 @@ from onnxcomp.model import load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
 from onnxcomp.target import QuantizationStyle, Target
-from tests.applying import calibration_of
+from onnxcomp.testing.applying import calibration_of
 from tests.graphs.running import run
 from tests.passes.exactly import check_same, model, rewrite
 

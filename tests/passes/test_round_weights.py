@@ -214,3 +214,10 @@ def test_reasons(tmp_path: Path) -> None:
     assert "single values" in outcome.skipped[0].reason
     with pytest.raises(CalibrationError, match="needs calibration data"):
         apply(model, NAME, Context())
+
+
+def test_stops_at_the_deadline_and_says_so(tmp_path: Path) -> None:
+    model = model_of("MatMul")
+    _, outcome = apply(model, NAME, Context(calibration=data_for(model, tmp_path), deadline=0.0))
+    assert not outcome.changed
+    assert outcome.is_cut_short

@@ -13,8 +13,8 @@ from onnxcomp.graph.storage.expand import expand
 from onnxcomp.model import load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.recipe import preset_names
-from tests.applying import calibration_of, rounding_of
-from tests.conformance.cases import differences
+from onnxcomp.testing.applying import calibration_of
+from onnxcomp.testing.comparing import differences, rounding_of
 from tests.graphs import draw_models, feeds_for
 from tests.graphs.running import run
 

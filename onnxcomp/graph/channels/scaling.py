@@ -55,7 +55,7 @@ def scale_channels(channels: Channels, factors: Floats) -> dict[str, Origin]:
         origins |= weight_origins(each, by_number[each.rows], by_number[each.columns])
     for factor in channels.factors:
         if np.any(by_number[factor.numbers] != 1):
-            _scale_factor(channels.graph, factor, by_number)
+            origins |= _scale_factor(channels.graph, factor, by_number)
     for bound in channels.bounds:
         if np.any(by_number[bound.numbers] != 1):
             _split_bound(channels.graph, bound, by_number)
@@ -124,11 +124,17 @@ def scaled_weight(product: ChannelProduct, rows: Floats, columns: Floats) -> Arr
         return form.unpack(scaled.astype(weight.dtype)).reshape(weight.shape)
 
 
-def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> None:
-    """Give the node a constant of its own where another one reads the old, or where it has to be spread."""
-    values = factor.constant.values
-    wide = values.astype(np.float64) * factors[factor.numbers] ** factor.power
-    set_constant(graph, factor.scope, factor.node, factor.index, wide.astype(values.dtype))
+def _scale_factor(graph: Graph, factor: Factor, factors: Floats) -> dict[str, Origin]:
+    """Scale what a node reads; what its constant was before, by key, where that holds the scaled values itself."""
+    constant = factor.constant
+    values = constant.values
+    scale = factors[factor.numbers] ** factor.power
+    made = (values.astype(np.float64) * scale).astype(values.dtype)
+    set_constant(graph, factor.scope, factor.node, factor.index, made)
+    if factor.constant is not constant:
+        return {}
+    key = graph.scope_of(constant).key(constant.name)
+    return {key: Origin(key, made.ndim, factor=np.broadcast_to(scale, made.shape))}
 
 
 def _split_bound(graph: Graph, bound: Bound, factors: Floats) -> None:

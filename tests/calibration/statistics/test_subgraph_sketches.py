@@ -14,9 +14,9 @@ from onnxcomp.calibration.statistics.subgraph_sketches import SAMPLES
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import load
 from onnxcomp.runtime import Session
-from tests.applying import calibration_of
+from onnxcomp.testing.applying import calibration_of
+from onnxcomp.testing.models.feeding import feeds_for
 from tests.graphs import draw_models
-from tests.graphs.feeding import feeds_for
 
 Array = np.ndarray[Any, Any]
 

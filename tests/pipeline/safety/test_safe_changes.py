@@ -16,7 +16,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import apply_safely
 from onnxcomp.recipe import Choose, Recipe
 from onnxcomp.registry import get_pass
-from tests.applying import calibration_of
+from onnxcomp.testing.applying import calibration_of
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,32] x, float[N,40] z) => (float[N,48] y) {
     a = MatMul(x, wx) b = MatMul(z, wz) y = Add(a, b) }"""

@@ -17,7 +17,7 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, predicted_total, shortlist
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table, fit_again, tabulate
 from onnxcomp.registry import get_pass
-from tests.applying import calibration_of
+from onnxcomp.testing.applying import calibration_of
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,24] x) => (float[N,6] y) {
     a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"""

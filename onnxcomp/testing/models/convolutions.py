@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.graphs.building import Builder, Value, block
-from tests.graphs.storage import plain_weight, positive_weight, random_values, random_weight, weight
+from onnxcomp.testing.models.building import Builder, Value, block
+from onnxcomp.testing.models.storage import plain_weight, positive_weight, random_values, random_weight, weight
 
 CHANNELS = [1, 2, 3, 4, 6, 8, 16, 24]
 

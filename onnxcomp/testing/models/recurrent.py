@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.graphs.building import Builder, Value, block
-from tests.graphs.storage import random_weight
+from onnxcomp.testing.models.building import Builder, Value, block
+from onnxcomp.testing.models.storage import random_weight
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

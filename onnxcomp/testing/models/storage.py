@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.graphs.building import LAST_QDQ_OPSET, Builder
+from onnxcomp.testing.models.building import LAST_QDQ_OPSET, Builder
 
 Form = Callable[[Builder, np.ndarray], str]
 

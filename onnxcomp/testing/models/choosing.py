@@ -1,10 +1,8 @@
-"""One source of choices for the model builders: hypothesis (shrinks, replays) or a seed (fast)."""
+"""One source of choices for the model builders: a seed, or whatever else answers ``integer``, such as hypothesis."""
 
 import random
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
-
-from hypothesis import strategies as st
 
 T = TypeVar("T")
 
@@ -24,16 +22,6 @@ class RandomChooser:
 
     def integer(self, low: int, high: int) -> int:
         return self._random.randint(low, high)
-
-
-class HypothesisChooser:
-    """Choices that hypothesis draws, so that a failing model shrinks to few and plain blocks."""
-
-    def __init__(self, draw: st.DrawFn) -> None:
-        self._draw = draw
-
-    def integer(self, low: int, high: int) -> int:
-        return self._draw(st.integers(low, high))
 
 
 def choice(chooser: Chooser, options: Sequence[T]) -> T:

@@ -1,14 +1,15 @@
 """Blocks with subgraphs: If, Loop and Scan, reading weights of the outer scope and holding their own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from tests.graphs.building import Builder, Value, block
-from tests.graphs.convolutions import conv
-from tests.graphs.linear import matmul
-from tests.graphs.storage import random_weight
+from onnxcomp.testing.models.building import Builder, Value, block
+from onnxcomp.testing.models.convolutions import conv
+from onnxcomp.testing.models.linear import matmul
+from onnxcomp.testing.models.storage import random_weight
 
 Body = Callable[[Builder, Value], Value]
 
@@ -128,6 +129,6 @@ def scan(b: Builder, x: Value) -> Value:
     after = body.node("Tanh", [body.node("Add", [product, state])])
     shown = body.node("Identity", [after])
     graph = body.graph(b.name("body"), [b.declare(Value(name, (batch, features))) for name in (after, shown)])
-    attributes = {"scan_input_axes": [1], "scan_output_axes": [1]}
+    attributes: dict[str, Any] = {"scan_input_axes": [1], "scan_output_axes": [1]}
     result = b.nodes_out("Scan", [start, x.name], 2, body=graph, num_scan_inputs=1, **attributes)
     return Value(result[1], (batch, time, features))

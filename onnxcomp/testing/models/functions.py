@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tests.graphs.building import FUNCTION_DOMAIN, Builder
+from onnxcomp.testing.models.building import FUNCTION_DOMAIN, Builder
 
 
 def dense_function(b: Builder, depth: int, columns: int) -> onnx.FunctionProto:

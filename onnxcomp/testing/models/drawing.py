@@ -2,13 +2,13 @@
 
 import numpy as np
 import onnx
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnxcomp.target import supported
-from tests.graphs import branching, convolutions, linear, pointwise, recurrent, shaping
-from tests.graphs.building import BATCH, BLOCKS, Block, Builder, ModelState, Value
-from tests.graphs.choosing import Chooser, HypothesisChooser, RandomChooser, chance, choice
+from onnxcomp.testing.models import branching, convolutions, linear, pointwise, recurrent, shaping
+from onnxcomp.testing.models.building import BATCH, BLOCKS, Block, Builder, ModelState, Value
+from onnxcomp.testing.models.choosing import Chooser, RandomChooser, chance, choice
+from onnxcomp.testing.models.storage import random_weight
 
 BLOCK_MODULES = (branching, convolutions, linear, pointwise, recurrent, shaping)
 FIRST_OPSET, NEWER_OPSETS, LAST_OPSET = 9, 23, 28
@@ -69,7 +69,7 @@ def _start(b: Builder, ranks: tuple[int, ...]) -> Value:
     """Add the first input: floats, or the indices of an embedding table."""
     if 3 in ranks and b.chance(15):
         indices = b.input((BATCH, 6), TensorProto.INT64, stem="tokens")
-        table = linear.random_weight(b, (b.choice([linear.VOCABULARY, 60]), 20), fan_in=4)
+        table = random_weight(b, (b.choice([linear.VOCABULARY, 60]), 20), fan_in=4)
         return Value(b.node("Gather", [table, indices.name]), (BATCH, 6, 20))
     return b.input(b.choice([shape for shape in START_SHAPES if len(shape) in ranks]))
 
@@ -121,7 +121,7 @@ def _leave_behind(b: Builder) -> None:
 
 def _annotate(model: onnx.ModelProto) -> None:
     """Write doc strings and metadata wherever the IR version has a place for them."""
-    model.doc_string = "drawn by tests.graphs"
+    model.doc_string = "drawn by onnxcomp.testing"
     model.domain, model.model_version, model.producer_version = "org.example", 3, "1.0"
     model.metadata_props.add(key="author", value="nobody")
     model.graph.doc_string = "a graph"
@@ -142,10 +142,3 @@ def draw_models(count: int, seed: int = 0) -> list[onnx.ModelProto]:
         build_model(RandomChooser(seed * 1_000_003 + index), first_block=names[index % len(names)])
         for index in range(count)
     ]
-
-
-@st.composite
-def models(draw: st.DrawFn, *, max_blocks: int = 6) -> onnx.ModelProto:
-    """Draw a model of one to `max_blocks` blocks that onnx.checker accepts and ONNX Runtime runs."""
-    chooser = HypothesisChooser(draw)
-    return build_model(chooser, blocks=chooser.integer(1, max_blocks))

@@ -1,12 +1,14 @@
 """Blocks that move, join and cut tensors, and those that do nothing."""
 
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto
 
-from tests.graphs.building import Builder, Value, block
-from tests.graphs.convolutions import conv
-from tests.graphs.linear import flattened
-from tests.graphs.storage import random_weight
+from onnxcomp.testing.models.building import Builder, Value, block
+from onnxcomp.testing.models.convolutions import conv
+from onnxcomp.testing.models.linear import flattened
+from onnxcomp.testing.models.storage import random_weight
 
 
 @block(ranks=(3, 4, 5))
@@ -44,7 +46,7 @@ def transpose(b: Builder, x: Value) -> Value:
 def unsqueeze(b: Builder, x: Value) -> Value:
     axis = b.integer(1, x.rank)
     inputs = [x.name, b.constant([axis])] if b.opset >= 13 else [x.name]
-    attributes = {} if b.opset >= 13 else {"axes": [axis]}
+    attributes: dict[str, Any] = {} if b.opset >= 13 else {"axes": [axis]}
     return Value(b.node("Unsqueeze", inputs, **attributes), (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -118,7 +120,8 @@ def pad_convolution(b: Builder, x: Value) -> Value:
     """Zeros around the input as a node of its own in front of Conv."""
     axes = x.rank - 2
     amounts = [0, 0, *[1] * axes] * 2
-    attributes, inputs = ({"pads": amounts}, []) if b.opset < 11 else ({}, [b.constant(amounts)])
+    attributes: dict[str, Any] = {"pads": amounts} if b.opset < 11 else {}
+    inputs = [] if attributes else [b.constant(amounts)]
     y = b.node("Pad", [x.name, *inputs], **attributes)
     kernel = random_weight(b, (4, x.shape[1], *[min(3, extent) for extent in x.shape[2:]]))
     extents = [extent + 2 - min(3, extent) + 1 for extent in x.shape[2:]]
@@ -178,7 +181,7 @@ def second_input(b: Builder, x: Value) -> Value:
 @block()
 def extra_output(b: Builder, x: Value) -> Value:
     """Show an inner value as an output of the model; inside a branch nothing is shown."""
-    if b.outer is None and x.name not in {value.name for value in (*b.inputs, *b.outputs)}:
+    if b.outer is None and x.name not in {each.name for each in b.inputs} | {each.name for each in b.outputs}:
         b.outputs.append(x)
     return Value(b.node("Relu", [x.name]), x.shape)
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.graphs.choosing import Chooser, T, chance, choice
+from onnxcomp.testing.models.choosing import Chooser, T, chance, choice
 
 BATCH = 2
 FUNCTION_DOMAIN = "tests.functions"

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.graphs.building import Builder, Value, block
-from tests.graphs.storage import plain_weight, random_weight
+from onnxcomp.testing.models.building import Builder, Value, block
+from onnxcomp.testing.models.storage import plain_weight, random_weight
 
 # operator -> (first opset, attributes)
 ACTIVATIONS: dict[str, tuple[int, dict[str, Any]]] = {

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from tests.graphs.building import BATCH, FUNCTION_DOMAIN, LAST_QDQ_OPSET, MICROSOFT, Builder, Value, block
-from tests.graphs.convolutions import batch_normalization
-from tests.graphs.functions import dense_function
-from tests.graphs.storage import random_weight, weight
+from onnxcomp.testing.models.building import BATCH, FUNCTION_DOMAIN, LAST_QDQ_OPSET, MICROSOFT, Builder, Value, block
+from onnxcomp.testing.models.convolutions import batch_normalization
+from onnxcomp.testing.models.functions import dense_function
+from onnxcomp.testing.models.storage import random_weight, weight
 
 WIDTHS = [8, 1, 4, 16, 32, 48]
 VOCABULARY = 4  # index inputs are drawn below this by `feeds_for`, so every table has at least as many rows
@@ -137,7 +137,7 @@ def shared_roles(b: Builder, x: Value) -> Value:
     y = b.node("MatMul", [x.name, shared])
     bias = [random_weight(b, (size,), fan_in=4)] if b.opset < 11 or b.chance(50) else []
     y = b.node("Gemm", [b.node("Tanh", [y]), shared, *bias], transB=1)
-    axes = {"axes": [0]} if b.opset < 18 else {}
+    axes: dict[str, Any] = {"axes": [0]} if b.opset < 18 else {}
     mean = b.node("ReduceMean", [shared, *([] if axes else [b.constant([0])])], keepdims=1, **axes)
     return Value(b.node("Mul", [y, mean]), x.shape)
 
