@@ -42,7 +42,7 @@ KERNELS_ON_CPU = frozenset({"LSTM", "Attention"})
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class WeightPart:
     """A constant operand: its own axes that share a scale, and its axes in the order in which codes are stored."""
 
     weight: Constant
@@ -56,7 +56,7 @@ class DynamicUnit:
 
     key: str
     op: str
-    parts: tuple[Part, ...]
+    parts: tuple[WeightPart, ...]
     write: Callable[..., None]  # (writer, *codes of the parts)
 
 
@@ -184,7 +184,7 @@ def _product_unit(product: LinearOp) -> DynamicUnit:
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.product(product, weight)
 
-    part = Part(product.weight, tuple(sorted(product.matrix_axes[:-1])), product.matrix_axes)
+    part = WeightPart(product.weight, tuple(sorted(product.matrix_axes[:-1])), product.matrix_axes)
     return DynamicUnit(product.key, product.node.op, (part,), write)
 
 
@@ -198,7 +198,7 @@ def _convolution_unit(scope: Scope, node: Node, shapes: Shapes) -> DynamicUnit |
     def write(writer: DynamicWriter, weight: SignedCodes) -> None:
         writer.convolution(found, weight)
 
-    return DynamicUnit(found.key, "Conv", (Part(found.weight, found.perm[1:], found.perm),), write)
+    return DynamicUnit(found.key, "Conv", (WeightPart(found.weight, found.perm[1:], found.perm),), write)
 
 
 def _recurrent_unit(scope: Scope, node: Node) -> DynamicUnit | str:
@@ -214,7 +214,8 @@ def _recurrent_unit(scope: Scope, node: Node) -> DynamicUnit | str:
         writer.recurrent(scope, node, first, second)
 
     axes = (0, 1, 2)
-    return DynamicUnit(node_key(scope, node), "LSTM", (Part(inner, (2,), axes), Part(recurrent, (2,), axes)), write)
+    parts = WeightPart(inner, (2,), axes), WeightPart(recurrent, (2,), axes)
+    return DynamicUnit(node_key(scope, node), "LSTM", parts, write)
 
 
 def _attention_unit(scope: Scope, node: Node) -> DynamicUnit | str:
@@ -230,7 +231,7 @@ def _attention_unit(scope: Scope, node: Node) -> DynamicUnit | str:
     def write(writer: DynamicWriter, codes: SignedCodes) -> None:
         writer.attention(scope, node, codes)
 
-    return DynamicUnit(node_key(scope, node), "Attention", (Part(weight, (0,), (0, 1)),), write)
+    return DynamicUnit(node_key(scope, node), "Attention", (WeightPart(weight, (0,), (0, 1)),), write)
 
 
 class _Codes:
@@ -243,7 +244,7 @@ class _Codes:
         self._waiting = Counter((part.weight, part.shared) for unit in units for part in unit.parts)
         self._found: dict[Any, tuple[SignedCodes, float]] = {}
 
-    def of(self, part: Part) -> tuple[SignedCodes, float]:
+    def of(self, part: WeightPart) -> tuple[SignedCodes, float]:
         """The codes in the order in which they are stored."""
         key = (part.weight, part.shared)
         if key not in self._found:
@@ -255,7 +256,7 @@ class _Codes:
         made, error = self._found[key] if self._waiting[key] else self._found.pop(key)
         return SignedCodes(made.codes.transpose(part.perm), made.scales.transpose(part.perm)), error
 
-    def _kept(self, part: Part, encoding: Encoding | None) -> SignedCodes | None:
+    def _kept(self, part: WeightPart, encoding: Encoding | None) -> SignedCodes | None:
         """The codes that the weight's encoding gives, None where it has none of this form."""
         if not isinstance(encoding, GridEncoding) or not is_sliced(encoding, tuple(part.weight.shape), part.shared):
             return None

@@ -21,8 +21,8 @@ from onnxcomp.calibration.statistics.observe import Observation
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.errors import TargetError
 from onnxcomp.graph.integers.fusion_check import idle_keys
-from onnxcomp.graph.integers.placement import Plan, make_plan
-from onnxcomp.graph.integers.qdq_insertion import Rewrite, Rewritten
+from onnxcomp.graph.integers.placement import Placement, make_plan
+from onnxcomp.graph.integers.qdq_insertion import QdqInsertion, Rewritten
 from onnxcomp.graph.integers.qdq_weights import CodeStore
 from onnxcomp.graph.integers.qdq_writer import PER_AXIS_OPSET, PER_TENSOR_OPSET, SIXTEEN_BIT_OPSET
 from onnxcomp.graph.integers.style import QuantizationStyle
@@ -184,7 +184,7 @@ class QuantizeStatic(SelectingPass):
         store = CodeStore(graph, style)
         for scope, plan, seen in plans:
             grids = {each: self._grid(source, seen[root], factor, style) for each, (root, factor) in plan.grids.items()}
-            Rewrite(graph, scope, plan, grids, _ranks(seen), style, store).run(done)
+            QdqInsertion(graph, scope, plan, grids, _ranks(seen), style, store).run(done)
         return done
 
     def _units(
@@ -250,7 +250,7 @@ class QuantizeStatic(SelectingPass):
         style: QuantizationStyle,
         seen: dict[Any, Observation],
         outcome: Outcome,
-    ) -> Plan:
+    ) -> Placement:
         """The plan without the tensors of which no range can be taken; says which nodes that costs.
 
         seen: is filled with what was observed of each tensor.

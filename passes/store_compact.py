@@ -20,7 +20,15 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, Structure, 
 from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.storage.decoders import MIN_BYTES, MIN_OPSET, Cost, Writer, cost_of, root_of, tensor_bytes
+from onnxcomp.graph.storage.decoders import (
+    MIN_BYTES,
+    MIN_OPSET,
+    DecoderCost,
+    DecoderWriter,
+    cost_of,
+    root_of,
+    tensor_bytes,
+)
 from onnxcomp.graph.storage.expand import differing_constants
 from onnxcomp.graph.stored.decoder_steps import FOLDED_BYTES
 from onnxcomp.model import Model
@@ -50,12 +58,12 @@ class Way:
     """One way to store a constant; ``rows_first``: its rows are looked up as codes, and decoded after."""
 
     storage: Storage
-    cost: Cost
+    cost: DecoderCost
     rows_first: bool = False
 
 
 @dataclass(eq=False)
-class Choice:
+class StorageChoice:
     """A constant, the ways to store it, and the one that is chosen (None: plain)."""
 
     scope: Scope
@@ -81,7 +89,7 @@ class Root:
     """The main graph or a function's body: the place of shared tables."""
 
     scope: Scope
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[StorageChoice] = field(default_factory=list)
 
     def settle(self, *, price_of_computed: float, min_saving: float) -> None:
         """Choose a way for every constant, so that the file is small with the tables that they share.
@@ -108,7 +116,12 @@ class Root:
             each.chosen = chosen
 
     def _round(
-        self, order: list[Choice], uses: Counter[Hashable], share: float, price_of_computed: float, min_saving: float
+        self,
+        order: list[StorageChoice],
+        uses: Counter[Hashable],
+        share: float,
+        price_of_computed: float,
+        min_saving: float,
     ) -> bool:
         """Let each constant choose again; whether any choice changed."""
         changed = False
@@ -195,9 +208,9 @@ class StoreCompact(Pass):
         return None
 
 
-def _weighed(graph: Graph, root: Scope, scope: Scope, constant: Constant) -> Choice:
+def _weighed(graph: Graph, root: Scope, scope: Scope, constant: Constant) -> StorageChoice:
     """The constant with all ways to store it that are smaller than plain, shared tables left aside."""
-    choice = Choice(scope, constant, _plain_bytes(constant, root), Memo())
+    choice = StorageChoice(scope, constant, _plain_bytes(constant, root), Memo())
     encoding = graph.encodings.get(choice.key)
     for storage in storages(lambda: constant.values, encoding, opset=root.opset, memo=choice.memo):
         cost = cost_of(storage.term, root)
@@ -224,7 +237,7 @@ def _is_looked_up(constant: Constant) -> bool:
 
 def _write(graph: Graph, root: Root, outcome: Outcome) -> None:
     uses = Counter(key for each in root.choices for key in each.shared)
-    writer = Writer(graph, root.scope)
+    writer = DecoderWriter(graph, root.scope)
     for choice in root.choices:
         if choice.chosen is None:
             outcome.skip(choice.key, TOO_LARGE if choice.too_large else NO_GAIN)

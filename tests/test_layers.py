@@ -220,6 +220,16 @@ def test_numerics_sees_arrays_only() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_public_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for source in SOURCES:
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(where(source, node.lineno))
+    shared = {name: places for name, places in homes.items() if len(places) > 1}
+    assert not shared, shared
+
+
 def test_only_the_command_line_prints() -> None:
     quiet = [source for source in SOURCES if source.part not in {"cli", "__main__"}]
     wrong = [where(source, line) for source in quiet for line in _lines_that_print(source)]

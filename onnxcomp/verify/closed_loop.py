@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxcomp.calibration import Batch, CalibrationData
-from onnxcomp.calibration.states.lanes import Block, Rows, blocks, sequences
+from onnxcomp.calibration.states.lanes import LaneBlock, Rows, blocks, sequences
 from onnxcomp.calibration.states.states import GROWING, State, find_states
 from onnxcomp.calibration.states.steps import Steps
 from onnxcomp.errors import VerificationError
@@ -146,7 +146,7 @@ def _variants(steps: Steps) -> list[tuple[bool, bool]]:
     return [(True, True), (True, False), (False, True), (False, False)] if steps.growing else [(False, True)]
 
 
-def _planned(parts: list[Steps], data: CalibrationData, seed: int) -> list[tuple[Steps, Block]]:
+def _planned(parts: list[Steps], data: CalibrationData, seed: int) -> list[tuple[Steps, LaneBlock]]:
     """The sequences to run, about as many single steps as there are samples."""
     rng = np.random.default_rng(seed)
     if parts[0].has_whole_sequences:
@@ -163,7 +163,7 @@ def _planned(parts: list[Steps], data: CalibrationData, seed: int) -> list[tuple
     return [(steps, block) for block in blocks(steps.data, [lane for lane in lanes if len(lane) > 1], _width(steps))]
 
 
-def _cut(steps: Steps, most: int, rng: np.random.Generator) -> Iterator[tuple[Steps, Block]]:
+def _cut(steps: Steps, most: int, rng: np.random.Generator) -> Iterator[tuple[Steps, LaneBlock]]:
     """Some samples, first all positions but the last ones, then these one by one."""
     first = steps.length - min(LAST_POSITIONS, steps.length // 2)
     windows = ((0, first), *((at, at + 1) for at in range(first, steps.length)))
@@ -195,7 +195,7 @@ def _staggered(whole: list[Rows], wanted: int) -> list[Rows]:
     return lanes[:MOST_SEQUENCES]
 
 
-def _shortened(block: Block, steps: int) -> Block:
+def _shortened(block: LaneBlock, steps: int) -> LaneBlock:
     if block.windows:
         return replace(block, windows=block.windows[:steps])
     return replace(block, lanes=tuple(lane[:steps] for lane in block.lanes))

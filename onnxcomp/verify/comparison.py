@@ -21,7 +21,7 @@ Arrays = Mapping[str, Array]
 
 
 @dataclass
-class Comparison:
+class ComparedBatches:
     """What is known of a model so far. prefix: put before the names of the measures."""
 
     outputs: Outputs

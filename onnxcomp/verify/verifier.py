@@ -29,7 +29,7 @@ from onnxcomp.runtime import ValueSpec, run_isolated
 from onnxcomp.target import Target
 from onnxcomp.verify.accuracy import Labels, labels_of
 from onnxcomp.verify.closed_loop import ClosedLoop, closed_loop_for
-from onnxcomp.verify.comparison import Comparison, incomparable, widened
+from onnxcomp.verify.comparison import ComparedBatches, incomparable, widened
 from onnxcomp.verify.limits import (
     BREAKAGE_DIVERGENCE,
     COUNTED,
@@ -275,8 +275,8 @@ class Verifier:
     # --- comparing ---
 
     def _compared(self, model: Model) -> Verdict:
-        found = Comparison(self._outputs, "divergence" if self.metric == "accuracy" else self.metric, self.seed)
-        beside = Comparison(self._outputs, "divergence", self.seed) if self.metric == "top1" else found
+        found = ComparedBatches(self._outputs, "divergence" if self.metric == "accuracy" else self.metric, self.seed)
+        beside = ComparedBatches(self._outputs, "divergence", self.seed) if self.metric == "top1" else found
         changes: list[Floats] = []
         for i, (reference, candidate) in enumerate(zip(self._outputs.store, self._run(model), strict=True)):
             if self.shorter_ends:
@@ -297,7 +297,7 @@ class Verifier:
         """A verdict that passed, with what the model does on its own states: the worse of both counts."""
         assert self._loop is not None
         steps = self._outputs.of_steps(self._loop.layouts, self._loop.reference)
-        found = Comparison(steps, "divergence", self.seed, prefix="on its own states: ")
+        found = ComparedBatches(steps, "divergence", self.seed, prefix="on its own states: ")
         for i, (reference, candidate) in enumerate(zip(steps.store, self._loop.outputs(model), strict=True)):
             wrong = incomparable(reference, widened(candidate) if self.shorter_ends else candidate)
             if wrong:
@@ -321,13 +321,13 @@ class Verifier:
             reasons=self._over(worst),
         )
 
-    def _held(self, comparison: Comparison) -> tuple[float, float] | None:
+    def _held(self, comparison: ComparedBatches) -> tuple[float, float] | None:
         """The worst divergence and its limit, where the samples are too few to count by."""
         if self.wanted_samples is None:
             return None
         return max((each.value for each in comparison.divergences()[0]), default=0.0), DEFAULT_MAX_DIVERGENCE
 
-    def _divergence_verdict(self, comparison: Comparison, held: tuple[float, float] | None) -> Verdict:
+    def _divergence_verdict(self, comparison: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
         found, affected = comparison.divergences()
         worst = max(found, key=lambda each: each.value, default=None)
         value = worst.value if worst else 0.0
@@ -350,7 +350,7 @@ class Verifier:
         what = f"output {worst.name} ({worst.kind}, by {worst.measure})"
         return (f"{what}: divergence {worst.value:.3g} is over {self.limit:.3g}",)
 
-    def _accuracy_verdict(self, changes: Floats, found: Comparison, held: tuple[float, float] | None) -> Verdict:
+    def _accuracy_verdict(self, changes: Floats, found: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
         """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""
         lost, won = int((changes > 0).sum()), int((changes < 0).sum())
         got = metrics.drop(lost, won, len(changes), distinct=self.evidence.distinct)

@@ -10,7 +10,7 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics.lenses import VALUES_FACTOR
-from onnxcomp.verify.comparison import Comparison, incomparable, widened
+from onnxcomp.verify.comparison import ComparedBatches, incomparable, widened
 from onnxcomp.verify.reading.outputs import Outputs
 from tests.verify.models import WEIGHT, X, classifier, noisy, opened, parsed, ran, read
 
@@ -24,8 +24,8 @@ def several(weight: np.ndarray = WEIGHT, scale: float = 1.0) -> Model:
     return parsed(TEXT, w=weight, s=np.full(8, scale, np.float32))
 
 
-def compared(outputs: Outputs, model: Model, data: CalibrationData, metric: str = "divergence") -> Comparison:
-    comparison = Comparison(outputs, metric, 0)
+def compared(outputs: Outputs, model: Model, data: CalibrationData, metric: str = "divergence") -> ComparedBatches:
+    comparison = ComparedBatches(outputs, metric, 0)
     for i, (reference, candidate) in enumerate(zip(outputs.store, ran(model, data), strict=True)):
         comparison.add(i, reference, candidate)
     return comparison
@@ -120,7 +120,7 @@ def test_the_share_of_the_samples_that_a_divergence_rests_on(
 ) -> None:
     """One in the first batch bears all of it, or all bear it alike."""
     outputs = read(several(), data, asked={"a": "values"})
-    comparison = Comparison(outputs, "divergence", 0)
+    comparison = ComparedBatches(outputs, "divergence", 0)
     for i, reference in enumerate(outputs.store):
         moved = reference["a"].copy()
         if i == 0 or share == 1:
@@ -131,7 +131,7 @@ def test_the_share_of_the_samples_that_a_divergence_rests_on(
 
 def test_a_prefix_tells_comparisons_apart(data: CalibrationData) -> None:
     outputs = read(several(), data)
-    comparison = Comparison(outputs, "divergence", 0, prefix="entry: ")
+    comparison = ComparedBatches(outputs, "divergence", 0, prefix="entry: ")
     for i, reference in enumerate(outputs.store):
         comparison.add(i, reference, reference)
     assert all(each.measure.startswith("entry: ") for each in comparison.divergences()[0])
@@ -139,7 +139,7 @@ def test_a_prefix_tells_comparisons_apart(data: CalibrationData) -> None:
 
 def test_outputs_that_one_side_lacks_are_passed_over(data: CalibrationData) -> None:
     outputs = read(several(), data)
-    comparison = Comparison(outputs, "divergence", 0)
+    comparison = ComparedBatches(outputs, "divergence", 0)
     for i, reference in enumerate(outputs.store):
         comparison.add(i, reference, {"b": reference["b"]})
     assert {each.name for each in comparison.divergences()[0]} == {"b"}

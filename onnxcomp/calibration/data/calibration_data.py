@@ -21,7 +21,7 @@ from onnxcomp.calibration.data.random_inputs import draw
 from onnxcomp.calibration.data.sample_axes import WHOLE, Cut, find_cut
 from onnxcomp.calibration.data.samples import as_declared, digests, taken
 from onnxcomp.calibration.data.sequences import Sequences, as_steps, is_numbered_folder
-from onnxcomp.calibration.data.sources import LABELS, Scratch, find_loaders, source_files
+from onnxcomp.calibration.data.sources import LABELS, ArrayScratch, find_loaders, source_files
 from onnxcomp.calibration.data.splitting import divided
 from onnxcomp.errors import CalibrationError, VerificationError
 from onnxcomp.files import Inputs
@@ -66,7 +66,7 @@ class CalibrationData:
     has_labels: bool = False
     notes: tuple[str, ...] = ()
     files: Inputs = field(default_factory=Inputs, repr=False)
-    scratch: Scratch = field(default_factory=Scratch, repr=False)
+    scratch: ArrayScratch = field(default_factory=ArrayScratch, repr=False)
 
     @classmethod
     def open(
@@ -91,7 +91,7 @@ class CalibrationData:
 
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
         """
-        scratch = Scratch()
+        scratch = ArrayScratch()
         path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
         files = Inputs(source_files(path))
         read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states)

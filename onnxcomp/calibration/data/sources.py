@@ -64,7 +64,7 @@ BROKEN = (
 )
 
 
-class Scratch:
+class ArrayScratch:
     """A temporary folder that appears when first asked for and goes with its owner."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Scratch:
         return Path(self._folder.name)
 
 
-def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> list[tuple[str, Loader]]:
+def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: ArrayScratch) -> list[tuple[str, Loader]]:
     """Loaders of ``source`` with a name for each, in a fixed order.
 
     Raises CalibrationError when there is nothing of that name, or nothing in it.
@@ -109,7 +109,7 @@ def module_file(reference: str) -> Path:
     return Path(f"{reference.partition(':')[0].replace('.', '/')}.py")
 
 
-def _folder_loaders(folder: Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> list[tuple[str, Loader]]:
+def _folder_loaders(folder: Path, inputs: Sequence[ValueSpec], scratch: ArrayScratch) -> list[tuple[str, Loader]]:
     found = sorted(folder.iterdir())
     sets = [path for path in found if path.is_dir() and any(path.glob("input_*.pb"))]
     if any(folder.glob("input_*.pb")):
@@ -124,7 +124,7 @@ def _folder_loaders(folder: Path, inputs: Sequence[ValueSpec], scratch: Scratch)
     return loaders
 
 
-def _file_loader(path: Path, inputs: Sequence[ValueSpec], scratch: Scratch) -> Any:
+def _file_loader(path: Path, inputs: Sequence[ValueSpec], scratch: ArrayScratch) -> Any:
     if path.suffix == ".npz":
         return functools.partial(read_npz, path, scratch)
     if path.suffix != ".npy":
@@ -146,7 +146,7 @@ def _read_npy(path: Path, name: str) -> dict[str, Value]:
         raise CalibrationError(f"calibration data: {path} is not a readable .npy ({one_line(error)})") from error
 
 
-def read_npz(path: Path, scratch: Scratch) -> dict[str, Value]:
+def read_npz(path: Path, scratch: ArrayScratch) -> dict[str, Value]:
     """Arrays of an .npz. Of a large file stored ones are mapped in place; large compressed ones go to disk."""
     arrays: dict[str, Value] = {}
     try:
@@ -159,7 +159,7 @@ def read_npz(path: Path, scratch: Scratch) -> dict[str, Value]:
     return arrays
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Scratch) -> Array:
+def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: ArrayScratch) -> Array:
     is_stored = member.compress_type == zipfile.ZIP_STORED
     if is_stored and path.stat().st_size >= IN_MEMORY_BYTES and member.file_size > LOCAL_HEADER_BYTES:
         return _map_stored(path, member)
@@ -257,7 +257,7 @@ def _place_of_input(path: Path) -> int:
     return int(number)
 
 
-def function_loaders(reference: str, scratch: Scratch) -> list[tuple[str, Loader]]:
+def function_loaders(reference: str, scratch: ArrayScratch) -> list[tuple[str, Loader]]:
     """Feeds that ``module:function`` gives (one dict, or an iterable of them), called once.
 
     They are kept, in memory up to 256 MiB and on disk above, so that they can be split and read again.

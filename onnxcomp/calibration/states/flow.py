@@ -17,7 +17,7 @@ LAST_STATES = {"LSTM": ((5, 1), (6, 2)), "GRU": ((5, 1),), "RNN": ((5, 1),)}
 
 
 @dataclass
-class Flow:
+class StateFlow:
     """Dependences of every tensor, as bits of an integer: one for each graph input.
 
     cut: tensors that are taken to depend on nothing.
@@ -30,7 +30,7 @@ class Flow:
     links: list[int] = field(default_factory=list)  # the inputs that hold the first state of each recurrent link
 
     @classmethod
-    def of(cls, graph: GraphProto, inputs: Collection[str], *, cut: Iterable[str] = ()) -> Flow:
+    def of(cls, graph: GraphProto, inputs: Collection[str], *, cut: Iterable[str] = ()) -> StateFlow:
         """The flow of a model's main graph; bit i stands for the i-th of ``inputs``."""
         flow = cls(cut=frozenset(_with_sources(graph, cut)))
         for i, name in enumerate(inputs):

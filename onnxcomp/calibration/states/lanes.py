@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Block:
+class LaneBlock:
     """Sequences that run side by side, the longest first.
 
     lanes: of each sequence (steps, 2) int64, rows of ``CalibrationData.order``. windows: of samples that are sequences
@@ -55,7 +55,7 @@ def sequences(data: CalibrationData) -> list[Rows]:
     return np.split(by_number, np.flatnonzero(np.diff(np.sort(numbers))) + 1)
 
 
-def blocks(data: CalibrationData, lanes: Iterable[Rows], most: int) -> list[Block]:
+def blocks(data: CalibrationData, lanes: Iterable[Rows], most: int) -> list[LaneBlock]:
     """Sequences brought together that can run side by side, ``most`` of them at once.
 
     Where the model insists on a batch, what does not fill one is left out.
@@ -74,7 +74,7 @@ def blocks(data: CalibrationData, lanes: Iterable[Rows], most: int) -> list[Bloc
         for start in range(0, len(own), max(most, exact)):
             part = own[start : start + max(most, exact)]
             if len(part) >= exact:
-                found.append(Block(tuple(part)))
+                found.append(LaneBlock(tuple(part)))
     return found
 
 

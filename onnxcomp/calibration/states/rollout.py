@@ -21,7 +21,7 @@ from onnxcomp.calibration.data.calibration_data import Batch, CalibrationData
 from onnxcomp.calibration.data.groups import Group, natural_order
 from onnxcomp.calibration.data.sample_axes import Cut
 from onnxcomp.calibration.data.sources import IN_MEMORY_BYTES, LABELS, Loader
-from onnxcomp.calibration.states.flow import LAST_STATES, Flow
+from onnxcomp.calibration.states.flow import LAST_STATES, StateFlow
 from onnxcomp.calibration.states.lanes import Rows, blocks, sequences
 from onnxcomp.calibration.states.states import GROWING, RECURRENT, SLIDING, State, find_states, unvaried_inputs
 from onnxcomp.calibration.states.steps import Steps
@@ -88,7 +88,7 @@ def _has_inner_steps(model: Model, states: Sequence[State], data: CalibrationDat
 
     Raises VerificationError where the model does not run.
     """
-    flow = Flow.of(model.proto.graph, [state.input for state in states])
+    flow = StateFlow.of(model.proto.graph, [state.input for state in states])
     nodes = [node for node in model.proto.graph.node if node.op_type in LAST_STATES]
     axes = {node.input[0]: _step_axis(node) for node in nodes if any(flow.moved.get(each) for each in node.input[5:])}
     values = data.first_sample()

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.states.flow import Flow
+from onnxcomp.calibration.states.flow import StateFlow
 from onnxcomp.calibration.states.names import ENCODER, FLAG, MINOR, is_exact_pair, is_pair, is_state
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model
@@ -141,7 +141,7 @@ class _Search:
         self.inputs = {spec.name: spec for spec in self.session.inputs}
         self.outputs = {spec.name: spec for spec in self.session.outputs}
         self.bits = {name: 1 << i for i, name in enumerate(self.inputs)}
-        self.flow = Flow.of(graph, list(self.inputs))
+        self.flow = StateFlow.of(graph, list(self.inputs))
         self.candidates = [
             (before.name, after.name)
             for before in self.session.inputs
@@ -182,7 +182,7 @@ class _Search:
         pairs = [pair for pair in self._left() if pair in pairs and probe.same_shape(*pair)]
         pairs = [pair for pair in pairs if not self._is_shape_of_data(pair[0], probe)]
         after = {name for _, name in pairs} | {state.output for state in self.found}
-        cut = Flow.of(self.model.proto.graph, list(self.inputs), cut=after)
+        cut = StateFlow.of(self.model.proto.graph, list(self.inputs), cut=after)
         around = {name: cut.reads.get(name, 0) for name in self.outputs if name not in after}
 
         def is_gate(before: str) -> bool:

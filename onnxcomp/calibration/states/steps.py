@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.calibration.data.calibration_data import Batch, CalibrationData
-from onnxcomp.calibration.states.lanes import Block, Rows, by_form
+from onnxcomp.calibration.states.lanes import LaneBlock, Rows, by_form
 from onnxcomp.calibration.states.names import COUNTING, ENCODER
 from onnxcomp.calibration.states.states import FIXED, GROWING, State, is_flag
 from onnxcomp.errors import VerificationError
@@ -93,7 +93,7 @@ class Steps:
             return False
         return not self.past_length(self.data.first_sample())
 
-    def run(self, run: Run, block: Block) -> Iterator[tuple[Batch, Mapping[str, Value]]]:
+    def run(self, run: Run, block: LaneBlock) -> Iterator[tuple[Batch, Mapping[str, Value]]]:
         """Every step's batch, as it was fed, and what ``run`` made of it.
 
         Raises VerificationError where a cache does not get longer by just the positions that were fed.

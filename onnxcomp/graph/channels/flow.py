@@ -31,7 +31,7 @@ WIDE_FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 11: np.dtype(n
 BROADCASTING_OPSET = 7  # from here on Add, Mul, Gemm, ... broadcast as numpy does
 
 
-class Flow:
+class ChannelFlow:
     """What the rules of the operators work on: the channels of the tensors seen so far, in one scope at a time.
 
     A rule returns False for a node that it cannot follow, before it has changed anything.
@@ -173,4 +173,4 @@ def _fault(weight: Weight) -> str:
     return "" if all_finite(weight.values) else f"{weight.name} has values that are not finite"
 
 
-Rule = Callable[[Flow, Node], bool]
+Rule = Callable[[ChannelFlow, Node], bool]

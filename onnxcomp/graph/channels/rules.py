@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, Flow, Rule
+from onnxcomp.graph.channels.flow import BROADCASTING_OPSET, ChannelFlow, Rule
 from onnxcomp.graph.channels.ids import NONE, along
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -16,30 +16,30 @@ from onnxcomp.operators import MICROSOFT, ONNX_DOMAINS
 from onnxcomp.tensors import FLOAT_TYPES
 
 
-def _ignore(flow: Flow, node: Node) -> bool:
+def _ignore(flow: ChannelFlow, node: Node) -> bool:
     """Shape and Size read no values."""
     return True
 
 
-def _keep(flow: Flow, node: Node) -> bool:
+def _keep(flow: ChannelFlow, node: Node) -> bool:
     """y = f(x) element by element, f(x / s) = f(x) / s."""
     return flow.give(node.outputs[0], flow.of(node.inputs[0]))
 
 
-def _cast(flow: Flow, node: Node) -> bool:
+def _cast(flow: ChannelFlow, node: Node) -> bool:
     return node.attrs.get("to") in FLOAT_TYPES and _keep(flow, node)
 
 
-def _dropout(flow: Flow, node: Node) -> bool:
+def _dropout(flow: ChannelFlow, node: Node) -> bool:
     return not trains(node) and _keep(flow, node)
 
 
-def _prelu(flow: Flow, node: Node) -> bool:
+def _prelu(flow: ChannelFlow, node: Node) -> bool:
     flow.sets.fix(flow.of(node.inputs[1]), f"{flow.key(node)} takes it as a slope")
     return _keep(flow, node)
 
 
-def _clip(flow: Flow, node: Node) -> bool:
+def _clip(flow: ChannelFlow, node: Node) -> bool:
     """Bounds of zero stay; others have to become one for each channel."""
     bounds = clip_bounds(node)
     if bounds is None:
@@ -55,7 +55,7 @@ def _clip(flow: Flow, node: Node) -> bool:
 # --- products ----------------------------------------------------------------------------------------------
 
 
-def _convolution(flow: Flow, node: Node) -> bool:
+def _convolution(flow: ChannelFlow, node: Node) -> bool:
     held = flow.weight_of(node, 1)
     if held is None:
         return False
@@ -68,7 +68,7 @@ def _convolution(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], made.reshape(-1, *(1,) * (rank - 2)))
 
 
-def _gemm(flow: Flow, node: Node) -> bool:
+def _gemm(flow: ChannelFlow, node: Node) -> bool:
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
     if flow.weight_of(node, 1) is not None:
@@ -82,7 +82,7 @@ def _gemm(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], made)
 
 
-def _matmul(flow: Flow, node: Node) -> bool:
+def _matmul(flow: ChannelFlow, node: Node) -> bool:
     if flow.weight_of(node, 1) is not None:
         made = flow.product(node, 1, -1, "linear")
         return made is not None and flow.give(node.outputs[0], made)
@@ -94,7 +94,7 @@ def _matmul(flow: Flow, node: Node) -> bool:
     return _mixed(flow, node)
 
 
-def _mixed(flow: Flow, node: Node) -> bool:
+def _mixed(flow: ChannelFlow, node: Node) -> bool:
     """A product of two computed tensors keeps the channels of one along the axes that are not summed."""
     left, right = (flow.of(each) for each in node.inputs)
     if min(flow.rank(each) or 0 for each in node.inputs) < 2 or flow.is_followed(left) == flow.is_followed(right):
@@ -105,7 +105,7 @@ def _mixed(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers)
 
 
-def _recurrent(flow: Flow, node: Node) -> bool:
+def _recurrent(flow: ChannelFlow, node: Node) -> bool:
     made = flow.product(node, 1, -1, "recurrent")
     if made is None:
         return False
@@ -118,7 +118,7 @@ def _recurrent(flow: Flow, node: Node) -> bool:
 # --- two operands ------------------------------------------------------------------------------------------
 
 
-def _add(flow: Flow, node: Node) -> bool:
+def _add(flow: ChannelFlow, node: Node) -> bool:
     """x + z couples their channels; a constant goes along as a bias does."""
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
@@ -130,7 +130,7 @@ def _add(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers)
 
 
-def _couple(flow: Flow, node: Node) -> bool:
+def _couple(flow: ChannelFlow, node: Node) -> bool:
     """All operands get the same channels; constants among them have to be zero."""
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
@@ -150,7 +150,7 @@ def _is_zero(tensor: Any) -> bool:
     return values is not None and not np.any(values)
 
 
-def _multiply(flow: Flow, node: Node) -> bool:
+def _multiply(flow: ChannelFlow, node: Node) -> bool:
     """x * z keeps the channels of the one that has some; by a constant vector, x without channels gets new ones."""
     if flow.scope.opset < BROADCASTING_OPSET:
         return False
@@ -163,7 +163,7 @@ def _multiply(flow: Flow, node: Node) -> bool:
     return _gain(flow, node)
 
 
-def _gain(flow: Flow, node: Node) -> bool:
+def _gain(flow: ChannelFlow, node: Node) -> bool:
     index = constant_operand(node)
     if index is None or (node.op == "Div" and index == 0):
         return False
@@ -178,7 +178,7 @@ def _gain(flow: Flow, node: Node) -> bool:
 # --- normalizations ----------------------------------------------------------------------------------------
 
 
-def _batch_norm(flow: Flow, node: Node) -> bool:
+def _batch_norm(flow: ChannelFlow, node: Node) -> bool:
     """(x - m) f + b: the mean goes with the input's channels, the gain with both, b with the output's."""
     rank, gain = flow.rank(node.inputs[0]), given(node, 1)
     if trains(node) or node.attrs.get("spatial", 1) != 1 or rank is None or rank < 2:
@@ -197,7 +197,7 @@ def _batch_norm(flow: Flow, node: Node) -> bool:
 def _normalized(gain_index: int, shift_index: int | None = None, *, is_channel: bool = False) -> Rule:
     """A normalization whose gain makes new channels. is_channel: gains go with axis 1, not with the last axes."""
 
-    def rule(flow: Flow, node: Node) -> bool:
+    def rule(flow: ChannelFlow, node: Node) -> bool:
         gain, rank = given(node, gain_index), flow.rank(node.inputs[0])
         if not isinstance(gain, Constant) or (is_channel and (rank is None or len(gain.shape) != 1)):
             return False
@@ -211,7 +211,7 @@ def _normalized(gain_index: int, shift_index: int | None = None, *, is_channel: 
     return rule
 
 
-def _group_norm(flow: Flow, node: Node) -> bool:
+def _group_norm(flow: ChannelFlow, node: Node) -> bool:
     """Until opset 20 its gains go with groups of channels."""
     return flow.scope.opset >= 21 and _normalized(1, 2, is_channel=True)(flow, node)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.flow import Flow, Rule
+from onnxcomp.graph.channels.flow import ChannelFlow, Rule
 from onnxcomp.graph.channels.ids import Numbers, padded, reformed
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import constant_value, given, ints
@@ -19,20 +19,20 @@ def channels_only(numbers: Numbers, rank: int) -> bool:
     return numbers.ndim <= rank and math.prod(padded(numbers, rank).shape[2:]) == 1
 
 
-def _pool(flow: Flow, node: Node) -> bool:
+def _pool(flow: ChannelFlow, node: Node) -> bool:
     return _pooled(flow, node, 2 + len(node.attrs.get("kernel_shape") or ()))
 
 
-def _global_pool(flow: Flow, node: Node) -> bool:
+def _global_pool(flow: ChannelFlow, node: Node) -> bool:
     return _pooled(flow, node, flow.rank(node.inputs[0]) or 0)
 
 
-def _pooled(flow: Flow, node: Node, rank: int) -> bool:
+def _pooled(flow: ChannelFlow, node: Node, rank: int) -> bool:
     numbers = flow.of(node.inputs[0])
     return rank > 2 and channels_only(numbers, rank) and flow.give(node.outputs[0], numbers)
 
 
-def _pad(flow: Flow, node: Node) -> bool:
+def _pad(flow: ChannelFlow, node: Node) -> bool:
     """With zeros, or with values of the tensor, along axes without channels."""
     numbers = flow.spread(node.inputs[0])
     stated = given(node, 2)
@@ -50,7 +50,7 @@ def _pad(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers)
 
 
-def _resize(flow: Flow, node: Node) -> bool:
+def _resize(flow: ChannelFlow, node: Node) -> bool:
     """Along axes without channels."""
     numbers = flow.spread(node.inputs[0])
     old, new = flow.shapes.shape(node.inputs[0]), flow.shapes.shape(node.outputs[0])
@@ -62,7 +62,7 @@ def _resize(flow: Flow, node: Node) -> bool:
     return kept and flow.give(node.outputs[0], numbers)
 
 
-def _reshape(flow: Flow, node: Node) -> bool:
+def _reshape(flow: ChannelFlow, node: Node) -> bool:
     old, new = flow.shapes.shape(node.inputs[0]), flow.shapes.shape(node.outputs[0])
     numbers = flow.of(node.inputs[0])
     made = numbers if not numbers.ndim else None
@@ -78,21 +78,21 @@ def _axes(node: Node) -> list[int] | None:
     return None if found is None else [int(each) for each in found]
 
 
-def _squeeze(flow: Flow, node: Node) -> bool:
+def _squeeze(flow: ChannelFlow, node: Node) -> bool:
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or axes is None or any(numbers.shape[axis] != 1 for axis in axes):
         return _reshape(flow, node)
     return flow.give(node.outputs[0], np.squeeze(numbers, tuple(axes)))
 
 
-def _unsqueeze(flow: Flow, node: Node) -> bool:
+def _unsqueeze(flow: ChannelFlow, node: Node) -> bool:
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or axes is None:
         return False
     return flow.give(node.outputs[0], np.expand_dims(numbers, tuple(axes)))
 
 
-def _transpose(flow: Flow, node: Node) -> bool:
+def _transpose(flow: ChannelFlow, node: Node) -> bool:
     numbers = flow.spread(node.inputs[0])
     if numbers is None:
         return False
@@ -100,7 +100,7 @@ def _transpose(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers.transpose(order))
 
 
-def _reduce(flow: Flow, node: Node) -> bool:
+def _reduce(flow: ChannelFlow, node: Node) -> bool:
     """Over axes without channels."""
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or (axes is None and given(node, 1) is not None):
@@ -114,7 +114,7 @@ def _reduce(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers if keeps else np.squeeze(numbers, over))
 
 
-def _slice(flow: Flow, node: Node) -> bool:
+def _slice(flow: ChannelFlow, node: Node) -> bool:
     numbers = flow.spread(node.inputs[0])
     if numbers is None:
         return False
@@ -146,7 +146,7 @@ def _sliced(numbers: Numbers, axis: int, start: int, end: int, step: int) -> Num
     return part
 
 
-def _split(flow: Flow, node: Node) -> bool:
+def _split(flow: ChannelFlow, node: Node) -> bool:
     numbers, axis = flow.spread(node.inputs[0]), int(node.attrs.get("axis", 0))
     if numbers is None:
         return False
@@ -161,13 +161,13 @@ def _split(flow: Flow, node: Node) -> bool:
     return _give_each(flow, node, parts)
 
 
-def _give_each(flow: Flow, node: Node, parts: Sequence[Numbers]) -> bool:
+def _give_each(flow: ChannelFlow, node: Node, parts: Sequence[Numbers]) -> bool:
     for out, part in zip(node.outputs, parts, strict=True):
         flow.give(out, part)
     return True
 
 
-def _gather(flow: Flow, node: Node) -> bool:
+def _gather(flow: ChannelFlow, node: Node) -> bool:
     data, indices = node.inputs
     numbers, axis, rank = flow.spread(data), int(node.attrs.get("axis", 0)), flow.rank(indices)
     if numbers is None or rank is None or not numbers.ndim:
@@ -181,7 +181,7 @@ def _gather(flow: Flow, node: Node) -> bool:
     return flow.give(node.outputs[0], np.take(numbers, positions, axis, mode="wrap"))
 
 
-def _concat(flow: Flow, node: Node) -> bool:
+def _concat(flow: ChannelFlow, node: Node) -> bool:
     """Along an axis with channels they follow each other; along another they have to be the same."""
     parts = [flow.spread(each) for each in node.inputs]
     known = [each for each in parts if each is not None]
@@ -208,7 +208,7 @@ def _joined(parts: list[Numbers], sizes: list[int], axis: int) -> Numbers:
     return np.concatenate(spread, axis)
 
 
-def _expand(flow: Flow, node: Node) -> bool:
+def _expand(flow: ChannelFlow, node: Node) -> bool:
     return flow.give(node.outputs[0], flow.of(node.inputs[0]))
 
 

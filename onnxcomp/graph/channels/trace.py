@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxcomp.graph.channels.flow import Flow
+from onnxcomp.graph.channels.flow import ChannelFlow
 from onnxcomp.graph.channels.groups import Channels
 from onnxcomp.graph.channels.rules import RULES
 from onnxcomp.graph.infer.shapes import infer_shapes
@@ -16,7 +16,7 @@ def trace_channels(graph: Graph, *, through_bounds: bool = False) -> Channels:
 
     through_bounds: take a Clip between other bounds than zero as one that can get a bound for each channel.
     """
-    flow = Flow(graph, infer_shapes(graph, computed=True), through_bounds)
+    flow = ChannelFlow(graph, infer_shapes(graph, computed=True), through_bounds)
     for scope in graph.scopes:  # outer ones first
         flow.enter(scope)
         for node in ordered(scope.graph.nodes):

@@ -45,7 +45,7 @@ EVERY_OPEN_SIZE = 64
 SWEEPS = 3  # through the body of a loop: states take on what an iteration makes of them
 
 
-class Origin(IntEnum):
+class TensorOrigin(IntEnum):
     """What a tensor's values depend on."""
 
     FIXED = 0
@@ -58,10 +58,10 @@ class Origins:
 
     def __init__(self, graph: Graph) -> None:
         self._shapes = infer_shapes(graph, every=EVERY_OPEN_SIZE, computed=True)
-        self._known: dict[Any, Origin] = {}
+        self._known: dict[Any, TensorOrigin] = {}
         self._varying: set[Any] = set()
         for each in graph.main.graph.inputs:
-            self._known[each] = Origin.GIVEN
+            self._known[each] = TensorOrigin.GIVEN
         self._visit(graph.main.graph)
 
     @property
@@ -69,9 +69,9 @@ class Origins:
         """Types and shapes, as they are where every open dimension of an input has the same size."""
         return self._shapes
 
-    def of(self, tensor: Any) -> Origin:
+    def of(self, tensor: Any) -> TensorOrigin:
         """What the values depend on; constants and what nothing makes are FIXED."""
-        return self._known.get(tensor, Origin.FIXED)
+        return self._known.get(tensor, TensorOrigin.FIXED)
 
     def varies(self, tensor: Any) -> bool:
         """Whether the number of elements depends on computed values."""
@@ -92,26 +92,26 @@ class Origins:
             else:
                 self._plain(node)
 
-    def _note(self, tensor: Any, origin: Origin, varies: bool) -> None:
+    def _note(self, tensor: Any, origin: TensorOrigin, varies: bool) -> None:
         self._known[tensor] = origin
         if varies and self._shapes.static(tensor) is None:
             self._varying.add(tensor)
 
     def _plain(self, node: Node) -> None:
         inputs = [each for each in node.inputs if each.name]
-        most = max(map(self.of, inputs), default=Origin.FIXED)
+        most = max(map(self.of, inputs), default=TensorOrigin.FIXED)
         varies = any(map(self.varies, inputs))
         if is_onnx(node, "Shape", "Size"):
-            most, varies = Origin.COMPUTED if varies else Origin.FIXED, False
+            most, varies = TensorOrigin.COMPUTED if varies else TensorOrigin.FIXED, False
         elif is_random(node):
-            most = Origin.GIVEN if node.op.startswith("Random") else max(Origin.GIVEN, most)
+            most = TensorOrigin.GIVEN if node.op.startswith("Random") else max(TensorOrigin.GIVEN, most)
         elif is_onnx(node, "ConstantOfShape", "EyeLike"):
-            most, varies = Origin.FIXED, varies or most is Origin.COMPUTED
+            most, varies = TensorOrigin.FIXED, varies or most is TensorOrigin.COMPUTED
         else:
             varies = varies or self._makes_length(node)
         for out in node.outputs:
-            made = most is Origin.GIVEN and self._computes(node, out)
-            self._note(out, Origin.COMPUTED if made else most, varies)
+            made = most is TensorOrigin.GIVEN and self._computes(node, out)
+            self._note(out, TensorOrigin.COMPUTED if made else most, varies)
 
     def _computes(self, node: Node, out: Any) -> bool:
         """Whether the node makes of what is given something that depends on the model's own numbers."""
@@ -133,15 +133,15 @@ class Origins:
             deciding = [each for each in node.inputs if each.name] if at is None else [given(node, at)]
         else:
             deciding = [given(node, at) for at in SIZES.get(node.op, ())]
-        return any(each is not None and self.of(each) is Origin.COMPUTED for each in deciding)
+        return any(each is not None and self.of(each) is TensorOrigin.COMPUTED for each in deciding)
 
     def _branch(self, node: Node, bodies: list[gs.Graph]) -> None:
         for body in bodies:
             self._visit(body)
-        deciding = self.of(node.inputs[0]) if node.inputs else Origin.FIXED
+        deciding = self.of(node.inputs[0]) if node.inputs else TensorOrigin.FIXED
         for index, out in enumerate(node.outputs):
             results = [body.outputs[index] for body in bodies if index < len(body.outputs)]
-            varies = deciding is Origin.COMPUTED or any(map(self.varies, results))
+            varies = deciding is TensorOrigin.COMPUTED or any(map(self.varies, results))
             self._note(out, max([deciding, *map(self.of, results)]), varies)
 
     def _repeat(self, node: Node, bodies: list[gs.Graph]) -> None:
@@ -158,9 +158,9 @@ class Origins:
                 for inner, made in zip(body.inputs[is_loop:][:states], body.outputs, strict=False):
                     self._note(inner, max(self.of(inner), self.of(made)), self.varies(made))
         stops = [*node.inputs[:2], *(body.outputs[0] for body in bodies if body.outputs)] if is_loop else []
-        decided = any(self.of(each) is Origin.COMPUTED for each in stops)
+        decided = any(self.of(each) is TensorOrigin.COMPUTED for each in stops)
         results = [each for body in bodies for each in body.outputs[is_loop:]]
-        most = max(map(self.of, [*node.inputs, *results]), default=Origin.FIXED)
+        most = max(map(self.of, [*node.inputs, *results]), default=TensorOrigin.FIXED)
         varies = decided or any(map(self.varies, results))
         for out in node.outputs:
             self._note(out, most, varies)

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, MOVES, Origin, Origins
+from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, MOVES, Origins, TensorOrigin
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.scopes import Graph, inner_reads, subgraphs_of
@@ -71,7 +71,7 @@ class Selections:
             found = self._through(node)
             seen = self._unrounded(node, found)
             for out in node.outputs:
-                computed = self.origins.of(out) is Origin.COMPUTED
+                computed = self.origins.of(out) is TensorOrigin.COMPUTED
                 self._found[out] = found if computed else ()
                 self._dequantized[out] = seen if computed else ()
 
@@ -123,7 +123,7 @@ class Selections:
     def _enter(self, tensor: Any, operator: str, *, selects: bool) -> Found:
         """The tensor itself where it is continuous, else what entered before it."""
         before = self._found.get(tensor, ())
-        if self.origins.of(tensor) is not Origin.COMPUTED or not self.origins.is_float(tensor):
+        if self.origins.of(tensor) is not TensorOrigin.COMPUTED or not self.origins.is_float(tensor):
             return before
         if any(each.is_direct for each in before) or (before and self.origins.varies(tensor)):
             return before

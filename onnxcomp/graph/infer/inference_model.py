@@ -6,7 +6,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.writer import Writer, copy_fields, write_opsets
+from onnxcomp.graph.ir.writer import ProtoWriter, copy_fields, write_opsets
 
 SKELETON_BYTES = 4096  # of the tensors whose values shape inference may want
 
@@ -26,7 +26,7 @@ def skeleton(graph: Graph) -> ModelProto:
     return proto
 
 
-class _SkeletonWriter(Writer):
+class _SkeletonWriter(ProtoWriter):
     """Writes large tensors as references to nowhere: shape inference asks for their type and shape only."""
 
     def _constant_node(self, constant: Constant) -> NodeProto:

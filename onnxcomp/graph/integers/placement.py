@@ -24,7 +24,7 @@ IsSmall = Callable[[Unit, Any], bool]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Placement:
     """units: what computes with integers, in topological order.
 
     grids: tensor -> the tensor whose range gives its grid, and the factor that its scale is to be multiplied by.
@@ -47,7 +47,7 @@ def make_plan(
     *,
     unusable: Set[Any] = frozenset(),
     is_small: IsSmall = lambda unit, tensor: True,
-) -> Plan:
+) -> Placement:
     """The plan for the units of one graph, given in topological order; ``unusable`` tensors get no grid."""
     chosen = [each for each in units if not _needed(each, style) & unusable]
     if style.everywhere:
@@ -87,7 +87,7 @@ def _read_by_kept(units: list[Unit]) -> list[Unit]:
     return kept[::-1]
 
 
-def _with_grids(units: list[Unit], read: Set[Any], style: QuantizationStyle) -> Plan:
+def _with_grids(units: list[Unit], read: Set[Any], style: QuantizationStyle) -> Placement:
     grids: dict[Any, tuple[Any, float]] = {tensor: (tensor, 1.0) for tensor in read}
     makers: dict[Any, Unit] = {}
     for unit in units:
@@ -96,7 +96,7 @@ def _with_grids(units: list[Unit], read: Set[Any], style: QuantizationStyle) -> 
                 root, factor = grids[unit.inputs[0]] if unit.moves_only else (tail, 1.0)
                 grids[tail] = root, factor * (unit.factor or 1.0)
                 makers[tail] = unit
-    return Plan(units, grids, makers)
+    return Placement(units, grids, makers)
 
 
 def _hands_out_floats(unit: Unit, style: QuantizationStyle) -> bool:

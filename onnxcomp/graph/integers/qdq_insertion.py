@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.integers.placement import Plan
+from onnxcomp.graph.integers.placement import Placement
 from onnxcomp.graph.integers.qdq_weights import CodeStore, LinearWriter
 from onnxcomp.graph.integers.qdq_writer import QdqWriter
 from onnxcomp.graph.integers.style import QuantizationStyle
@@ -53,7 +53,7 @@ class Rewritten:
     marks: dict[str, Mark] = field(default_factory=dict)
 
 
-class Rewrite:
+class QdqInsertion:
     """Puts the plan of one scope into effect.
 
     grids: every tensor of the plan -> its grid. rank: of a tensor, None where it is not known.
@@ -63,7 +63,7 @@ class Rewrite:
         self,
         graph: Graph,
         scope: Scope,
-        plan: Plan,
+        plan: Placement,
         grids: dict[Any, Grid],
         rank: Callable[[Any], int | None],
         style: QuantizationStyle,

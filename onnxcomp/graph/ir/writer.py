@@ -51,12 +51,12 @@ def _written(graph: Graph) -> Model:
     copy_fields(source, proto, {"graph", "functions", "opset_import", "ir_version"})
     proto.ir_version = graph.ir_version
     write_opsets(graph, proto)
-    Writer(graph).write_graph(graph.main, proto.graph)
+    ProtoWriter(graph).write_graph(graph.main, proto.graph)
     if source.ir_version < 4 and (proto.ir_version >= 4 or _needs_ir4(proto.graph)):
         _lift_ir4(proto)
     for scope in graph.scopes:
         if scope.kind == "function":
-            Writer(graph).write_function(scope, proto.functions.add())
+            ProtoWriter(graph).write_function(scope, proto.functions.add())
     names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     encodings = {name: each for name, each in graph.encodings.items() if name in names}
     return graph.model.with_proto(proto, encodings)
@@ -64,14 +64,14 @@ def _written(graph: Graph) -> Model:
 
 def node_proto(graph: Graph, node: Node) -> NodeProto:
     """A node as it would be written now."""
-    return Writer(graph)._node(node)
+    return ProtoWriter(graph)._node(node)
 
 
 def tensor_proto(graph: Graph, constant: Constant, name: str) -> TensorProto:
     """A constant as one message under another name, its data included wherever it lies."""
     held = constant._values
     if isinstance(held, ProtoValues) and isinstance(held.tensor, TensorProto) and not is_external(held.tensor):
-        return Writer(graph)._tensor(constant, name)
+        return ProtoWriter(graph)._tensor(constant, name)
     return make_tensor(name, constant.values)
 
 
@@ -130,7 +130,7 @@ def _lift_ir4(proto: ModelProto) -> None:
     proto.graph.input.extend(kept)
 
 
-class Writer:
+class ProtoWriter:
     """Writes one scope of a graph, with the subgraphs of its nodes."""
 
     def __init__(self, graph: Graph) -> None:

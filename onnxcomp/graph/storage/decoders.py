@@ -21,10 +21,10 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.stored.decoder_steps import INTERNED_BYTES
 from onnxcomp.numerics.encodings.expression import (
-    Apply,
     Array,
     Given,
     Literal,
+    OperatorTerm,
     Term,
     binary,
     cast,
@@ -57,7 +57,7 @@ class Operation:
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
-def operation(term: Apply, opset: int) -> Operation:
+def operation(term: OperatorTerm, opset: int) -> Operation:
     """The node that computes the term's last step at this opset."""
     attrs = term.attrs
     match term.op:
@@ -88,7 +88,7 @@ def operation(term: Apply, opset: int) -> Operation:
 
 def lowered(term: Term, opset: int) -> Term:
     """A term that the opset has no operator for, put in older ones."""
-    if not isinstance(term, Apply):
+    if not isinstance(term, OperatorTerm):
         return term
     if term.op == "Mod" and opset < MOD_OPSET:
         left, right = term.inputs
@@ -113,7 +113,7 @@ def root_of(scope: Scope) -> Scope:
     return scope
 
 
-class Writer:
+class DecoderWriter:
     """Writes formulas into the scopes of one root (the main graph or a function's body, and what is inside)."""
 
     def __init__(self, graph: Graph, root: Scope) -> None:
@@ -127,10 +127,10 @@ class Writer:
 
     def replace(self, scope: Scope, constant: Constant, term: Term) -> None:
         """Compute the scope's constant by the term from now on; its readers do not notice."""
-        if not isinstance(term, Apply) or term.shape != tuple(constant.shape) or term.dtype != constant.dtype:
+        if not isinstance(term, OperatorTerm) or term.shape != tuple(constant.shape) or term.dtype != constant.dtype:
             raise PassError(f"{constant.name}: a decoder of {term.dtype} {term.shape} cannot stand for {constant}.")
         simple = self._keys.lowered(term, self.root.opset)
-        assert isinstance(simple, Apply)
+        assert isinstance(simple, OperatorTerm)
         self._node(simple, scope, self.graph.to_variable(constant))
         self._made.clear()
         self._keys = Keys()
@@ -142,7 +142,7 @@ class Writer:
             place = next(each for each in graph.scopes if each.graph.holds(reader))
             ids = Given((1,), INDEX, reader.inputs[1])
             found = rows_at(term, constant.shape[0], ids)
-            if not isinstance(found, Apply):
+            if not isinstance(found, OperatorTerm):
                 raise PassError(f"{constant.name}: {reader.name or 'a Gather'} cannot look rows up before decoding.")
             output = reader.outputs[0]
             graph.remove_node(place, reader)
@@ -154,7 +154,7 @@ class Writer:
 
     def _fixed_parts(self, term: Term, scope: Scope) -> bool:
         """Write the parts that do not depend on run-time tensors into the constant's scope; whether all do not."""
-        if not isinstance(term, Apply):
+        if not isinstance(term, OperatorTerm):
             return not isinstance(term, Given)
         fixed = [self._fixed_parts(each, scope) for each in term.inputs]
         if not all(fixed):
@@ -178,7 +178,7 @@ class Writer:
         if id(term) in self._made:
             return self._made[id(term)]
         simple = self._keys.lowered(term, self.root.opset)
-        if isinstance(simple, Apply):
+        if isinstance(simple, OperatorTerm):
             tensor = self.graph.variable(self._name())
             self._node(simple, self.root if key is not None else scope, tensor)
         else:
@@ -189,7 +189,7 @@ class Writer:
             self._shared[key] = tensor
         return tensor
 
-    def _node(self, term: Apply, scope: Scope, output: Any) -> None:
+    def _node(self, term: OperatorTerm, scope: Scope, output: Any) -> None:
         """Add the node that computes the term after those that it needs."""
         step = operation(term, self.root.opset)
         inputs = [self._tensor(each, scope) for each in step.inputs]
@@ -242,7 +242,7 @@ class Keys:
             return None
         if isinstance(term, Literal):
             return content_key(term.make()) if term.nbytes <= INTERNED_BYTES else None
-        assert isinstance(term, Apply)
+        assert isinstance(term, OperatorTerm)
         inputs = tuple(self.of(each) for each in term.inputs)
         if None in inputs:
             return None
@@ -259,7 +259,7 @@ def content_key(values: Array) -> Hashable:
 
 
 @dataclass
-class Cost:
+class DecoderCost:
     """Bytes of the serialized model: the decoder's own, and those of each shared part by its key."""
 
     own: int = 0
@@ -272,7 +272,7 @@ class Cost:
         return self.own + sum(size for key, size in self.shared.items() if not uses.get(key))
 
 
-def cost_of(term: Term, root: Scope) -> Cost:
+def cost_of(term: Term, root: Scope) -> DecoderCost:
     """What writing the term takes, counted as protobuf does, without making its data."""
     costing = _Costing(root)
     costing.add(term, None, top=True)
@@ -282,7 +282,7 @@ def cost_of(term: Term, root: Scope) -> Cost:
 class _Costing:
     def __init__(self, root: Scope) -> None:
         self.root = root
-        self.cost = Cost()
+        self.cost = DecoderCost()
         self._seen: set[int] = set()
         self._keys = Keys()
 
@@ -300,7 +300,7 @@ class _Costing:
         if isinstance(simple, Literal):
             self._charge(owner, tensor_bytes(simple.shape, simple.nbytes, self.root))
             return
-        assert isinstance(simple, Apply)
+        assert isinstance(simple, OperatorTerm)
         self.cost.largest = max(self.cost.largest, simple.nbytes)
         self.cost.computed += simple.nbytes if owner is None else 0
         step = operation(simple, self.root.opset)

@@ -16,11 +16,11 @@ import numpy as np
 
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.numerics.encodings.expression import (
-    Apply,
     Array,
+    FreeArray,
     Given,
     Literal,
-    Parameter,
+    OperatorTerm,
     Shape,
     Term,
     binary,
@@ -37,10 +37,10 @@ SHORT_BYTES = 100  # what an operator or two take: constants up to this size are
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PathStep:
     """One operator on the way; ``which`` of its inputs carries the codes."""
 
-    node: Apply
+    node: OperatorTerm
     which: int
 
     @property
@@ -95,11 +95,11 @@ class CodePath:
     """The steps from codes of the shape ``codes_shape`` to the values; the first ``folded`` of them are the book's."""
 
     codes_shape: Shape
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
     folded: int
 
     @property
-    def book_steps(self) -> list[Step]:
+    def book_steps(self) -> list[PathStep]:
         """Those that make the book; an offset of zero and shapes do not matter there."""
         return [each for each in self.steps[: self.folded] if each.op != "Reshape" and not _takes_nothing(each)]
 
@@ -161,25 +161,25 @@ def code_path(encoding: Encoding, shape: Shape) -> CodePath:
     return CodePath(own, tuple(steps), folded)
 
 
-def _steps(term: Term, codes: Term) -> list[Step] | None:
+def _steps(term: Term, codes: Term) -> list[PathStep] | None:
     """The operators between the codes and the term, None where it does not depend on them."""
     if term is codes:
         return []
-    if not isinstance(term, Apply):
+    if not isinstance(term, OperatorTerm):
         return None
     ways = [(which, way) for which, each in enumerate(term.inputs) if (way := _steps(each, codes)) is not None]
     if len(ways) > 1:
         raise ValueError(f"codes enter a {term.op} on two ways, so there is no book of what they stand for")
-    return [*ways[0][1], Step(term, ways[0][0])] if ways else None
+    return [*ways[0][1], PathStep(term, ways[0][0])] if ways else None
 
 
-def _takes_nothing(step: Step) -> bool:
+def _takes_nothing(step: PathStep) -> bool:
     return step.op == "Sub" and step.is_the_same_everywhere and step.number() == 0
 
 
-def _is_factor_of_one(step: Step) -> bool:
+def _is_factor_of_one(step: PathStep) -> bool:
     """Whether it stands for a scale that the encoding does not have."""
-    plain = isinstance(step.operand, Literal) and not isinstance(step.operand, Parameter)
+    plain = isinstance(step.operand, Literal) and not isinstance(step.operand, FreeArray)
     return step.op == "Mul" and plain and step.is_the_same_everywhere and step.number() == 1
 
 
@@ -202,7 +202,7 @@ def _stored(operand: Term) -> Term:
 
 def _cast_integers(operand: Term | None) -> Array | None:
     """The integers that the operand is a Cast of, None where it is none."""
-    if isinstance(operand, Apply) and operand.op == "Cast" and operand.inputs[0].dtype.kind in "iu":
+    if isinstance(operand, OperatorTerm) and operand.op == "Cast" and operand.inputs[0].dtype.kind in "iu":
         return evaluate(operand.inputs[0])
     return None
 

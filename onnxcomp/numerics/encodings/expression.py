@@ -44,7 +44,7 @@ class Literal(Term):
 
 
 @dataclass(frozen=True, eq=False)
-class Parameter(Literal):
+class FreeArray(Literal):
     """Stored data that training may change, known by its name in the term."""
 
     name: str
@@ -58,7 +58,7 @@ class Given(Term):
 
 
 @dataclass(frozen=True, eq=False)
-class Apply(Term):
+class OperatorTerm(Term):
     """An operator over terms."""
 
     op: str
@@ -72,21 +72,21 @@ def literal(values: Array | float | int, dtype: DTypeLike | None = None) -> Lite
     return Literal(array.shape, array.dtype, lambda: array)
 
 
-def parameter(name: str, values: Array) -> Parameter:
+def parameter(name: str, values: Array) -> FreeArray:
     """Data that is at hand and may be changed."""
-    return Parameter(values.shape, values.dtype, lambda: values, name)
+    return FreeArray(values.shape, values.dtype, lambda: values, name)
 
 
 def cast(term: Term, dtype: DTypeLike) -> Term:
     """The term in another type; itself where it has it already."""
     kind = np.dtype(dtype)
-    return term if term.dtype == kind else Apply(term.shape, kind, "Cast", (term,), {"to": kind})
+    return term if term.dtype == kind else OperatorTerm(term.shape, kind, "Cast", (term,), {"to": kind})
 
 
 def reshape(term: Term, shape: Sequence[int]) -> Term:
     """The term in another shape; itself where it has it already."""
     target = tuple(shape)
-    return term if term.shape == target else Apply(target, term.dtype, "Reshape", (term,), {"shape": target})
+    return term if term.shape == target else OperatorTerm(target, term.dtype, "Reshape", (term,), {"shape": target})
 
 
 def flatten(term: Term) -> Term:
@@ -96,21 +96,21 @@ def flatten(term: Term) -> Term:
 
 def gather(data: Term, index: Term) -> Term:
     """data[index] along the first axis."""
-    return Apply((*index.shape, *data.shape[1:]), data.dtype, "Gather", (data, index))
+    return OperatorTerm((*index.shape, *data.shape[1:]), data.dtype, "Gather", (data, index))
 
 
 def binary(op: str, left: Term, right: Term) -> Term:
     """Add, Sub, Mul, or of integers Div or Mod, with broadcasting."""
     if op in ("Div", "Mod") and not np.issubdtype(left.dtype, np.integer):
         raise ValueError(f"{op} of {left.dtype}: decoders divide integers only")
-    return Apply(np.broadcast_shapes(left.shape, right.shape), left.dtype, op, (left, right))
+    return OperatorTerm(np.broadcast_shapes(left.shape, right.shape), left.dtype, op, (left, right))
 
 
 def first(term: Term, count: int) -> Term:
     """The first ``count`` rows; the term itself where it has no more."""
     if term.shape[0] == count:
         return term
-    return Apply((count, *term.shape[1:]), term.dtype, "Slice", (term,), {"end": count})
+    return OperatorTerm((count, *term.shape[1:]), term.dtype, "Slice", (term,), {"end": count})
 
 
 def transpose(term: Term, order: Sequence[int]) -> Term:
@@ -118,38 +118,38 @@ def transpose(term: Term, order: Sequence[int]) -> Term:
     if list(order) == sorted(order):
         return term
     shape = tuple(term.shape[axis] for axis in order)
-    return Apply(shape, term.dtype, "Transpose", (term,), {"axes": tuple(order)})
+    return OperatorTerm(shape, term.dtype, "Transpose", (term,), {"axes": tuple(order)})
 
 
 def concat(parts: Sequence[Term]) -> Term:
     """The parts one after another along the first axis."""
     rows = sum(part.shape[0] for part in parts)
-    return Apply((rows, *parts[0].shape[1:]), parts[0].dtype, "Concat", tuple(parts))
+    return OperatorTerm((rows, *parts[0].shape[1:]), parts[0].dtype, "Concat", tuple(parts))
 
 
 def cumsum(term: Term) -> Term:
     """Running sums along the first axis."""
-    return Apply(term.shape, term.dtype, "CumSum", (term,))
+    return OperatorTerm(term.shape, term.dtype, "CumSum", (term,))
 
 
 def matmul(left: Term, right: Term) -> Term:
     """The product of two matrices."""
-    return Apply((left.shape[0], right.shape[1]), left.dtype, "MatMul", (left, right))
+    return OperatorTerm((left.shape[0], right.shape[1]), left.dtype, "MatMul", (left, right))
 
 
 def scatter(data: Term, index: Term, updates: Term) -> Term:
     """(n,) data with ``updates`` put at ``index``."""
-    return Apply(data.shape, data.dtype, "ScatterElements", (data, index, updates))
+    return OperatorTerm(data.shape, data.dtype, "ScatterElements", (data, index, updates))
 
 
 def filled(shape: Sequence[int], value: Array) -> Term:
     """A tensor with one value (0-d array) everywhere."""
-    return Apply(tuple(shape), value.dtype, "ConstantOfShape", (), {"shape": tuple(shape), "value": value})
+    return OperatorTerm(tuple(shape), value.dtype, "ConstantOfShape", (), {"shape": tuple(shape), "value": value})
 
 
 def counting(rows: int) -> Term:
     """(rows,) int32: 0, 1, 2, ..."""
-    return Apply((rows,), np.dtype(np.int32), "Range", (), {"limit": rows})
+    return OperatorTerm((rows,), np.dtype(np.int32), "Range", (), {"limit": rows})
 
 
 def _take(data: Array, index: Array) -> Array:
@@ -233,7 +233,7 @@ def evaluate(term: Term, arrays: Mapping[str, Array] | None = None) -> Array:
 
 def _count_uses(term: Term, uses: dict[int, int]) -> None:
     uses[id(term)] = uses.get(id(term), 0) + 1
-    if uses[id(term)] == 1 and isinstance(term, Apply):
+    if uses[id(term)] == 1 and isinstance(term, OperatorTerm):
         for each in term.inputs:
             _count_uses(each, uses)
 
@@ -241,7 +241,7 @@ def _count_uses(term: Term, uses: dict[int, int]) -> None:
 def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array], arrays: Mapping[str, Array]) -> Array:
     if id(term) in held:
         return held[id(term)]
-    if isinstance(term, Apply):
+    if isinstance(term, OperatorTerm):
         inputs = [_evaluate(each, uses, held, arrays) for each in term.inputs]
         result = computed(term, inputs, in_place=_may_overwrite(term, inputs, uses))
     else:
@@ -253,7 +253,7 @@ def _evaluate(term: Term, uses: dict[int, int], held: dict[int, Array], arrays: 
 
 def value_of(leaf: Term, arrays: Mapping[str, Array]) -> Array:
     """The array of a term without inputs."""
-    if isinstance(leaf, Parameter) and leaf.name in arrays:
+    if isinstance(leaf, FreeArray) and leaf.name in arrays:
         return arrays[leaf.name]
     if isinstance(leaf, Literal):
         return leaf.make()
@@ -261,7 +261,7 @@ def value_of(leaf: Term, arrays: Mapping[str, Array]) -> Array:
     return np.asarray(leaf.tensor)
 
 
-def computed(term: Apply, inputs: Sequence[Array], *, in_place: bool = False) -> Array:
+def computed(term: OperatorTerm, inputs: Sequence[Array], *, in_place: bool = False) -> Array:
     """What the operator makes of its inputs; ``in_place``: in the memory of the first."""
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow to infinity is what is meant
         if in_place:
@@ -269,11 +269,11 @@ def computed(term: Apply, inputs: Sequence[Array], *, in_place: bool = False) ->
         return np.asarray(OPERATORS[term.op](*inputs, **term.attrs))
 
 
-def _may_overwrite(term: Apply, inputs: Sequence[Array], uses: Mapping[int, int]) -> bool:
+def _may_overwrite(term: OperatorTerm, inputs: Sequence[Array], uses: Mapping[int, int]) -> bool:
     """Whether the first input is an array of its own that nothing else needs and that holds the result as it is."""
     if term.op not in IN_PLACE:
         return False
     left, right = inputs
     maker = term.inputs[0]
-    is_new = isinstance(maker, Apply) and maker.op in MAKE_NEW and uses[id(maker)] == 1
+    is_new = isinstance(maker, OperatorTerm) and maker.op in MAKE_NEW and uses[id(maker)] == 1
     return is_new and left.dtype == right.dtype and left.shape == term.shape

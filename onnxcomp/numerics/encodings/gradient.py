@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnxcomp.numerics.encodings.expression import Apply, Array, Parameter, Shape, Term, computed, value_of
+from onnxcomp.numerics.encodings.expression import Array, FreeArray, OperatorTerm, Shape, Term, computed, value_of
 
 # (operator, which of its inputs, adjoint of its output, value of an input by its place) -> adjoint of that input
-Derivative = Callable[[Apply, int, Array, Callable[[int], Array]], Array]
+Derivative = Callable[[OperatorTerm, int, Array, Callable[[int], Array]], Array]
 
 INTEGERS_ONLY = frozenset({"Div", "Mod", "Range"})
 WITHOUT_INPUTS = frozenset({"ConstantOfShape"})
@@ -23,9 +23,9 @@ WITHOUT_INPUTS = frozenset({"ConstantOfShape"})
 
 def parameters(term: Term) -> dict[str, Array]:
     """The arrays of the term that may be changed, by name. ValueError where two of them have one name."""
-    found: dict[str, Parameter] = {}
+    found: dict[str, FreeArray] = {}
     for each in _in_order(term):
-        if isinstance(each, Parameter) and found.setdefault(each.name, each) is not each:
+        if isinstance(each, FreeArray) and found.setdefault(each.name, each) is not each:
             raise ValueError(f"two parameters of one term are named {each.name}")
     return {name: each.make() for name, each in found.items()}
 
@@ -42,9 +42,9 @@ def gradient(term: Term, adjoint: Array, arrays: Mapping[str, Array] | None = No
     adjoints = {id(term): np.asarray(adjoint).reshape(term.shape)}
     found: dict[str, Array] = {}
     for each in reversed(order):
-        if isinstance(each, Parameter):
+        if isinstance(each, FreeArray):
             found[each.name] = adjoints.pop(id(each))
-        elif isinstance(each, Apply) and id(each) in reached:
+        elif isinstance(each, OperatorTerm) and id(each) in reached:
             whole = adjoints.pop(id(each))
             for which, inner in enumerate(each.inputs):
                 if id(inner) in reached:
@@ -59,7 +59,7 @@ def _in_order(term: Term) -> list[Term]:
 
     def visit(part: Term) -> None:
         if id(part) not in found:
-            for each in part.inputs if isinstance(part, Apply) else ():
+            for each in part.inputs if isinstance(part, OperatorTerm) else ():
                 visit(each)
             found[id(part)] = part
 
@@ -71,8 +71,8 @@ def _reached(order: Sequence[Term]) -> set[int]:
     """The parts that depend on a parameter, by their id."""
     reached: set[int] = set()
     for each in order:
-        inputs = each.inputs if isinstance(each, Apply) else ()
-        if isinstance(each, Parameter) or any(id(inner) in reached for inner in inputs):
+        inputs = each.inputs if isinstance(each, OperatorTerm) else ()
+        if isinstance(each, FreeArray) or any(id(inner) in reached for inner in inputs):
             reached.add(id(each))
     return reached
 
@@ -86,16 +86,16 @@ class _Values:
 
     def of(self, term: Term) -> Array:
         if id(term) not in self._held:
-            is_leaf = not isinstance(term, Apply)
+            is_leaf = not isinstance(term, OperatorTerm)
             self._held[id(term)] = value_of(term, self._arrays) if is_leaf else self._computed(term)
         return self._held[id(term)]
 
     def _computed(self, term: Term) -> Array:
-        assert isinstance(term, Apply)
+        assert isinstance(term, OperatorTerm)
         return computed(term, [self.of(each) for each in term.inputs])
 
 
-def _derivative(term: Apply) -> Derivative:
+def _derivative(term: OperatorTerm) -> Derivative:
     if term.op not in DERIVATIVES:
         raise ValueError(f"{term.op} has no derivative, and a parameter goes through it")
     return DERIVATIVES[term.op]
@@ -104,12 +104,12 @@ def _derivative(term: Apply) -> Derivative:
 # --- the operators' derivatives --------------------------------------------------------------------------
 
 
-def _of_sum(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_sum(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     negative = term.op == "Sub" and which == 1
     return _summed(-adjoint if negative else adjoint, term.inputs[which].shape)
 
 
-def _of_product(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_product(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     return _summed(adjoint * read(1 - which), term.inputs[which].shape)
 
 
@@ -120,42 +120,42 @@ def _summed(adjoint: Array, shape: Shape) -> Array:
     return np.asarray(adjoint.sum(axis=(*range(extra), *axes))).reshape(shape)
 
 
-def _of_cast(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_cast(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     if term.dtype.kind in "iub":
         raise ValueError(f"a Cast to {term.dtype} has no derivative, and a parameter goes through it")
     return adjoint
 
 
-def _of_reshape(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_reshape(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     return adjoint.reshape(term.inputs[0].shape)
 
 
-def _of_transpose(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_transpose(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     return np.transpose(adjoint, np.argsort(term.attrs["axes"]))
 
 
-def _of_slice(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_slice(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     whole = np.zeros(term.inputs[0].shape, adjoint.dtype)
     whole[: term.attrs["end"]] = adjoint
     return whole
 
 
-def _of_concat(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_concat(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     start = sum(each.shape[0] for each in term.inputs[:which])
     return adjoint[start : start + term.inputs[which].shape[0]]
 
 
-def _of_running_sum(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_running_sum(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     return np.cumsum(adjoint[::-1], axis=0)[::-1]
 
 
-def _of_matrix_product(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_matrix_product(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     other = read(1 - which).T
     found: Array = adjoint @ other if which == 0 else other @ adjoint
     return found
 
 
-def _of_lookup(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_lookup(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     if which != 0:
         raise ValueError("the indices of a Gather have no derivative, and a parameter goes through them")
     rows, *inner = term.inputs[0].shape
@@ -165,7 +165,7 @@ def _of_lookup(term: Apply, which: int, adjoint: Array, read: Callable[[int], Ar
     return np.stack(sums, axis=1).astype(adjoint.dtype).reshape(rows, *inner)
 
 
-def _of_scatter(term: Apply, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
+def _of_scatter(term: OperatorTerm, which: int, adjoint: Array, read: Callable[[int], Array]) -> Array:
     if which == 1:
         raise ValueError("the indices of a ScatterElements have no derivative, and a parameter goes through them")
     index = read(1)

@@ -25,7 +25,7 @@ CHUNK = 2**20  # groups that are packed at a time
 
 
 @dataclass(frozen=True)
-class Layout:
+class BitLayout:
     """``group`` codes of ``levels`` levels each in one index of ``bits`` bits (8 to 16)."""
 
     levels: int
@@ -68,16 +68,16 @@ class Layout:
 
 
 @cache
-def layouts(levels: int) -> tuple[Layout, ...]:
+def layouts(levels: int) -> tuple[BitLayout, ...]:
     """The layouts that may be best for a level count: none is less dense than one with fewer bits.
 
     levels: 2 to 65536. The first has the fewest bits to an index, the last the fewest bits to a code.
     """
-    found: list[Layout] = []
+    found: list[BitLayout] = []
     for bits in range(8, MAX_BITS + 1):
         group = digits_in(levels, bits)
         if group and (not found or bits / group <= found[-1].bits_per_code):
-            found.append(Layout(levels, group, bits))
+            found.append(BitLayout(levels, group, bits))
     return tuple(found)
 
 
@@ -89,7 +89,7 @@ def digits_in(levels: int, bits: int) -> int:
     return group
 
 
-def pack(codes: Array, layout: Layout) -> list[Array]:
+def pack(codes: Array, layout: BitLayout) -> list[Array]:
     """The planes of (n,) codes, one array for each of ``layout.widths``. Padding repeats the last code."""
     flat = codes.reshape(-1)
     total = layout.indices(flat.size)
@@ -108,7 +108,7 @@ def pack(codes: Array, layout: Layout) -> list[Array]:
     return planes
 
 
-def unpack(planes: Sequence[Array], layout: Layout, count: int) -> Array:
+def unpack(planes: Sequence[Array], layout: BitLayout, count: int) -> Array:
     """The inverse of ``pack``: (count,) codes, uint8 up to 256 levels, else uint16."""
     index = np.zeros(layout.indices(count), np.int32)
     shift = 0

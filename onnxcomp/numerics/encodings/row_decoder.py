@@ -15,12 +15,12 @@ import numpy as np
 from onnxcomp.numerics.encodings.code_path import cut
 from onnxcomp.numerics.encodings.coded_view import Symbols, distinct_symbols, encoded_symbols
 from onnxcomp.numerics.encodings.encoding import Encoding
-from onnxcomp.numerics.encodings.expression import Apply, Array, Term, binary, cast, gather, literal, reshape
-from onnxcomp.numerics.encodings.packing import Layout, pack
+from onnxcomp.numerics.encodings.expression import Array, OperatorTerm, Term, binary, cast, gather, literal, reshape
+from onnxcomp.numerics.encodings.packing import BitLayout, pack
 from onnxcomp.numerics.encodings.sparse_decoder import fitting_layouts
 from onnxcomp.numerics.encodings.table_decoder import INDEX, Memo, looked_up
 
-BYTES = Layout(256, 1, 8)
+BYTES = BitLayout(256, 1, 8)
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
 
 
@@ -41,15 +41,15 @@ def row_storages(read: Callable[[], Array], encoding: Encoding | None, *, memo: 
         yield name, symbols.finish(gather(symbols.book, cast(codes, INDEX)))
 
 
-def _packed(symbols: Symbols, layout: Layout) -> list[Array]:
+def _packed(symbols: Symbols, layout: BitLayout) -> list[Array]:
     return pack(symbols.codes(), layout)
 
 
 def _stored_codes(looked: Term) -> Term:
     """The bytes themselves, where a lookup in 0, 1, 2, ... would give just them."""
-    assert isinstance(looked, Apply)
+    assert isinstance(looked, OperatorTerm)
     index = looked.inputs[1]
-    assert isinstance(index, Apply)
+    assert isinstance(index, OperatorTerm)
     return index.inputs[0]
 
 
@@ -57,14 +57,14 @@ def rows_at(term: Term, rows: int, ids: Term) -> Term | None:
     """term[ids] with the lookup moved to the stored codes; None where the term is not made element by element."""
     if not term.shape or term.shape[0] != rows:
         return None
-    if isinstance(term, Apply) and term.op == "Cast":
+    if isinstance(term, OperatorTerm) and term.op == "Cast":
         inner = rows_at(term.inputs[0], rows, ids)
         return None if inner is None else cast(inner, term.dtype)
-    if isinstance(term, Apply) and term.op in ELEMENTWISE:
+    if isinstance(term, OperatorTerm) and term.op in ELEMENTWISE:
         left = rows_at(term.inputs[0], rows, ids)
         right = _operand(term.inputs[1], term, rows, ids)
         return None if left is None or right is None else binary(term.op, left, right)
-    if isinstance(term, Apply) and term.op == "Gather" and term.inputs[1].shape == term.shape:
+    if isinstance(term, OperatorTerm) and term.op == "Gather" and term.inputs[1].shape == term.shape:
         index = rows_at(term.inputs[1], rows, ids)
         return None if index is None else gather(term.inputs[0], index)
     return gather(term, ids)

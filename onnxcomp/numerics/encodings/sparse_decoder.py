@@ -32,7 +32,7 @@ from onnxcomp.numerics.encodings.expression import (
     literal,
     scatter,
 )  # fmt: skip
-from onnxcomp.numerics.encodings.packing import Layout, bits_per_code, layouts, pack
+from onnxcomp.numerics.encodings.packing import BitLayout, bits_per_code, layouts, pack
 from onnxcomp.numerics.encodings.table_decoder import INDEX, Memo, digits, looked_up
 
 GAP_WIDTHS = (2, 3, 4, 5, 6, 8)  # bits of a stored distance
@@ -40,7 +40,7 @@ SMALL_TABLE = 2**15  # elements of a table over all indices that are allowed for
 SPLITS_TRIED = 2
 
 
-def fitting_layouts(levels: int, count: int) -> list[Layout]:
+def fitting_layouts(levels: int, count: int) -> list[BitLayout]:
     """The layouts whose table over all indices is in proportion to what is looked up in it."""
     allowed = max(SMALL_TABLE, count // 4)
     return [each for each in layouts(levels) if each.group == 1 or each.rows * each.group <= allowed]
@@ -71,7 +71,7 @@ def masked(symbols: Symbols, memo: Memo) -> Iterator[tuple[str, Term]]:
         yield f"mask and {layout.bits_per_code:.3g} bits", unmasked(mask, symbols.count, default, pool)
 
 
-def _packed(codes: Callable[[], Array], layout: Layout) -> list[Array]:
+def _packed(codes: Callable[[], Array], layout: BitLayout) -> list[Array]:
     return pack(codes(), layout)
 
 
@@ -127,7 +127,7 @@ def positions_term(entries: Callable[[], Entries], width: int, memo: Memo) -> Te
     return cumsum(flatten(steps))
 
 
-def _padded(codes: Array, layout: Layout, fill: int) -> Array:
+def _padded(codes: Array, layout: BitLayout, fill: int) -> Array:
     """Padding with a step of zero stays on the last entry."""
     missing = layout.padded(codes.size) - codes.size
     return np.concatenate([codes, np.full(missing, fill, codes.dtype)])

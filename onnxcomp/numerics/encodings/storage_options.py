@@ -16,12 +16,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from onnxcomp.numerics.encodings.code_path import Step, code_path, cut
+from onnxcomp.numerics.encodings.code_path import PathStep, code_path, cut
 from onnxcomp.numerics.encodings.coded_view import MAX_DISTINCT, Symbols, distinct_symbols, encoded_symbols
 from onnxcomp.numerics.encodings.distinct_values import same_bits
 from onnxcomp.numerics.encodings.encoding import Encoding, RescaledEncoding
 from onnxcomp.numerics.encodings.expression import Array, Literal, Term, binary, cast, evaluate, filled, literal
-from onnxcomp.numerics.encodings.packing import Layout, bits_per_code, pack
+from onnxcomp.numerics.encodings.packing import BitLayout, bits_per_code, pack
 from onnxcomp.numerics.encodings.repeated_slices import repeated_slices
 from onnxcomp.numerics.encodings.sparse_decoder import best_width, excepted, fitting_layouts, masked, sparse_values
 from onnxcomp.numerics.encodings.table_decoder import Memo, looked_up
@@ -106,7 +106,7 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
     return min(size, count * kind.itemsize)
 
 
-def _operand_bytes(step: Step) -> int:
+def _operand_bytes(step: PathStep) -> int:
     """About what the array takes that codes meet at this step: one number is part of the decoder."""
     if step.operand is None:
         return 0
@@ -182,7 +182,7 @@ def _of_symbols(symbols: Symbols, opset: int, memo: Memo) -> Iterator[Storage]:
             yield Storage(f"{symbols.name}, {name}", symbols.finish(term))
 
 
-def _packed(codes: Callable[[], Array], layout: Layout) -> list[Array]:
+def _packed(codes: Callable[[], Array], layout: BitLayout) -> list[Array]:
     return pack(codes(), layout)
 
 

@@ -26,7 +26,7 @@ from onnxcomp.numerics.encodings.expression import (
     literal,
     reshape,
 )  # fmt: skip
-from onnxcomp.numerics.encodings.packing import Layout
+from onnxcomp.numerics.encodings.packing import BitLayout
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Memo:
 
 
 def looked_up(
-    book: Term, planes: Callable[[], Sequence[Array]], count: int, layout: Layout, shape: Shape | None = None
+    book: Term, planes: Callable[[], Sequence[Array]], count: int, layout: BitLayout, shape: Shape | None = None
 ) -> Term:
     """book[codes] of ``count`` packed codes and the padding: any shape that reads as (layout.padded(count), ...).
 
@@ -81,7 +81,7 @@ def digits(levels: int, group: int, rows: int) -> Term:
     return binary("Mod", quotients, literal(levels, INDEX))
 
 
-def indices(planes: Callable[[], Sequence[Array]], count: int, layout: Layout, shape: Shape | None = None) -> Term:
+def indices(planes: Callable[[], Sequence[Array]], count: int, layout: BitLayout, shape: Shape | None = None) -> Term:
     """int32 indices of ``count`` packed codes, of any shape that reads as (layout.indices(count),)."""
     total, widths = layout.indices(count), layout.widths
     if len(widths) == 1:

@@ -16,14 +16,14 @@ PRICES = (1e-3, 1e18)  # of one unit of harm, in units of cost
 HALVINGS = 80
 
 
-class Choice(NamedTuple):
+class PricedOption(NamedTuple):
     """What an option of an item takes and what it does."""
 
     cost: float
     harm: float
 
 
-Items = Sequence[Sequence[Choice]]
+Items = Sequence[Sequence[PricedOption]]
 
 
 def least_cost(items: Items, most_harm: float) -> list[int]:
@@ -80,8 +80,8 @@ def _spent(
     positions: Sequence[int],
     slack: float,
     *,
-    spends: Callable[[Choice], float],
-    gain: Callable[[Choice, Choice], float],
+    spends: Callable[[PricedOption], float],
+    gain: Callable[[PricedOption, PricedOption], float],
 ) -> list[int]:
     """The choices changed one by one, that of most gain first, as long as what the changes cost is within the slack."""
     best = list(positions)
@@ -100,11 +100,11 @@ def _spent(
         best[at] = position
 
 
-def _cost_saved(present: Choice, other: Choice) -> float:
+def _cost_saved(present: PricedOption, other: PricedOption) -> float:
     return present.cost - other.cost
 
 
-def _harm_saved(present: Choice, other: Choice) -> float:
+def _harm_saved(present: PricedOption, other: PricedOption) -> float:
     """Harm that a change saves for each unit of cost that it takes."""
     saved = present.harm - other.harm
     return saved / max(1, other.cost - present.cost)

@@ -37,7 +37,7 @@ MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this rat
 
 
 @dataclass
-class Trial:
+class Contender:
     """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only."""
 
     made: InTurn
@@ -82,14 +82,14 @@ class Trials:
     objective: Objective = field(default_factory=Objective)
     deadline: float = math.inf
     tuning: Tournament = field(default_factory=Tournament)
-    entered: list[Trial] = field(default_factory=list)
+    entered: list[Contender] = field(default_factory=list)
 
     @property
     def before(self) -> Model:
         """What all trials are compared with."""
         return self.line.current
 
-    def run(self) -> Trial | None:
+    def run(self) -> Contender | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
         if self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
@@ -104,18 +104,18 @@ class Trials:
 
     # --- building ---
 
-    def _built(self, candidates: Sequence[tuple[Apply, ...]]) -> list[Trial]:
+    def _built(self, candidates: Sequence[tuple[Apply, ...]]) -> list[Contender]:
         """Those that change the model and run."""
-        running: list[Trial] = []
+        running: list[Contender] = []
         for index, leaves in enumerate(candidates):
             passes = [each.rewrite for each in leaves]
             self.context.progress(index, len(candidates), f"trying {title(passes)}")
             main = _main(passes)
             if running and time.monotonic() > self.deadline:
                 made = InTurn(leaves, self.line, self.line, main)
-                self.entered.append(Trial(made, lost="not tried: the time budget was used up"))
+                self.entered.append(Contender(made, lost="not tried: the time budget was used up"))
                 continue
-            trial = Trial(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
+            trial = Contender(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
             self.entered.append(trial)
             if not trial.made.outcomes[-1].changed:
                 trial.lost = _nothing_changed(trial.made)
@@ -127,7 +127,7 @@ class Trials:
 
     # --- measuring ---
 
-    def _heat(self, running: Sequence[Trial]) -> list[Trial]:
+    def _heat(self, running: Sequence[Contender]) -> list[Contender]:
         """Those that are faster than what there was."""
         if not running:
             return []
@@ -139,10 +139,10 @@ class Trials:
                 trial.lost = "no faster"
         return [each for each in running if not each.lost]
 
-    def _verified(self, running: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+    def _verified(self, running: Sequence[Contender]) -> tuple[list[Contender], list[Contender]]:
         """Those within the budget, and those that break it and are faster than all of these; fastest first."""
-        passed: list[Trial] = []
-        broken: list[Trial] = []
+        passed: list[Contender] = []
+        broken: list[Contender] = []
         for trial in _ranked(running):
             if passed and trial.ratio > self.tuning.near * passed[0].ratio and not self._is_awaited(trial, passed):
                 trial.lost = "slower"
@@ -156,18 +156,18 @@ class Trials:
                 broken.append(trial)
         return passed, broken
 
-    def _part(self, trial: Trial) -> list[Trial]:
+    def _part(self, trial: Contender) -> list[Contender]:
         """The largest part of a trial that the budget tolerates, if that is still faster."""
         found = part_of(trial.made, self.verifier, self.tuner, ends_idle=True)
         if found is None or self.course.fault(found[0].model) is not None:
             return []
-        part = Trial(*found)
+        part = Contender(*found)
         self.entered.append(part)
         return self._heat([part])
 
     # --- nodes ---
 
-    def _with_chosen_nodes(self, running: Sequence[Trial]) -> list[Trial]:
+    def _with_chosen_nodes(self, running: Sequence[Contender]) -> list[Contender]:
         """The best trials once more, without the nodes that gain nothing by them; where none is faster than what
         there was, the one that is least slower: part of it may be."""
         main = open_graph(self.before).main
@@ -187,45 +187,45 @@ class Trials:
                 found += self._entered_at(trial, kept)
         return found
 
-    def _at_nodes(self, trial: Trial, names: Sequence[str]) -> Model | None:
+    def _at_nodes(self, trial: Contender, names: Sequence[str]) -> Model | None:
         made = trial.made.again(names, ends_idle=True)
         return made.model if made.outcomes[-1].changed else None
 
-    def _entered_at(self, trial: Trial, kept: Sequence[str]) -> list[Trial]:
+    def _entered_at(self, trial: Contender, kept: Sequence[str]) -> list[Contender]:
         """The trial at these nodes only, where it is within the budget and faster than what there was."""
         made = trial.made.again(kept, ends_idle=True)
         made.taken += [Entry(name, "no faster on the target") for name in trial.made.names if name not in set(kept)]
         verdict = self.verifier.check(made.model)
         ratio = self.course.race(self.before, {"made": made.model})["made"]
         lost = "; ".join(verdict.reasons) or ("" if ratio <= MIN_SPEEDUP else "no faster")
-        at_nodes = Trial(made, verdict, ratio, lost)
+        at_nodes = Contender(made, verdict, ratio, lost)
         self.entered.append(at_nodes)
         return [] if lost else [at_nodes]
 
     # --- choosing ---
 
-    def _has_reached_goal(self, running: Sequence[Trial]) -> bool:
+    def _has_reached_goal(self, running: Sequence[Contender]) -> bool:
         """Whether the fastest that is small enough is fast enough."""
         small = self._small_enough(running)
         if not self.objective.has_goal(Quantity.LATENCY) or not small:
             return False
         return small[0].ratio <= self._ratio_of_goal() and self._is_small(small[0])
 
-    def _is_awaited(self, trial: Trial, passed: Sequence[Trial]) -> bool:
+    def _is_awaited(self, trial: Contender, passed: Sequence[Contender]) -> bool:
         """Whether a slower trial is worth verifying: any may reach a goal of latency, and none so far that of size."""
         if self.objective.has_goal(Quantity.LATENCY):
             return True
         return self._is_small(trial) and not any(self._is_small(each) for each in passed)
 
-    def _is_small(self, trial: Trial) -> bool:
+    def _is_small(self, trial: Contender) -> bool:
         """Whether a trial reaches the goal of size, as each does where there is none."""
         return trial.model.size_bytes <= self.objective.limit(Quantity.BYTES, self.original.size_bytes)
 
-    def _small_enough(self, trials: Sequence[Trial]) -> list[Trial]:
+    def _small_enough(self, trials: Sequence[Contender]) -> list[Contender]:
         """Those that reach the goal of size; all of them where none does."""
         return [each for each in trials if self._is_small(each)] or list(trials)
 
-    def _is_worth_saving(self, broken: Sequence[Trial], passed: Sequence[Trial]) -> bool:
+    def _is_worth_saving(self, broken: Sequence[Contender], passed: Sequence[Contender]) -> bool:
         """Whether trials that break the budget are faster by far than all that keep it."""
         return bool(broken) and not (passed and broken[0].ratio > self.tuning.far_faster * passed[0].ratio)
 
@@ -236,7 +236,7 @@ class Trials:
         took = self.course.milliseconds({"before": self.before, "original": self.original})
         return REACHED * self.objective.limit(Quantity.LATENCY, took["original"]) / took["before"]
 
-    def _winner(self, running: Sequence[Trial]) -> Trial | None:
+    def _winner(self, running: Sequence[Contender]) -> Contender | None:
         """The fastest of the final that is small enough; of those as fast, or that reach the goal of latency, the one
         that harms least."""
         finalists = self._finalists(running)
@@ -259,7 +259,7 @@ class Trials:
             trial.lost = "" if trial is best else self._why_lost(trial, best, limit)
         return best
 
-    def _finalists(self, running: Sequence[Trial]) -> list[Trial]:
+    def _finalists(self, running: Sequence[Contender]) -> list[Contender]:
         ranked = _ranked(running)
         small = self._small_enough(ranked)
         any_goal = self.objective.has_goal(Quantity.LATENCY)
@@ -270,13 +270,13 @@ class Trials:
             trial.lost = ""
         return near[: self.tuning.finalists]
 
-    def _harm(self, trial: Trial) -> tuple[float, int]:
+    def _harm(self, trial: Contender) -> tuple[float, int]:
         """How far from the original, and how large."""
         assert trial.verdict is not None
         least = self.tuning.harmless * trial.verdict.limit
         return max(trial.verdict.quadratic_divergence, least), trial.model.size_bytes
 
-    def _why_lost(self, trial: Trial, best: Trial, limit: float) -> str:
+    def _why_lost(self, trial: Contender, best: Contender, limit: float) -> str:
         """Why a finalist was not kept."""
         assert trial.verdict is not None and best.verdict is not None
         if self._is_small(best) and not self._is_small(trial):
@@ -289,7 +289,7 @@ class Trials:
         return "as fast as the kept one, which is smaller" if harm > least else "the same as the kept one"
 
 
-def _ranked(trials: Iterable[Trial]) -> list[Trial]:
+def _ranked(trials: Iterable[Contender]) -> list[Contender]:
     """The fastest first."""
     return sorted(trials, key=lambda each: each.ratio)
 

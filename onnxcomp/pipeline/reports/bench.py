@@ -17,7 +17,7 @@ Source = str | os.PathLike[str] | Model
 
 
 @dataclass(frozen=True)
-class Cost:
+class MeasuredCost:
     """What one model costs on the target; latencies are of one run on one sample, alternated with the other's."""
 
     name: str
@@ -36,7 +36,7 @@ class Bench:
     threads: int
     runs: int
     data: str
-    models: tuple[Cost, ...]
+    models: tuple[MeasuredCost, ...]
     ratios: dict[str, float]
 
 
@@ -66,7 +66,7 @@ def bench(
         progress(0, 1, "measuring load time and memory")
         loads = {key: measure_load(path, **options) for key, path in paths.items()}
     costs = tuple(
-        Cost(
+        MeasuredCost(
             model.name,
             model.size_bytes,
             took[str(index)].median_ms,
@@ -79,7 +79,7 @@ def bench(
     return Bench(where.name, where.threads, runs, data.source, costs, _ratios(costs))
 
 
-def _ratios(costs: tuple[Cost, ...]) -> dict[str, float]:
+def _ratios(costs: tuple[MeasuredCost, ...]) -> dict[str, float]:
     if len(costs) < 2:
         return {}
     first, second = costs

@@ -22,7 +22,7 @@ from onnxcomp.pipeline.history.rollback import divergence_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
 from onnxcomp.verify import Verifier
@@ -100,7 +100,7 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
 def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
     """Every weight on grids of all widths, each the number of its choice."""
     known = context.observe.moments(open_plain(model), found)
-    table = Table({each.name: [Option(None, each.size_bytes, 0.0)] for each in found}, {})
+    table = Table({each.name: [WeightOption(None, each.size_bytes, 0.0)] for each in found}, {})
     for index, bits in enumerate(WIDTHS):
         context.progress(index, len(WIDTHS), f"{bits} bits")
         graph = open_plain(model)
@@ -112,7 +112,7 @@ def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
             if options and rounded is not None:
                 weight.set(rounded.values, rounded.encoding)
                 size = estimate_bytes(weight.shape, weight.dtype, rounded.encoding)
-                options.append(Option(bits, size, rounded.error))
+                options.append(WeightOption(bits, size, rounded.error))
         table.variants[bits] = close_graph(graph)
     return table
 

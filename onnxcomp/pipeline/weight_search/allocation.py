@@ -19,8 +19,8 @@ import numpy as np
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
-from onnxcomp.numerics.search.rate_allocation import Choice, least_cost, least_harm
-from onnxcomp.pipeline.weight_search.candidates import Assignment, Option, Table, build
+from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption, build
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
 Evaluate = Callable[[Model], float]
@@ -41,7 +41,7 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
         ]
 
 
-def _alike(table: Table, option: Option, other: Option) -> bool:
+def _alike(table: Table, option: WeightOption, other: WeightOption) -> bool:
     size, error = table.tuning.alike
     return 1 / size <= option.size_bytes / other.size_bytes <= size and option.error <= error * other.error
 
@@ -56,9 +56,9 @@ def allot_within(table: Table, cost: float) -> Assignment:
     return _at(table, least_harm(_items(table), cost))
 
 
-def _items(table: Table) -> list[list[Choice]]:
+def _items(table: Table) -> list[list[PricedOption]]:
     return [
-        [Choice(table.cost(name, option), table.predicted(name, option)) for option in options]
+        [PricedOption(table.cost(name, option), table.predicted(name, option)) for option in options]
         for name, options in table.options.items()
     ]
 
@@ -123,7 +123,7 @@ def _descended(
     """
     best = dict(start)
 
-    def price(move: tuple[str, Option]) -> float:
+    def price(move: tuple[str, WeightOption]) -> float:
         name, option = move
         added = table.predicted(name, option) - table.predicted(name, best[name])
         return added / (table.cost(name, best[name]) - table.cost(name, option))
@@ -155,7 +155,7 @@ def moves_tried(table: Table) -> int:
 
 def cheapest_move(
     table: Table, assignment: Assignment, room: float, refuted: Collection[tuple[str, int | None]]
-) -> tuple[str, Option] | None:
+) -> tuple[str, WeightOption] | None:
     """The weight and the option of lower cost that add least divergence for what they save, at most ``room``; changes
     that save little come after all others. None where there is no such change but those in ``refuted``."""
     least = table.tuning.least_move * table.total(assignment)

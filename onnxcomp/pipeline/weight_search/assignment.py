@@ -11,7 +11,7 @@ from onnxcomp.verify import Verdict, Verifier
 
 
 @dataclass(frozen=True)
-class Trial:
+class Attempt:
     """The model that an assignment and what follows it make; the applications make it again. cost: of the assigned
     weights by the objective, estimated."""
 

@@ -31,7 +31,7 @@ ANY_FAMILY = -1  # the key of a weight's influence where its family was not meas
 
 
 @dataclass(frozen=True)
-class Option:
+class WeightOption:
     """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
 
     family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
@@ -63,7 +63,7 @@ class Table:
     are written. macs: of one run, by weight as it is, as far as known.
     """
 
-    options: dict[str, list[Option]]
+    options: dict[str, list[WeightOption]]
     variants: dict[int, Model]
     entries: dict[tuple[int, str], Entry] = field(default_factory=dict)  # of (choice, weight): for the receipt
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
@@ -83,23 +83,23 @@ class Table:
             self._constants[choice] = variant, constants_by_key(open_plain(variant))
         return self._constants[choice][1][name].values
 
-    def cost(self, name: str, option: Option) -> float:
+    def cost(self, name: str, option: WeightOption) -> float:
         """What an option takes by the objective."""
         macs = self.macs.get(name, 0.0) if option.macs is None else option.macs
         return self.objective.cost({Quantity.BYTES: option.size_bytes, Quantity.MACS: macs})
 
-    def total(self, assignment: Mapping[str, Option]) -> float:
+    def total(self, assignment: Mapping[str, WeightOption]) -> float:
         """What the assigned weights take together by the objective."""
         return sum(self.cost(name, option) for name, option in assignment.items())
 
-    def saves(self, name: str, option: Option) -> bool:
+    def saves(self, name: str, option: WeightOption) -> bool:
         """Whether an option takes less than the weight as it is by so much that it counts."""
         plain = self.options[name][0]
         if not self.objective.is_of_bytes:
             return self.cost(name, option) < self.cost(name, plain)
         return option.size_bytes + LEAST_GAIN_BYTES < plain.size_bytes
 
-    def predicted(self, name: str, option: Option) -> float:
+    def predicted(self, name: str, option: WeightOption) -> float:
         """The divergence that this option alone causes, measured or by the weight's influence."""
         if option.choice is None or not option.error:
             return 0.0
@@ -110,7 +110,7 @@ class Table:
         return self.influence.get((name, option.family), of_weight) * option.error
 
 
-Assignment = dict[str, Option]
+Assignment = dict[str, WeightOption]
 
 
 def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
@@ -200,7 +200,7 @@ def _noted(
     after: Model,
     outcome: Outcome,
     by_name: Mapping[str, Weight],
-) -> dict[str, Option]:
+) -> dict[str, WeightOption]:
     """The options that an applied candidate gives, by weight; the table keeps the rewritten model and its entries."""
     names = [each.name for each in outcome.changed]
     errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
@@ -212,7 +212,7 @@ def _noted(
     for name in names:
         weight = by_name[name]
         size = estimate_bytes(weight.shape, weight.dtype, after.encodings.get(name), zeros=zeros[name])
-        found[name] = Option(index, size, errors[name], family)
+        found[name] = WeightOption(index, size, errors[name], family)
     return found
 
 
@@ -222,7 +222,7 @@ def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
     names = set(table.options)
     for name, found in table.options.items():
         if found[0].choice is not None:
-            found.insert(0, Option(None, int(size_bytes[name]), 0.0))
+            found.insert(0, WeightOption(None, int(size_bytes[name]), 0.0))
         table.options[name] = [
             each for each in found if each.choice is None or (math.isfinite(each.error) and table.saves(name, each))
         ]
@@ -241,12 +241,12 @@ def _family(rewrite: Pass) -> Hashable:
     return (rewrite.pass_name(), *(getattr(rewrite, name) for name in fields))
 
 
-def build(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
+def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
     """The model with each weight at its assigned strength."""
     return with_values(rewritten(model, table, assignment)[0], table, assignment)
 
 
-def with_values(model: Model, table: Table, assignment: Mapping[str, Option]) -> Model:
+def with_values(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
     """The model with the chosen values alone."""
     chosen = {
         name: table.variants[option.choice]
@@ -266,7 +266,7 @@ class Written:
     outcome: Outcome
 
 
-def rewritten(model: Model, table: Table, assignment: Mapping[str, Option]) -> tuple[Model, list[Written]]:
+def rewritten(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> tuple[Model, list[Written]]:
     """The model with what changes the graph alone, pass after pass."""
     groups: dict[int, tuple[Rewrite, dict[str, Fields]]] = {}
     for name, option in sorted(assignment.items()):

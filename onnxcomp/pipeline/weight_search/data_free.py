@@ -14,7 +14,7 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
-from onnxcomp.pipeline.weight_search.candidates import Assignment, Option, Table
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
 
 Array = NDArray[Any]
 
@@ -42,7 +42,7 @@ def _bound(by_name: Mapping[str, Weight], name: str) -> NoiseBound | None:
     return NoiseBound.of(by_name[name]) if name in by_name else None
 
 
-def _allowed(table: Table, bound: NoiseBound | None, option: Option, factor: float = 1.0) -> bool:
+def _allowed(table: Table, bound: NoiseBound | None, option: WeightOption, factor: float = 1.0) -> bool:
     if option.choice is None or bound is None:
         return option.choice is None
     if option.choice in table.rewrites:  # what the weight's values became stands in several tensors

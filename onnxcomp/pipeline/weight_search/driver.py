@@ -24,7 +24,7 @@ from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search import allocation as search
-from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import (
     HOPELESS_ERROR,
     NOISE_ERROR,
@@ -78,7 +78,7 @@ class Choosing:
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
 
-    def choose(self) -> Trial | None:
+    def choose(self) -> Attempt | None:
         """The smallest of what verifies: the strongest that the budget tolerates, or what noise alone allows, as
         without data. What does not verify only where nothing does; None where nothing can change."""
         fit, tuner = self._parts_to_search()
@@ -98,7 +98,7 @@ class Choosing:
         self._say(table, best)
         return best
 
-    def _mild(self, context: Context, table: Table, mild: Assignment) -> Trial:
+    def _mild(self, context: Context, table: Table, mild: Assignment) -> Attempt:
         """What noise alone allows; where one weight is in the way, without that."""
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
@@ -111,12 +111,12 @@ class Choosing:
         self.held_back[name] = "left as it was"
         return self.tried(context, table, mild | {name: table.options[name][0]})
 
-    def _smaller(self, best: Trial | None, mild: Trial) -> Trial:
+    def _smaller(self, best: Attempt | None, mild: Attempt) -> Attempt:
         if best is not None and (not mild.verdict.passed or best.cost <= mild.cost):
             return best
         return mild
 
-    def _say(self, table: Table, best: Trial) -> None:
+    def _say(self, table: Table, best: Attempt) -> None:
         kept = {name for name in table.unreached if best.assignment[name].choice is not None}
         for names, fate in ((kept, "kept at 8 bits"), (table.unreached - kept, "left as before")):
             if names:
@@ -183,7 +183,7 @@ class Choosing:
         rest = self.model.size_bytes - sum(options[0].size_bytes for options in table.options.values())
         return int(min(REACHED * goal, goal - TABLES_BYTES) - rest)
 
-    def _eased(self, context: Context, table: Table, best: Trial) -> Trial:
+    def _eased(self, context: Context, table: Table, best: Attempt) -> Attempt:
         """The mildest trial that still reaches the goal of latency, where ``best`` does: found by bisection on the
         predicted divergence, each one verified and timed."""
         if not best.verdict.passed or not self._is_fast(best):
@@ -201,7 +201,7 @@ class Choosing:
                 low = middle
         return best
 
-    def _is_fast(self, trial: Trial) -> bool:
+    def _is_fast(self, trial: Attempt) -> bool:
         """Whether a trial reaches the goal of latency, where there is one that can be timed."""
         if self.course is None or not self.objective.has_goal(Quantity.LATENCY):
             return False
@@ -212,7 +212,7 @@ class Choosing:
         """How far an assignment, without what follows it, is from the original on the verification part."""
         return self.verifier.check(build(self.model, table, assignment)).quadratic_divergence
 
-    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
         noted: list[Entry] = []
         applications: list[Application] = []
@@ -238,7 +238,7 @@ class Choosing:
         verdict = self.verifier.check(model)
         if not verdict.passed:
             self.refuted = verdict
-        return Trial(model, noted, applications, verdict, assignment, table.total(assignment))
+        return Attempt(model, noted, applications, verdict, assignment, table.total(assignment))
 
     def _apply(self, done: list[Application], rewrite: Pass, context: Context, choice: Choice) -> None:
         """Note one more application of the same choice."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Option, Table, build
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, build
 from onnxcomp.verify import Verdict, Verifier
 
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
@@ -110,7 +110,7 @@ class Probe:
     def __post_init__(self) -> None:
         self.base = self.tuner.check(self.model)
 
-    def divergence(self, name: str, option: Option) -> float:
+    def divergence(self, name: str, option: WeightOption) -> float:
         """What the option alone adds; the table remembers it."""
         assert option.choice is not None
         known = self.table.measured.get((name, option.choice))
@@ -127,11 +127,11 @@ class Probe:
         return found
 
 
-def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, Option]]:
+def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOption]]:
     """What else to measure alone, as far as ``evaluations`` allows: one option of each family for every weight,
     the largest first, then the rest."""
     worth = {name: [each for each in table.options[name] if _worth_measuring(table, name, each)] for name in ranked}
-    first: list[tuple[str, Option]] = []
+    first: list[tuple[str, WeightOption]] = []
     for name in ranked:
         families = sorted({each.family for each in worth[name]})
         first.extend((name, _nearest(table, [each for each in worth[name] if each.family == one])) for one in families)
@@ -146,12 +146,12 @@ def evaluations(table: Table) -> int:
     return int(min(table.tuning.most_evaluations, table.tuning.evaluated_values // max(1, values)))
 
 
-def _worth_measuring(table: Table, name: str, option: Option) -> bool:
+def _worth_measuring(table: Table, name: str, option: WeightOption) -> bool:
     known = option.choice is None or (name, option.choice) in table.measured
     return not known and table.tuning.measured_errors[0] <= option.error <= table.tuning.measured_errors[1]
 
 
-def _nearest(table: Table, options: Sequence[Option]) -> Option:
+def _nearest(table: Table, options: Sequence[WeightOption]) -> WeightOption:
     """The option whose error is nearest to ``Tuning.probe_error``, on a logarithmic scale."""
     return min(options, key=lambda each: abs(math.log(each.error / table.tuning.probe_error)))
 
@@ -162,12 +162,12 @@ def hold_to(table: Table, name: str, mild: Assignment) -> None:
     table.options[name] = [plain] if mild[name].choice is None else [plain, mild[name]]
 
 
-def _undominated(table: Table, name: str) -> list[Option]:
+def _undominated(table: Table, name: str) -> list[WeightOption]:
     """A weight's options without those that take more than another one and leave much more error."""
     options = table.options[name]
     costs = [table.cost(name, each) for each in options]
 
-    def beaten(option: Option, cost: float) -> bool:
+    def beaten(option: WeightOption, cost: float) -> bool:
         factor = table.tuning.dominating
         return any(
             other <= cost and each.error * factor < option.error for each, other in zip(options, costs, strict=True)

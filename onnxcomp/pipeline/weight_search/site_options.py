@@ -13,7 +13,7 @@ from onnxcomp.contract import Context, Fields, Quantity, Site, SitePass
 from onnxcomp.errors import RecipeError
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import survey
-from onnxcomp.pipeline.weight_search.candidates import Option, Rewrite, Table, completed
+from onnxcomp.pipeline.weight_search.candidates import Rewrite, Table, WeightOption, completed
 
 
 def add_sites(table: Table, model: Model, passes: Sequence[SitePass], context: Context, *, first: int) -> None:
@@ -36,7 +36,7 @@ def add_sites(table: Table, model: Model, passes: Sequence[SitePass], context: C
                 choice = choices.setdefault((index, _key(each.fields)), first + len(choices))
                 table.rewrites[choice] = Rewrite(rewrite, each.fields, whole)
                 size, macs = int(each.costs[Quantity.BYTES]), each.costs.get(Quantity.MACS)
-                option = Option(choice, size, each.error or 0.0, first + index, macs)
+                option = WeightOption(choice, size, each.error or 0.0, first + index, macs)
                 table.options.setdefault(site.name, []).append(option)
     completed(table, size_bytes)
 

@@ -16,7 +16,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS, divergence_of
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
-from onnxcomp.pipeline.weight_search.assignment import Trial, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
@@ -34,7 +34,7 @@ class Work(Protocol):
     deadline: float
     held_back: dict[str, str]
 
-    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified with all that follows."""
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
@@ -54,14 +54,14 @@ class Spending:
     goal: float | None
     failures: int = 0
     held_back: int = 0
-    known: dict[tuple[int | None, ...], Trial] = field(default_factory=dict)
+    known: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
 
     @property
     def tuning(self) -> Tuning:
         """What the search goes by."""
         return self.table.tuning
 
-    def strongest(self) -> Trial | None:
+    def strongest(self) -> Attempt | None:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
@@ -69,7 +69,7 @@ class Spending:
         limit = first = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
         options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
         measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
-        best: Trial | None = None
+        best: Attempt | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
         for _ in range(self.tuning.limits_tried):
             trial = self._at(limit)
@@ -92,7 +92,7 @@ class Spending:
             best = self._strengthened(best)
         return best
 
-    def _at(self, limit: float) -> Trial | None:
+    def _at(self, limit: float) -> Attempt | None:
         """What the search proposes for a limit, verified; None where that would be one trial too many."""
         work = self.work
         options: dict[str, Any] = {"enough": self.goal, "deadline": work.deadline}
@@ -105,7 +105,7 @@ class Spending:
             self.known[key] = work.tried(self.context, self.table, found)
         return self.known[key]
 
-    def _hold_back(self, trial: Trial, limit: float) -> bool:
+    def _hold_back(self, trial: Attempt, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
         no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
         self.failures += 1
@@ -139,7 +139,7 @@ class Spending:
         hold_to(self.table, name, self.mild)
         self.work.held_back[name] = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
 
-    def _strengthened(self, best: Trial) -> Trial:
+    def _strengthened(self, best: Attempt) -> Attempt:
         """A trial that verified after single changes that lower the cost, each verified with all that follows.
 
         Tried is what the budget left over should tolerate, by prediction and what that was worth for the whole.

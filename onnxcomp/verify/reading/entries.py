@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto, helper
 
-from onnxcomp.graph.dataflow.origins import Origin
+from onnxcomp.graph.dataflow.origins import TensorOrigin
 from onnxcomp.graph.dataflow.selections import Entering, Selections
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.reader import open_graph
@@ -30,7 +30,7 @@ Place = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LabelEntry:
     """A float tensor of the main graph that enters a selecting or rounding operator.
 
     output: the graph output that it stands for; outputs: all of them. tensor: its name in the original, with local
@@ -48,19 +48,19 @@ class Entry:
     outputs: tuple[str, ...] = ()
 
 
-def find_entries(model: Model) -> tuple[Entry, ...]:
+def find_entries(model: Model) -> tuple[LabelEntry, ...]:
     """The entries of all outputs, each tensor once, at most 16: direct ones first, each output's in turn.
 
     Left out are constants, copies of inputs, and what comes before in subgraphs: there, what enters the subgraph's
     node counts.
     """
-    by_output: list[list[Entry]] = []
+    by_output: list[list[LabelEntry]] = []
     reached: dict[str, list[str]] = {}
     for output, found in _placed(model):
         own = []
         for place, each in found:
             if each.tensor.name not in reached:
-                own.append(Entry(output, each.tensor.name, each.operator, each.is_direct, place))
+                own.append(LabelEntry(output, each.tensor.name, each.operator, each.is_direct, place))
             reached.setdefault(each.tensor.name, []).append(output)
         by_output.append(own)
     in_turn = [own[rank] for rank in range(max(map(len, by_output), default=0)) for own in by_output if rank < len(own)]
@@ -68,7 +68,7 @@ def find_entries(model: Model) -> tuple[Entry, ...]:
     return tuple(replace(entry, outputs=tuple(reached[entry.tensor])) for entry in chosen)
 
 
-def expose(model: Model, entries: Iterable[Entry]) -> tuple[Model, Mapping[str, str]]:
+def expose(model: Model, entries: Iterable[LabelEntry]) -> tuple[Model, Mapping[str, str]]:
     """A copy of the original, or of a rewrite of it, with the entries as further outputs: output name -> entry.tensor.
 
     Short floats come as float32. In a rewrite the tensor that enters the same operator on the way to the same output
@@ -122,7 +122,7 @@ def _placed(model: Model) -> Iterator[tuple[str, Sequence[tuple[Place, Entering]
         counts: dict[str, int] = {}
         found = []
         for each in selections.before(output):
-            if each.tensor in own and selections.origins.of(each.tensor) is Origin.COMPUTED:
+            if each.tensor in own and selections.origins.of(each.tensor) is TensorOrigin.COMPUTED:
                 place = (output.name, each.operator, counts.setdefault(each.operator, 0))
                 counts[each.operator] += 1
                 found.append((place, each))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
-from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, Origin, Origins
+from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, Origins, TensorOrigin
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import is_onnx, producer
 from onnxcomp.graph.ir.scopes import subgraphs_of
@@ -94,9 +94,9 @@ class _Search:
         return None
 
     def _made(self, tensor: Any) -> Maker:
-        if self._origins.of(tensor) is not Origin.COMPUTED:
+        if self._origins.of(tensor) is not TensorOrigin.COMPUTED:
             is_whole = not isinstance(tensor, Constant) and not self._origins.is_float(tensor)
-            return Maker.LABELS if is_whole and self._origins.of(tensor) is Origin.GIVEN else Maker.NOTHING
+            return Maker.LABELS if is_whole and self._origins.of(tensor) is TensorOrigin.GIVEN else Maker.NOTHING
         node = producer(tensor)
         if node is None:
             return Maker.NOTHING

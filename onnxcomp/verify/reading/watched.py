@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.model import Model
 from onnxcomp.tensors import ALL_FLOAT_TYPES
-from onnxcomp.verify.reading.entries import Entry, expose, find_entries, numbers_not_labels, varies_in_length
+from onnxcomp.verify.reading.entries import LabelEntry, expose, find_entries, numbers_not_labels, varies_in_length
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ class Watched:
     """entries: the tensors. ragged: outputs whose length depends on the data; labels: outputs that only name or choose;
     numbers: integer outputs that were made by rounding."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LabelEntry, ...] = ()
     ragged: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.storage.decoders import Writer, cost_of
+from onnxcomp.graph.storage.decoders import DecoderWriter, cost_of
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.expression import (
     binary,
@@ -38,7 +38,7 @@ def every_storage(values: Array, opset: int) -> list[Storage]:
 def written(graph: Graph, storage: Storage) -> Model:
     """The model with each of its constants of the storage's shape replaced."""
     for scope in [each for each in graph.scopes if each.parent is None]:
-        writer = Writer(graph, scope)
+        writer = DecoderWriter(graph, scope)
         inner = [each for each in graph.scopes if each is scope or each.parent is scope]
         for place in inner:
             for constant in list(place.constants):
@@ -91,7 +91,7 @@ def test_onnx_runtime_folds_every_decoder_wherever_it_stands(place: str, kind: s
 def test_the_counted_cost_is_what_the_file_grows_by(kind: str, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(100)
     # names of NAME_BYTES
-    monkeypatch.setattr("onnxcomp.graph.storage.decoders.Writer._name", lambda self: str(next(numbers)))
+    monkeypatch.setattr("onnxcomp.graph.storage.decoders.DecoderWriter._name", lambda self: str(next(numbers)))
     values = matrix(kind)
     for storage in every_storage(values, opset):
         graph = open_graph(load(model_with(values, opset=opset)))
@@ -110,7 +110,7 @@ def test_equal_parts_are_written_once() -> None:
     storage = every_storage(values, 17)[0]
     second = graph.constant(graph.main, "W2", values)
     graph.node(graph.main, "Neg", [second], [graph.variable("z")])
-    writer = Writer(graph, graph.main)
+    writer = DecoderWriter(graph, graph.main)
     first = next(each for each in graph.main.constants if each.name == "W")
     writer.replace(graph.main, first, storage.term)
     nodes = len(writer._nodes[id(graph.main)][1])

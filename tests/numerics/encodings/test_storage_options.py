@@ -19,7 +19,7 @@ from onnxcomp.numerics.encodings.encoding import (
     VectorEncoding,
     encoding_from_dict,
 )  # fmt: skip
-from onnxcomp.numerics.encodings.expression import Apply, Array, Literal, Term, evaluate
+from onnxcomp.numerics.encodings.expression import Array, Literal, OperatorTerm, Term, evaluate
 from onnxcomp.numerics.encodings.sparse_decoder import entries_of
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes, storages
 from onnxcomp.numerics.encodings.table_decoder import Memo
@@ -35,7 +35,7 @@ def literals(term: Term, seen: set[int]) -> Iterator[Literal]:
     seen.add(id(term))
     if isinstance(term, Literal):
         yield term
-    elif isinstance(term, Apply):
+    elif isinstance(term, OperatorTerm):
         for each in term.inputs:
             yield from literals(each, seen)
 

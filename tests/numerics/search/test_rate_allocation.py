@@ -8,20 +8,20 @@ import math
 import numpy as np
 import pytest
 
-from onnxcomp.numerics.search.rate_allocation import Choice, cost_of, harm_of, least_cost, least_harm
+from onnxcomp.numerics.search.rate_allocation import PricedOption, cost_of, harm_of, least_cost, least_harm
 
 
-def drawn(seed: int, count: int = 5) -> list[list[Choice]]:
+def drawn(seed: int, count: int = 5) -> list[list[PricedOption]]:
     """Items as weights are: bytes in proportion to the bits, harm falling by four for each."""
     rng = np.random.default_rng(seed)
     sizes, influence = rng.integers(20, 2000, count), 10.0 ** rng.uniform(-3, 0, count)
     return [
-        [Choice(int(size * bits), float(harm * 4.0**-bits)) for bits in range(2, 9)]
+        [PricedOption(int(size * bits), float(harm * 4.0**-bits)) for bits in range(2, 9)]
         for size, harm in zip(sizes, influence, strict=True)
     ]
 
 
-def everything(items: list[list[Choice]]) -> list[tuple[int, ...]]:
+def everything(items: list[list[PricedOption]]) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(len(each)) for each in items)))
 
 
@@ -60,6 +60,6 @@ def test_no_items_no_choices() -> None:
 
 
 def test_an_infinite_harm_is_never_chosen_where_another_fits() -> None:
-    items = [[Choice(10, math.inf), Choice(100, 0.1)]]
+    items = [[PricedOption(10, math.inf), PricedOption(100, 0.1)]]
     assert least_cost(items, 1.0) == [1]
     assert least_harm(items, 200) == [1]

@@ -21,7 +21,7 @@ from onnxcomp.pipeline.safety.reach import (
     largest_move,
     unreached_note,
 )
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
 from onnxcomp.verify import OutputDivergence, Verdict, Verifier
@@ -157,10 +157,10 @@ class Scripted:
         return self.verdicts(model)
 
 
-PLAIN = Option(None, 1000, 0.0)
+PLAIN = WeightOption(None, 1000, 0.0)
 
 
-def influenced(alone: Verdict, all_together: Verdict, option: Option) -> Table:
+def influenced(alone: Verdict, all_together: Verdict, option: WeightOption) -> Table:
     """The table of a weight after it was measured alone, and once with another one."""
     model, changed = stream(), stream()
     table = Table({name: [PLAIN, option] for name in ("wx", "wz")}, {0: changed, 9: stream()})
@@ -170,7 +170,7 @@ def influenced(alone: Verdict, all_together: Verdict, option: Option) -> Table:
         return all_together if all(new) else alone if new[0] else verdict_of(a=0.001 * new[1])
 
     tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
-    mild = dict.fromkeys(("wx", "wz"), Option(9, 400, 1e-5))
+    mild = dict.fromkeys(("wx", "wz"), WeightOption(9, 400, 1e-5))
     measure_influence(model, table, tuner, Reach(tuner), mild, Context(), tolerable=0.03)
     return table
 
@@ -178,13 +178,13 @@ def influenced(alone: Verdict, all_together: Verdict, option: Option) -> Table:
 @pytest.mark.parametrize(("share", "usual", "stays"), [(0.1, 0.8, False), (0.2, 0.8, True), (0.1, 0.1, True)])
 def test_what_few_samples_see_must_be_bearable_to_these(share: float, usual: float, stays: bool) -> None:
     """0.005 over all samples is 0.04 for an eighth of those that see anything, 0.02 for a quarter."""
-    table = influenced(verdict_of(share, a=0.005), verdict_of(usual, a=0.001), Option(0, 200, 0.01))
+    table = influenced(verdict_of(share, a=0.005), verdict_of(usual, a=0.001), WeightOption(0, 200, 0.01))
     assert [each.choice for each in table.options["wx"]] == [None, 0][: 1 + stays]
 
 
 def test_an_unreached_weight_keeps_to_what_is_safe_without_data() -> None:
     silent = verdict_of(a=0.0)
-    table = influenced(silent, silent, Option(0, 200, 0.01))
+    table = influenced(silent, silent, WeightOption(0, 200, 0.01))
     assert table.unreached == {"wx"}
     assert [each.choice for each in table.options["wx"]] == [None, 9]
 
@@ -194,7 +194,7 @@ def test_a_weight_that_a_small_change_does_not_show_is_known_by_its_loss() -> No
         return verdict_of(a=0.0 if initial(candidate, "wx").any() else 0.5)
 
     tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
-    table = Table({"wx": [PLAIN, Option(0, 200, 0.01)]}, {0: stream()})
+    table = Table({"wx": [PLAIN, WeightOption(0, 200, 0.01)]}, {0: stream()})
     measure_influence(stream(), table, tuner, Reach(tuner), {"wx": PLAIN}, Context())
     assert table.influence["wx", ANY_FAMILY] == pytest.approx(0.5)
     assert table.predicted("wx", table.options["wx"][1]) == pytest.approx(0.005)

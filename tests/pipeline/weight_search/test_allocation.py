@@ -15,16 +15,16 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, predicted_total, shortlist
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table, fit_again, tabulate
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, fit_again, tabulate
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,24] x) => (float[N,6] y) {
     a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"""
-PLAIN = Option(None, 1000, 0.0)
+PLAIN = WeightOption(None, 1000, 0.0)
 
 
-def table_of(**options: list[Option]) -> Table:
+def table_of(**options: list[WeightOption]) -> Table:
     """A table in which each weight's divergence is its error."""
     table = Table({name: [PLAIN, *found] for name, found in options.items()}, {})
     table.influence = {(name, ANY_FAMILY): 1.0 for name in options}
@@ -32,7 +32,7 @@ def table_of(**options: list[Option]) -> Table:
 
 
 def test_the_cheapest_change_adds_least_divergence_for_a_byte() -> None:
-    dear, cheap = Option(0, 500, 0.05), Option(0, 500, 0.01)
+    dear, cheap = WeightOption(0, 500, 0.05), WeightOption(0, 500, 0.01)
     table = table_of(one=[dear], other=[cheap])
     now = {"one": PLAIN, "other": PLAIN}
     assert cheapest_move(table, now, 1.0, set()) == ("other", cheap)
@@ -42,7 +42,7 @@ def test_the_cheapest_change_adds_least_divergence_for_a_byte() -> None:
 
 
 def test_a_change_that_saves_next_to_nothing_comes_last() -> None:
-    trifle, worth = Option(0, 995, 0.0), Option(0, 500, 0.05)
+    trifle, worth = WeightOption(0, 995, 0.0), WeightOption(0, 500, 0.05)
     table = table_of(one=[trifle], other=[worth])
     now = {"one": PLAIN, "other": PLAIN}
     assert cheapest_move(table, now, 1.0, set()) == ("other", worth)
@@ -50,9 +50,9 @@ def test_a_change_that_saves_next_to_nothing_comes_last() -> None:
 
 
 def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> None:
-    ladder = [Option(index, 800 - 70 * index, 0.0001 * 4**index) for index in range(8)]
-    twin = Option(20, ladder[3].size_bytes + 5, 1.1 * ladder[3].error)
-    worse = Option(21, ladder[3].size_bytes, 10 * ladder[3].error)
+    ladder = [WeightOption(index, 800 - 70 * index, 0.0001 * 4**index) for index in range(8)]
+    twin = WeightOption(20, ladder[3].size_bytes + 5, 1.1 * ladder[3].error)
+    worse = WeightOption(21, ladder[3].size_bytes, 10 * ladder[3].error)
     table = table_of(one=[*ladder, twin, worse])
     shortlist(table, ladder[3].error, {"one": ladder[0]})
     left = {each.choice for each in table.options["one"]}
@@ -65,7 +65,7 @@ def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> No
 
 def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
     """The whole goes a little over the limit, and the next option is far away on the scale of limits."""
-    strong, mild = Option(0, 100, 0.03), Option(1, 500, 0.004)
+    strong, mild = WeightOption(0, 100, 0.03), WeightOption(1, 500, 0.004)
     table = table_of(w=[mild, strong])
     table.variants = {0: classifier(2.0), 1: classifier(0.5)}
 

@@ -23,7 +23,7 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.weight_search.allocation import allot, assign, predicted_total
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Option, Table, build
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, build
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.receipt import Receipt
@@ -144,9 +144,9 @@ def test_the_allocation_is_nearly_the_best_of_all_assignments(objective: Objecti
 
 def ladder(name: str, size: int, influence: float, table: Table) -> None:
     """A weight in 8 to 2 bits, whose divergence grows fourfold with each bit less."""
-    table.options[name] = [Option(None, 4 * size, 0.0)]
+    table.options[name] = [WeightOption(None, 4 * size, 0.0)]
     for bits in range(8, 1, -1):
-        table.options[name].append(Option(bits, size * bits // 8, 4.0**-bits))
+        table.options[name].append(WeightOption(bits, size * bits // 8, 4.0**-bits))
     table.influence[name, ANY_FAMILY] = influence
 
 

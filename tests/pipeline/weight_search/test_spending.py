@@ -19,7 +19,7 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import culprit
-from onnxcomp.pipeline.weight_search.candidates import Option, tabulate
+from onnxcomp.pipeline.weight_search.candidates import WeightOption, tabulate
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.receipt import Application
 from onnxcomp.recipe import Choose
@@ -202,7 +202,7 @@ def test_the_number_of_trials_is_bounded() -> None:
     assert len(found.verifier.checks) <= 40  # type: ignore[attr-defined]
 
 
-PLAIN, MILD, STRONG = Option(None, 100, 0.0), Option(0, 50, 0.01), Option(1, 20, 0.1)
+PLAIN, MILD, STRONG = WeightOption(None, 100, 0.0), WeightOption(0, 50, 0.01), WeightOption(1, 20, 0.1)
 
 
 @pytest.mark.parametrize(
