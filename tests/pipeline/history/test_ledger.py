@@ -99,3 +99,4 @@ def test_passes_that_repair_see_the_model_after_the_last_exact_pass() -> None:
     line = line.after(LOSSY, rounded, Outcome()).after(EXACT, tidied, Outcome())
     assert line.current is tidied and original(line) is equalized
     assert original(Lineage.of(start).lost(rounded)) is start
+    assert original(Lineage.of(start).lost(rounded).after(EXACT, tidied, Outcome())) is start

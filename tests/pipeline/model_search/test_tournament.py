@@ -20,6 +20,7 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
+from onnxcomp.pipeline.model_search import tournament
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
@@ -337,6 +338,42 @@ def test_a_pass_that_finds_nothing_ends_its_trial(calib: str, watch: Callable[..
     watch(by_marks(fast=0.5))
     report, _, _ = run(calib, (get_pass("fuse-pad")(), TintNodes(mark="fast")))
     assert report.tried[0].outcome.startswith("nothing to do for fuse-pad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipNodes(TintNodes):
+    """Leave every MatMul alone, all but the first for one reason."""
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        outcome = Outcome()
+        for index, node in enumerate(graph.main.graph.nodes):
+            outcome.skip(node_key(graph.main, node), "too narrow" if index else "too early")
+        return outcome
+
+
+def test_a_trial_that_changes_nothing_gives_the_reason_that_it_has_most_often(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    watch(by_marks(fast=0.5))
+    report, _, _ = run(calib, SkipNodes(), (TintNodes(mark="fast"), SkipNodes()))
+    assert [each.outcome for each in report.tried] == ["nothing to do for skip-nodes: too narrow"] * 2
+
+
+FAST, EXACT_FAST, PLAIN = TintNodes(), Equalize(), SlowDown()
+
+
+@pytest.mark.parametrize(
+    ("passes", "main"),
+    [
+        ([PLAIN, PLAIN], 1),
+        ([PLAIN, EXACT_FAST, PLAIN], 1),
+        ([FAST, EXACT_FAST], 0),
+        ([FAST, PLAIN, FAST, Repair(), PLAIN], 3),
+    ],
+)
+def test_a_trial_is_about_the_last_pass_for_speed_that_is_not_exact(passes: list[Pass], main: int) -> None:
+    """It is the one that acts at fewer nodes where these are chosen."""
+    assert tournament._main(passes) == (main,)
 
 
 def test_nodes_that_lose_are_left_out(
