@@ -15,6 +15,7 @@ from onnxcomp.calibration.statistics.moments import input_moments
 from onnxcomp.calibration.statistics.paired import paired_moments
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.runtime import Session
@@ -99,7 +100,7 @@ def test_paired_moments_hold_the_original_beside_the_changed_model(tmp_path: Pat
     before, x = model_of(CHAIN, w=(6, 6), v=(6, 6)), drawn()
     after = model_of(CHAIN, seed=5, w=(6, 6), v=(6, 6))
     graph, found = opened(after)
-    moments = paired_moments(before, graph, [each for each in found if each.name == "v"], data_of(before, tmp_path, x))
+    moments = paired_moments(Reference(before), graph, [each for each in found if each.name == "v"], data_of(before, tmp_path, x))
 
     def inputs_of_v(model: Model) -> np.ndarray:
         w = np.asarray(next(each for each in opened(model)[1] if each.name == "w").values).astype(np.float64)
