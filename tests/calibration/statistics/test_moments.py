@@ -100,7 +100,8 @@ def test_paired_moments_hold_the_original_beside_the_changed_model(tmp_path: Pat
     before, x = model_of(CHAIN, w=(6, 6), v=(6, 6)), drawn()
     after = model_of(CHAIN, seed=5, w=(6, 6), v=(6, 6))
     graph, found = opened(after)
-    moments = paired_moments(Reference(before), graph, [each for each in found if each.name == "v"], data_of(before, tmp_path, x))
+    last = [each for each in found if each.name == "v"]
+    moments = paired_moments(Reference(before), graph, last, data_of(before, tmp_path, x))
 
     def inputs_of_v(model: Model) -> np.ndarray:
         w = np.asarray(next(each for each in opened(model)[1] if each.name == "w").values).astype(np.float64)
