@@ -98,11 +98,6 @@ class CalibrationData:
         groups, labelled = read_groups(
             find_loaders(path, inputs, scratch), read, inputs, not_samples, is_stepped=bool(states) or axis is not None
         )
-        notes = [
-            f"{each.name}: {each.cut.dropped} last samples do not fill a batch of {each.cut.exact}, dropped"
-            for each in groups
-            if each.cut.dropped
-        ]
         if any(labelled) and not all(labelled):
             raise CalibrationError(f"calibration data: only some parts of {source} have labels")
         if states and axis is None and is_numbered_folder(path) and any(group.cut.count > 1 for group in groups):
@@ -114,7 +109,7 @@ class CalibrationData:
             order=natural_order(groups),
             batch_size=batch_size,
             has_labels=all(labelled),
-            notes=tuple(notes),
+            notes=_dropped(groups),
             files=files,
             scratch=scratch,
         )
@@ -304,3 +299,12 @@ class CalibrationData:
                 continue
             return data
         raise CalibrationError(f"calibration data: {self.source}: {failure}") from failure
+
+
+def _dropped(groups: Sequence[Group]) -> tuple[str, ...]:
+    """A note for each group of arrays whose last samples fill no batch."""
+    return tuple(
+        f"{each.name}: {each.cut.dropped} last samples do not fill a batch of {each.cut.exact}, dropped"
+        for each in groups
+        if each.cut.dropped
+    )

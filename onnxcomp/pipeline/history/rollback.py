@@ -141,11 +141,7 @@ def take_back(
         return apply(kept)[0]
 
     groups = _groups(names)
-    own: dict[str, float] = {} if previous is None else previous.own
-    for index, group in enumerate(groups if previous is None else ()):
-        context.progress(index, len(groups), f"measuring {group[0]} alone")
-        divergence = evaluate(partial(group))
-        own.update((name, divergence) for name in group)
+    own = _alone(groups, partial, evaluate, context) if previous is None else previous.own
     groups.sort(key=lambda group: own[group[0]])
     most = len(groups) - 1
     if previous is not None:
@@ -157,6 +153,17 @@ def take_back(
         return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
     model, rerun = apply(kept)
     return Remainder(model, rerun, kept, taken, own, by_value)
+
+
+def _alone(
+    groups: Sequence[Sequence[str]], partial: Callable[[Sequence[str]], Model], evaluate: Evaluate, context: Context
+) -> dict[str, float]:
+    """The divergence of each group's change alone, by name."""
+    own: dict[str, float] = {}
+    for index, group in enumerate(groups):
+        context.progress(index, len(groups), f"measuring {group[0]} alone")
+        own |= dict.fromkeys(group, evaluate(partial(group)))
+    return own
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
