@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def check_structures_destroyed(trial: Trial) -> None:
             continue
         for sample in trial.some(11):
             prepared = _prepared(sample, prepare)
-            done = attempt(trial.eagerest, sample.name, lambda: apply(prepared, trial.eagerest, sample.feeds))  # noqa: B023 - called at once
+            done = attempt(trial.eagerest, sample.name, partial(apply, prepared, trial.eagerest, sample.feeds))
             now = constants_of(done.after)
             for key, old in _pairs(done, now):
                 found = f"{key} had {structure.name} that are gone, {sample.name}"
