@@ -35,7 +35,7 @@ BUILD = HERE / "build" / "mutants"
 TREE, SESSIONS = BUILD / "tree", BUILD / "sessions"
 PACKAGE = "onnxcomp"
 PYTEST = ("-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider")
-SLOWER = 10.0  # times what the tests take on the code as it is, and MARGIN_S more: then a mutant is stuck, and killed
+SLOWER = 5.0  # times what the tests take on the code as it is, and MARGIN_S more: then a mutant is stuck, and killed
 MARGIN_S = 60.0
 
 Position = tuple[int, int]  # row from 1, column from 0

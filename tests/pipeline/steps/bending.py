@@ -6,9 +6,8 @@ import importlib
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.query import node_key
@@ -18,9 +17,9 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.recipe import Recipe, Step
+from tests.pipeline.chain import chain
 
 replaying = importlib.import_module("onnxcomp.pipeline.replay")
-FEATURES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,23 +110,6 @@ OWN = {each.pass_name(): each for each in (BendWeights, MendWeights, HalveFirst,
 def _values(reference: Reference | None) -> dict[str, np.ndarray]:
     assert reference is not None
     return {each.name: each.values for each in weights(open_graph(reference.model))}
-
-
-def chain(length: int = 3) -> onnx.ModelProto:
-    """x times one matrix after another, each near one that turns the features round."""
-    rng = np.random.default_rng(0)
-    turn = np.roll(np.eye(FEATURES), 1, axis=1)
-    values = [turn + 0.1 * rng.normal(size=(FEATURES, FEATURES)) for _ in range(length)]
-    tensors = ["x", *(f"t{i}" for i in range(length - 1)), "y"]
-    nodes = [helper.make_node("MatMul", [tensors[i], f"w{i}"], [tensors[i + 1]], name=f"n{i}") for i in range(length)]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", FEATURES])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", FEATURES])],
-        [numpy_helper.from_array(each.astype(np.float32), f"w{i}") for i, each in enumerate(values)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def run(calib: str, *steps: Pass | Step, length: int = 3, **options: object) -> Result:

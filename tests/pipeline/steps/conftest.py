@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .bending import FEATURES, BendWeights, Context, Graph, Outcome
+from tests.pipeline.chain import FEATURES
+
+from .bending import BendWeights, Context, Graph, Outcome
 
 
 @pytest.fixture

@@ -13,16 +13,15 @@ from onnxcomp.budget import Budget
 from onnxcomp.contract import Effect, Exact, Pass
 from onnxcomp.pipeline.steps import judged
 from onnxcomp.recipe import Apply, Race, Recipe, Sequential, Step
+from tests.pipeline.chain import FEATURES, chain
 
 from .bending import (
-    FEATURES,
     BendWeights,
     CopyInputs,
     FindNothing,
     HalveFirst,
     MendWeights,
     assert_replays,
-    chain,
     factors,
     optimize,
     run,

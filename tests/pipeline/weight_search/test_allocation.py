@@ -14,8 +14,9 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
-from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, predicted_total, shortlist
+from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, moves_tried, predicted_total, shortlist
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, fit_again, tabulate
+from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
 
@@ -75,6 +76,74 @@ def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
     found = assign(classifier(), table, evaluate, 0.055, Context(), descend=False)
     assert found == {"w": mild}
     assert predicted_total(table, found) == pytest.approx(0.004)
+
+
+STRONG = WeightOption(0, 500, 0.01)
+
+
+def two_weights(*, first: WeightOption = STRONG, second: WeightOption, tuning: Tuning | None = None) -> Table:
+    """What "v" and "w" of the classifier can become; each option's values are those of a classifier of its own."""
+    table = table_of(v=[first], w=[second])
+    table.variants = {0: classifier(2.0), 1: classifier(0.5)}
+    table.tuning = tuning or Tuning()
+    return table
+
+
+class Harms:
+    """The divergence of a classifier by which weights were changed, whatever was predicted."""
+
+    def __init__(self, **harm: float) -> None:
+        self.harm = harm
+        self.seen: list[set[str]] = []
+        self.before = {name: values_of(classifier(), name) for name in "vw"}
+
+    def __call__(self, model: Model) -> float:
+        self.seen.append({name for name, old in self.before.items() if not np.array_equal(values_of(model, name), old)})
+        return sum(self.harm[name] for name in self.seen[-1])
+
+
+def test_single_changes_find_what_the_prediction_missed() -> None:
+    """ "v" is the cheaper one by prediction and breaks the limit; "w" is beyond it by prediction, and harmless."""
+    table = two_weights(second=WeightOption(1, 500, 0.05))
+    harms = Harms(v=0.05, w=0.0)
+    found = assign(classifier(), table, harms, 0.03, Context())
+    assert found == {"v": PLAIN, "w": table.options["w"][1]}
+    without = assign(classifier(), table, harms, 0.03, Context(), descend=False)
+    assert without == {"v": PLAIN, "w": PLAIN}
+
+
+def test_the_single_change_that_should_harm_least_for_what_it_saves_is_tried_first_and_once() -> None:
+    table = two_weights(
+        first=WeightOption(0, 900, 0.01), second=WeightOption(1, 100, 0.04), tuning=Tuning(corrections=0, descents=1)
+    )
+    harms = Harms(v=0.0, w=0.0)
+    assert assign(classifier(), table, harms, 0.03, Context())["w"].choice == 1  # 0.04 for 900 bytes, 0.01 for 100
+    assert harms.seen == [{"w"}]
+    table.tuning, harms = Tuning(corrections=0, descents=9), Harms(v=1.0, w=1.0)
+    assert assign(classifier(), table, harms, 0.03, Context()) == {"v": PLAIN, "w": PLAIN}
+    assert harms.seen == [{"w"}, {"v"}]
+
+
+def test_single_changes_add_up_only_as_far_as_the_whole_holds() -> None:
+    table = two_weights(second=WeightOption(1, 600, 0.01), tuning=Tuning(corrections=0))
+    harms = Harms(v=0.02, w=0.02)
+    assert assign(classifier(), table, harms, 0.03, Context()) == {"v": STRONG, "w": PLAIN}
+    assert harms.seen == [{"v"}, {"v", "w"}]
+    assert assign(classifier(), table, harms, 0.04, Context()) == {"v": STRONG, "w": table.options["w"][1]}
+
+
+def test_after_the_deadline_nothing_more_is_measured() -> None:
+    harms = Harms(v=0.0, w=0.0)
+    table = two_weights(second=WeightOption(1, 500, 0.01))
+    assert assign(classifier(), table, harms, 0.03, Context(), deadline=-math.inf) == {"v": PLAIN, "w": PLAIN}
+    assert not harms.seen
+
+
+def test_large_models_get_few_moves() -> None:
+    assert moves_tried(two_weights(second=STRONG)) == 256 // 16
+    large = table_of(w=[STRONG])
+    large.options["w"][0] = WeightOption(None, 4 * 10**8, 0.0)  # of which 5 evaluations are allowed
+    assert moves_tried(large) == 3
 
 
 def classifier(factor: float = 1.0) -> Model:
