@@ -422,7 +422,7 @@ def test_a_result_slower_than_the_original_is_not_handed_back(calib: str, watch:
     assert result.model.proto == chain(3) and not result.receipt.applied
     assert [(each.decision, each.changed) for each in result.receipt.steps] == [("taken back", [])]
     assert result.receipt.steps[0].bytes_after == result.model.size_bytes
-    assert "took 1.50 of the time" in result.receipt.notes[-1]
+    assert "1.50x the original's latency" in result.receipt.notes[-1]
 
 
 def test_among_what_is_small_enough_the_fastest_is_kept(calib: str, watch: Callable[..., Stopwatch]) -> None:

@@ -8,8 +8,7 @@ from onnxcomp.cli.receipts import show_plan
 from onnxcomp.model import load
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep, plan
 from onnxcomp.recipe import Recipe
-
-from ..steps.bending import chain
+from tests.pipeline.chain import chain
 
 RECIPE: list[dict[str, object]] = [
     {"choose": ["quantize-weights", "cluster-weights"], "then": ["match-outputs"]},
