@@ -42,7 +42,7 @@ def test_order_and_growth_of_the_range_change_nothing(scales: list[float]) -> No
 
 def test_values_that_are_not_finite_are_counted_apart() -> None:
     histogram = filled(np.array([1, np.nan, 2, np.inf, -np.inf], np.float32))
-    assert (histogram.count, histogram.odd) == (2, 3)
+    assert (histogram.count, histogram.non_finite) == (2, 3)
     assert histogram.covering(1.0) == (1, 2)
 
 
@@ -114,7 +114,7 @@ def test_extents_are_those_of_the_finite_values() -> None:
     extent = Extent()
     for part in ([3, np.nan, -1], [np.inf], [], [7]):
         extent.add(np.array(part, np.float16))
-    assert (extent.low, extent.high, extent.count, extent.odd, extent.parts) == (-1, 7, 3, 2, 2)
+    assert (extent.low, extent.high, extent.count, extent.non_finite, extent.parts) == (-1, 7, 3, 2, 2)
     assert extent.mean_ends() == (3, 5)
     with pytest.raises(ValueError, match="between"):
         extent.covering(0.9)
