@@ -10,6 +10,7 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.graph.ir.reader import close_graph, open_graph
+from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
@@ -69,7 +70,7 @@ def values_of(model: Model) -> dict[str, np.ndarray]:
 def test_brings_outputs_nearer_on_inputs_it_never_saw(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original)
-    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), reference=Reference(original))
     assert [each.name for each in outcome.changed] == ["w0", "w1"]
     unseen = inputs(2)
     assert distance(original, better, unseen) < 0.5 * distance(original, rough, unseen)
@@ -81,7 +82,7 @@ def test_second_node_makes_up_for_the_first(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original)
     data = data_of(original, tmp_path)
-    alone = {"calibration": data, "original": original, "include": frozenset({"w1"})}
+    alone = {"calibration": data, "reference": Reference(original), "include": frozenset({"w1"})}
     freed, _ = apply_pass(rough, get_pass("match-outputs")(), Context(**alone))  # type: ignore[arg-type]
     assert np.array_equal(values_of(freed)["w0"], values_of(rough)["w0"])
     x = inputs(1)
@@ -97,7 +98,7 @@ def test_second_node_makes_up_for_the_first(tmp_path: Path) -> None:
 def test_weights_keep_their_number_of_levels_and_encoding(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original)
-    better, _ = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    better, _ = matched(rough, calibration=data_of(original, tmp_path), reference=Reference(original))
     for name, values in values_of(better).items():
         assert np.unique(values).size <= 4
         assert better.encodings[name].encode(values) is not None
@@ -106,7 +107,7 @@ def test_weights_keep_their_number_of_levels_and_encoding(tmp_path: Path) -> Non
 def test_zeros_of_a_mask_stay(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original, bits=3.0, sparsity=0.6)
-    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), reference=Reference(original))
     assert outcome.changed
     for name, values in values_of(better).items():
         assert not values[values_of(rough)[name] == 0].any()
@@ -115,7 +116,7 @@ def test_zeros_of_a_mask_stay(tmp_path: Path) -> None:
 def test_vectors_stay_vectors(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original, bits=4.0, vector_size=2, granularity="auto")
-    better, outcome = matched(rough, calibration=data_of(original, tmp_path), original=original)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), reference=Reference(original))
     assert outcome.changed
     values = values_of(better)["w0"]
     assert len(np.unique(np.moveaxis(values, 0, -1).reshape(-1, 2), axis=0)) <= 16
@@ -127,9 +128,9 @@ def test_a_weight_without_levels_takes_the_least_squares_solution(tmp_path: Path
     halves = get_pass("cluster-weights")(bits=1.0, algorithm="nearest")
     rough = apply_pass(original, halves, Context(exclude=("w1",)))[0]
     data = data_of(original, tmp_path)
-    better, _ = matched(rough, calibration=data, original=original, include=frozenset({"w1"}))
+    better, _ = matched(rough, calibration=data, reference=Reference(original), include=frozenset({"w1"}))
     assert distance(original, better, inputs(2)) < 0.8 * distance(original, rough, inputs(2))
-    given = {"calibration": data, "original": original, "include": frozenset({"w1"})}
+    given = {"calibration": data, "reference": Reference(original), "include": frozenset({"w1"})}
     kept, outcome = matched(rough, fields={"free": False}, **given)
     assert not outcome.changed and [each.reason for each in outcome.skipped] == ["it has no levels"]
     assert np.array_equal(values_of(kept)["w1"], values_of(rough)["w1"])
@@ -137,7 +138,7 @@ def test_a_weight_without_levels_takes_the_least_squares_solution(tmp_path: Path
 
 def test_nothing_to_match_where_nothing_was_lost(tmp_path: Path) -> None:
     original = model_of()
-    _, outcome = matched(original, calibration=data_of(original, tmp_path), original=original)
+    _, outcome = matched(original, calibration=data_of(original, tmp_path), reference=Reference(original))
     assert not outcome.changed
 
 
