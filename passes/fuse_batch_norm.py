@@ -78,7 +78,7 @@ def _fuse_or_say_why(
         if node.op == "BatchNormalization":
             outcome.skip(key, str(reason))
         return
-    for other in {host.weight_key, scope.key(host.node.outputs[0].name)} - {result}:
+    for other in {host.weight_key, scope.key(host.node.outputs[0].name), *_bias_key(graph, host)} - {result}:
         outcome.origins[other] = Origin(None)
     outcome.change(key, f"fused {node.op} into {host.node.op}", weight=host.weight_key)
 
@@ -219,6 +219,14 @@ def _fuse(graph: Graph, scope: Scope, node: Node, host: _Host, factor: Array, sh
         bypass(graph, scope, node, node.inputs[0] if producer(node.inputs[0]) is host.node else node.inputs[1])
         return
     _put_bias(graph, host, node, shifted)
+
+
+def _bias_key(graph: Graph, host: _Host) -> list[str]:
+    """The key of the bias that was there and holds the shifted values now, if it does."""
+    bias, holder = host.bias.tensor, host.bias.holder
+    if not isinstance(bias, Constant) or holder is None or holder.inputs[host.bias.position] is not bias:
+        return []
+    return [graph.scope_of(bias).key(bias.name)]
 
 
 def _put_bias(graph: Graph, host: _Host, node: Node, shifted: Array) -> None:

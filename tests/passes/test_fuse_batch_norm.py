@@ -48,6 +48,14 @@ def test_fuses_into_convolutions(groups: int, bias: bool, rank: int, opset: int)
     assert done.ops == ["Conv"] and len(done.graph.initializer) == 2
 
 
+def test_says_that_a_bias_is_another_one_now() -> None:
+    body = """g (float[N, 4, 6, 6] x) => (float[N, 8, 4, 4] y) {
+        h = Conv (x, w, b) y = BatchNormalization (h, s, o, m, v) }"""
+    constants = {"w": (8, 4, 3, 3), "s": (8,), "o": (8,), "m": (8,), "v": (8,), "b": (8,)}
+    done = fuse(filled(body, **constants), x=floats(2, 4, 6, 6))
+    assert done.outcome.origins["b"].tensor is None
+
+
 @pytest.mark.parametrize(("groups", "bias"), [*itertools.product([1, 2, 4], [True, False])])
 def test_fuses_into_transposed_convolutions(groups: int, bias: bool) -> None:
     body = f"""g (float[N, 4, 5, 5] x) => (float[N, c, a, b] y) {{
