@@ -85,8 +85,11 @@ def mutated_files(tests: Mapping[str, Sequence[str]], asked: Sequence[str]) -> l
 
 
 def tests_of(path: str, tests: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """Those of the longest configured path that the file is below."""
-    return tests[max((each for each in tests if path.startswith(each)), key=len)]
+    """The file's own, which are the quickest to notice, and those of the longest configured path that it is below."""
+    below = Path(path).relative_to(PACKAGE)
+    own = Path("tests", below.parent, f"test_{below.name}")
+    configured = tests[max((each for each in tests if path.startswith(each)), key=len)]
+    return [own.as_posix(), *configured] if own.exists() else configured
 
 
 def session_name(path: str) -> str:

@@ -42,6 +42,7 @@ def test_the_same_outputs_diverge_by_nothing(data: CalibrationData) -> None:
     assert {each.name for each in found} == {"a", "b", "c"}
     assert all(each.value == each.low == 0 for each in found) and affected is None
     assert comparison.agreement == 1
+    assert {each.measure: each.high for each in found if each.high > 0} == {"labels": metrics.share(0, 120).high}
 
 
 def test_every_output_has_all_its_lenses_and_only_what_changed_diverges(data: CalibrationData) -> None:
@@ -90,6 +91,17 @@ def test_agreement_is_of_winning_classes(data: CalibrationData) -> None:
     assert got is not None and agree.mean() < 1
     outputs = read(several(), data, left_out={"a": "not asked"}.get)
     assert compared(outputs, several(other), data).agreement == pytest.approx(agree.mean())
+
+
+def test_of_outputs_taken_for_classes_none_that_may_be_some_counts(data: CalibrationData) -> None:
+    """The winner of "a", which may be scores, changes; that of "b", whose sums are 1, does not."""
+    other = parsed(TEXT, w=WEIGHT, s=np.linspace(1, 3, 8).astype(np.float32))
+    outputs = read(several(), data)
+    assert {name: outputs.described[name].has_classes for name in "ab"} == {"a": True, "b": True}
+    assert compared(outputs, other, data).agreement == 1
+    same = (X.argmin(axis=1) == (X * np.linspace(1, 3, 8)).argmin(axis=1)).mean()
+    outputs = read(several(), data, left_out={"b": "not asked"}.get)
+    assert same < 1 and compared(outputs, other, data).agreement == pytest.approx(same)
 
 
 def test_outputs_without_classes_have_no_agreement(data: CalibrationData) -> None:

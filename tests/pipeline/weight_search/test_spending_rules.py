@@ -1,0 +1,166 @@
+"""What a search of strengths does after one trial, by the trial's numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onnxcomp.contract import Context
+from onnxcomp.pipeline.history.rollback import STRICTER
+from onnxcomp.pipeline.weight_search.assignment import Trial
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Option, Table
+from onnxcomp.pipeline.weight_search.spending import Spending
+from onnxcomp.verify import Verdict
+
+LIMIT = 0.03
+PLAIN, MILD, STRONG = Option(None, 1000, 0.0), Option(0, 600, 0.005), Option(1, 300, 0.008)
+
+
+@dataclass
+class Told:
+    """A step whose trials are not made: the divergence of each is the sum of what its options are said to harm."""
+
+    step: Any
+    verifier: Any
+    deadline: float = math.inf
+    harm: Mapping[tuple[str, int | None], float] = field(default_factory=dict)
+    seen: list[Assignment] = field(default_factory=list)
+
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+        self.seen.append(assignment)
+        value = sum(self.harm[name, option.choice] for name, option in assignment.items())
+        return trial(assignment, value, table.total(assignment))
+
+
+def verdict(value: float, high: float | None = None, **known: Any) -> Verdict:
+    return Verdict(divergence=value, interval=(0.0, value if high is None else high), limit=LIMIT, samples=100, **known)
+
+
+def trial(assignment: Assignment, value: float, cost: float) -> Trial:
+    return Trial(None, [], [], verdict(value), assignment, cost)  # type: ignore[arg-type]
+
+
+def spending(*, then: bool = False, metric: str = "divergence", search_limit: float = LIMIT, **work: Any) -> Spending:
+    """Two weights, each to be left, mild or strong; the search goes by the divergence, the budget by ``metric``."""
+    table = Table({name: [PLAIN, MILD, STRONG] for name in "vw"}, {})
+    table.influence = {(name, ANY_FAMILY): 1.0 for name in "vw"}
+    verifier = SimpleNamespace(limit=LIMIT, search_limit=search_limit, metric=metric)
+    tuner: Any = SimpleNamespace(limit=LIMIT, search_limit=LIMIT, metric="divergence")
+    step = SimpleNamespace(then=("a pass that repairs",) if then else ())
+    told: Any = Told(step, verifier, **work)
+    return Spending(told, Context(), table, {}, tuner, None)
+
+
+# --- what may be taken ---
+
+
+def test_without_passes_that_follow_what_passes_may_be_taken() -> None:
+    assert spending()._holds(verdict(LIMIT, 1.0)) and not spending()._holds(verdict(1.01 * LIMIT))
+
+
+@pytest.mark.parametrize(
+    ("made", "search_limit", "holds"),
+    [
+        (verdict(0.02, 0.04), LIMIT, True),
+        (verdict(0.02, 0.041), LIMIT, False),  # over the limit one standard error higher
+        (verdict(0.02), 0.02, True),
+        (verdict(0.02), 0.019, False),  # further than the search itself may go
+    ],
+)
+def test_with_passes_that_follow_it_keeps_a_distance(made: Verdict, search_limit: float, holds: bool) -> None:
+    assert spending(then=True, search_limit=search_limit)._holds(made) == holds
+
+
+def test_a_budget_in_another_unit_decides_alone() -> None:
+    assert spending(then=True, metric="accuracy", search_limit=0.001)._holds(verdict(LIMIT, 1.0))
+
+
+# --- when to stop ---
+
+
+@pytest.mark.parametrize(
+    ("share", "limit", "enough"),
+    [(0.1, LIMIT, True), (0.1, 0.99 * LIMIT, False), (0.75, 0.01, True), (0.74, 0.01, False)],
+)
+def test_it_stops_at_its_own_limit_or_where_little_of_the_budget_is_left(
+    share: float, limit: float, enough: bool
+) -> None:
+    assert spending()._is_enough(verdict(share * LIMIT), limit) == enough
+
+
+@pytest.mark.parametrize(("share", "enough"), [(0.91, True), (0.89, False)])
+def test_with_passes_that_follow_only_what_is_left_counts(share: float, enough: bool) -> None:
+    assert spending(then=True)._is_enough(verdict(share * LIMIT), LIMIT) == enough
+
+
+def test_a_budget_in_another_unit_is_spent_until_a_result_fails() -> None:
+    assert not spending(metric="accuracy")._is_enough(verdict(LIMIT), 2 * LIMIT)
+
+
+# --- by how much the limit moves ---
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.0, 2.0), (0.4, 2.0), (0.8, 1.25), (0.99, 1.15)])
+def test_a_limit_grows_by_what_is_left_of_the_budget_within_bounds(share: float, factor: float) -> None:
+    assert spending()._loosening(verdict(share * LIMIT)) == pytest.approx(factor)
+
+
+def test_a_limit_doubles_where_the_budget_has_another_unit() -> None:
+    assert spending(metric="accuracy")._loosening(verdict(0.99 * LIMIT)) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("then", "share", "factor"),
+    [
+        (False, 1.001, 0.95), (False, 1.2, 0.97 / 1.2), (False, 3.0, 0.5),
+        (True, 1.001, 0.9), (True, 2.0, 0.97 / 2), (True, 9.0, 0.3),
+    ],
+)  # fmt: skip
+def test_a_limit_shrinks_by_what_was_too_much_within_bounds(then: bool, share: float, factor: float) -> None:
+    assert spending(then=then)._tightening(verdict(share * LIMIT)) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("failed", [verdict(0.0, unseen=("w",)), verdict(math.inf), verdict(0.01, failed=True)])
+def test_a_failure_that_is_no_matter_of_size_says_nothing_of_the_limit(failed: Verdict) -> None:
+    assert spending()._tightening(failed) == spending(then=True)._tightening(failed) == STRICTER
+
+
+# --- single changes, each with all that follows ---
+
+START = {"v": MILD, "w": MILD}
+
+
+def strengthened(value: float, **work: Any) -> tuple[Assignment, list[Assignment]]:
+    """What becomes of both weights at their milder option, with that divergence, and what was tried for it."""
+    found = spending(then=True, **work)
+    told: Any = found.work
+    return found._strengthened(trial(START, value, 1200)).assignment, told.seen
+
+
+def test_single_changes_that_hold_are_kept_and_refuted_ones_not_tried_again() -> None:
+    harm = {("v", 0): 0.004, ("w", 0): 0.004, ("v", 1): 0.05, ("w", 1): 0.006}
+    best, seen = strengthened(0.008, harm=harm)
+    assert best == {"v": MILD, "w": STRONG}
+    assert seen == [{"v": STRONG, "w": MILD}, {"v": MILD, "w": STRONG}]
+
+
+def test_both_weights_become_strong_where_that_holds() -> None:
+    best, seen = strengthened(0.008, harm={("v", 0): 0.004, ("w", 0): 0.004, ("v", 1): 0.006, ("w", 1): 0.006})
+    assert best == {"v": STRONG, "w": STRONG} and len(seen) == 2
+
+
+@pytest.mark.parametrize(("share", "tried"), [(0.79, True), (0.81, False)])
+def test_a_change_is_tried_that_should_fit_into_what_is_left(share: float, tried: bool) -> None:
+    """It should add 0.3 of what both take up by prediction; 1 / share - 1 and a twentieth more is left."""
+    harm = {("v", 0): 0.0, ("w", 0): 0.0, ("v", 1): 1.0, ("w", 1): 1.0}
+    best, seen = strengthened(share * LIMIT, harm=harm)
+    assert best == START and bool(seen) == tried
+
+
+def test_after_the_deadline_no_change_is_tried() -> None:
+    assert strengthened(0.008, deadline=-math.inf) == (START, [])
