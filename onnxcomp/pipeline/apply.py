@@ -99,9 +99,13 @@ def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
     )
 
 
-def put_back(after: Model, before: Model, names: Iterable[str]) -> Model:
-    """``after`` with the named weights as they were in ``before``."""
-    return compose(after, dict.fromkeys(names, before))
+def put_back(after: Model, before: Model, names: Iterable[str], changed: Iterable[str]) -> Model:
+    """What a step left that changed values only, with the named weights as they were, and stored as they were.
+
+    changed: all weights that the step changed.
+    """
+    left = set(names)
+    return compose(before, {each: after for each in changed if each not in left})
 
 
 def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:

@@ -123,7 +123,9 @@ def _apply_again(
 ) -> tuple[Model, Outcome]:
     context = dataclasses.replace(context, exclude=tuple(application.exclude))
     after, outcome = apply_choice(current, rewrite, application.choice, context)
-    return put_back(after, current, application.restore) if application.restore else after, outcome
+    if application.restore:
+        after = put_back(after, current, application.restore, [each.name for each in outcome.changed])
+    return after, outcome
 
 
 def _divergence(model: Model, tuning: CalibrationData, receipt: Receipt, target: Target) -> Callable[[Model], float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 
 from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.stored.opening import is_stored, open_plain
 from onnxcomp.model import Model
 from onnxcomp.testing.applying import Applied, variants
 from onnxcomp.testing.promises import assert_exact_to_the_bit, assert_keeps_promises, content_of
@@ -130,6 +132,11 @@ def check_encodings(trial: Trial) -> None:
             decoded = None if codes is None else encoding.decode(codes, values.shape)
             same = decoded is not None and decoded.dtype == values.dtype and decoded.tobytes() == values.tobytes()
             ENCODINGS.expect(same, trial.kind, f"the {encoding.kind} of {key} makes other values, {sample.name}")
+
+
+def stored_among(model: Model, names: Collection[str]) -> bool:
+    """Whether a decoder makes one of these weights: with other values it is plain in the file, and stays so."""
+    return any(is_stored(each) for key, each in constants_by_key(open_plain(model)).items() if key in names)
 
 
 def constants_of(model: Model) -> dict[str, np.ndarray]:

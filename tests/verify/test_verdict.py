@@ -85,17 +85,18 @@ def test_an_unsure_part_counts_by_its_interval_where_that_is_more() -> None:
         ({"beside": (0.1, 0.4), "outputs": (output(0.024, 0.0),)}, 0.024),
     ],
 )
-def test_the_energy_is_the_worst_share_of_a_limit_squared_where_that_is_a_root(
+def test_the_quadratic_divergence_is_the_worst_share_of_a_limit_squared_where_that_is_a_root(
     known: dict[str, Any], energy: float
 ) -> None:
-    assert verdict(0.015, **known).energy == pytest.approx(energy)
+    assert verdict(0.015, **known).quadratic_divergence == pytest.approx(energy)
 
 
-def test_a_failure_has_infinite_energy_and_without_a_limit_it_is_the_divergence() -> None:
-    assert failure("a NaN", limit=LIMIT, samples=9).energy == math.inf
-    assert Verdict(divergence=0.0, interval=(0.0, 0.0), limit=math.inf, samples=9, failed=True).energy == math.inf
+def test_a_failure_is_infinitely_far_and_without_a_limit_it_is_the_divergence() -> None:
+    assert failure("a NaN", limit=LIMIT, samples=9).quadratic_divergence == math.inf
+    failed = Verdict(divergence=0.0, interval=(0.0, 0.0), limit=math.inf, samples=9, failed=True)
+    assert failed.quadratic_divergence == math.inf
     for limit in (0.0, math.inf):
-        assert Verdict(divergence=0.2, interval=(0.0, 0.0), limit=limit, samples=9).energy == 0.2
+        assert Verdict(divergence=0.2, interval=(0.0, 0.0), limit=limit, samples=9).quadratic_divergence == 0.2
 
 
 def test_half_the_interval_cannot_be_told_apart() -> None:

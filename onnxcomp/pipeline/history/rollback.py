@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onnxcomp.contract import Choice, Context, Outcome, Pass, SitePass, own_choice
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
-from onnxcomp.pipeline.apply import apply_choice, only_values, put_back
+from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.receipt import Entry
 from onnxcomp.verify import Verdict, Verifier
 
@@ -150,7 +150,7 @@ def take_back(
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
     if swapped or not kept:
-        return Remainder(put_back(after, before, taken) if kept else before, outcome, kept, taken, own, by_value)
+        return Remainder(partial(kept), outcome, kept, taken, own, by_value)
     model, rerun = apply(kept)
     return Remainder(model, rerun, kept, taken, own, by_value)
 

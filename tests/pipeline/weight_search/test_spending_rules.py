@@ -12,13 +12,13 @@ import pytest
 
 from onnxcomp.contract import Context
 from onnxcomp.pipeline.history.rollback import STRICTER
-from onnxcomp.pipeline.weight_search.assignment import Trial
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Option, Table
+from onnxcomp.pipeline.weight_search.assignment import Attempt
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.verify import Verdict
 
 LIMIT = 0.03
-PLAIN, MILD, STRONG = Option(None, 1000, 0.0), Option(0, 600, 0.005), Option(1, 300, 0.008)
+PLAIN, MILD, STRONG = WeightOption(None, 1000, 0.0), WeightOption(0, 600, 0.005), WeightOption(1, 300, 0.008)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Told:
     harm: Mapping[tuple[str, int | None], float] = field(default_factory=dict)
     seen: list[Assignment] = field(default_factory=list)
 
-    def tried(self, context: Context, table: Table, assignment: Assignment) -> Trial:
+    def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         self.seen.append(assignment)
         value = sum(self.harm[name, option.choice] for name, option in assignment.items())
         return trial(assignment, value, table.total(assignment))
@@ -41,8 +41,8 @@ def verdict(value: float, high: float | None = None, **known: Any) -> Verdict:
     return Verdict(divergence=value, interval=(0.0, value if high is None else high), limit=LIMIT, samples=100, **known)
 
 
-def trial(assignment: Assignment, value: float, cost: float) -> Trial:
-    return Trial(None, [], [], verdict(value), assignment, cost)  # type: ignore[arg-type]
+def trial(assignment: Assignment, value: float, cost: float) -> Attempt:
+    return Attempt(None, [], [], verdict(value), assignment, cost)  # type: ignore[arg-type]
 
 
 def spending(*, then: bool = False, metric: str = "divergence", search_limit: float = LIMIT, **work: Any) -> Spending:
