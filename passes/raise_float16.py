@@ -21,6 +21,7 @@ from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.precision.casts import write_casts
 from onnxcomp.graph.precision.units import float_units
+from onnxcomp.graph.provenance import Origin
 from onnxcomp.target.asking import asking
 from onnxcomp.target.short_floats import computes_in
 
@@ -50,6 +51,7 @@ class RaiseFloat16(Pass):
         changed = {each for each in units.found if context.selects(*each.names)}
         write_casts(graph, changed, "float32", present=np.dtype(np.float16).name)
         done = dict.fromkeys(each.key for each in units.found if each in changed)
+        outcome.origins |= {unit.scope.key(each.name): Origin(None) for unit in changed for each in unit.tensors}
         for key in done:
             outcome.change(key, "computes in float32")
         for key, why in units.left.items():
