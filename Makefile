@@ -42,7 +42,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-# How long `make mutants` takes: which files, all that pyproject.toml names where it is empty, and how many mutants of each.
+# What bounds `make mutants`: the files, all that pyproject.toml names where none is given, and the mutants of each.
 MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
@@ -97,7 +97,7 @@ test-oldest:
 
 # Goes on where it was stopped; MUTANTS_ARGS=--again tests once more what survived. A large sample takes hours.
 mutants: $(READY)
-	$(BIN)/python -m pip install -qq --editable '.[mutants]'
+	@$(BIN)/python -c 'import cosmic_ray' 2> /dev/null || $(BIN)/python -m pip install -qq --editable '.[mutants]'
 	$(TEST_WITH) $(BIN)/python -m benchmarks.mutants --sample $(MUTANTS_SAMPLE) --seed $(MUTANTS_SEED) \
 	  $(MUTANTS_ARGS) --files $(MUTANTS_FILES)
 

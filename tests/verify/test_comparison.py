@@ -84,6 +84,13 @@ def test_counts_have_exact_intervals_and_means_bootstrapped_ones(data: Calibrati
     ]
 
 
+def test_samples_that_come_again_tell_no_more(tmp_path: Path) -> None:
+    """Ten samples, of which three are distinct."""
+    data = opened(several(), tmp_path, x=X[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]])
+    found = {each.measure: each for each in compared(read(several(), data), several(), data).divergences()[0]}
+    assert found["labels"].high == metrics.share(0, 3).high
+
+
 def test_agreement_is_of_winning_classes(data: CalibrationData) -> None:
     other = noisy(WEIGHT, 0.3)
     got = compared(read(several(), data), several(other), data).agreement

@@ -59,6 +59,16 @@ def test_a_stricter_try_keeps_fewer_and_measures_no_single_again() -> None:
     assert sorted([*second.kept, *second.taken]) == sorted(first.own) and second.own == first.own
 
 
+def test_a_stricter_try_after_one_change_was_left_keeps_none() -> None:
+    before, context = chain(), Context()
+    rewrite = get_pass("prune-weights")(sparsity=0.5)
+    after, outcome = apply_pass(before, rewrite, context)
+    first = take_back(before, after, outcome, rewrite, context, pruned_weights, 1)
+    assert len(first.kept) == 1
+    second = take_back(before, after, outcome, rewrite, context, pruned_weights, 1, first)
+    assert not second.kept and second.model is before and len(second.taken) == WEIGHTS
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_the_least_harmful_are_kept(alone: bool) -> None:
     """Of harms from 1 to 12, in no order, those from 1 to 5 make 15. alone: each is made anew, and not put together."""

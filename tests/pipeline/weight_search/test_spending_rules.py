@@ -30,6 +30,11 @@ class Told:
     deadline: float = math.inf
     harm: Mapping[tuple[str, int | None], float] = field(default_factory=dict)
     seen: list[Assignment] = field(default_factory=list)
+    held_back: dict[str, str] = field(default_factory=dict)
+
+    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+        self.seen.append(assignment)
+        return sum(self.harm.get((name, option.choice), 0.0) for name, option in assignment.items())
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         self.seen.append(assignment)
@@ -128,6 +133,66 @@ def test_a_limit_shrinks_by_what_was_too_much_within_bounds(then: bool, share: f
 @pytest.mark.parametrize("failed", [verdict(0.0, unseen=("w",)), verdict(math.inf), verdict(0.01, failed=True)])
 def test_a_failure_that_is_no_matter_of_size_says_nothing_of_the_limit(failed: Verdict) -> None:
     assert spending()._tightening(failed) == spending(then=True)._tightening(failed) == STRICTER
+
+
+# --- one weight that carries a failure ---
+
+STRONGEST = {"v": STRONG, "w": STRONG}
+BY_V = {("v", 1): 0.5, ("w", 1): 0.01}
+
+
+def held_back(
+    *,
+    harm: Mapping[tuple[str, int | None], float] = BY_V,
+    value: float = 0.51,
+    failures: int = 1,
+    before: int = 0,
+    influence: float = 1.0,
+) -> tuple[bool, Told, Table]:
+    """Whether another weight may be tried after a failure with both weights at their strongest, within LIMIT by the
+    search. failures, before: of this search so far, and for how many a weight was sought."""  # fmt: skip
+    made = spending(then=True, harm=harm)
+    made.mild, made.failures, made.held_back = {"v": MILD, "w": MILD}, failures, before
+    made.table.influence["v", ANY_FAMILY] = influence
+    told: Any = made.work
+    return made._hold_back(trial(STRONGEST, value, 600), LIMIT), told, made.table
+
+
+def test_a_weight_that_carries_a_failure_beyond_all_prediction_is_held_back() -> None:
+    done, told, table = held_back()
+    assert done and told.held_back == {"v": "kept at 8 bits"}
+    assert table.options["v"] == [PLAIN, MILD] and STRONG in table.options["w"]
+
+
+@pytest.mark.parametrize("influence", [0.49 / 3 / STRONG.error, 0.51 / 3 / STRONG.error])
+def test_what_was_nearly_predicted_is_left_to_a_stricter_limit(influence: float) -> None:
+    """Up to a third of the half that it harms."""
+    done, told, _ = held_back(influence=influence)
+    is_foreseen = 3 * influence * STRONG.error > 0.5
+    assert done != is_foreseen and bool(told.held_back) != is_foreseen
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"failures": 0},  # the first failure: most are of many weights
+        {"before": 4},  # each takes a dozen evaluations
+        {"value": 1.5 * LIMIT},  # the search can be so far off
+    ],
+)
+def test_no_weight_is_sought_where_a_stricter_limit_may_do(given: dict[str, Any]) -> None:
+    done, told, table = held_back(**given)
+    assert not done and not told.seen and not told.held_back
+    assert all(STRONG in options for options in table.options.values())
+
+
+def test_the_last_search_for_a_weight_is_made() -> None:
+    assert held_back(before=3)[0] and held_back(value=1.6 * LIMIT)[0]
+
+
+def test_where_all_weights_harm_alike_none_is_held_back() -> None:
+    done, told, _ = held_back(harm={("v", 1): 0.25, ("w", 1): 0.25})
+    assert not done and told.seen and not told.held_back
 
 
 # --- single changes, each with all that follows ---
