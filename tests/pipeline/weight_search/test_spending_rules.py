@@ -32,7 +32,7 @@ class Told:
     seen: list[Assignment] = field(default_factory=list)
     held_back: dict[str, str] = field(default_factory=dict)
 
-    def energy_alone(self, table: Table, assignment: Assignment) -> float:
+    def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         self.seen.append(assignment)
         return sum(self.harm.get((name, option.choice), 0.0) for name, option in assignment.items())
 
