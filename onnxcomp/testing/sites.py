@@ -5,7 +5,10 @@ from __future__ import annotations
 import glob
 from functools import partial
 
+import numpy as np
+
 from onnxcomp.contract import Choice, Context, Site, SitePass, own_choice
+from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
@@ -52,6 +55,9 @@ ALONE = Rule(
     "set values by weight.set, name each by outcome.change(weight.name, what), and let composes() say False otherwise",
 )
 EVERY = 13
+# ONNX Runtime computes in another order where fewer tensors are asked for, and a scale that is fitted to them and kept
+# in float16 may then be rounded the other way: by 2^-11.
+ON_DATA = 2.0**-10
 
 
 def check_sites(trial: Trial) -> None:
@@ -152,9 +158,17 @@ def _expect_others_kept(trial: Trial, sample: Sample, part: Applied, others: set
 def _expect_composed(trial: Trial, sample: Sample, part: Applied, done: Applied, chosen: list[str]) -> None:
     """A weight's values depend on its own choice only."""
     one, whole = constants_of(part.after), constants_of(done.after)
-    odd = [key for key in chosen if key in one and one[key].tobytes() != whole[key].tobytes()]
+    share = ON_DATA if trial.eagerest.draws_on_data(calibration=True) else 0.0
+    odd = [key for key in chosen if key in one and not _alike(one[key], whole[key], share)]
     found = f"{odd} get other values without the other sites, though composes() is True, {sample.name}"
     ALONE.expect(not odd, trial.kind, found)
+
+
+def _alike(one: Array, other: Array, share: float) -> bool:
+    """Whether they differ in no bit, or by no more than a share of the largest value."""
+    if one.tobytes() == other.tobytes():
+        return True
+    return one.dtype == other.dtype and bool(np.allclose(one, other, rtol=0, atol=share * np.abs(other).max(initial=0)))
 
 
 def _expect_in_order(trial: Trial, sample: Sample, site: Site) -> None:

@@ -127,7 +127,9 @@ def take_back(
     """
     names = list(dict.fromkeys(each.name for each in outcome.changed))
     swapped = again is None and only_values(before, after, names)
-    by_value = swapped and not (isinstance(rewrite, SitePass) and rewrite.composes())
+    # Statistics of fewer tensors may differ in the last bit: what is fitted to data is repeated whole, and put back.
+    fitted = rewrite.draws_on_data(calibration=context.calibration is not None)
+    by_value = swapped and (fitted or not (isinstance(rewrite, SitePass) and rewrite.composes()))
 
     def apply(kept: Sequence[str]) -> tuple[Model, Outcome]:
         choice = own_choice(kept)
