@@ -116,9 +116,8 @@ class CalibrationData:
         if not len(data.order):
             raise CalibrationError(f"calibration data: {source} holds no complete batch")
         fitted = data if run is None else data._fitted_to(run)
-        if not any(group.cut.is_choice for group in fitted.groups):
-            return fitted
-        return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words))
+        is_choice = any(group.cut.is_choice for group in fitted.groups)
+        return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words)) if is_choice else fitted
 
     @classmethod
     def random(

@@ -120,7 +120,6 @@ def take_back(
     """The largest part of the step, least harmful first, whose measured divergence is at most ``limit``.
 
     Values are put back where a step changed no more than these: what they became alone need not be computed.
-
     again: does the step at some sites, where it is more than the pass alone; then no value is put back.
     previous: what an earlier call with a looser limit left and did not verify. Its single measurements are
     used again, and at most ``FEWER`` of what it kept is kept.
