@@ -7,6 +7,7 @@ comes the name again. Calibration inputs are single steps with the cache that th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,15 +40,10 @@ class _Grammar:
         return tokens
 
 
-def build(folder: Path, seed: int) -> None:
-    """Train and write the model and its data."""
+def _block() -> Any:
+    """One block: what goes in with the keys and values so far -> what comes out with all of them."""
     import torch
     from torch import nn
-
-    from benchmarks.judge import training
-
-    rng = training.start(seed)
-    grammar = _Grammar(rng)
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -72,11 +68,19 @@ def build(folder: Path, seed: int) -> None:
             x = x + self.o(mixed)
             return x + self.feed(self.second(x)), key, value
 
+    return Block()
+
+
+def _decoder() -> Any:
+    """Tokens and caches -> logits and longer caches."""
+    import torch
+    from torch import nn
+
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.tokens, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LENGTH, WIDTH)
-            self.blocks = nn.ModuleList([Block() for _ in range(LAYERS)])
+            self.blocks = nn.ModuleList([_block() for _ in range(LAYERS)])
             self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
 
         def forward(self, input_ids: torch.Tensor, *past: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -88,7 +92,19 @@ def build(folder: Path, seed: int) -> None:
                 present += [key, value]
             return self.head(self.norm(x)), *present
 
-    model = Decoder()
+    return Decoder()
+
+
+def build(folder: Path, seed: int) -> None:
+    """Train and write the model and its data."""
+    import torch
+    from torch import nn
+
+    from benchmarks.judge import training
+
+    rng = training.start(seed)
+    grammar = _Grammar(rng)
+    model = _decoder()
     (data,) = training.tensors(grammar.made(rng, 12000))
 
     def loss(tokens: torch.Tensor) -> torch.Tensor:
@@ -97,6 +113,17 @@ def build(folder: Path, seed: int) -> None:
         return nn.functional.cross_entropy(logits[:, 1:].flatten(0, 1), tokens[:, 2:].flatten())
 
     training.fit(model, loss, (data,), epochs=9, rate=4e-3)
+    _export(model, data[:2, :1], folder)
+    _write_steps(folder, grammar.made(rng, 200))
+    np.savez_compressed(folder / "test.npz", tokens=grammar.made(rng, 800))
+
+
+def _export(model: Any, tokens: Any, folder: Path) -> None:
+    """Write one step of the model; tokens: (2, 1)."""
+    import torch
+
+    from benchmarks.judge import training
+
     present = [name.replace("past", "present") for name in CACHES]
     axes = {name: {0: "batch", 2: "past_length"} for name in CACHES}
     axes |= {name: {0: "batch", 2: "total_length"} for name in present}
@@ -104,14 +131,12 @@ def build(folder: Path, seed: int) -> None:
     cache = torch.zeros(2, HEADS, 3, WIDTH // HEADS)
     training.export_torchscript(
         model,
-        (data[:2, :1], *[cache] * len(CACHES)),
+        (tokens, *[cache] * len(CACHES)),
         folder / "model.onnx",
         inputs=["input_ids", *CACHES],
         outputs=["logits", *present],
         axes=axes,
     )
-    _write_steps(folder, grammar.made(rng, 200))
-    np.savez_compressed(folder / "test.npz", tokens=grammar.made(rng, 800))
 
 
 def _write_steps(folder: Path, tokens: Array) -> None:

@@ -6,6 +6,7 @@ Accuracy, the mean over both branches. One sample a run.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,9 +38,7 @@ def _as_input(levels: Array) -> Array:
 
 def build(folder: Path, seed: int) -> None:
     """Train and write the model and its data."""
-    import onnx
     import torch
-    from onnx import TensorProto, helper, numpy_helper
     from torch import nn
 
     from benchmarks.judge import training
@@ -60,14 +59,31 @@ def build(folder: Path, seed: int) -> None:
         return nn.functional.cross_entropy(logits, labels)
 
     training.fit(model, loss, training.tensors(_as_input(features), flag, labels), epochs=8, batch=100)
+    training.save_lean(_graph(trunk, heads), folder / "model.onnx")
 
-    def gemm(layer: nn.Linear, source: str, target: str, tensors: list[onnx.TensorProto]) -> onnx.NodeProto:
+    unset = np.zeros(320, int)
+    np.savez_compressed(
+        folder / "calib.npz", features=_as_input(world.made(rng, unset)[0]), flag=np.zeros(len(unset), bool)
+    )
+    flag = np.arange(3000) % 2
+    features, labels = world.made(rng, flag)
+    np.savez_compressed(
+        folder / "test.npz", features=features, label=labels.astype(np.uint8), flag=flag.astype(np.uint8)
+    )
+
+
+def _graph(trunk: Any, heads: Any) -> Any:
+    """The ModelProto of the trained parts: the trunk, then an If that picks one of the two heads."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def gemm(layer: Any, source: str, target: str, tensors: list[onnx.TensorProto]) -> onnx.NodeProto:
         names = [f"{target}_weight", f"{target}_bias"]
         for name, value in zip(names, (layer.weight, layer.bias), strict=True):
             tensors.append(numpy_helper.from_array(value.detach().numpy(), name))
         return helper.make_node("Gemm", [source, *names], [target], transB=1)
 
-    def branch(head: nn.Sequential, name: str) -> onnx.GraphProto:
+    def branch(head: Any, name: str) -> onnx.GraphProto:
         tensors: list[onnx.TensorProto] = []
         nodes = [
             gemm(head[0], "inner", f"{name}_hidden", tensors),
@@ -91,18 +107,7 @@ def build(folder: Path, seed: int) -> None:
     ]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])]
     graph = helper.make_graph(nodes, "branches", inputs, outputs, tensors)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    training.save_lean(proto, folder / "model.onnx")
-
-    unset = np.zeros(320, int)
-    np.savez_compressed(
-        folder / "calib.npz", features=_as_input(world.made(rng, unset)[0]), flag=np.zeros(len(unset), bool)
-    )
-    flag = np.arange(3000) % 2
-    features, labels = world.made(rng, flag)
-    np.savez_compressed(
-        folder / "test.npz", features=features, label=labels.astype(np.uint8), flag=flag.astype(np.uint8)
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def units(run: Run, test: dict[str, Array]) -> Array:
