@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,17 +33,33 @@ SPILL_BYTES = 2**17  # new tensors above this size go to the scratch folder
 
 
 class Scratch:
-    """A temporary folder that disappears with the last model that refers to it."""
+    """A temporary folder, made when it is first needed, that disappears with the last model that refers to it.
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
-        self._count = 0
-        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
+    spills: whether large new tensors go there; else they stay in memory.
+    """
+
+    def __init__(self, *, spills: bool = True) -> None:
+        self.spills = spills
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
+                weakref.finalize(self, shutil.rmtree, str(self._folder), ignore_errors=True)
+            return self._folder
+
+    def takes(self, nbytes: int) -> bool:
+        """Whether a new tensor of so many bytes goes to the folder."""
+        return self.spills and nbytes >= SPILL_BYTES
 
     def new_path(self, suffix: str) -> Path:
         """A path in the folder that nothing has used yet."""
-        self._count += 1
-        return self.folder / f"{self._count}{suffix}"
+        return self.folder / f"{next(self._numbers)}{suffix}"
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -68,7 +88,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
 
 def make_tensor(name: str, values: Array, scratch: Scratch | None = None) -> TensorProto:
     """A TensorProto of the values; above 128 kB its data goes to the scratch folder, when one is given."""
-    if scratch is None or values.nbytes < SPILL_BYTES or values.dtype == object:
+    if scratch is None or not scratch.takes(values.nbytes) or values.dtype == object:
         return onnx.numpy_helper.from_array(np.asarray(values), name)
     if is_packed(values.dtype):
         return _packed(name, values, scratch)
@@ -98,6 +118,18 @@ def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
     with path.open("wb") as file:
         contiguous.tofile(file)
     return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
+
+
+def lent(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
+    """The same, whose file goes with the array: no tensor may refer to it."""
+    mapped = spill(values, scratch)
+    weakref.finalize(mapped, _removed, str(mapped.filename))
+    return mapped
+
+
+def _removed(path: str) -> None:
+    with contextlib.suppress(OSError):  # it is open on Windows, and goes with the folder
+        os.unlink(path)
 
 
 def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:

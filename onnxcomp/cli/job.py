@@ -53,6 +53,8 @@ class Request:
     time_budget: str | None
     exclude: tuple[str, ...]
     min_ort: tuple[int, int] | None
+    jobs: int | None
+    cluster: str | None
     as_json: bool
     quiet: bool
     verbose: bool
@@ -144,6 +146,8 @@ def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
         outputs=dict(request.outputs),
         exclude=request.exclude,
         seed=request.seed,
+        jobs=request.jobs,
+        cluster=request.cluster,
         progress=tell,
     )
 

@@ -23,6 +23,7 @@ FOLLOWED = frozenset(
 @options.target_options
 @options.budget_options
 @options.limit_options
+@options.worker_options
 @click.option("--replay", type=options.PATH, metavar="RECEIPT",
               help="Make a receipt's result again, byte for byte, with no measuring.")  # fmt: skip
 @options.json_option

@@ -158,6 +158,14 @@ budget_options = stacked(
                  help="Longest time that the run may take: 90s, 10m."),
 )  # fmt: skip
 
+worker_options = stacked(
+    click.option("--jobs", type=click.IntRange(min=1), metavar="N",
+                 help="Tasks worked on at once; the result is the same for any number. [default: one for each core]"),
+    click.option("--cluster", metavar="ADDRESS|local",
+                 help="Weights are fitted by the workers of a Dask scheduler, such as tcp://10.0.0.1:8786, or of one "
+                      "started here (needs the extra onnxcomp[cluster])."),
+)  # fmt: skip
+
 output_options = stacked(
     click.option("-o", "--out", "output", type=PATH, metavar="OUT",
                  help="File to write. [default: MODEL with .opt.onnx for .onnx]"),

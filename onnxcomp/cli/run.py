@@ -88,6 +88,7 @@ SHARED = options.stacked(
     options.target_options,
     options.budget_options,
     options.limit_options,
+    options.worker_options,
     options.json_option,
     options.noise_options,
 )

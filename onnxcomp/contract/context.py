@@ -49,6 +49,7 @@ class Context:
         (infinite for one that fails); None without data.
     progress: called with (done, total, what).
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
+    jobs: tasks that may be worked on at once; the result does not depend on it.
     deadline: on the clock of ``time.monotonic``, when a long pass is to leave the rest as it is.
     """
 
@@ -62,6 +63,7 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     max_opset: int | None = None
     deadline: float = math.inf
+    jobs: int = 1
 
     def selects(self, *names: str) -> bool:
         """Whether a weight or node known under these names may be touched."""

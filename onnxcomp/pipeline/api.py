@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -29,6 +30,7 @@ from onnxcomp.graph.report.inspection import contributed_operators, custom_opera
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
+from onnxcomp.parallel import cores, on_cluster
 from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
@@ -103,6 +105,8 @@ def optimize(
     exclude: Sequence[str] = (),
     seed: int = 0,
     measure: bool = True,
+    jobs: int | None = None,
+    cluster: str | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Make a model smaller or faster within the accuracy budget, verified on the target.
@@ -111,6 +115,8 @@ def optimize(
     calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
     for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
     node names to leave alone. measure: whether to time the result at the end.
+    jobs: tasks worked on at once, None for one a core; the result is the same for any number. cluster: the address of
+    a Dask scheduler, or "local" (see ``docs/scale.md``).
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = time.monotonic()
@@ -124,7 +130,9 @@ def optimize(
     patterns = with_stored(model, exclude)
     run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
     run.start_clock(started + (limits.time_budget_s or math.inf))
-    execute(run)
+    run.context = dataclasses.replace(run.context, jobs=jobs or cores())
+    with on_cluster(cluster, run.context.jobs):
+        execute(run)
     _finish(run, started, measure=measure)
     return Result(unseeded(run.current), run.receipt)
 

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -17,7 +16,6 @@ from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.stored.opening import is_stored, open_plain
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
-from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.runtime import one_line
 
 Array = NDArray[Any]
@@ -53,7 +51,7 @@ def apply_choice(model: Model, rewrite: Pass, choice: Choice | None, context: Co
 
 def survey(model: Model, rewrite: SitePass, context: Context) -> Survey:
     """Where the pass can act on the model, computed as ``apply_pass`` does."""
-    with _foreseen(model, rewrite), threadpool_limits(1):
+    with foreseen(model.name, rewrite), threadpool_limits(1):
         return rewrite.sites(opened_for(rewrite, model), context)
 
 
@@ -66,7 +64,7 @@ def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph
     if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
         raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     graph = opened_for(rewrite, model)
-    with _foreseen(model, rewrite), threadpool_limits(1):
+    with foreseen(model.name, rewrite), threadpool_limits(1):
         outcome = edit(graph)
     after = close_graph(graph) if outcome.changed else model
     if rewrite.stores_encodings and after.encodings:
@@ -76,7 +74,7 @@ def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph
 
 
 @contextlib.contextmanager
-def _foreseen(model: Model, rewrite: Pass) -> Iterator[None]:
+def foreseen(where: str, rewrite: Pass) -> Iterator[None]:
     """Turn what a pass did not foresee into an error that names it."""
     try:
         yield
@@ -84,7 +82,7 @@ def _foreseen(model: Model, rewrite: Pass) -> Iterator[None]:
         raise
     except Exception as error:
         name = rewrite.pass_name()
-        raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
+        raise PassError(f"{name}: failed on {where}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def only_values(before: Model, after: Model, names: Iterable[str]) -> bool:
@@ -106,15 +104,3 @@ def put_back(after: Model, before: Model, names: Iterable[str], changed: Iterabl
     """
     left = set(names)
     return compose(before, {each: after for each in changed if each not in left})
-
-
-def relative_errors(before: Model, after: Model, names: Iterable[str]) -> dict[str, float]:
-    """For each weight the squared error of its values over their squared magnitude."""
-    old, new = constants_by_key(open_plain(before)), constants_by_key(open_plain(after))
-    return {name: relative_error(old[name].values, new[name].values) for name in names}
-
-
-def zero_shares(model: Model, names: Iterable[str]) -> dict[str, float]:
-    """For each weight the share of its values that are zero."""
-    constants = constants_by_key(open_plain(model))
-    return {name: 1 - np.count_nonzero(constants[name].values) / max(1, constants[name].size) for name in names}

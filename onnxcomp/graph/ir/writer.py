@@ -67,6 +67,14 @@ def node_proto(graph: Graph, node: Node) -> NodeProto:
     return ProtoWriter(graph)._node(node)
 
 
+def attributes_of(node: Node) -> list[AttributeProto]:
+    """A node's attributes as they would be written now, without those that hold graphs."""
+    origin = getattr(node, "origin", None)
+    kept = {} if origin is None else {each.name: each for each in origin.attribute}
+    plain = {name: value for name, value in node.attrs.items() if not isinstance(value, gs.Graph)}
+    return [_attribute(name, value, kept.get(name)) for name, value in plain.items() if not _are_graphs(value)]
+
+
 def tensor_proto(graph: Graph, constant: Constant, name: str) -> TensorProto:
     """A constant as one message under another name, its data included wherever it lies."""
     held = constant._values

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.nodes import Array, Constant, Node, ProtoValues
 from onnxcomp.graph.ir.query import constants_by_key, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.stored.opening import open_plain, stored_bytes
@@ -150,23 +150,32 @@ def roles_of(graph: Graph, tensor: Any, rank: int) -> list[Role]:
     return list(_roles(graph, tensor, tuple(range(rank)), True))
 
 
+def with_weights(base: Model, made: Mapping[str, tuple[Array | ProtoValues, Encoding | None]]) -> Model:
+    """``base`` with other values and encodings of the named weights."""
+    if not made:
+        return base
+    graph = open_plain(base)
+    for name, own in constants_by_key(graph).items():
+        if name in made:
+            own.values, encoding = made[name]
+            graph.encodings.pop(name, None)
+            if encoding is not None:
+                graph.encodings[name] = encoding
+    return close_graph(graph)
+
+
 def compose(base: Model, sources: Mapping[str, Model]) -> Model:
     """``base`` with the named weights' values and encodings taken from other models of the same structure.
 
     This is how a value pass is taken back, weight by weight: the old array is put back.
     """
-    graph = open_plain(base)
     opened = {id(each): open_plain(each) for each in sources.values()}
     constants = {key: constants_by_key(each) for key, each in opened.items()}
-    for name, own in constants_by_key(graph).items():
-        if name not in sources:
-            continue
-        source = id(sources[name])
-        own.values = constants[source][name]._values
-        graph.encodings.pop(name, None)
-        if name in opened[source].encodings:
-            graph.encodings[name] = opened[source].encodings[name]
-    return close_graph(graph)
+    made = {}
+    for name, source in sources.items():
+        if name in constants[id(source)]:
+            made[name] = constants[id(source)][name]._values, opened[id(source)].encodings.get(name)
+    return with_weights(base, made)
 
 
 def with_true_encodings(model: Model) -> Model:

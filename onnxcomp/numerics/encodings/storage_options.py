@@ -106,6 +106,16 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
     return min(size, count * kind.itemsize)
 
 
+def fixed_bytes(shape: tuple[int, ...], encoding: Encoding | None) -> int:
+    """What of ``estimate_bytes`` is the same for a weight of more channels: its nodes, and a book shared by all."""
+    if encoding is None or encoding.values_are_free or not encoding.fits(shape):
+        return 0
+    if isinstance(encoding, RescaledEncoding):
+        return fixed_bytes(shape, encoding.inner) + encoding.factor.nbytes + SCALE_BYTES
+    steps = code_path(encoding, shape).steps
+    return DECODER_BYTES + sum(_operand_bytes(each) if each.is_lookup else SCALE_BYTES for each in steps if each.operand)
+
+
 def _operand_bytes(step: PathStep) -> int:
     """About what the array takes that codes meet at this step: one number is part of the decoder."""
     if step.operand is None:

@@ -11,19 +11,20 @@ from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
 from onnxcomp.graph.stored.opening import open_plain
+from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
-from onnxcomp.pipeline.history.rollback import divergence_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, judged
+from onnxcomp.pipeline.weight_search.fits import Fit
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
+from onnxcomp.receipt import Entry
 from onnxcomp.target import Target
 from onnxcomp.verify import Verifier
 
@@ -88,32 +89,37 @@ def measure_sensitivity(
 def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensitivity, ...]:
     """Influence by weight, and the bits that a search would give it."""
     found = {each.name: each for each in context.editable_weights(open_plain(model), Outcome())}
-    table = _tabulate(model, list(found.values()), context)
+    table = _tabulate(model, list(found), context)
     plain = {name: options[0] for name, options in table.options.items()}
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
-    chosen = assign(model, table, divergence_of(tuner), tuner.search_limit, context)
+    chosen = assign(
+        table, lambda each: judged(tuner, model, table, each).quadratic_divergence, tuner.search_limit, context
+    )
     measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
     rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))
 
 
-def _tabulate(model: Model, found: Sequence[Weight], context: Context) -> Table:
+def _tabulate(model: Model, names: Sequence[str], context: Context) -> Table:
     """Every weight on grids of all widths, each the number of its choice."""
-    known = context.observe.moments(open_plain(model), found)
-    table = Table({each.name: [WeightOption(None, each.size_bytes, 0.0)] for each in found}, {})
-    for index, bits in enumerate(WIDTHS):
-        context.progress(index, len(WIDTHS), f"{bits} bits")
-        graph = open_plain(model)
-        for weight in weights(graph):
-            options, moments = table.options.get(weight.name), known.get(weight.name)
+    graph = open_plain(model)
+    found = [each for each in weights(graph) if each.name in set(names)]
+    known = context.observe.moments(graph, found)
+    table = Table({each.name: [WeightOption(None, each.size_bytes, 0.0)] for each in found})
+    for index, weight in enumerate(found):
+        context.progress(index, len(found), f"rounding {weight.name}")
+        moments, alone = known.get(weight.name), LoneWeight.of(weight)
+        bound = NoiseBound.of(weight)
+        for bits in WIDTHS:
             grid = GridSpec(bits=bits, granularity="tensor" if weight.channel_axis is None else "channel")
+            own = alone.opened()
             gram = None if moments is None else moments.gram
-            rounded = round_to_grid(weight, grid, "gptq", gram) if options and not grid.obstacle(weight) else None
-            if options and rounded is not None:
-                weight.set(rounded.values, rounded.encoding)
-                size = estimate_bytes(weight.shape, weight.dtype, rounded.encoding)
-                options.append(WeightOption(bits, size, rounded.error))
-        table.variants[bits] = close_graph(graph)
+            rounded = None if grid.obstacle(own) else round_to_grid(own, grid, "gptq", gram)
+            if rounded is not None:
+                own.set(rounded.values, rounded.encoding)
+                fit = Fit.of(own, bound, Entry(weight.name, f"{bits} bits", {"error": rounded.error}))
+                table.fits[bits, weight.name] = fit.kept(model.scratch)
+                table.options[weight.name].append(WeightOption(bits, fit.size_bytes, fit.error))
     return table
 
 

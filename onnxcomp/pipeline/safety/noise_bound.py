@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,24 @@ class NoiseBound:
 
     def allows(self, values: Array, factor: float = 1.0) -> bool:
         """Whether other values of the weight are about as near; ``factor``: or so many times as far."""
+        return self.times(values) <= factor * NOISE_TOLERANCE
+
+    def times(self, values: Array) -> float:
+        """How many times as far other values are, as a whole or channel by channel, whichever is more."""
         whole, channel = _errors(self.weight, values)
-        most = factor * NOISE_TOLERANCE
-        return whole <= most * self.whole and channel <= most * self.channel
+        return max(_ratio(whole, self.whole), _ratio(channel, self.channel))
 
     def allows_error(self, error: float, factor: float = 1.0) -> bool:
-        """The same where nothing but the error of the whole is known."""
-        return error <= factor * NOISE_TOLERANCE * self.whole
+        """Whether that is about as near where nothing but the error of the whole is known."""
+        return self.times_by_error(error) <= factor * NOISE_TOLERANCE
+
+    def times_by_error(self, error: float) -> float:
+        """How many times as far values of that error are."""
+        return _ratio(error, self.whole)
+
+
+def _ratio(error: float, bound: float) -> float:
+    return error / bound if bound else math.inf if error else 0.0
 
 
 def _errors(weight: Weight, values: Array) -> tuple[float, float]:

@@ -1,32 +1,40 @@
-"""What every weight can become: each candidate applied to all weights, with bytes and errors.
+"""What every weight can become by the candidates of a search, with bytes and errors.
 
-Fitting a candidate to calibration data takes most of the time of a search, and few candidates are in question for any
-one weight. So all are first made without data, and only those on the shortlist of a weight are made again with data.
+Making a weight takes most of the time of a search, and few candidates are in question for any one weight. So all are
+first tried on samples of each weight's values and without data, and only those on its shortlist are made, with data.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
+from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import RecipeError
-from onnxcomp.graph.ir.nodes import Array, Constant
-from onnxcomp.graph.ir.query import constants_by_key
+from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import Weight, compose, weights
+from onnxcomp.graph.weights.alone import LoneWeight
+from onnxcomp.graph.weights.roles import weights, with_weights
 from onnxcomp.model import Model
-from onnxcomp.numerics.encodings.storage_options import estimate_bytes
-from onnxcomp.pipeline.apply import apply_choice, apply_pass, only_values, relative_errors, zero_shares
+from onnxcomp.parallel import in_processes, in_threads
+from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
+from onnxcomp.pipeline.safety.noise_bound import NoiseBound
+from onnxcomp.pipeline.weight_search.fits import Fit, Fitting, Look, Looking
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
+from onnxcomp.verify import Verdict, Verifier
 
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
 NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
 LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it save nothing
+PROCESSES_FROM = 2**20  # weight values that are worth the seconds that processes take to start
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 
 
@@ -35,7 +43,7 @@ class WeightOption:
     """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
 
     family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
-    where the weight takes part; None: as many as it takes part in as it is.
+    where the weight takes part; None: as many as it takes part in as it is. noise: see ``Fit``.
     """
 
     choice: int | None
@@ -43,6 +51,7 @@ class WeightOption:
     error: float
     family: int = 0
     macs: float | None = None
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,16 +65,16 @@ class Rewrite:
 
 @dataclass
 class Table:
-    """What every weight can become: options by weight, the rewritten models by choice.
+    """What every weight can become: options by weight.
 
-    unreached: weights that no sample reaches; they keep to what is safe without data. rewrites: of the choices that
-    rewrite the graph, for which there is no such model: the passes at the choice's fields, in the order in which they
-    are written. macs: of one run, by weight as it is, as far as known.
+    fits: what was made so far, of (choice, weight); options without one are estimates. unreached: weights that no
+    sample reaches; they keep to what is safe without data. rewrites: of the choices that rewrite the graph, for which
+    there are no fits: the passes at the choice's fields, in the order in which they are written. macs: of one run, by
+    weight as it is, as far as known.
     """
 
     options: dict[str, list[WeightOption]]
-    variants: dict[int, Model]
-    entries: dict[tuple[int, str], Entry] = field(default_factory=dict)  # of (choice, weight): for the receipt
+    fits: dict[tuple[int, str], Fit] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)  # left alone by every choice, with the last one's reason
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
@@ -74,14 +83,10 @@ class Table:
     macs: dict[str, float] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
-    _constants: dict[int, tuple[Model, dict[str, Constant]]] = field(default_factory=dict, repr=False)
 
-    def values(self, choice: int, name: str) -> Array:
-        """The values that a choice gives a weight."""
-        variant = self.variants[choice]
-        if choice not in self._constants or self._constants[choice][0] is not variant:
-            self._constants[choice] = variant, constants_by_key(open_plain(variant))
-        return self._constants[choice][1][name].values
+    def is_made(self, name: str, option: WeightOption) -> bool:
+        """Whether the weight's values by the option are there, or there are none to be made."""
+        return option.choice is None or option.choice in self.rewrites or (option.choice, name) in self.fits
 
     def cost(self, name: str, option: WeightOption) -> float:
         """What an option takes by the objective."""
@@ -120,100 +125,188 @@ def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
     for name, option in assignment.items():
         if option.choice is not None and option.choice not in table.rewrites:
             own = replace(option, choice=option.choice + count, family=option.family + count)
-            table.variants[option.choice + count] = table.variants[option.choice]
-            table.entries[option.choice + count, name] = table.entries[option.choice, name]
+            table.fits[option.choice + count, name] = table.fits[option.choice, name]
             option = own
         found[name] = option
     return found
 
 
-def tabulate(
-    model: Model,
-    candidates: Sequence[Pass],
-    context: Context,
-    *,
-    most_error: float = HOPELESS_ERROR,
-    deadline: float = math.inf,
-    objective: Objective | None = None,
-    tuning: Tuning | None = None,
-) -> Table:
-    """Apply each candidate to all weights and note bytes and errors.
+@dataclass
+class Candidates:
+    """Makes the options of a table. context: without data where ``look`` is to do without.
 
-    Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
-    ones of its family are not tried. Raises RecipeError for one that is neither a value pass nor one of sites.
+    Passes that change weights one by one are tried by processes, weight by weight; others on the whole model.
     """
-    by_name = {each.name: each for each in weights(open_plain(model))}
-    is_idle = not any(context.selects(name, *each.node_names) for name, each in by_name.items())
-    table = Table({}, {}, objective=objective or Objective(), tuning=tuning or Tuning())
-    families: dict[Hashable, int] = {}
-    hopeless: set[int] = set()
-    for index, rewrite in enumerate(candidates):
-        family = families.setdefault(_family(rewrite), len(families))
-        if family in hopeless or (table.variants and time.monotonic() > deadline):
-            continue
-        context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
-        after, outcome = apply_pass(model, rewrite, context)
-        if not only_values(model, after, [each.name for each in outcome.changed]):
+
+    model: Model
+    passes: Sequence[Pass]
+    context: Context
+    deadline: float = math.inf
+
+    def __post_init__(self) -> None:
+        found: dict[Hashable, int] = {}
+        self.families = [found.setdefault(_family(each), len(found)) for each in self.passes]
+        self._graph = open_plain(self.model)
+        self._weights = {each.name: each for each in weights(self._graph)}
+        self._lone: dict[str, LoneWeight] = {}
+
+    def look(self, *, most_error: float = HOPELESS_ERROR, probe_error: float | None = None, **options: Any) -> Table:
+        """What every weight can become, told by samples of its values; made is what noise allows, and what has about
+        ``probe_error``, where that is given.
+
+        Where a candidate leaves a weight with more than ``most_error``, the stronger ones of its family are not tried
+        on it. Raises RecipeError for a candidate that is neither a value pass nor one of sites.
+        """
+        table = Table({}, **options)
+        alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
+        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
+                          self._seconds())  # fmt: skip
+        names = self._editable(table) if alone else []
+        looks = self._mapped(looking, [self._alone(each) for each in names])
+        for index, look in enumerate(looks):
+            self.context.progress(index, len(names), f"trying strengths of {look.name}")
+            self._note(table, look)
+        for at in range(len(self.passes)):
+            if at not in alone:
+                self._note_fits(table, at, self._on_the_whole(at, None, table))
+        return completed(table, self._size_bytes())
+
+    def fit(self, table: Table, choices: Mapping[str, Sequence[int]]) -> None:
+        """Make these choices of the weights in the context, with data where it has some; options that cannot be made,
+        and those that are not by the deadline, are no options any more."""
+        alone = {name: [each for each in own if isinstance(self.passes[each], WeightPass)]
+                 for name, own in choices.items()}  # fmt: skip
+        names = self._by_size(name for name, own in alone.items() if own)
+        known = self._known({name: alone[name] for name in names})
+        tasks = [(self._alone(name), {each: known[each].get(name) for each in alone[name]}) for name in names]
+        for name, own in choices.items():
+            for each in own:
+                table.fits.pop((each, name), None)
+        fitting = Fitting(self.passes, self._own_context(), self._seconds())
+        for index, found in enumerate(self._mapped(fitting, tasks)):
+            self.context.progress(index, len(names), f"fitting {names[index]}")
+            for choice, fit in found.items():
+                self._note_fits(table, choice, {names[index]: fit})
+        for at, rewrite in enumerate(self.passes):
+            rest = [name for name, own in choices.items() if at in own and not isinstance(rewrite, WeightPass)]
+            if rest:
+                self._note_fits(table, at, self._on_the_whole(at, rest, table))
+        for name, found in table.options.items():
+            table.options[name] = [each for each in found if table.is_made(name, each)]
+        completed(table, self._size_bytes())
+
+    def make_all(self, *, most_error: float, **options: Any) -> Table:
+        """The table with every choice made in the context, but for those that are hopeless or save nothing."""
+        table = Table({}, **options)
+        names = self._editable(table)
+        hopeless: dict[str, set[int]] = {name: set() for name in names}
+        for at, family in enumerate(self.families):
+            if table.fits and self._seconds() < 0:
+                break
+            self.fit(table, {name: [at] for name in names if family not in hopeless[name]})
+            for name in names:
+                fit = table.fits.get((at, name))
+                if fit is not None and fit.error > most_error:
+                    hopeless[name].add(family)
+        return completed(table, self._size_bytes())
+
+    def without_data(self) -> Candidates:
+        """The same candidates in a context without data."""
+        return replace(self, context=replace(self.context, calibration=None))
+
+    def again(self, table: Table) -> None:
+        """Make all options anew in this context. Influences have to be measured again."""
+        count = len(self.passes)
+        self.fit(table, {
+            name: [each.choice for each in found if each.choice is not None and each.choice < count]
+            for name, found in table.options.items()
+        })  # fmt: skip
+        table.influence.clear()
+        table.measured.clear()
+
+    # --- inside ---
+
+    def _mapped(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        """Results in order, from processes where there is more to do than it takes to start them."""
+        values = sum(each.size for each in self._weights.values())
+        return (in_processes if values >= PROCESSES_FROM else in_threads)(work, tasks, self.context.jobs)
+
+    def _editable(self, table: Table) -> list[str]:
+        """The weights that may be changed, the largest first."""
+        outcome = Outcome()
+        found = [each.name for each in self.context.editable_weights(self._graph, outcome)]
+        table.skipped.extend(outcome.skipped)
+        return self._by_size(found)
+
+    def _by_size(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=lambda name: -self._weights[name].size)
+
+    def _alone(self, name: str) -> LoneWeight:
+        if name not in self._lone:
+            self._lone[name] = LoneWeight.of(self._weights[name])
+        return self._lone[name]
+
+    def _own_context(self) -> Context:
+        """What a pass is given that changes one weight, wherever that is: the rest is in what it prepared."""
+        return Context(seed=self.context.seed, max_opset=self.context.max_opset)
+
+    def _seconds(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def _size_bytes(self) -> dict[str, float]:
+        return {name: each.size_bytes for name, each in self._weights.items()}
+
+    def _known(self, choices: Mapping[str, Sequence[int]]) -> dict[int, Mapping[str, Any]]:
+        """What each pass prepares for the weights that it is to change, by choice."""
+        found: dict[int, Mapping[str, Any]] = {}
+        with threadpool_limits(1):
+            for at in sorted({each for own in choices.values() for each in own}):
+                rewrite = self.passes[at]
+                assert isinstance(rewrite, WeightPass)
+                named = [self._weights[name] for name, own in choices.items() if at in own]
+                able = [each for each in named if rewrite.obstacle(each) is None]
+                found[at] = rewrite.prepare(self._graph, able, self.context)
+        return found
+
+    def _note(self, table: Table, look: Look) -> None:
+        options = [
+            WeightOption(each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise)
+            for each in look.estimates
+        ]
+        if options:
+            table.options[look.name] = options
+        table.skipped.extend(look.skipped)
+        for made in (look.mild, look.probe):
+            if made is not None:
+                self._note_fits(table, made[0], {look.name: made[1]})
+
+    def _note_fits(self, table: Table, choice: int, fits: Mapping[str, Fit]) -> None:
+        """Keep what was made, and put its figures in the place of estimates."""
+        for name, fit in fits.items():
+            table.fits[choice, name] = fit.kept(self.model.scratch)
+            made = WeightOption(choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise)
+            options = table.options.setdefault(name, [])
+            at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))
+            options[at : at + 1] = [made]
+
+    def _on_the_whole(self, at: int, names: Sequence[str] | None, table: Table) -> dict[str, Fit]:
+        """What a pass that knows no single weights makes of the named ones, or all."""
+        rewrite = self.passes[at]
+        self.context.progress(at, len(self.passes), f"{rewrite.pass_name()} at strength {at + 1}")
+        chosen = None if names is None else own_choice(names)
+        after, outcome = apply_choice(self.model, rewrite, chosen, self.context)
+        if not only_values(self.model, after, [each.name for each in outcome.changed]):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values, or say their sites.')
         table.skipped.extend(outcome.skipped)
-        found = _noted(table, index, family, model, after, outcome, by_name)
-        for name, option in found.items():
-            table.options.setdefault(name, []).append(option)
-        if is_idle or (found and min(each.error for each in found.values()) > most_error):
-            hopeless.add(family)
-    return completed(table, {name: each.size_bytes for name, each in by_name.items()})
-
-
-def fit_again(
-    table: Table, model: Model, candidates: Sequence[Pass], context: Context, *, deadline: float = math.inf
-) -> None:
-    """Make the options of the table anew in another context, each for the weights that still have it.
-
-    What cannot be made again is no option any more; after the deadline options stay as they were made before.
-    Influences have to be measured again.
-    """
-    by_name = {each.name: each for each in weights(open_plain(model))}
-    present = {each.choice for found in table.options.values() for each in found}
-    choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
-    for at, index in enumerate(choices):
-        if time.monotonic() > deadline:
-            break
-        rewrite = candidates[index]
-        context.progress(at, len(choices), f"{rewrite.pass_name()} at strength {index + 1}")
-        old = {name: each for name, found in table.options.items() for each in found if each.choice == index}
-        after, outcome = apply_choice(model, rewrite, own_choice(old), context)
-        family = next(iter(old.values())).family
-        made = _noted(table, index, family, model, after, outcome, by_name)
-        for name, option in old.items():
-            options = table.options[name]
-            options[options.index(option)] = made.get(name, replace(option, error=math.inf))
-    table.influence.clear()
-    table.measured.clear()
-    completed(table, {name: each.size_bytes for name, each in by_name.items()})
-
-
-def _noted(
-    table: Table,
-    index: int,
-    family: int,
-    model: Model,
-    after: Model,
-    outcome: Outcome,
-    by_name: Mapping[str, Weight],
-) -> dict[str, WeightOption]:
-    """The options that an applied candidate gives, by weight; the table keeps the rewritten model and its entries."""
-    names = [each.name for each in outcome.changed]
-    errors, zeros = relative_errors(model, after, names), zero_shares(after, names)
-    errors |= {each.name: each.details["error"] for each in outcome.changed if "error" in each.details}
-    table.variants[index] = after
-    for each in outcome.changed:
-        table.entries[index, each.name] = Entry(each.name, each.what, dict(each.details))
-    found = {}
-    for name in names:
-        weight = by_name[name]
-        size = estimate_bytes(weight.shape, weight.dtype, after.encodings.get(name), zeros=zeros[name])
-        found[name] = WeightOption(index, size, errors[name], family)
-    return found
+        changed = {each.name: each for each in weights(open_plain(after))}
+        return {
+            each.name: Fit.of(
+                changed[each.name],
+                NoiseBound.of(self._weights[each.name]),
+                Entry(each.name, each.what, dict(each.details)),
+            )
+            for each in outcome.changed
+        }
 
 
 def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
@@ -221,7 +314,7 @@ def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
     the weights skipped that no candidate changed. size_bytes: of each weight as it is."""
     names = set(table.options)
     for name, found in table.options.items():
-        if found[0].choice is not None:
+        if not found or found[0].choice is not None:
             found.insert(0, WeightOption(None, int(size_bytes[name]), 0.0))
         table.options[name] = [
             each for each in found if each.choice is None or (math.isfinite(each.error) and table.saves(name, each))
@@ -246,14 +339,26 @@ def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) ->
     return with_values(rewritten(model, table, assignment)[0], table, assignment)
 
 
+def judged(verifier: Verifier, model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Verdict:
+    """How far the model with an assignment is from the verifier's original."""
+    return verifier.check(build(model, table, assignment))
+
+
 def with_values(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
     """The model with the chosen values alone."""
-    chosen = {
-        name: table.variants[option.choice]
-        for name, option in assignment.items()
-        if option.choice is not None and option.choice not in table.rewrites
-    }
-    return compose(model, chosen)
+    made = {name: table.fits[key] for name, key in _value_choices(table, assignment)}
+    return with_weights(model, {name: (fit.values(), fit.encoding) for name, fit in made.items()})
+
+
+def chosen_values(table: Table, assignment: Mapping[str, WeightOption]) -> dict[str, Array]:
+    """The values of the weights that an assignment changes in place."""
+    return {name: table.fits[key].values() for name, key in _value_choices(table, assignment)}
+
+
+def _value_choices(table: Table, assignment: Mapping[str, WeightOption]) -> Iterator[tuple[str, tuple[int, str]]]:
+    for name, option in assignment.items():
+        if option.choice is not None and option.choice not in table.rewrites:
+            yield name, (option.choice, name)
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,11 @@ from onnxcomp.pipeline.weight_search.candidates import (
     HOPELESS_ERROR,
     NOISE_ERROR,
     Assignment,
+    Candidates,
     Table,
     as_made,
-    build,
-    fit_again,
+    judged,
     rewritten,
-    tabulate,
     with_values,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
@@ -132,29 +131,36 @@ class Choosing:
             )
 
     def _table(self, context: Context, tuner: Verifier | None) -> tuple[Table, Assignment]:
-        """What each weight can become, and what noise alone allows. Where candidates draw on data, all are made
-        without, and those in question for a weight again with data."""
-        candidates, passes, deadline = self.step.candidates, self.step.site_passes, self.deadline
-        if not candidates and not passes:
+        """What each weight can become, and what noise alone allows. All candidates are first told by samples of the
+        weights and without data; where there are data to judge by, those in question for a weight are made with them.
+        """
+        passes, sites = self.step.candidates, self.step.site_passes
+        if not passes and not sites:
             raise RecipeError('"auto" is for passes that have a strength.')
-        most_error = NOISE_ERROR if tuner is None else HOPELESS_ERROR
-        fits_later = tuner is not None and _fit_later(candidates, context)
-        plain = dataclasses.replace(context, calibration=None) if fits_later else context
-        objective = self.objective if passes else self.objective.in_bytes()
-        options: dict[str, Any] = {"deadline": deadline, "objective": objective, "tuning": self.tuning}
-        table = tabulate(self.model, candidates, plain, most_error=most_error, **options)
-        if passes:
-            add_sites(table, self.model, passes, context, first=2 * len(candidates))
+        objective = self.objective if sites else self.objective.in_bytes()
+        options: dict[str, Any] = {"objective": objective, "tuning": self.tuning}
+        with_data = Candidates(self.model, passes, context, self.deadline)
+        table = self._looked(with_data, tuner, options)
+        if sites:
+            add_sites(table, self.model, sites, context, first=2 * len(passes))
         self._hold_back(table)
         mild = assign_by_noise(self.model, table)
-        if not table.options or tuner is None or not fits_later:
+        if not table.options or tuner is None or not _is_free_of_data(passes):
             return table, mild
-        mild = as_made(table, mild, len(candidates))
-        measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
+        mild = as_made(table, mild, len(passes))
+        measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=self.deadline)
         search.shortlist(table, tuner.search_limit, mild)
-        fit_again(table, self.model, candidates, context, deadline=deadline)
+        with_data.again(table)
         self._hold_back(table)
         return table, {name: mild[name] for name in table.options}
+
+    def _looked(self, with_data: Candidates, tuner: Verifier | None, options: dict[str, Any]) -> Table:
+        if not _is_free_of_data(with_data.passes):
+            return with_data.make_all(most_error=HOPELESS_ERROR, **options)
+        plain = with_data.without_data()
+        if tuner is None:
+            return plain.look(most_error=NOISE_ERROR, **options)
+        return plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
 
     def _hold_back(self, table: Table) -> None:
         """Few samples license little more than none."""
@@ -210,7 +216,7 @@ class Choosing:
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""
-        return self.verifier.check(build(self.model, table, assignment)).quadratic_divergence
+        return judged(self.verifier, self.model, table, assignment).quadratic_divergence
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""
@@ -225,7 +231,7 @@ class Choosing:
         values = {option.choice for option in assignment.values() if option.choice is not None} - table.rewrites.keys()
         for choice in sorted(values):
             names = sorted(name for name, option in assignment.items() if option.choice == choice)
-            noted.extend(table.entries[choice, name] for name in names)
+            noted.extend(table.fits[choice, name].entry for name in names)
             given = context if choice < len(candidates) else plain
             self._apply(applications, candidates[choice % len(candidates)], given, own_choice(names))
         model = with_values(model, table, assignment)
@@ -247,10 +253,9 @@ class Choosing:
         done.append(applied)
 
 
-def _fit_later(candidates: Sequence[Pass], context: Context) -> bool:
-    """Whether candidates can be made without data first and draw on it later."""
-    with_data = any(each.draws_on_data(calibration=True) for each in candidates)
-    return context.calibration is not None and with_data and all(each.needed() is Needs.NOTHING for each in candidates)
+def _is_free_of_data(candidates: Sequence[Pass]) -> bool:
+    """Whether candidates can be looked at without data."""
+    return all(each.needed() is Needs.NOTHING for each in candidates)
 
 
 def fitting_part(data: CalibrationData, seed: int) -> tuple[CalibrationData, CalibrationData]:

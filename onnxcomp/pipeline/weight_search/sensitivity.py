@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
+from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, build
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, judged
 from onnxcomp.verify import Verdict, Verifier
 
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
@@ -46,16 +47,21 @@ def measure_influence(
     """
     probe = Probe(model, table, tuner)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
+    first: list[tuple[str, WeightOption]] = []
     for index, name in enumerate(ranked):
-        context.progress(index, len(ranked), f"measuring {name}")
         table.options[name] = _undominated(table, name)
-        if index >= table.tuning.probed_weights or time.monotonic() > deadline:
+        if index >= table.tuning.probed_weights:
             hold_to(table, name, mild)
         changed = [each for each in table.options[name] if each.error > 0]
-        if not changed or index >= table.tuning.probed_weights or time.monotonic() > deadline:
+        if index >= table.tuning.probed_weights or not changed:
+            table.influence[name, ANY_FAMILY] = 0.0
+        else:
+            first.append((name, _nearest(table, [each for each in changed if table.is_made(name, each)] or changed)))
+    for name, option in probe.measure(first, context, deadline):
+        if (name, option.choice) not in table.measured:  # too late
+            hold_to(table, name, mild)
             table.influence[name, ANY_FAMILY] = 0.0
             continue
-        option = _nearest(table, changed)
         found = probe.divergence(name, option)
         if not reach.counts(probe.moved[name]):
             probe.hard[name] = reach.influence(model, name)
@@ -64,14 +70,12 @@ def measure_influence(
                 table.unreached.add(name)
                 hold_to(table, name, mild)
         table.influence[name, ANY_FAMILY] = found / option.error
-    planned = [] if once else _further(table, ranked)
-    for index, (name, option) in enumerate(planned):
-        context.progress(index, len(planned), f"measuring {name}")
-        if time.monotonic() > deadline:
-            break
-        table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
-    if not once:
-        _hold_affected(table, probe, tolerable)
+    if once:
+        return
+    for name, option in probe.measure(_further(table, ranked), context, deadline):
+        if (name, option.choice) in table.measured:
+            table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
+    _hold_affected(table, probe, tolerable)
 
 
 def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
@@ -80,7 +84,7 @@ def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
     anything."""
     if not probe.shares:
         return
-    usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
+    usual = affected_share(judged(probe.tuner, probe.model, table, probe.first))
     for name, share in probe.shares.items():
         of_usual = 1.0 if usual is None else min(1.0, share / usual)
         if of_usual < table.tuning.few_affected:
@@ -110,21 +114,47 @@ class Probe:
     def __post_init__(self) -> None:
         self.base = self.tuner.check(self.model)
 
+    def measure(
+        self, changes: Sequence[tuple[str, WeightOption]], context: Context, deadline: float
+    ) -> Iterator[tuple[str, WeightOption]]:
+        """Measure single changes, as many at a time as there are jobs, and give each back in order, whether it was
+        measured or the deadline came before."""
+
+        def verdict(change: tuple[str, WeightOption]) -> Verdict | None:
+            name, option = change
+            if time.monotonic() > deadline or (name, option.choice) in self.table.measured:
+                return None
+            return self._verdict(name, option)
+
+        for index, found in enumerate(in_threads(verdict, changes, context.jobs)):
+            name, option = changes[index]
+            context.progress(index, len(changes), f"measuring {name}")
+            if found is not None:
+                self._note(name, option, found)
+            yield name, option
+
     def divergence(self, name: str, option: WeightOption) -> float:
         """What the option alone adds; the table remembers it."""
         assert option.choice is not None
-        known = self.table.measured.get((name, option.choice))
-        if known is None:
-            verdict = self.tuner.check(build(self.model, self.table, {name: option}))
-            share = affected_share(verdict)
-            if name not in self.first and share is not None:
-                self.shares[name] = share
-            self.first.setdefault(name, option)
-            self.moved.setdefault(name, largest_move(self.base, verdict))
-            known = added_divergence(verdict.quadratic_divergence, self.base.quadratic_divergence)
+        if (name, option.choice) not in self.table.measured:
+            self._note(name, option, self._verdict(name, option))
+        known = self.table.measured[name, option.choice]
         found = max(known, self.hard.get(name, 0.0) * option.error)
         self.table.measured[name, option.choice] = found
         return found
+
+    def _verdict(self, name: str, option: WeightOption) -> Verdict:
+        return judged(self.tuner, self.model, self.table, {name: option})
+
+    def _note(self, name: str, option: WeightOption, verdict: Verdict) -> None:
+        assert option.choice is not None
+        share = affected_share(verdict)
+        if name not in self.first and share is not None:
+            self.shares[name] = share
+        self.first.setdefault(name, option)
+        self.moved.setdefault(name, largest_move(self.base, verdict))
+        added = added_divergence(verdict.quadratic_divergence, self.base.quadratic_divergence)
+        self.table.measured[name, option.choice] = added
 
 
 def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOption]]:
