@@ -50,6 +50,7 @@ class Context:
     progress: called with (done, total, what).
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
     deadline: on the clock of ``time.monotonic``, when a long pass is to leave the rest as it is.
+    jobs: how many threads a pass may use for what does not depend on each other.
     """
 
     seed: int = 0
@@ -62,6 +63,7 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     max_opset: int | None = None
     deadline: float = math.inf
+    jobs: int = 1
 
     def selects(self, *names: str) -> bool:
         """Whether a weight or node known under these names may be touched."""
