@@ -9,7 +9,7 @@ codebook are found anew. The nodes are taken in order, so that the errors of one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,10 @@ import numpy as np
 from onnxcomp.calibration.statistics.paired import PairedMoments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.reader import Graph, close_graph
-from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
 from onnxcomp.graph.rounding.grid import Rounded
-from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import editable_weights
@@ -57,9 +55,6 @@ class MatchOutputs(SelectingPass):
 
     free: bool = parameter(True, help="move weights that have no levels, too")
     rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")
-    stages: int = parameter(
-        32, low=1, high=4096, help="times that the model is run in a round, at most; weights side by side share one"
-    )
 
     def sites(self, graph: Graph, context: Context) -> Survey:
         outcome = Outcome()
@@ -72,14 +67,7 @@ class MatchOutputs(SelectingPass):
     def edit(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
         found = {} if context.reference is None else self._candidates(graph, context.reference, context, outcome)
-        errors: dict[str, float] = {}
-        stages = self._stages(graph, list(found)) * self.rounds
-        for index, names in enumerate(stages):
-            if context.is_over():
-                outcome.is_cut_short = True
-                break
-            context.progress(index, len(stages), f"matching {names[0]}")
-            errors |= _matched(graph, names, found, context)
+        errors = self._matched(graph, found, context, outcome) if found else {}
         for name in found:
             if name in errors:
                 outcome.change(name, "its levels chosen in turn", error=errors[name])
@@ -87,16 +75,25 @@ class MatchOutputs(SelectingPass):
                 outcome.skip(name, TOO_LATE if outcome.is_cut_short else NO_NEARER)
         return outcome
 
-    def _stages(self, graph: Graph, names: Sequence[str]) -> list[list[str]]:
-        """The names in order, those that do not depend on each other together, neighbours too where there are many."""
-        wanted = set(names)
-        nodes = {each.name: {id(role.node) for role in each.roles} for each in weights(graph) if each.name in wanted}
-        depth = depths(graph, {node for readers in nodes.values() for node in readers})
-        by_depth: dict[int, list[str]] = {}
-        for name, readers in nodes.items():
-            by_depth.setdefault(min(depth.get(node, 0) for node in readers), []).append(name)
-        parts = np.array_split(np.array(sorted(by_depth), np.int64), min(self.stages, max(1, len(by_depth))))
-        return [[name for level in part for name in by_depth[int(level)]] for part in parts if part.size]
+    def _matched(
+        self, graph: Graph, found: Mapping[str, Array], context: Context, outcome: Outcome
+    ) -> dict[str, float]:
+        """Round weights anew, stage by stage, for what their nodes read by then; the errors of those that changed."""
+        assert context.reference is not None
+        stages = context.observe.paired_stages(context.reference, graph, found, jobs=context.jobs)
+        present = {each.name: each for each in weights(graph)}
+        turns = [index for index, names in enumerate(stages.by_stage) if names] * self.rounds
+        errors: dict[str, float] = {}
+        for done, index in enumerate(turns):
+            if context.is_over():
+                outcome.is_cut_short = True
+                break
+            context.progress(done, len(turns), f"matching {stages.by_stage[index][0]}")
+            for name, answer in stages.solved(index, rounded).items():
+                if answer is not None and not np.array_equal(answer[0], present[name].values):
+                    values, encoding, errors[name] = answer
+                    present[name].set(values, encoding)
+        return errors
 
     def _candidates(
         self, graph: Graph, reference: Reference, context: Context, outcome: Outcome
@@ -129,23 +126,7 @@ class MatchOutputs(SelectingPass):
         return None
 
 
-def _matched(graph: Graph, names: Sequence[str], before: Mapping[str, Array], context: Context) -> dict[str, float]:
-    """Round the named weights anew for what their nodes read now; the relative output errors of those that changed."""
-    assert context.reference is not None
-    now = open_plain(close_graph(graph))
-    present = {each.name: each for each in weights(now) if each.name in set(names)}
-    moments = context.observe.paired_moments(context.reference, now, list(present.values()))
-    errors: dict[str, float] = {}
-    own = {each.name: each for each in weights(graph) if each.name in moments}
-    for name, weight in own.items():
-        found = _rounded(weight, before[name], moments[name])
-        if found is not None and not np.array_equal(found[0], weight.values):
-            values, encoding, errors[name] = found
-            weight.set(values, encoding)
-    return errors
-
-
-def _rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Array, Encoding | None, float] | None:
+def rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Array, Encoding | None, float] | None:
     """Values nearest to what gives the original's outputs from the inputs as they now are, on the weight's levels
     where it has some; with their encoding and relative output error. None where there is nothing to gain."""
     form, encoding, values = matrix_form(weight), weight.encoding, np.asarray(weight.values)

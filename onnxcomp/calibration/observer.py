@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
@@ -10,7 +10,7 @@ from onnxcomp.calibration.statistics.channel_means import channel_means
 from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
 from onnxcomp.calibration.statistics.moments import Moments, input_moments
 from onnxcomp.calibration.statistics.observe import Observation, observe
-from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
+from onnxcomp.calibration.statistics.paired_stages import PairedStages
 from onnxcomp.calibration.statistics.watch import OpenSession, watch
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -57,11 +57,13 @@ class Observer:
             graph, worth, self.data, limit=limit, open_session=self.open_session, progress=self.progress
         )
 
-    def paired_moments(
-        self, reference: Reference, graph: Graph, weights: Sequence[Weight]
-    ) -> Mapping[str, PairedMoments]:
-        """The same of the reference's inputs beside those of ``graph.model``."""
-        return paired_moments(reference, graph, weights, self.data, open_session=self.open_session)
+    def paired_stages(
+        self, reference: Reference, graph: Graph, names: Collection[str], *, jobs: int = 1
+    ) -> PairedStages:
+        """The same of the reference's inputs beside those of ``graph``, of one weight after another while they change.
+
+        The reference's model remembers what it holds, and what came of a graph that began alike."""
+        return PairedStages(reference, graph, names, self.data, self.open_session, jobs)
 
     def rows(self, graph: Graph, weights: Sequence[Weight], *, limit: int | None = None) -> Mapping[str, InputRows]:
         """Some hundreds of input columns of each weight, by name."""

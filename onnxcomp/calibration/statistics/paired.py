@@ -24,6 +24,10 @@ from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.runtime import Session, Value
 
 
+LEAST_BYTES = 2**20  # of columns that are multiplied together: of few rows the product is little more than its sum
+MOST_BYTES = 2**25
+
+
 @dataclass(frozen=True)
 class PairedMoments:
     """gram, cross: (groups or 1, K, K) float32, G and C above."""
@@ -32,22 +36,62 @@ class PairedMoments:
     cross: Array
 
 
-@dataclass
-class _Sums:
-    gram: Any = 0.0
-    cross: Any = 0.0
-    count: int = 0
-    fault: bool = False
+class PairedSums:
+    """The sums of one source, of columns that come batch by batch and are multiplied some batches at a time."""
+
+    def __init__(self) -> None:
+        self.fault = False
+        self._gram: Any = 0.0
+        self._cross: Any = 0.0
+        self._count = 0
+        self._waiting: list[tuple[Array, Array]] = []
+        self._waiting_bytes = 0
 
     def add(self, before: Array, after: Array) -> None:
         """Take in rows (groups, rows, K) of both models."""
-        if before.shape != after.shape or not (np.isfinite(before).all() and np.isfinite(after).all()):
+        if self.fault or before.shape != after.shape:
             self.fault = True
-        if self.fault:
             return
-        self.gram = self.gram + np.matmul(after.swapaxes(1, 2), after)
-        self.cross = self.cross + np.matmul(before.swapaxes(1, 2), after)
-        self.count += after.shape[1]
+        self._count += after.shape[1]
+        self._waiting.append((before, after))
+        self._waiting_bytes += after.nbytes
+        if self._waiting_bytes >= max(LEAST_BYTES, min(MOST_BYTES, 4 * after.shape[0] * after.shape[2] ** 2)):
+            self._multiply()
+
+    def totals(self) -> tuple[Array, Array, int] | None:
+        """Both sums and the number of columns; None where there are none, or the values are no finite numbers."""
+        if self._waiting and not self.fault:
+            self._multiply()
+        if self.fault or not self._count:
+            return None
+        is_finite = np.isfinite(self._gram).all() and np.isfinite(self._cross).all()
+        return (self._gram, self._cross, self._count) if is_finite else None
+
+    def _multiply(self) -> None:
+        before, after = (_joined(each) for each in zip(*self._waiting, strict=True))
+        self._waiting, self._waiting_bytes = [], 0
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._gram = self._gram + np.matmul(after.swapaxes(1, 2), after)
+            self._cross = self._cross + np.matmul(before.swapaxes(1, 2), after)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Columns one after another, in the order in memory that the parts have."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].strides[1] < parts[0].strides[2]:
+        return np.concatenate([each.swapaxes(1, 2) for each in parts], axis=2).swapaxes(1, 2)
+    return np.concatenate(parts, axis=1)
+
+
+def together(parts: Sequence[PairedSums]) -> PairedMoments | None:
+    """The moments of a weight, over all its sources; None where one of them is at fault."""
+    totals = [found for each in parts if (found := each.totals()) is not None]
+    if not totals or len(totals) < len(parts):
+        return None
+    count = np.float32(sum(each[2] for each in totals))
+    gram, cross = (sum(each[index] for each in totals) / count for index in (0, 1))
+    return PairedMoments(gram, cross)
 
 
 def paired_moments(
@@ -72,28 +116,24 @@ def paired_moments(
     by_tensor: dict[str, list[Source]] = {}
     for each in wanted.values():
         by_tensor.setdefault(each.tensor, []).append(each)
-    sums: dict[Hashable, _Sums] = {key: _Sums() for key in wanted}
+    sums: dict[Hashable, PairedSums] = {key: PairedSums() for key in wanted}
     samples = max(1, data.sample_count)
 
     def see(name: str, before: Value, after: Value) -> None:
         for source in by_tensor[name]:
             then = reference.as_now(name, before) if isinstance(before, np.ndarray) else None
-            if not (_is_plain(then) and _is_plain(after)):
+            if not (is_plain(then) and is_plain(after)):
                 sums[source.key].fault = True
                 continue
             most = rows_of(source, after, samples)
             sums[source.key].add(source.cut(then, most), source.cut(after, most))
 
     watch_both(original, graph.model, list(by_tensor), data, see, open_session=open_session)
-    found: dict[str, PairedMoments] = {}
-    for name, own in sources.items():
-        parts = [sums[each.key] for each in {each.key: each for each in own}.values()]
-        if parts and all(each.count and not each.fault for each in parts):
-            count = np.float32(sum(each.count for each in parts))
-            gram = sum(each.gram for each in parts) / count
-            found[name] = PairedMoments(gram, sum(each.cross for each in parts) / count)
-    return found
+    parts = {name: [sums[each.key] for each in {each.key: each for each in own}.values()] for name, own in sources.items()}
+    moments = {name: together(each) for name, each in parts.items()}
+    return {name: each for name, each in moments.items() if each is not None}
 
 
-def _is_plain(value: Value | None) -> TypeGuard[Array]:
+def is_plain(value: Value | None) -> TypeGuard[Array]:
+    """Whether a value is an array of the type that moments are made of."""
     return isinstance(value, np.ndarray) and value.dtype == np.float32

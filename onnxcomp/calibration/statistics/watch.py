@@ -57,7 +57,7 @@ def watch(
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
     with contextlib.ExitStack() as stack:
-        sessions = _Sessions(up_to(model, inner), functools.partial(_opened, open_session), stack)
+        sessions = _Sessions(up_to(model, inner), functools.partial(opened_somehow, open_session), stack)
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         data, sizes = _in_room(data, sessions, groups)
         groups = _grouped(sizes) if sizes else groups
@@ -87,7 +87,7 @@ def watch_both(
     """Call ``see(name, value, value)`` with what both models hold in each tensor, batch by batch; as ``watch``."""
     inputs = {each.name for each in second.proto.graph.input}
     inner = [name for name in names if name not in inputs]
-    opened = functools.partial(_opened, open_session)
+    opened = functools.partial(opened_somehow, open_session)
     with contextlib.ExitStack() as stack:
         one, other = (_Sessions(up_to(model, inner), opened, stack) for model in (first, second))
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
@@ -102,6 +102,18 @@ def watch_both(
                 after = other.of_group(index).run(batch.feeds, group)
                 for name in group:
                     see(name, before.pop(name), after.pop(name))
+
+
+def in_batches(
+    model: Model, names: Sequence[str], data: CalibrationData, *, open_session: OpenSession = Session
+) -> CalibrationData:
+    """The data in such batches that these tensors of one fit in the room; sample by sample where the model draws."""
+    inputs = {each.name for each in model.proto.graph.input}
+    inner = [name for name in names if name not in inputs]
+    with contextlib.ExitStack() as stack:
+        sessions = _Sessions(up_to(model, inner), functools.partial(opened_somehow, open_session), stack)
+        groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
+        return _in_room(data, sessions, groups)[0]
 
 
 class _Sessions:
@@ -160,7 +172,7 @@ def _ignore(name: str, value: Value) -> None:
     """Let go of a value."""
 
 
-def _opened(open_session: OpenSession, source: bytes | Path) -> Session:
+def opened_somehow(open_session: OpenSession, source: bytes | Path) -> Session:
     """A session on the model with other outputs, without graph optimizations where these fail.
 
     ONNX Runtime's GemmTransposeFusion (1.31) drops a Transpose whose result is an output, too.

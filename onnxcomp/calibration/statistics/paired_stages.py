@@ -1,0 +1,252 @@
+"""The paired moments of a model's weights, stage by stage, while the weights of one stage after another change.
+
+    stage k: the weights that k others stand before on the longest way       moments as in ``paired``
+
+Weights side by side share a stage. The original's columns are computed once for all models that are held against it,
+and what a model has in common with one before, up to the first weight that differs, is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxcomp.calibration.data.calibration_data import CalibrationData
+from onnxcomp.calibration.statistics.moments import Source, rows_of, sources_of
+from onnxcomp.calibration.statistics.paired import PairedMoments, PairedSums, is_plain, paired_moments, together
+from onnxcomp.calibration.statistics.series import Room, Series
+from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun, content_digest
+from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
+from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.graph.dataflow.segments import cut
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.graph.ir.reader import Graph, close_graph
+from onnxcomp.graph.ir.topology import depths
+from onnxcomp.graph.provenance import Reference
+from onnxcomp.graph.stored.opening import open_plain
+from onnxcomp.graph.weights.matrix_form import worth_moments
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.runtime import Value
+from onnxcomp.tensors import SPILL_BYTES, Scratch, spill
+
+ROOM_BYTES = 512 * 2**20  # of values in memory: half for the original's, half for those under way
+MOST_RESULTS = 4096  # remembered
+
+Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
+Solve = Callable[[Weight, Array, PairedMoments], Answer]
+
+
+@dataclass
+class _Columns:
+    """What one source holds in the original: columns, or the values that they are cut from, batch by batch."""
+
+    values: Series
+    is_cut: bool = False
+    fault: bool = False
+
+
+class _Kept:
+    """What is remembered of a reference for all models that are held against it. stages: the tensors of each."""
+
+    def __init__(self, stages: Any, data: CalibrationData, scratch: Scratch) -> None:
+        self.stages, self.data = stages, data
+        self.own, self.under_way = Room(ROOM_BYTES // 2, scratch), Room(ROOM_BYTES // 2, scratch)
+        self.columns: dict[Hashable, _Columns] = {}
+        self.checkpoints = Checkpoints()
+        self.results: dict[bytes, Answer] = {}
+
+    def remember(self, key: bytes, answer: Answer) -> None:
+        """Keep an answer; of too many the oldest goes."""
+        self.results[key] = answer
+        while len(self.results) > MOST_RESULTS:
+            self.results.pop(next(iter(self.results)))
+
+
+class PairedStages:
+    """The stages of ``graph``, whose weights may change from one to the next, held against a reference.
+
+    names: of the weights whose moments are wanted. ``by_stage`` has those of them that both models can show the inputs
+    of. Where the graph cannot be run in segments both models are run whole, for each stage.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        graph: Graph,
+        names: Collection[str],
+        data: CalibrationData,
+        open_session: OpenSession,
+        jobs: int = 1,
+    ) -> None:
+        self._reference, self._graph, self._data, self._open_session = reference, graph, data, open_session
+        self._jobs = jobs
+        self._original = open_plain(reference.model)
+        self._sources = self._shown_by_both()
+        all_stages = _by_depth(graph, self._sources)
+        stages = [sorted({each.tensor for name in own for each in self._sources[name]}) for own in all_stages]
+        self.by_stage = [[name for name in own if name in names] for own in all_stages]
+        self._weights = {each.name: each for each in weights(graph)}
+        self._changes = {name: index for index, own in enumerate(all_stages) for name in own}
+        self._kept = self._remembered(stages)
+        self._run = self._staged(graph, self._kept.under_way, self._kept.checkpoints)
+        self._is_whole = False
+
+    def solved(self, index: int, solve: Solve) -> dict[str, Answer]:
+        """What ``solve(weight, values in the reference, moments)`` makes of each weight of a stage, by name.
+
+        It is not asked again for a weight in whose moments, values and encoding nothing has changed.
+        Raises TargetError or VerificationError where a model does not load or run.
+        """
+        names = self.by_stage[index]
+        keys = {} if self._is_whole else {name: self._key(index, name, solve) for name in names}
+        known = {name: self._kept.results[key] for name, key in keys.items() if key in self._kept.results}
+        moments = self._moments(index, [each for each in names if each not in known])
+        asked = [(self._weights[name], self._reference.constant(name), each) for name, each in moments.items()]
+        answers = in_order(solve, asked, self._jobs)
+        for name, answer in zip(moments, answers, strict=True):
+            known[name] = _on_disk(answer, self._reference.model.scratch)
+            if name in keys and not self._is_whole:
+                self._kept.remember(keys[name], known[name])
+        return {name: known[name] for name in names if name in known}
+
+    def _moments(self, index: int, names: Sequence[str]) -> dict[str, PairedMoments]:
+        if not names:
+            return {}
+        if not self._is_whole:
+            try:
+                return self._staged_moments(index, names)
+            except (TargetError, VerificationError):
+                self._is_whole = True
+        now = open_plain(close_graph(self._graph))
+        present = [each for each in weights(now) if each.name in names]
+        return dict(paired_moments(self._reference, now, present, self._data, open_session=self._open_session))
+
+    def _staged_moments(self, index: int, names: Sequence[str]) -> dict[str, PairedMoments]:
+        self._see_original()
+        sources = {each.key: each for name in names for each in self._sources[name]}
+        sums = {key: PairedSums() for key in sources}
+
+        def see(name: str, batch: int, value: Value) -> None:
+            for each in sources.values():
+                if each.tensor == name:
+                    before, after = self._before(each, batch), self._cut(each, value)
+                    sums[each.key].fault |= before is None or after is None
+                    if before is not None and after is not None:
+                        sums[each.key].add(before, after)
+
+        self._run.show(index, sorted({each.tensor for each in sources.values()}), see)
+        parts = {name: [sums[key] for key in {each.key: None for each in self._sources[name]}] for name in names}
+        found = {name: together(each) for name, each in parts.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def _before(self, source: Source, batch: int) -> Array | None:
+        """The original's columns of a batch, in the sizes and units of now."""
+        columns = self._kept.columns[source.key]
+        if columns.fault or batch >= len(columns.values):
+            return None
+        value = columns.values[batch]
+        return value if columns.is_cut else self._cut(source, self._reference.as_now(source.tensor, value))
+
+    def _cut(self, source: Source, value: Value | None) -> Array | None:
+        if not is_plain(value):
+            return None
+        return source.cut(value, rows_of(source, value, max(1, self._data.sample_count)))
+
+    def _see_original(self) -> None:
+        """Have the original's columns, of all weights that moments are wanted of."""
+        columns = self._kept.columns
+        missing: list[dict[Hashable, Source]] = []
+        for own in self.by_stage:
+            found = {each.key: each for name in own for each in self._sources[name]}
+            missing.append({key: each for key, each in found.items() if not self._has(each)})
+        if not any(missing):
+            return
+        run = self._staged(self._original, self._kept.own, Checkpoints())
+        for index, found in enumerate(missing):
+            columns |= {key: _Columns(Series(self._kept.own)) for key in found}
+
+            def see(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> None:
+                for each in found.values():
+                    if each.tensor == name:
+                        self._keep(each, value)
+
+            if found:
+                run.show(index, sorted({each.tensor for each in found.values()}), see)
+
+    def _has(self, source: Source) -> bool:
+        """Whether the original's columns are there, in a form that can be brought to the sizes and units of now."""
+        columns = self._kept.columns.get(source.key)
+        return columns is not None and (self._reference.is_as_it_was(source.tensor) or not columns.is_cut)
+
+    def _keep(self, source: Source, value: Value) -> None:
+        """Keep a batch of the original: its columns where they are fewer numbers than the value, and stay as they are."""
+        columns = self._kept.columns[source.key]
+        rows = self._cut(source, value)
+        columns.fault |= rows is None
+        if rows is None:
+            return
+        if not len(columns.values):
+            columns.is_cut = rows.nbytes <= value.nbytes and self._reference.is_as_it_was(source.tensor)
+        columns.values.append(rows if columns.is_cut else value)
+
+    def _key(self, index: int, name: str, solve: Solve) -> bytes:
+        """What an answer depends on: the samples and the reference aside, all that the moments are computed from, the
+        weight and what it was."""
+        weight, before = self._weights[name], self._reference.constant(name)
+        encoding = "" if weight.encoding is None else json.dumps(weight.encoding.to_dict(), sort_keys=True)
+        parts = (solve.__module__, solve.__qualname__, name, encoding)
+        texts = [hashlib.blake2b(each.encode()).digest() for each in parts]
+        return b"".join([self._run.state(index), *texts, content_digest(weight.values), content_digest(before)])
+
+    def _remembered(self, stages: list[list[str]]) -> _Kept:
+        """What is kept of the reference, anew where the stages are other ones."""
+        known: dict[CalibrationData, _Kept] = self._reference.model.memo.setdefault(PairedStages, {})
+        kept = known.get(self._data)
+        if kept is None or kept.stages != stages:
+            names = sorted({name for own in stages for name in own})
+            data = in_batches(self._reference.model, names, self._data, open_session=self._open_session)
+            known.clear()
+            known[self._data] = kept = _Kept(stages, data, self._reference.model.scratch)
+        return kept
+
+    def _staged(self, graph: Graph, room: Room, checkpoints: Checkpoints) -> StagedRun:
+        stages = cut(graph, self._kept.stages, self._changes)
+        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints)
+
+    def _shown_by_both(self) -> dict[str, list[Source]]:
+        """The sources of each weight, by name, where both models have the tensors."""
+        known = {out.name for node in self._original.main.graph.nodes for out in node.outputs}
+        known |= {each.name for each in self._original.main.graph.inputs}
+        found = {each.name: sources_of(self._graph, each) for each in weights(self._graph) if worth_moments(each)}
+        return {name: own for name, own in found.items() if own and all(each.tensor in known for each in own)}
+
+
+def _by_depth(graph: Graph, names: Collection[str]) -> list[list[str]]:
+    """The weights in order, those that do not depend on each other together."""
+    nodes = {each.name: {id(role.node) for role in each.roles} for each in weights(graph) if each.name in names}
+    depth = depths(graph, {node for readers in nodes.values() for node in readers})
+    found: dict[int, list[str]] = {}
+    for name, readers in nodes.items():
+        found.setdefault(min(depth.get(node, 0) for node in readers), []).append(name)
+    return [found[each] for each in sorted(found)]
+
+
+def in_order(solve: Solve, asked: Sequence[tuple[Any, ...]], jobs: int) -> list[Answer]:
+    """What ``solve`` gives for each of what is asked, on as many threads as there are jobs."""
+    if jobs == 1 or len(asked) < 2:
+        return [solve(*each) for each in asked]
+    from joblib import Parallel, delayed
+
+    found: list[Answer] = Parallel(n_jobs=jobs, prefer="threads")(delayed(solve)(*each) for each in asked)
+    return found
+
+
+def _on_disk(answer: Answer, scratch: Scratch) -> Answer:
+    """The answer with large values mapped."""
+    if answer is None or answer[0].nbytes < SPILL_BYTES:
+        return answer
+    return spill(answer[0], scratch), *answer[1:]

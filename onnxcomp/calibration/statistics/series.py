@@ -1,0 +1,111 @@
+"""Values of a tensor, batch after batch, in memory as long as there is room and in a file beyond it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.runtime import Value
+from onnxcomp.tensors import Scratch
+
+SMALL_BYTES = 4096  # not worth a place in a file
+MAPPED = frozenset("biufc")  # kinds of numpy's types that a file can hold
+
+
+class Room:
+    """How many bytes some series may hold in memory together; files of theirs lie in the scratch folder."""
+
+    def __init__(self, most_bytes: int, scratch: Scratch) -> None:
+        self.most_bytes, self.scratch = most_bytes, scratch
+        self.used_bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes are left, which are then taken."""
+        with self._lock:
+            fits = self.used_bytes + size <= self.most_bytes
+            self.used_bytes += size if fits else 0
+            return fits
+
+    def give_back(self, size: int) -> None:
+        """Have so many bytes back."""
+        with self._lock:
+            self.used_bytes -= size
+
+
+class Series:
+    """The values of one tensor, to which more are added; memory and file go with the last reference to it."""
+
+    def __init__(self, room: Room) -> None:
+        self.size_bytes = 0
+        self._room = room
+        self._values: list[Value] = []  # or where a value lies in the file
+        self._held = _Held()
+        self._finalizer = weakref.finalize(self, _release, room, self._held)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def append(self, value: Value) -> None:
+        """Add the value of the next batch."""
+        size = _size_bytes(value)
+        self.size_bytes += size
+        if size < SMALL_BYTES or not _is_mapped(value):
+            self._values.append(value)
+        elif self._room.take(size):
+            self._held.bytes += size
+            self._values.append(np.ascontiguousarray(value))
+        else:
+            self._values.append(self._written(np.ascontiguousarray(value)))
+
+    def __getitem__(self, batch: int) -> Value:
+        value = self._values[batch]
+        if not isinstance(value, _Place):
+            return value
+        assert self._held.path is not None
+        return np.memmap(self._held.path, value.dtype, "r", value.offset, value.shape)
+
+    def _written(self, value: Array) -> _Place:
+        if self._held.path is None:
+            self._held.path = self._room.scratch.new_path(".series")
+        with self._held.path.open("ab") as file:
+            place = _Place(file.tell(), value.dtype, value.shape)
+            value.tofile(file)
+        return place
+
+
+class _Held:
+    """What a series has to give back."""
+
+    bytes = 0
+    path: Path | None = None
+
+
+class _Place:
+    """Where a value lies in a file."""
+
+    def __init__(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.offset, self.dtype, self.shape = offset, dtype, shape
+
+
+def _size_bytes(value: Value) -> int:
+    if isinstance(value, list | tuple):
+        return sum(_size_bytes(each) for each in value)
+    return int(getattr(value, "nbytes", 0))
+
+
+def _is_mapped(value: Value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in MAPPED
+
+
+def _release(room: Room, held: _Held) -> None:
+    room.give_back(held.bytes)
+    if held.path is not None:
+        with contextlib.suppress(OSError):  # mapped still, where that keeps a file; the scratch folder goes later
+            held.path.unlink(missing_ok=True)
