@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import tempfile
@@ -33,13 +34,12 @@ class Scratch:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
 
     def new_path(self, suffix: str) -> Path:
         """A path in the folder that nothing has used yet."""
-        self._count += 1
-        return self.folder / f"{self._count}{suffix}"
+        return self.folder / f"{next(self._numbers)}{suffix}"
 
 
 def is_external(tensor: TensorProto) -> bool:
