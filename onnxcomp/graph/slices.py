@@ -82,7 +82,8 @@ class Slices:
 
     def _cut(self, stops: Set[str]) -> Slice:
         needed = set(self.outputs) - stops
-        taken, fed = [], set()
+        taken: list[NodeProto] = []
+        fed: set[str] = set()
         for node, reads, makes in reversed(list(zip(self._nodes, self._reads, self._makes, strict=True))):
             if not needed.isdisjoint(makes):
                 taken.append(node)

@@ -73,8 +73,8 @@ class ClosedLoop:
         return max(block.steps for _, block in self._plan)
 
     def outputs(self, session: Session) -> Iterator[dict[str, Value]]:
-        """A model's outputs of every step, with the sequences on the axis of the samples, as in any batch; of caches that
-        grow the new rows only.
+        """A model's outputs of every step, with the sequences on the axis of the samples, as in any batch; of caches
+        that grow the new rows only.
 
         Raises VerificationError where the model does not run.
         """

@@ -26,7 +26,7 @@ from onnxcomp.graph.slices import Slice, Slices
 from onnxcomp.graph.weights.detached import Detached, detach
 from onnxcomp.graph.weights.roles import refuse_misfit, with_arrays
 from onnxcomp.model import Model
-from onnxcomp.runtime import Session
+from onnxcomp.runtime import Session, Value
 from onnxcomp.verify.activations import Activations, keep_activations
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.reference import flatten
@@ -112,8 +112,8 @@ class _Prepared:
         most = MOST_RUN * self.slices.node_count
         if not values or len(self.slices.cut(changed, self.slices.varying).nodes) > most:
             return None
-        part = self.slices.cut(changed, self.kept().known)
-        return part if len(part.nodes) < self.slices.node_count else None
+        known = self.kept().known
+        return self.slices.cut(changed, known) if known else None
 
     def open_part(self, part: Slice, values: Values) -> Session:
         """A session on some of the nodes with these values."""
@@ -157,17 +157,20 @@ class _Changed:
         """The outputs of every batch: those that nothing changed as they are kept."""
         prepared, named = self.prepared, self.verifier.watched.named
         part = prepared.part_for(self.values)
-        if part is None:
-            session = prepared.open_whole(prepared.whole, self.values)
-            for feeds in prepared.data.batches():
-                yield named(flatten(session.run(feeds)), prepared.shown)
-            return
+        for found in self._whole() if part is None else self._part(part):
+            yield named(flatten(found), prepared.shown)
+
+    def _whole(self) -> Iterator[Mapping[str, Value]]:
+        session = self.prepared.open_whole(self.prepared.whole, self.values)
+        return (session.run(feeds) for feeds in self.prepared.data.batches())
+
+    def _part(self, part: Slice) -> Iterator[Mapping[str, Value]]:
+        prepared = self.prepared
         session = prepared.open_part(part, self.values) if part.outputs else None
         for feeds, kept in zip(prepared.data.batches(), prepared.kept().batches, strict=True):
-            fed = {name: feeds[name] for name in part.inputs if name in feeds} | {name: kept[name] for name in part.feeds}
-            made = {} if session is None else session.run(fed)
-            found = {name: made[name] if name in made else kept[name] for name in prepared.slices.outputs}
-            yield named(flatten(found), prepared.shown)
+            fed = {name: feeds[name] for name in part.inputs if name in feeds}
+            made = {} if session is None else session.run(fed | {name: kept[name] for name in part.feeds})
+            yield {name: made[name] if name in made else kept[name] for name in prepared.slices.outputs}
 
     def opened(self) -> AbstractContextManager[Session]:
         """A session on the whole model as it is."""

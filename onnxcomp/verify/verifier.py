@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,6 +97,8 @@ class Verifier:
             "outputs": outputs,
         }  # fmt: skip
         self.watched = Watched.of(original)
+        self._trials: weakref.WeakValueDictionary[int, ValueTrials] = weakref.WeakValueDictionary()
+        self._asking = threading.Lock()
         self._scoring = threading.Lock()  # the user's own code is not asked to be called from several threads
         self.original, self.data, self.target = original, data, target
         self.seed, self.shorter_ends = seed, shorter_ends
@@ -145,8 +148,10 @@ class Verifier:
         return self.changed_outside(model) or self.judge(self._whole(model))
 
     def trials(self, model: Model) -> ValueTrials:
-        """What judges a model with other values in some of its weights, again and again, without rewriting it."""
-        return ValueTrials(self, model)
+        """What judges a model with other values in some of its weights, again and again, without rewriting it: the
+        same for the same model, as long as somebody holds it."""
+        with self._asking:
+            return self._trials.setdefault(id(model), ValueTrials(self, model))
 
     def changed_outside(self, model: Model) -> Verdict | None:
         """The verdict on a model whose inputs or outputs are declared otherwise than the original's, else None."""

@@ -18,11 +18,11 @@ from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.pipeline.api import open_data, silent, tuner_for
-from onnxcomp.pipeline.history.rollback import divergence_of
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
+from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
 from onnxcomp.verify import Verifier
@@ -90,8 +90,9 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
     found = {each.name: each for each in context.editable_weights(open_plain(model), Outcome())}
     table = _tabulate(model, list(found.values()), context)
     plain = {name: options[0] for name, options in table.options.items()}
+    trials = tuner.trials(model)
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
-    chosen = assign(model, table, divergence_of(tuner), tuner.search_limit, context)
+    chosen = assign(table, divergence_of(trials, table), tuner.search_limit, context)
     measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
     rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))

@@ -18,13 +18,12 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from onnxcomp.contract import Context
-from onnxcomp.model import Model
 from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
-from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption, build
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
-Evaluate = Callable[[Model], float]
-"""The divergence of a model from the original, infinite for one that fails."""
+Evaluate = Callable[[Assignment], float]
+"""The divergence of a model with each weight at its assigned strength, infinite for one that fails."""
 
 
 def shortlist(table: Table, limit: float, always: Assignment) -> None:
@@ -68,7 +67,6 @@ def _at(table: Table, positions: Sequence[int]) -> Assignment:
 
 
 def assign(
-    model: Model,
     table: Table,
     evaluate: Evaluate,
     limit: float,
@@ -91,7 +89,7 @@ def assign(
             break
         context.progress(index, table.tuning.corrections, "choosing strengths")
         found = allot(table, predicted_limit)
-        measured = evaluate(build(model, table, found))
+        measured = evaluate(found)
         if measured <= limit and table.total(found) < least:
             best, least = found, table.total(found)
         if 0.93 * limit <= measured <= limit:
@@ -104,11 +102,10 @@ def assign(
         return _just_enough(table, best, enough)
     if not descend:
         return best
-    return _descended(model, table, best, evaluate, limit, context, deadline=deadline)
+    return _descended(table, best, evaluate, limit, context, deadline=deadline)
 
 
 def _descended(
-    model: Model,
     table: Table,
     start: Assignment,
     evaluate: Evaluate,
@@ -143,7 +140,7 @@ def _descended(
         name, option = min(moves, key=price)
         tried.add((name, option.choice))
         changed = best | {name: option}
-        if evaluate(build(model, table, changed)) <= limit:
+        if evaluate(changed) <= limit:
             best = changed
     return best
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, build
-from onnxcomp.verify import Verdict, Verifier
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.measured import measured
+from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 
@@ -80,7 +81,7 @@ def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
     anything."""
     if not probe.shares:
         return
-    usual = affected_share(probe.tuner.check(build(probe.model, table, probe.first)))
+    usual = affected_share(measured(probe.trials, table, probe.first))
     for name, share in probe.shares.items():
         of_usual = 1.0 if usual is None else min(1.0, share / usual)
         if of_usual < table.tuning.few_affected:
@@ -105,17 +106,19 @@ class Probe:
     first: Assignment = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
+    trials: ValueTrials = field(init=False)
     base: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
-        self.base = self.tuner.check(self.model)
+        self.trials = self.tuner.trials(self.model)
+        self.base = self.trials.check({})
 
     def divergence(self, name: str, option: WeightOption) -> float:
         """What the option alone adds; the table remembers it."""
         assert option.choice is not None
         known = self.table.measured.get((name, option.choice))
         if known is None:
-            verdict = self.tuner.check(build(self.model, self.table, {name: option}))
+            verdict = measured(self.trials, self.table, {name: option})
             share = affected_share(verdict)
             if name not in self.first and share is not None:
                 self.shares[name] = share

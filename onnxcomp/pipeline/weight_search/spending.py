@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
-from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS, divergence_of
+from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
+from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
@@ -97,7 +98,8 @@ class Spending:
         work = self.work
         options: dict[str, Any] = {"enough": self.goal, "deadline": work.deadline}
         options["descend"] = not work.step.then  # what follows changes what single changes do
-        found = search.assign(work.model, self.table, divergence_of(self.tuner), limit, self.context, **options)
+        evaluate = divergence_of(self.tuner.trials(work.model), self.table)
+        found = search.assign(self.table, evaluate, limit, self.context, **options)
         key = tuple(option.choice for option in found.values())
         if key not in self.known:
             if len(self.known) == VERIFY_ATTEMPTS:
