@@ -26,7 +26,7 @@ Array = NDArray[Any]
 OpenSession = Callable[[ModelProto], Session]
 
 ROOM_BYTES = 256 * 2**20
-DEPTHS = 32  # of weights whose surroundings are looked at
+DEPTHS = 64  # of weights whose surroundings are looked at
 SAME = 2e-5  # of an output's largest magnitude: products of other shapes add in another order
 FED = frozenset("fiub")  # kinds of arrays that may be kept; float16 is left out by its name
 
@@ -44,7 +44,7 @@ class Activations:
 
 
 def keep_activations(
-    slices: Slices, weights: Sequence[str], data: CalibrationData, open_session: OpenSession, room: int = ROOM_BYTES
+    slices: Slices, weights: Sequence[str], data: CalibrationData, open_session: OpenSession, *, room: int = ROOM_BYTES
 ) -> Activations:
     """What is worth keeping of a model for changes of ``weights``.
 

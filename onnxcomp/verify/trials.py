@@ -167,7 +167,9 @@ class _Changed:
     def _part(self, part: Slice) -> Iterator[Mapping[str, Value]]:
         prepared = self.prepared
         session = prepared.open_part(part, self.values) if part.outputs else None
-        for feeds, kept in zip(prepared.data.batches(), prepared.kept().batches, strict=True):
+        known = prepared.kept().batches
+        batches = prepared.data.batches() if part.inputs else ({} for _ in known)
+        for feeds, kept in zip(batches, known, strict=True):
             fed = {name: feeds[name] for name in part.inputs if name in feeds}
             made = {} if session is None else session.run(fed | {name: kept[name] for name in part.feeds})
             yield {name: made[name] if name in made else kept[name] for name in prepared.slices.outputs}

@@ -65,13 +65,10 @@ def detach(model: Model) -> Detached:
 
 def _detachable(graph: Graph, names: frozenset[str]) -> list[Constant]:
     """The constants of the main graph that sessions can be given: the weights of these names, and others that are
-    large."""
+    large. Of what no node reads ONNX Runtime knows nothing."""
     outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
-    return [
-        each
-        for each in graph.main.constants
-        if each.data_type in TYPES and id(each) not in outputs and (each.name in names or each.nbytes >= LEAST_BYTES)
-    ]
+    can_be = [each for each in graph.main.constants if each.data_type in TYPES and each.outputs]
+    return [each for each in can_be if id(each) not in outputs and (each.name in names or each.nbytes >= LEAST_BYTES)]
 
 
 class _DetachingWriter(ProtoWriter):
