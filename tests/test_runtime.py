@@ -1,12 +1,15 @@
 """onnxcomp.runtime: feeds in, outputs out, ONNX Runtime's errors as ours."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.runtime import (
@@ -63,6 +66,43 @@ def test_feeds_and_returns_sequences() -> None:
     result = session.run({"x": [np.ones(2, np.float32), np.zeros(3, np.float32)], "i": np.int64(1)})
     assert result["y"].shape == (3,)
     assert [len(item) for item in result["s"]] == [2]
+
+
+def elsewhere(kind: int, shape: Sequence[int] = (2, 3)) -> bytes:
+    """y = w, whose data are said to lie in another file."""
+    held = onnx.TensorProto(name="w", dims=shape, data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+    held.external_data.add(key="location", value="memory")
+    y = helper.make_tensor_value_info("y", kind, shape)
+    graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [y], [held])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.uint8, np.int64])
+def test_initializers_come_from_memory(dtype: Any) -> None:
+    values = np.arange(6).reshape(2, 3).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    given = {"turned": np.ascontiguousarray(values.T).T, "read-only": values.copy(), "moved": moved(values)}
+    given["read-only"].flags.writeable = False
+    for held in given.values():
+        session = Session(elsewhere(kind), initializers={"w": held})
+        expected = values.copy()
+        del held
+        np.testing.assert_array_equal(session.run({})["y"], expected)
+
+
+def moved(values: np.ndarray) -> np.ndarray:
+    """The same, an odd number of bytes from where its type wants it."""
+    raw = np.frombuffer(b"." + values.tobytes(), np.uint8)[1:]
+    return raw.view(values.dtype).reshape(values.shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("v", np.zeros((2, 3), np.float32)), ("w", np.zeros((3, 2), np.float32)), ("w", np.zeros((2, 3)))],
+)
+def test_initializers_that_do_not_fit_are_a_target_error(name: str, values: np.ndarray) -> None:
+    with pytest.raises(TargetError, match="cannot load the model"):
+        Session(elsewhere(onnx.TensorProto.FLOAT), initializers={name: values})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxcomp.graph.infer.shapes import inner_graphs
 from onnxcomp.graph.ir.writer import copy_fields
 from onnxcomp.model import Model
 
@@ -40,14 +39,15 @@ def _on_the_way(graph: GraphProto, names: Collection[str]) -> tuple[list[NodePro
     for node in reversed(graph.node):
         if not read.isdisjoint(node.output):
             taken.append(node)
-            read.update(_read_by(node))
+            read.update(read_by(node))
     return taken[::-1], read
 
 
-def _read_by(node: NodeProto) -> Iterator[str]:
+def read_by(node: NodeProto) -> Iterator[str]:
     """What a node reads, with all names in its subgraphs: some of them are those of the graph around."""
-    yield from node.input
-    holder = GraphProto(node=[node])
-    for body in inner_graphs(holder):
-        yield from (name for inner in body.node for name in inner.input)
-        yield from (each.name for each in body.output)
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in body.node:
+                yield from read_by(inner)
+            yield from (each.name for each in body.output)

@@ -150,6 +150,8 @@ class Session:
     config: session config entries such as ``{"session.disable_quant_qdq": "1"}``; with
         ``session.disable_cpu_ep_fallback`` the provider has to take every node, or the model does not load.
     custom_ops: shared libraries with custom operators to register first.
+    initializers: by name the values of initializers of the main graph whose data, by what the model says, lie in
+        another file: they are taken from here instead, and copied.
     profile: a folder to which ONNX Runtime writes how long each node took (see ``end_profile``).
 
     Raises TargetError when the model does not load there, or the provider gave way to CPU in silence.
@@ -165,6 +167,7 @@ class Session:
         optimization: str = "all",
         config: Mapping[str, str] | None = None,
         custom_ops: Sequence[Path] = (),
+        initializers: Mapping[str, Array] | None = None,
         profile: Path | None = None,
     ) -> None:
         if provider not in available_providers():
@@ -187,6 +190,9 @@ class Session:
         try:
             for library in custom_ops:
                 options.register_custom_ops_library(str(library))
+            if initializers:
+                values = [_held(each) for each in initializers.values()]
+                options.add_external_initializers(list(initializers), values)
             self._session = ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model),
                 options,
@@ -312,6 +318,15 @@ def _spec(item: Any) -> ValueSpec:
     shape = item.shape if "tensor(" in item.type and "map(" not in item.type else None
     dims = tuple(None if dim in ("", "?") else dim for dim in shape or ())
     return ValueSpec(item.name, item.type, tuple(None if isinstance(d, int) and d < 0 else d for d in dims))
+
+
+def _held(values: Array) -> Any:
+    """An array as an OrtValue on CPU that keeps it alive."""
+    whole = np.require(values, requirements=["C", "A"])
+    kind = FOREIGN_TYPES.get(next((name for name, dtype in DTYPES.items() if dtype == whole.dtype), ""))
+    if kind is None:
+        return ort.OrtValue.ortvalue_from_numpy(whole)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(whole, kind)
 
 
 def _copied(value: Any, spec: ValueSpec) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxcomp.errors import TargetError
 from onnxcomp.graph.integers.style import QuantizationStyle
@@ -17,6 +17,8 @@ from onnxcomp.target.styles import ASYMMETRIC, STYLES
 from onnxcomp.target.versions import supported
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from onnxcomp.runtime import ModelSource, Session
 
 # Short name -> ONNX Runtime's name.
@@ -105,8 +107,15 @@ class Target:
             min_ort=min_ort,
         )
 
-    def session(self, model: ModelSource, *, config: Mapping[str, str] | None = None) -> Session:
-        """``model`` open on this target with all graph optimizations on. Raises TargetError."""
+    def session(
+        self,
+        model: ModelSource,
+        *,
+        config: Mapping[str, str] | None = None,
+        initializers: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Session:
+        """``model`` open on this target with all graph optimizations on; initializers: as in ``Session``. Raises
+        TargetError."""
         from onnxcomp.runtime import Session
 
         return Session(
@@ -116,6 +125,7 @@ class Target:
             threads=self.threads,
             config=config,
             custom_ops=self.custom_ops,
+            initializers=initializers,
         )
 
     @property

@@ -17,7 +17,7 @@ from onnxcomp.calibration.states.states import GROWING, State, find_states
 from onnxcomp.calibration.states.steps import Steps
 from onnxcomp.errors import VerificationError
 from onnxcomp.model import Model
-from onnxcomp.runtime import Value
+from onnxcomp.runtime import Session, Value
 from onnxcomp.target import Target
 from onnxcomp.verify.reference import Layout, OutputStore, flatten, layout_of
 
@@ -72,16 +72,15 @@ class ClosedLoop:
         """How many steps the longest sequence has."""
         return max(block.steps for _, block in self._plan)
 
-    def outputs(self, model: Model) -> Iterator[dict[str, Value]]:
-        """The outputs of every step, with the sequences on the axis of the samples, as in any batch; of caches that
-        grow the new rows only.
+    def outputs(self, session: Session) -> Iterator[dict[str, Value]]:
+        """A model's outputs of every step, with the sequences on the axis of the samples, as in any batch; of caches
+        that grow the new rows only.
 
-        Raises TargetError where the model does not load, VerificationError where it does not run.
+        Raises VerificationError where the model does not run.
         """
-        with model.opened_on(self.target.session) as session:
-            for steps, block in self._plan:
-                for batch, outputs in steps.run(session.run, block):
-                    yield flatten(self._new_rows(batch, outputs))
+        for steps, block in self._plan:
+            for batch, outputs in steps.run(session.run, block):
+                yield flatten(self._new_rows(batch, outputs))
 
     def _new_rows(self, batch: Batch, outputs: Mapping[str, Value]) -> dict[str, Value]:
         """The outputs, of growing caches what this step added: the rest was an output of the steps before."""

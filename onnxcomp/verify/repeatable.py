@@ -29,7 +29,7 @@ def draws_differently(model: Model, data: CalibrationData, target: Target) -> st
 
     Raises TargetError or VerificationError where the model does not load or run.
     """
-    if not (is_drawing(model) or target.custom_ops or _has_contributed(model.proto)):
+    if not may_draw(model, target):
         return None
     for first, second in zip(_outputs(model, data, target), _outputs(_shifted(model), data, target), strict=True):
         for name in first.keys() | second.keys():
@@ -39,6 +39,11 @@ def draws_differently(model: Model, data: CalibrationData, target: Target) -> st
                     "the same inputs"
                 )
     return None
+
+
+def may_draw(model: Model, target: Target) -> bool:
+    """Whether some node may draw random numbers."""
+    return is_drawing(model) or bool(target.custom_ops) or _has_contributed(model.proto)
 
 
 def _has_contributed(proto: ModelProto) -> bool:

@@ -3,15 +3,18 @@
     verifier = Verifier(original, data, target=Target.of("cpu"))
     verdict = verifier.check(rewritten)
 
+    trials = verifier.trials(model)                   # of many values for the same weights
+    verdict = trials.check({"fc1.weight": rounded})
+
 The default metric, its threshold and how they were chosen: docs/decisions/0003-default-metric.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +28,10 @@ from onnxcomp.graph.dataflow.output_operators import SCORING, ends
 from onnxcomp.model import Model
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats
-from onnxcomp.runtime import ValueSpec, run_isolated
+from onnxcomp.runtime import Value
 from onnxcomp.target import Target
 from onnxcomp.verify.accuracy import Labels, labels_of
+from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES, Candidate, WholeModel
 from onnxcomp.verify.closed_loop import ClosedLoop, closed_loop_for
 from onnxcomp.verify.comparison import ComparedBatches, incomparable, widened
 from onnxcomp.verify.limits import (
@@ -44,10 +48,10 @@ from onnxcomp.verify.reading.padding import Padding, find_padding
 from onnxcomp.verify.reading.watched import Watched
 from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 from onnxcomp.verify.signature import changed_signature
+from onnxcomp.verify.trials import ValueTrials
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
 
 Array = NDArray[Any]
-ISOLATE_FROM_BYTES = 10**9
 
 
 class Verifier:
@@ -92,7 +96,10 @@ class Verifier:
             "target": target, "metric": metric, "max_drop": max_drop, "seed": seed, "shorter_ends": shorter_ends,
             "outputs": outputs,
         }  # fmt: skip
-        self._watched = Watched.of(original)
+        self.watched = Watched.of(original)
+        self._trials: weakref.WeakValueDictionary[int, ValueTrials] = weakref.WeakValueDictionary()
+        self._asking = threading.Lock()
+        self._scoring = threading.Lock()  # the user's own code is not asked to be called from several threads
         self.original, self.data, self.target = original, data, target
         self.seed, self.shorter_ends = seed, shorter_ends
         self.samples = data.sample_count
@@ -138,14 +145,27 @@ class Verifier:
 
     def check(self, model: Model) -> Verdict:
         """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed."""
+        return self.changed_outside(model) or self.judge(self._whole(model))
+
+    def trials(self, model: Model) -> ValueTrials:
+        """What judges a model with other values in some of its weights, again and again, without rewriting it: the
+        same for the same model, as long as somebody holds it."""
+        with self._asking:
+            return self._trials.setdefault(id(model), ValueTrials(self, model))
+
+    def changed_outside(self, model: Model) -> Verdict | None:
+        """The verdict on a model whose inputs or outputs are declared otherwise than the original's, else None."""
         changed = changed_signature(self.original, model, shorter_ends=self.shorter_ends)
-        if changed:
-            return failure(changed, limit=self.limit, samples=self.samples)
+        return failure(changed, limit=self.limit, samples=self.samples) if changed else None
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """The verdict on what a candidate gives, which is declared as the original is. Safe to be called from several
+        threads at once."""
         try:
             if ":" in self.metric:
-                return self._scored(model)
-            verdict = self._compared(model)
-            return self._on_own_states(model, verdict) if verdict.passed and self._loop is not None else verdict
+                return self._scored(candidate)
+            verdict = self._compared(candidate.outputs())
+            return self._on_own_states(candidate, verdict) if verdict.passed and self._loop is not None else verdict
         except (TargetError, VerificationError, ModelError) as error:
             return failure(str(error), limit=self.limit, samples=self.samples)
 
@@ -155,9 +175,8 @@ class Verifier:
         """The original's outputs and what each is taken for; a metric of class scores says that those are some that
         can be, where none looks like it."""
         layouts = [layout_of(batch) for batch in self.data.labelled_batches()]
-        store = OutputStore()
-        self._specs: dict[str, ValueSpec] = {}
-        store.extend(self._run(self.original))
+        store, whole = OutputStore(), self._whole(self.original)
+        store.extend(whole.outputs())
         names = {name for found in store for name in found}
         unknown = sorted(set(asked) - names)
         if unknown:
@@ -166,15 +185,15 @@ class Verifier:
         options: dict[str, Any] = {
             "padding": self._padding(),
             "linear": lambda name: made_by.get(name, "") in ("", *SCORING),
-            "numbers": lambda name: name in self._watched.numbers,
-            "left_out": self._watched.stands_for,
+            "numbers": lambda name: name in self.watched.numbers,
+            "left_out": self.watched.stands_for,
             "states": self.states,
         }
-        found = Outputs(self.data, layouts, store, self._specs, asked=asked, **options)
+        found = Outputs(self.data, layouts, store, whole.specs, asked=asked, **options)
         if metric not in ("kl", "top1") or any(lenses_of(metric, each) for each in found.described.values()):
             return found
         forced = dict.fromkeys(names, "classes") | dict(asked)
-        return Outputs(self.data, layouts, store, self._specs, asked=forced, **options)
+        return Outputs(self.data, layouts, store, whole.specs, asked=forced, **options)
 
     def _own_states(self, closed_loop: bool) -> frozenset[str]:
         """The outputs that are states; the closed loop is made ready where it is asked for and the model has some."""
@@ -187,31 +206,8 @@ class Verifier:
         self._loop = self._loop if closed_loop else None
         return found
 
-    def _run(self, model: Model) -> Iterator[dict[str, Array]]:
-        """Outputs of every batch in order, from this process or, for large models, one of their own."""
-        if model.size_bytes >= ISOLATE_FROM_BYTES:
-            yield from self._isolated(model)
-            return
-        prepared = self._watched.prepare(model)
-        with prepared.opened_on(self.target.session) as session:
-            self._specs = self._specs or {spec.name: spec for spec in session.outputs}
-            for feeds in self.data.batches():
-                yield self._watched.named(flatten(session.run(feeds)))
-
-    def _isolated(self, model: Model) -> Iterator[dict[str, Array]]:
-        with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=model.scratch.folder) as folder:
-            run = run_isolated(
-                self._watched.prepare(model).materialize(Path(folder) / "model"),
-                self.data.batches(),
-                folder=Path(folder) / "run",
-                provider=self.target.provider,
-                provider_options=self.target.provider_options,
-                threads=self.target.threads,
-                custom_ops=self.target.custom_ops,
-            )
-            self.notes.append(f"ran in a process of its own, peak memory {run.peak_bytes / 2**20:,.0f} MiB")
-            for outputs in run.outputs():
-                yield self._watched.named(flatten(outputs))
+    def _whole(self, model: Model) -> WholeModel:
+        return WholeModel(model, self.data, self.target, self.watched, self.notes.append)
 
     def _padding(self) -> Padding | None:
         """The input that marks padding, asked of the original itself; not of one that needs a process of its own."""
@@ -241,7 +237,7 @@ class Verifier:
 
     def _original_score(self) -> float | None:
         if ":" in self.metric:
-            score = self._score(self.original)
+            score = self._score(self._whole(self.original))
             if not np.isfinite(score):
                 raise VerificationError(f"metric: {self.metric} gave {score} for the original")
             return score
@@ -274,14 +270,14 @@ class Verifier:
 
     # --- comparing ---
 
-    def _compared(self, model: Model) -> Verdict:
+    def _compared(self, outputs: Iterator[dict[str, Array]]) -> Verdict:
         found = ComparedBatches(self._outputs, "divergence" if self.metric == "accuracy" else self.metric, self.seed)
         beside = ComparedBatches(self._outputs, "divergence", self.seed) if self.metric == "top1" else found
         changes: list[Floats] = []
-        for i, (reference, candidate) in enumerate(zip(self._outputs.store, self._run(model), strict=True)):
+        for i, (reference, candidate) in enumerate(zip(self._outputs.store, outputs, strict=True)):
             if self.shorter_ends:
                 candidate = widened(candidate)
-            wrong = incomparable(reference, candidate, self._watched.ragged)
+            wrong = incomparable(reference, candidate, self.watched.ragged)
             if wrong:
                 return failure(wrong, limit=self.limit, samples=self.samples)
             for each in {id(found): found, id(beside): beside}.values():
@@ -293,16 +289,15 @@ class Verifier:
             return self._accuracy_verdict(np.concatenate(changes), found, held)
         return self._divergence_verdict(found, held)
 
-    def _on_own_states(self, model: Model, verdict: Verdict) -> Verdict:
+    def _on_own_states(self, candidate: Candidate, verdict: Verdict) -> Verdict:
         """A verdict that passed, with what the model does on its own states: the worse of both counts."""
         assert self._loop is not None
         steps = self._outputs.of_steps(self._loop.layouts, self._loop.reference)
         found = ComparedBatches(steps, "divergence", self.seed, prefix="on its own states: ")
-        for i, (reference, candidate) in enumerate(zip(steps.store, self._loop.outputs(model), strict=True)):
-            wrong = incomparable(reference, widened(candidate) if self.shorter_ends else candidate)
-            if wrong:
-                return failure(f"on its own states: {wrong}", limit=self.limit, samples=self.samples)
-            found.add(i, reference, candidate)
+        with candidate.opened() as session:
+            wrong = self._stepped(steps, self._loop.outputs(session), found)
+        if wrong:
+            return failure(f"on its own states: {wrong}", limit=self.limit, samples=self.samples)
         divergences, _ = found.divergences()
         worst = max(divergences, key=lambda each: each.value, default=None)
         if worst is None:
@@ -320,6 +315,15 @@ class Verifier:
             outputs=outputs,
             reasons=self._over(worst),
         )
+
+    def _stepped(self, steps: Outputs, made: Iterator[dict[str, Value]], found: ComparedBatches) -> str | None:
+        """Take in every step; why the steps cannot be compared, or None."""
+        for i, (reference, candidate) in enumerate(zip(steps.store, made, strict=True)):
+            wrong = incomparable(reference, widened(candidate) if self.shorter_ends else candidate)
+            if wrong:
+                return wrong
+            found.add(i, reference, candidate)
+        return None
 
     def _held(self, comparison: ComparedBatches) -> tuple[float, float] | None:
         """The worst divergence and its limit, where the samples are too few to count by."""
@@ -360,8 +364,8 @@ class Verifier:
         reasons = (*verdict.reasons, *_over_beside(held))
         return dataclasses.replace(verdict, agreement=found.agreement, beside=held, reasons=reasons)
 
-    def _scored(self, model: Model) -> Verdict:
-        score = self._score(model)
+    def _scored(self, candidate: Candidate) -> Verdict:
+        score = self._score(candidate)
         assert self.original_score is not None
         drop = self.original_score - score
         if not np.isfinite(score):
@@ -381,8 +385,8 @@ class Verifier:
             verified=bool(self.samples),
         )
 
-    def _score(self, model: Model) -> float:
-        with model.opened_on(self.target.session) as session:
+    def _score(self, candidate: Candidate) -> float:
+        with candidate.opened() as session, self._scoring:
             return call_score(self.metric, session.run)
 
 

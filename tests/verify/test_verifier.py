@@ -249,7 +249,7 @@ def test_same_verdict_isolated_and_with_outputs_on_disk(data: CalibrationData, m
     other = classifier(noisy(WEIGHT, 0.1))
     expected = Verifier(classifier(), data, target=CPU).check(other)
     monkeypatch.setattr(reference, "IN_MEMORY_BYTES", 1000)
-    monkeypatch.setattr("onnxcomp.verify.verifier.ISOLATE_FROM_BYTES", 1)
+    monkeypatch.setattr("onnxcomp.verify.candidate.ISOLATE_FROM_BYTES", 1)
     verifier = Verifier(classifier(), data, target=CPU)
     assert verifier.check(other) == expected
     assert "process of its own" in verifier.notes[-1]

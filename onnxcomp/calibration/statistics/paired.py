@@ -23,7 +23,6 @@ from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.runtime import Session, Value
 
-
 LEAST_BYTES = 2**20  # of columns that are multiplied together: of few rows the product is little more than its sum
 MOST_BYTES = 2**25
 

@@ -8,7 +8,6 @@ content of all that was computed up to it, so that another run of a model that b
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.series import Room, Series
@@ -27,7 +26,7 @@ from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.value_infos import required_info
 from onnxcomp.graph.ir.writer import node_proto
-from onnxcomp.runtime import Session, Value, ValueSpec
+from onnxcomp.runtime import Value, ValueSpec
 
 CHECKPOINTS = 8  # kept along the model, each the smallest of its stretch
 CHECKPOINT_BYTES = 64 * 2**20  # of one

@@ -45,21 +45,27 @@ def write(graph: Graph) -> Model:
 
 
 def _written(graph: Graph) -> Model:
+    proto = whole_proto(graph, ProtoWriter(graph))
+    names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
+    encodings = {name: each for name, each in graph.encodings.items() if name in names}
+    return graph.model.with_proto(proto, encodings)
+
+
+def whole_proto(graph: Graph, writer: ProtoWriter) -> ModelProto:
+    """The edited graph as a message, each scope by ``writer``."""
     sweep(graph)
     source = graph.model.proto
     proto = ModelProto()
     copy_fields(source, proto, {"graph", "functions", "opset_import", "ir_version"})
     proto.ir_version = graph.ir_version
     write_opsets(graph, proto)
-    ProtoWriter(graph).write_graph(graph.main, proto.graph)
+    writer.write_graph(graph.main, proto.graph)
     if source.ir_version < 4 and (proto.ir_version >= 4 or _needs_ir4(proto.graph)):
         _lift_ir4(proto)
     for scope in graph.scopes:
         if scope.kind == "function":
-            ProtoWriter(graph).write_function(scope, proto.functions.add())
-    names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
-    encodings = {name: each for name, each in graph.encodings.items() if name in names}
-    return graph.model.with_proto(proto, encodings)
+            writer.write_function(scope, proto.functions.add())
+    return proto
 
 
 def node_proto(graph: Graph, node: Node) -> NodeProto:

@@ -19,7 +19,7 @@ from onnxcomp.graph.ir.nodes import Array, Constant, Node, ProtoValues
 from onnxcomp.graph.ir.query import constants_by_key, is_onnx
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph, open_graph
 from onnxcomp.graph.stored.opening import open_plain, stored_bytes
-from onnxcomp.model import Model
+from onnxcomp.model import INLINE_LIMIT_BYTES, Model
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.operators import MICROSOFT, RECURRENT, RESHAPING
 from onnxcomp.tensors import FLOAT_TYPES
@@ -69,8 +69,7 @@ class Weight:
 
         ValueError where shape or type differ, or where the encoding does not make these very values.
         """
-        if values.shape != self.shape or values.dtype != self.dtype:
-            raise ValueError(f"{self.name}: {values.shape} {values.dtype} for {self.shape} {self.dtype}")
+        refuse_misfit(self.name, values, self.shape, self.dtype)
         if encoding is not None and encoding.encode(values) is None:
             raise ValueError(f"{self.name}: the {encoding.kind} encoding does not decode to the values")
         self.tensor.values = values
@@ -176,6 +175,33 @@ def compose(base: Model, sources: Mapping[str, Model]) -> Model:
         if name in constants[id(source)]:
             made[name] = constants[id(source)][name]._values, opened[id(source)].encodings.get(name)
     return with_weights(base, made)
+
+
+def with_arrays(base: Model, values: Mapping[str, Array]) -> Model:
+    """``base`` with the named constants holding other values of the same shape and type, however these are made.
+
+    Few of them stay in memory: the model is not meant to be kept. Raises ValueError for what does not fit.
+    """
+    graph = open_plain(base)
+    held = constants_by_key(graph)
+    in_memory = sum(each.nbytes for each in values.values()) < INLINE_LIMIT_BYTES
+    for name, array in values.items():
+        own = held.get(name)
+        if own is None:
+            raise ValueError(f"{name}: the model has no such constant")
+        refuse_misfit(name, array, tuple(own.shape), own.dtype)
+        if in_memory:
+            own._values, own.origin = np.asarray(array), None
+        else:
+            own.values = array
+        graph.encodings.pop(name, None)
+    return close_graph(graph)
+
+
+def refuse_misfit(name: str, values: Array, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise ValueError where values are of another shape or type than the constant whose they shall be."""
+    if values.shape != shape or values.dtype != dtype:
+        raise ValueError(f"{name}: {values.shape} {values.dtype} for {shape} {dtype}")
 
 
 def with_true_encodings(model: Model) -> Model:

@@ -113,7 +113,8 @@ def fixed_bytes(shape: tuple[int, ...], encoding: Encoding | None) -> int:
     if isinstance(encoding, RescaledEncoding):
         return fixed_bytes(shape, encoding.inner) + encoding.factor.nbytes + SCALE_BYTES
     steps = code_path(encoding, shape).steps
-    return DECODER_BYTES + sum(_operand_bytes(each) if each.is_lookup else SCALE_BYTES for each in steps if each.operand)
+    met = [each for each in steps if each.operand is not None]
+    return DECODER_BYTES + sum(_operand_bytes(each) if each.is_lookup else SCALE_BYTES for each in met)
 
 
 def _operand_bytes(step: PathStep) -> int:

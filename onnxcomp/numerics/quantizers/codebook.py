@@ -198,8 +198,8 @@ def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
     """The k vectors (k', d), k' <= k, that the rows (n, d) lie nearest to in the sense of least squares.
 
     scikit-learn's k-means++ on at most 4,096 rows (or 16 a vector) drawn with the seed, ten of Lloyd's iterations over
-    16,384 (or 32 a vector), then four over all rows. Distinct rows come back as they are where there are at most k. The vectors have
-    the type that decoders compute in, in lexicographic order.
+    16,384 (or 32 a vector), then four over all rows. Distinct rows come back as they are where there are at most k. The
+    vectors have the type that decoders compute in, in lexicographic order.
     """
     import sklearn.cluster  # takes a second or more to import
 

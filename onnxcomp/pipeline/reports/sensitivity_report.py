@@ -21,8 +21,9 @@ from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, judged
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
 from onnxcomp.pipeline.weight_search.fits import Fit
+from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.receipt import Entry
 from onnxcomp.target import Target
@@ -91,10 +92,9 @@ def _rows(model: Model, context: Context, tuner: Verifier) -> tuple[WeightSensit
     found = {each.name: each for each in context.editable_weights(open_plain(model), Outcome())}
     table = _tabulate(model, list(found), context)
     plain = {name: options[0] for name, options in table.options.items()}
+    trials = tuner.trials(model)
     measure_influence(model, table, tuner, Reach(tuner), plain, context, once=True)
-    chosen = assign(
-        table, lambda each: judged(tuner, model, table, each).quadratic_divergence, tuner.search_limit, context
-    )
+    chosen = assign(table, divergence_of(trials, table), tuner.search_limit, context)
     measured = {name: table.influence[name, ANY_FAMILY] for name, _ in table.measured}
     rows = [_row(found[name], influence, chosen[name].choice) for name, influence in measured.items()]
     return tuple(sorted(rows, key=lambda row: -row.influence))

@@ -23,7 +23,7 @@ from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, Weight
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
 Evaluate = Callable[[Assignment], float]
-"""The divergence of the model with an assignment from the original, infinite for one that fails."""
+"""The divergence of a model with each weight at its assigned strength, infinite for one that fails."""
 
 
 def shortlist(table: Table, limit: float, always: Assignment) -> None:

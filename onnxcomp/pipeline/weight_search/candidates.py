@@ -29,7 +29,6 @@ from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.weight_search.fits import Fit, Fitting, Look, Looking
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
-from onnxcomp.verify import Verdict, Verifier
 
 HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the family is worth trying
 NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
@@ -337,11 +336,6 @@ def _family(rewrite: Pass) -> Hashable:
 def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
     """The model with each weight at its assigned strength."""
     return with_values(rewritten(model, table, assignment)[0], table, assignment)
-
-
-def judged(verifier: Verifier, model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Verdict:
-    """How far the model with an assignment is from the verifier's original."""
-    return verifier.check(build(model, table, assignment))
 
 
 def with_values(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:

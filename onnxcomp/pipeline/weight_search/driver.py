@@ -32,18 +32,18 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     as_made,
-    judged,
     rewritten,
     with_values,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
+from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.recipe import Choose
-from onnxcomp.verify import Verdict, Verifier
+from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
@@ -75,13 +75,20 @@ class Choosing:
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
+    _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
+
+    def _hold(self, judge: Verifier) -> ValueTrials:
+        """What judges other values, kept for the whole step."""
+        return self._held.setdefault(id(judge), judge.trials(self.model))
 
     def choose(self) -> Attempt | None:
         """The smallest of what verifies: the strongest that the budget tolerates, or what noise alone allows, as
         without data. What does not verify only where nothing does; None where nothing can change."""
         fit, tuner = self._parts_to_search()
         context = dataclasses.replace(self.context, calibration=fit)
+        if tuner is not None:
+            self._hold(tuner)
         table, mild = self._table(context, tuner)
         self.skipped = list(table.skipped)
         if not table.options:
@@ -216,7 +223,7 @@ class Choosing:
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""
-        return judged(self.verifier, self.model, table, assignment).quadratic_divergence
+        return divergence_of(self._hold(self.verifier), table)(assignment)
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified: each weight as its choice left it, all applied to the same model."""

@@ -20,8 +20,9 @@ from onnxcomp.contract import Context
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, judged
-from onnxcomp.verify import Verdict, Verifier
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.measured import measured
+from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
 
@@ -84,7 +85,7 @@ def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
     anything."""
     if not probe.shares:
         return
-    usual = affected_share(judged(probe.tuner, probe.model, table, probe.first))
+    usual = affected_share(measured(probe.trials, table, probe.first))
     for name, share in probe.shares.items():
         of_usual = 1.0 if usual is None else min(1.0, share / usual)
         if of_usual < table.tuning.few_affected:
@@ -109,10 +110,12 @@ class Probe:
     first: Assignment = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
+    trials: ValueTrials = field(init=False)
     base: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
-        self.base = self.tuner.check(self.model)
+        self.trials = self.tuner.trials(self.model)
+        self.base = self.trials.check({})
 
     def measure(
         self, changes: Sequence[tuple[str, WeightOption]], context: Context, deadline: float
@@ -144,7 +147,7 @@ class Probe:
         return found
 
     def _verdict(self, name: str, option: WeightOption) -> Verdict:
-        return judged(self.tuner, self.model, self.table, {name: option})
+        return measured(self.trials, self.table, {name: option})
 
     def _note(self, name: str, option: WeightOption, verdict: Verdict) -> None:
         assert option.choice is not None

@@ -17,7 +17,8 @@ from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
-from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, judged
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
+from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
@@ -97,17 +98,14 @@ class Spending:
         work = self.work
         options: dict[str, Any] = {"enough": self.goal, "deadline": work.deadline}
         options["descend"] = not work.step.then  # what follows changes what single changes do
-        found = search.assign(self.table, self._divergence, limit, self.context, **options)
+        evaluate = divergence_of(self.tuner.trials(work.model), self.table)
+        found = search.assign(self.table, evaluate, limit, self.context, **options)
         key = tuple(option.choice for option in found.values())
         if key not in self.known:
             if len(self.known) == VERIFY_ATTEMPTS:
                 return None
             self.known[key] = work.tried(self.context, self.table, found)
         return self.known[key]
-
-    def _divergence(self, assignment: Assignment) -> float:
-        """How far an assignment, without what follows it, is from the original on the search's own part."""
-        return judged(self.tuner, self.work.model, self.table, assignment).quadratic_divergence
 
     def _hold_back(self, trial: Attempt, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has

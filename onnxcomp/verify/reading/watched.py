@@ -8,7 +8,7 @@ depends on the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ from onnxcomp.verify.reading.entries import LabelEntry, expose, find_entries, nu
 Array = NDArray[Any]
 
 
-
-@dataclass
+@dataclass(frozen=True)
 class Watched:
     """entries: the tensors. ragged: outputs whose length depends on the data; labels: outputs that only name or choose;
     numbers: integer outputs that were made by rounding."""
@@ -30,7 +29,6 @@ class Watched:
     ragged: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
-    shown: Mapping[str, str] = field(default_factory=dict)  # of the model that was prepared last
 
     @classmethod
     def of(cls, model: Model) -> Watched:
@@ -45,17 +43,14 @@ class Watched:
         entries = tuple(each for each in find_entries(model) if wanted.intersection(each.outputs or (each.output,)))
         return cls(entries, ragged, frozenset(discrete - numbers), numbers)
 
-    def prepare(self, model: Model) -> Model:
-        """The model with the tensors as further outputs."""
-        if not self.entries:
-            return model
-        prepared, self.shown = expose(model, self.entries)
-        return prepared
+    def prepare(self, model: Model) -> tuple[Model, Mapping[str, str]]:
+        """The model with the tensors as further outputs, and which tensor each of these shows."""
+        return expose(model, self.entries) if self.entries else (model, {})
 
-    def named(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    def named(self, outputs: Mapping[str, Array], shown: Mapping[str, str]) -> dict[str, Array]:
         """Outputs of the prepared model, its further ones called by what they enter."""
         by_tensor = {each.tensor: f"{each.tensor} (into {each.operator})" for each in self.entries}
-        return {by_tensor[self.shown[name]] if name in self.shown else name: each for name, each in outputs.items()}
+        return {by_tensor[shown[name]] if name in shown else name: each for name, each in outputs.items()}
 
     def stands_for(self, output: str) -> str | None:
         """Why an output is not compared itself: what is compared in its place, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context
+from onnxcomp.graph.weights.roles import with_arrays
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.safety.reach import (
     QUICK_SAMPLES,
@@ -155,6 +157,9 @@ class Scripted:
 
     def check(self, model: Model) -> Verdict:
         return self.verdicts(model)
+
+    def trials(self, model: Model) -> SimpleNamespace:
+        return SimpleNamespace(check=lambda values: self.verdicts(with_arrays(model, values)))
 
 
 PLAIN = WeightOption(None, 1000, 0.0)

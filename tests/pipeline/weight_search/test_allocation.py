@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, moves_tried, predicted_total, shortlist
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, fit_again, tabulate
+from onnxcomp.pipeline.weight_search.candidates import (
+    ANY_FAMILY,
+    Assignment,
+    Table,
+    WeightOption,
+    build,
+    fit_again,
+    tabulate,
+)
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
@@ -30,6 +39,11 @@ def table_of(**options: list[WeightOption]) -> Table:
     table = Table({name: [PLAIN, *found] for name, found in options.items()}, {})
     table.influence = {(name, ANY_FAMILY): 1.0 for name in options}
     return table
+
+
+def of_models(evaluate: Callable[[Model], float], table: Table) -> Callable[[Assignment], float]:
+    """The divergence of the classifier under an assignment."""
+    return lambda assignment: evaluate(build(classifier(), table, assignment))
 
 
 def test_the_cheapest_change_adds_least_divergence_for_a_byte() -> None:
@@ -73,7 +87,7 @@ def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
     def evaluate(model: Model) -> float:
         return 0.056 if np.array_equal(values_of(model, "w"), values_of(table.variants[0], "w")) else 0.02
 
-    found = assign(classifier(), table, evaluate, 0.055, Context(), descend=False)
+    found = assign(table, of_models(evaluate, table), 0.055, Context(), descend=False)
     assert found == {"w": mild}
     assert predicted_total(table, found) == pytest.approx(0.004)
 
@@ -106,9 +120,9 @@ def test_single_changes_find_what_the_prediction_missed() -> None:
     """ "v" is the cheaper one by prediction and breaks the limit; "w" is beyond it by prediction, and harmless."""
     table = two_weights(second=WeightOption(1, 500, 0.05))
     harms = Harms(v=0.05, w=0.0)
-    found = assign(classifier(), table, harms, 0.03, Context())
+    found = assign(table, of_models(harms, table), 0.03, Context())
     assert found == {"v": PLAIN, "w": table.options["w"][1]}
-    without = assign(classifier(), table, harms, 0.03, Context(), descend=False)
+    without = assign(table, of_models(harms, table), 0.03, Context(), descend=False)
     assert without == {"v": PLAIN, "w": PLAIN}
 
 
@@ -117,25 +131,25 @@ def test_the_single_change_that_should_harm_least_for_what_it_saves_is_tried_fir
         first=WeightOption(0, 900, 0.01), second=WeightOption(1, 100, 0.04), tuning=Tuning(corrections=0, descents=1)
     )
     harms = Harms(v=0.0, w=0.0)
-    assert assign(classifier(), table, harms, 0.03, Context())["w"].choice == 1  # 0.04 for 900 bytes, 0.01 for 100
+    assert assign(table, of_models(harms, table), 0.03, Context())["w"].choice == 1  # 0.04 for 900 bytes, 0.01 for 100
     assert harms.seen == [{"w"}]
     table.tuning, harms = Tuning(corrections=0, descents=9), Harms(v=1.0, w=1.0)
-    assert assign(classifier(), table, harms, 0.03, Context()) == {"v": PLAIN, "w": PLAIN}
+    assert assign(table, of_models(harms, table), 0.03, Context()) == {"v": PLAIN, "w": PLAIN}
     assert harms.seen == [{"w"}, {"v"}]
 
 
 def test_single_changes_add_up_only_as_far_as_the_whole_holds() -> None:
     table = two_weights(second=WeightOption(1, 600, 0.01), tuning=Tuning(corrections=0))
     harms = Harms(v=0.02, w=0.02)
-    assert assign(classifier(), table, harms, 0.03, Context()) == {"v": STRONG, "w": PLAIN}
+    assert assign(table, of_models(harms, table), 0.03, Context()) == {"v": STRONG, "w": PLAIN}
     assert harms.seen == [{"v"}, {"v", "w"}]
-    assert assign(classifier(), table, harms, 0.04, Context()) == {"v": STRONG, "w": table.options["w"][1]}
+    assert assign(table, of_models(harms, table), 0.04, Context()) == {"v": STRONG, "w": table.options["w"][1]}
 
 
 def test_after_the_deadline_nothing_more_is_measured() -> None:
     harms = Harms(v=0.0, w=0.0)
     table = two_weights(second=WeightOption(1, 500, 0.01))
-    assert assign(classifier(), table, harms, 0.03, Context(), deadline=-math.inf) == {"v": PLAIN, "w": PLAIN}
+    assert assign(table, of_models(harms, table), 0.03, Context(), deadline=-math.inf) == {"v": PLAIN, "w": PLAIN}
     assert not harms.seen
 
 

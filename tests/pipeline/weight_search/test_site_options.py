@@ -23,7 +23,7 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.weight_search.allocation import allot, assign, predicted_total
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption, build
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, build
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.receipt import Receipt
@@ -121,10 +121,14 @@ def test_a_rank_for_each_matrix_beats_every_fixed_ratio_at_its_divergence() -> N
     table = ranks_table(model)
     evaluate = measured(table, model)
     kind = get_pass("factorize-linear")
+
+    def alone(assignment: Assignment) -> float:
+        return evaluate(build(model, table, assignment))
+
     for fields in kind.choices():
         fixed, outcome = apply_pass(model, kind(**fields), Context())
         assert outcome.changed
-        found = build(model, table, assign(model, table, evaluate, evaluate(fixed), Context()))
+        found = build(model, table, assign(table, alone, evaluate(fixed), Context()))
         assert evaluate(found) <= evaluate(fixed)
         assert found.size_bytes < fixed.size_bytes
 
@@ -154,11 +158,11 @@ def test_a_size_goal_is_reached_wherever_it_can_be_and_with_little_divergence() 
     table = Table({}, {})
     for name, size, influence in (("a", 800, 1.0), ("b", 4000, 0.1), ("c", 1600, 7.0)):
         ladder(name, size, influence, table)
-    table.variants = dict.fromkeys(range(2, 9), model := load(net()))
+    table.variants = dict.fromkeys(range(2, 9), load(net()))
     every = [dict(zip(table.options, each, strict=True)) for each in itertools.product(*table.options.values())]
-    strongest = assign(model, table, lambda _: 0.0, 1e9, Context())
+    strongest = assign(table, lambda _: 0.0, 1e9, Context())
     for goal in sorted({int(table.total(each)) for each in every}):
-        found = assign(model, table, lambda _: 0.0, 1e9, Context(), enough=goal)
+        found = assign(table, lambda _: 0.0, 1e9, Context(), enough=goal)
         if goal <= table.total(strongest):
             assert found == strongest
             continue

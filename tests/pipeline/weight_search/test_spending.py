@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.contract import Context, Pass
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.weights.roles import weights
+from onnxcomp.graph.weights.roles import weights, with_arrays
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.objective import Objective
@@ -71,6 +72,14 @@ class Judge:
             divergence=value, interval=(value, value + self.width), limit=self.limit, samples=100,
             failed=math.isinf(value), reasons=() if value <= self.limit else (f"{value:.3g} is too far",),
         )  # fmt: skip
+
+    def trials(self, model: Model) -> SimpleNamespace:
+        """Of models that are composed."""
+
+        def check(values: Mapping[str, np.ndarray]) -> Verdict:
+            return self.check(with_arrays(model, values))
+
+        return SimpleNamespace(verifier=self, model=model, check=check)
 
 
 @dataclass
