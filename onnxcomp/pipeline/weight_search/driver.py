@@ -152,7 +152,7 @@ class Choosing:
             add_sites(table, self.model, sites, context, first=2 * len(passes))
         self._hold_back(table)
         mild = assign_by_noise(self.model, table)
-        if not table.options or tuner is None or not _is_free_of_data(passes):
+        if not passes or not table.options or tuner is None or not _is_free_of_data(passes):
             return table, mild
         mild = as_made(table, mild, len(passes))
         measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=self.deadline)

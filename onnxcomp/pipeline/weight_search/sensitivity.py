@@ -50,14 +50,13 @@ def measure_influence(
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
     first: list[tuple[str, WeightOption]] = []
     for index, name in enumerate(ranked):
+        changed = [each for each in table.options[name] if each.error > 0 and table.is_made(name, each)]
         table.options[name] = _undominated(table, name)
-        if index >= table.tuning.probed_weights:
-            hold_to(table, name, mild)
-        changed = [each for each in table.options[name] if each.error > 0]
         if index >= table.tuning.probed_weights or not changed:
+            hold_to(table, name, mild)
             table.influence[name, ANY_FAMILY] = 0.0
         else:
-            first.append((name, _nearest(table, [each for each in changed if table.is_made(name, each)] or changed)))
+            first.append((name, _nearest(table, [each for each in changed if each in table.options[name]] or changed)))
     for name, option in probe.measure(first, context, deadline):
         if (name, option.choice) not in table.measured:  # too late
             hold_to(table, name, mild)

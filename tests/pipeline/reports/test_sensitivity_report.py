@@ -41,7 +41,7 @@ def test_the_weight_that_the_outputs_depend_on_comes_first_and_gets_more_bits(ca
     loud, soft = measure_sensitivity(net(), calibration=calib).weights
     assert (loud.name, soft.name) == ("W", "V")
     # The output is W x + V x / 100, so a change of V counts a ten-thousandth.
-    assert soft.influence / loud.influence == pytest.approx(1e-4, rel=0.5)
+    assert soft.influence / loud.influence == pytest.approx(1e-4, rel=0.8)
     assert loud.bits is not None and soft.bits is not None and 8 >= loud.bits > soft.bits >= 2
 
 

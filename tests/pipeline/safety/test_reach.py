@@ -27,6 +27,7 @@ from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, Weight
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.target import Target
 from onnxcomp.verify import OutputDivergence, Verdict, Verifier
+from tests.pipeline.weight_search.fits import put_in
 
 Judge = Callable[..., Verifier]
 CPU = Target.of("cpu")
@@ -168,7 +169,9 @@ PLAIN = WeightOption(None, 1000, 0.0)
 def influenced(alone: Verdict, all_together: Verdict, option: WeightOption) -> Table:
     """The table of a weight after it was measured alone, and once with another one."""
     model, changed = stream(), stream()
-    table = Table({name: [PLAIN, option] for name in ("wx", "wz")}, {0: changed, 9: stream()})
+    table = Table({name: [PLAIN, option] for name in ("wx", "wz")})
+    for choice, made in ((0, changed), (9, stream())):
+        put_in(table, choice, made, ("wx", "wz"))
 
     def verdicts(candidate: Model) -> Verdict:
         new = [np.array_equal(initial(candidate, name), initial(changed, name)) for name in ("wx", "wz")]
@@ -199,7 +202,8 @@ def test_a_weight_that_a_small_change_does_not_show_is_known_by_its_loss() -> No
         return verdict_of(a=0.0 if initial(candidate, "wx").any() else 0.5)
 
     tuner: Verifier = Scripted(verdicts)  # type: ignore[assignment]
-    table = Table({"wx": [PLAIN, WeightOption(0, 200, 0.01)]}, {0: stream()})
+    table = Table({"wx": [PLAIN, WeightOption(0, 200, 0.01)]})
+    put_in(table, 0, stream(), ["wx"])
     measure_influence(stream(), table, tuner, Reach(tuner), {"wx": PLAIN}, Context())
     assert table.influence["wx", ANY_FAMILY] == pytest.approx(0.5)
     assert table.predicted("wx", table.options["wx"][1]) == pytest.approx(0.005)

@@ -19,15 +19,17 @@ from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, mo
 from onnxcomp.pipeline.weight_search.candidates import (
     ANY_FAMILY,
     Assignment,
+    Candidates,
     Table,
     WeightOption,
+    as_made,
     build,
-    fit_again,
-    tabulate,
 )
+from onnxcomp.pipeline.weight_search.data_free import assign_by_noise
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
+from tests.pipeline.weight_search.fits import put_in
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,24] x) => (float[N,6] y) {
     a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"""
@@ -82,10 +84,11 @@ def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
     """The whole goes a little over the limit, and the next option is far away on the scale of limits."""
     strong, mild = WeightOption(0, 100, 0.03), WeightOption(1, 500, 0.004)
     table = table_of(w=[mild, strong])
-    table.variants = {0: classifier(2.0), 1: classifier(0.5)}
+    for choice, factor in enumerate((2.0, 0.5)):
+        put_in(table, choice, classifier(factor))
 
     def evaluate(model: Model) -> float:
-        return 0.056 if np.array_equal(values_of(model, "w"), values_of(table.variants[0], "w")) else 0.02
+        return 0.056 if np.array_equal(values_of(model, "w"), table.fits[0, "w"].values()) else 0.02
 
     found = assign(table, of_models(evaluate, table), 0.055, Context(), descend=False)
     assert found == {"w": mild}
@@ -98,7 +101,8 @@ STRONG = WeightOption(0, 500, 0.01)
 def two_weights(*, first: WeightOption = STRONG, second: WeightOption, tuning: Tuning | None = None) -> Table:
     """What "v" and "w" of the classifier can become; each option's values are those of a classifier of its own."""
     table = table_of(v=[first], w=[second])
-    table.variants = {0: classifier(2.0), 1: classifier(0.5)}
+    for choice, factor in enumerate((2.0, 0.5)):
+        put_in(table, choice, classifier(factor))
     table.tuning = tuning or Tuning()
     return table
 
@@ -179,35 +183,95 @@ def grids() -> list[Pass]:
     return [get_pass("quantize-weights")(bits=bits) for bits in (8, 4, 3)]
 
 
-def test_options_are_fitted_again_for_the_weights_that_have_them() -> None:
+def looked(model: Model, context: Context, passes: list[Pass] | None = None) -> tuple[Candidates, Table]:
+    candidates = Candidates(model, passes or grids(), context)
+    return candidates, candidates.without_data().look(probe_error=0.01)
+
+
+def test_options_are_made_with_data_for_the_weights_that_have_them() -> None:
     model = classifier()
     context = correlated(model)
-    table = tabulate(model, grids(), dataclasses.replace(context, calibration=None))
+    candidates, table = looked(model, context)
     before = {each.choice: each.error for each in table.options["w"]}
     table.options["w"] = [each for each in table.options["w"] if each.choice in (None, 1)]
-    fit_again(table, model, grids(), context)
+    candidates.again(table)
     assert [each.choice for each in table.options["w"]] == [None, 1]
     assert table.options["w"][1].error < 0.7 * before[1]  # inputs of six directions leave room to make up for errors
     expected, _ = apply_pass(model, grids()[1], context)
-    assert np.array_equal(values_of(table.variants[1], "w"), values_of(expected, "w"))
-    assert np.array_equal(values_of(table.variants[2], "w"), values_of(model, "w"))
+    assert np.array_equal(table.fits[1, "w"].values(), values_of(expected, "w"))
+    assert (2, "w") not in table.fits and (2, "v") in table.fits
+
+
+@pytest.mark.parametrize("passes", [grids(), [get_pass("cluster-weights")(bits=bits) for bits in (5, 3, 2)]])
+def test_what_a_sample_tells_is_near_what_the_whole_weight_becomes(
+    monkeypatch: pytest.MonkeyPatch, passes: list[Pass]
+) -> None:
+    model = wide()
+    context = Context()
+    told = looked(model, context, passes)[1].options["w"]
+    monkeypatch.setattr("onnxcomp.pipeline.weight_search.fits.SAMPLED_VALUES", 2**30)
+    whole = looked(model, context, passes)[1].options["w"]
+    assert [each.choice for each in told] == [each.choice for each in whole]
+    for one, other in zip(told[1:], whole[1:], strict=True):
+        assert one.error == pytest.approx(other.error, rel=0.15)
+        assert one.size_bytes == pytest.approx(other.size_bytes, rel=0.05)
+        assert one.noise == pytest.approx(other.noise, rel=0.2)
+
+
+def test_what_noise_allows_and_a_probe_are_made_of_the_whole_weight() -> None:
+    model = wide()
+    _, table = looked(model, Context())
+    mild = assign_by_noise(model, table)["w"]
+    assert mild.choice == 0
+    assert np.array_equal(table.fits[0, "w"].values(), values_of(apply_pass(model, grids()[0], Context())[0], "w"))
+    probe = min(table.options["w"][1:], key=lambda each: abs(math.log(each.error / 0.01)))
+    assert (probe.choice, "w") in table.fits
+    assert table.options["w"][1].error == table.fits[0, "w"].error
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_table_is_the_same_for_any_number_of_jobs(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    monkeypatch.setattr("onnxcomp.pipeline.weight_search.candidates.PROCESSES_FROM", 0)
+    model = classifier()
+    context = correlated(model)
+    tables = []
+    for each in (1, jobs):
+        candidates, table = looked(model, dataclasses.replace(context, jobs=each))
+        candidates.again(table)
+        tables.append(table)
+    one, other = tables
+    assert one.options == other.options
+    assert list(one.fits) == list(other.fits)
+    assert all(one.fits[key].values().tobytes() == other.fits[key].values().tobytes() for key in one.fits)
 
 
 def test_strengths_are_not_searched_where_no_weight_may_change() -> None:
     told: list[str] = []
     context = Context(exclude=("*",), progress=lambda done, total, what: told.append(what))
-    table = tabulate(classifier(), grids(), context)
+    table = Candidates(classifier(), grids(), context).look()
     assert not table.options
-    assert [each for each in told if "at strength" in each] == ["quantize-weights at strength 1"]
+    assert not [each for each in told if "trying strengths" in each]
 
 
-def test_after_the_deadline_options_stay_as_they_were() -> None:
+def test_after_the_deadline_only_what_was_made_before_is_an_option() -> None:
     model = classifier()
     context = correlated(model)
-    table = tabulate(model, grids(), dataclasses.replace(context, calibration=None))
-    before = {name: list(found) for name, found in table.options.items()}
-    fit_again(table, model, grids(), context, deadline=-math.inf)
-    assert table.options == before
+    candidates, table = looked(model, context)
+    mild = as_made(table, assign_by_noise(model, table), len(grids()))
+    dataclasses.replace(candidates, deadline=-math.inf).again(table)
+    assert not table.options
+    assert all((each.choice, name) in table.fits for name, each in mild.items())
+
+
+def wide() -> Model:
+    """One weight that is sampled."""
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,48] x) => (float[N,600] y) { y = MatMul(x, w) }'
+    )
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((48, 600)) * rng.uniform(0.5, 2, 600)
+    proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), "w"))
+    return load(proto)
 
 
 def values_of(model: Model, name: str) -> np.ndarray:

@@ -111,7 +111,7 @@ def measured(table: Table, model: Model) -> Any:
 
 
 def ranks_table(model: Model, objective: Objective | None = None) -> Table:
-    table = Table({}, {}, objective=objective or Objective())
+    table = Table({}, objective=objective or Objective())
     add_sites(table, model, [get_pass("factorize-linear")()], Context(), first=0)  # type: ignore[list-item]
     return table
 
@@ -155,10 +155,9 @@ def ladder(name: str, size: int, influence: float, table: Table) -> None:
 
 
 def test_a_size_goal_is_reached_wherever_it_can_be_and_with_little_divergence() -> None:
-    table = Table({}, {})
+    table = Table({})
     for name, size, influence in (("a", 800, 1.0), ("b", 4000, 0.1), ("c", 1600, 7.0)):
         ladder(name, size, influence, table)
-    table.variants = dict.fromkeys(range(2, 9), load(net()))
     every = [dict(zip(table.options, each, strict=True)) for each in itertools.product(*table.options.values())]
     strongest = assign(table, lambda _: 0.0, 1e9, Context())
     for goal in sorted({int(table.total(each)) for each in every}):

@@ -20,7 +20,7 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import culprit
-from onnxcomp.pipeline.weight_search.candidates import WeightOption, tabulate
+from onnxcomp.pipeline.weight_search.candidates import Candidates, WeightOption
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.receipt import Application
 from onnxcomp.recipe import Choose
@@ -114,7 +114,8 @@ def bits(choice: Choosing) -> dict[str, int | None]:
     trial = choice.choose()
     assert trial is not None and trial.verdict.passed
     strengths = {number: each.bits for number, each in enumerate(GRIDS)}  # type: ignore[attr-defined]
-    return {name: None if each.choice is None else strengths[each.choice] for name, each in trial.assignment.items()}
+    chosen = {name: each.choice for name, each in trial.assignment.items()}
+    return {name: None if each is None else strengths[each % len(GRIDS)] for name, each in chosen.items()}
 
 
 def mean(errors: Mapping[str, float]) -> float:
@@ -234,7 +235,7 @@ def test_a_culprit_is_one_weight_that_carries_most_of_a_failure(harm: dict[str, 
 
 def test_a_table_predicts_what_was_measured() -> None:
     model = model_of("a")
-    table = tabulate(model, GRIDS, Context())
+    table = Candidates(model, GRIDS, Context()).look()
     option = table.options["a"][2]
     table.influence["a", -1] = 1.0
     assert table.predicted("a", option) == pytest.approx(option.error)

@@ -52,7 +52,7 @@ def trial(assignment: Assignment, value: float, cost: float) -> Attempt:
 
 def spending(*, then: bool = False, metric: str = "divergence", search_limit: float = LIMIT, **work: Any) -> Spending:
     """Two weights, each to be left, mild or strong; the search goes by the divergence, the budget by ``metric``."""
-    table = Table({name: [PLAIN, MILD, STRONG] for name in "vw"}, {})
+    table = Table({name: [PLAIN, MILD, STRONG] for name in "vw"})
     table.influence = {(name, ANY_FAMILY): 1.0 for name in "vw"}
     verifier = SimpleNamespace(limit=LIMIT, search_limit=search_limit, metric=metric)
     tuner: Any = SimpleNamespace(limit=LIMIT, search_limit=LIMIT, metric="divergence")
