@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import Model
+from onnxcomp.model_source import Referring
 from onnxcomp.runtime import measure_latency, measure_load
 from onnxcomp.target import Target
 
@@ -52,7 +53,7 @@ def session_options(target: Target | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def on_disk(models: Mapping[str, Model]) -> Iterator[dict[str, Path]]:
+def on_disk(models: Mapping[str, Model]) -> Iterator[dict[str, Path | Referring]]:
     """The models as files that ONNX Runtime can load, for as long as the context is open."""
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         yield {name: model.materialize(Path(folder) / name) for name, model in models.items()}

@@ -23,7 +23,8 @@ import numpy as np
 import psutil
 
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.runtime.session import Feeds, ModelSource, Session, Value
+from onnxcomp.model_source import ModelSource, Referring
+from onnxcomp.runtime.session import CPU, Feeds, Session, Value
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run_isolated(
     for count, feeds in enumerate(batches, 1):
         write_values(folder / f"in{count - 1}", feeds)
     job = {
-        "model": str(_as_file(model, folder).resolve()),
+        **_as_files(model, folder, provider),
         "names": None if names is None else list(names),
         "batch_count": count,
         "session": {
@@ -172,12 +173,21 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _as_file(model: ModelSource, folder: Path) -> Path:
-    if isinstance(model, Path):
-        return model
-    path = folder / "model.onnx"
-    path.write_bytes(model)
-    return path
+def _as_files(model: ModelSource, folder: Path, provider: str) -> dict[str, str]:
+    """What of a job says where the model is: its file, and the folder from which data that it refers to is found."""
+    found = model.in_one_place() if isinstance(model, Referring) and provider != CPU else model
+    data = {"data_folder": str(found.data_folder)} if isinstance(found, Referring) else {}
+    found = found.model if isinstance(found, Referring) else found
+    if isinstance(found, bytes):
+        path = folder / "model.onnx"
+        path.write_bytes(found)
+        found = path
+    return {"model": str(found.resolve()), **data}
+
+
+def _model_of(job: Mapping[str, Any]) -> ModelSource:
+    path = Path(job["model"])
+    return Referring(path, Path(job["data_folder"]), lambda: path) if "data_folder" in job else path
 
 
 def _in_child(folder: Path) -> dict[str, Any]:
@@ -205,7 +215,7 @@ def _work(folder: Path) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_text())
     before = peak_memory_bytes()
     started = time.perf_counter()
-    session = Session(Path(job["model"]), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
+    session = Session(_model_of(job), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
     load_s, load_peak_bytes = time.perf_counter() - started, peak_memory_bytes() - before
     for i in range(job["batch_count"]):
         write_values(folder / f"out{i}", session.run(read_values(folder / f"in{i}"), job["names"]))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxcomp.runtime.session import Feeds, ModelSource, Session
+from onnxcomp.model_source import ModelSource
+from onnxcomp.runtime.session import Feeds, Session
 
 WARM_UP_RUNS = 2
 MOST_RUNS = 5000  # where a time is given

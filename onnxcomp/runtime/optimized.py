@@ -10,7 +10,8 @@ import onnx
 import onnxruntime as ort
 
 from onnxcomp.errors import TargetError
-from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, ModelSource, one_line
+from onnxcomp.model_source import ModelSource
+from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, one_line, ready
 
 # Initializers from here on go to a file of their own, which is not read back.
 KEPT_BYTES = 64
@@ -36,7 +37,7 @@ def optimized(
         try:
             for library in custom_ops:
                 options.register_custom_ops_library(str(library))
-            ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
+            ort.InferenceSession(ready(model, options, provider), options, providers=[provider])
         except ORT_ERRORS as error:
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         return onnx.load(path, load_external_data=False)
