@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import mmap
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sized
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -38,7 +39,7 @@ class Scratch:
     """A temporary folder that disappears with the last model that refers to it."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="onnxcomp-")).resolve()
         self._count = 0
         self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
 
@@ -142,12 +143,23 @@ def refer(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
+def is_mapped(values: object) -> TypeGuard[np.memmap[Any, Any]]:
+    """Whether the values are those of a file; operations on a memmap give memmaps, too, that map nothing."""
+    return isinstance(values, np.memmap) and values.filename is not None
+
+
 def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:
-    """A TensorProto that refers to a spilled array."""
+    """A TensorProto that refers to an array of a file, or to a contiguous part of it."""
     tensor = TensorProto(name=name, dims=mapped.shape)
     tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(mapped.dtype)
-    refer(tensor, Path(str(mapped.filename)), 0, mapped.nbytes)
+    refer(tensor, Path(str(mapped.filename)), _place(mapped), mapped.nbytes)
     return tensor
+
+
+def _place(mapped: np.memmap[Any, Any]) -> int:
+    """Where the first value stands in the file. ``offset`` is that of the array of which this is a part."""
+    whole: Array = np.frombuffer(vars(mapped)["_mmap"], np.uint8)
+    return mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY + mapped.ctypes.data - whole.ctypes.data
 
 
 def clear_reference(tensor: TensorProto) -> None:

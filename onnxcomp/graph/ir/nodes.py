@@ -17,7 +17,7 @@ from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxcomp.model import Model
-from onnxcomp.tensors import SPILL_BYTES, read_tensor, spill
+from onnxcomp.tensors import SPILL_BYTES, is_mapped, read_tensor, spill
 
 Array = NDArray[Any]
 
@@ -148,7 +148,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
-        if isinstance(values, np.ndarray) and values.nbytes >= SPILL_BYTES and not isinstance(values, np.memmap):
+        if isinstance(values, np.ndarray) and values.nbytes >= SPILL_BYTES and not is_mapped(values):
             values = spill(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None

@@ -138,3 +138,16 @@ def _values(model: onnx.ModelProto) -> dict[str, bytes]:
             array = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
             found[node.output[0]] = array.tobytes()
     return found
+
+
+@pytest.mark.parametrize("part", [slice(1, None), slice(0, 7), slice(None, None, 2), slice(3, 4)])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_part_of_a_large_weight_is_written_as_that_part(part: slice, at: int) -> None:
+    values = np.arange(2 * 512 * 200, dtype=np.float32).reshape(2, 512, 200)
+    tensors = [numpy_helper.from_array(each, name) for name, each in zip("vw", values, strict=True)]
+    graph = open_graph(load(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors))))
+    constant = graph.main.constants[at]
+    constant.values = constant.values[part]
+    closed = close_graph(graph)
+    assert np.array_equal(closed.read(closed.proto.graph.initializer[at]), values[at][part])
+    assert np.array_equal(closed.read(closed.proto.graph.initializer[1 - at]), values[1 - at])
