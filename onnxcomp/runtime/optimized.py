@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import onnxruntime as ort
 
 from onnxcomp.errors import TargetError
 from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, one_line, ready
+
+if TYPE_CHECKING:
+    import onnx
 
 # Initializers from here on go to a file of their own, which is not read back.
 KEPT_BYTES = 64
@@ -24,6 +27,8 @@ def optimized(
 
     Raises TargetError when the model does not load there.
     """
+    import onnx  # late: processes that measure import this package, too
+
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         path = Path(folder, "optimized.onnx")
         options = ort.SessionOptions()

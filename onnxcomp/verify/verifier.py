@@ -98,6 +98,7 @@ class Verifier:
         self.samples = data.sample_count
         self.notes = list(data.notes)
         self._loop: ClosedLoop | None = None
+        self._last: tuple[Model, Verdict] | None = None
         self.states = self._own_states(closed_loop) if states is None else states
         self._outputs = self._read_outputs(outputs or {}, metric)
         self.evidence = self._outputs.evidence()
@@ -137,7 +138,15 @@ class Verifier:
         }
 
     def check(self, model: Model) -> Verdict:
-        """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed."""
+        """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed.
+
+        The model that was checked last has the verdict that it had.
+        """
+        if self._last is None or self._last[0] is not model:
+            self._last = (model, self._judged(model))
+        return self._last[1]
+
+    def _judged(self, model: Model) -> Verdict:
         changed = changed_signature(self.original, model, shorter_ends=self.shorter_ends)
         if changed:
             return failure(changed, limit=self.limit, samples=self.samples)
