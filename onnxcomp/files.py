@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnxcomp.errors import ModelError
 
 Array = NDArray[Any]
-Content = Iterable[bytes | Array]
+Content = Iterable[bytes | memoryview | Array]
 
 SHOWN_OF_NAME = 40  # characters of a file's name in that of its part: the whole may be as long as names may be
 
@@ -159,7 +159,7 @@ class Transaction:
             part = Path(name)
             with os.fdopen(handle, "wb") as file:
                 for piece in content:
-                    data = piece if isinstance(piece, bytes) else piece.data
+                    data = piece if isinstance(piece, (bytes, memoryview)) else piece.data
                     hashed.update(data)
                     file.write(data)
             part.chmod(0o666 & ~_umask())

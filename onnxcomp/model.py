@@ -1,16 +1,18 @@
 """A model on its way through onnxcomp: the original ModelProto, with tensor data left where it lies.
 
 External data is never loaded into the proto: a TensorProto keeps its reference (below 256 MB to a copy in the
-scratch folder, which nobody else writes to), ``read_tensor`` maps the file. Large new tensors are spilled to that
-folder too and referenced by absolute path, so a model of any size is rewritten tensor by tensor. ``save`` turns all
-references into one valid file, or a file and its data.
+scratch folder, which nobody else writes to), ``read_tensor`` maps the file. Large tensors that came inside the model
+file, and large new ones, lie in that folder too and are referenced by absolute path, so a model of any size is copied
+without its data and rewritten tensor by tensor. ``save`` turns all references into one valid file, or a file and its
+data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import glob
-import hashlib
 import os
 import re
 import shutil
@@ -29,12 +31,14 @@ from onnx import ModelProto, TensorProto
 from onnxcomp.errors import ModelError
 from onnxcomp.external_data import checked_path
 from onnxcomp.files import Inputs, Transaction, refuse_files
-from onnxcomp.noise import Seed, seed_bytes
+from onnxcomp.model_source import ModelSource, Referring
+from onnxcomp.noise import Seed, take_seeds
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import regular_form
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
+    ALIGNMENT_BYTES,
     Scratch,
     clear_reference,
     data_length,
@@ -44,9 +48,11 @@ from onnxcomp.tensors import (
     read_tensor,
     reference_of,
     set_location,
+    spilled_from,
     tensors_of,
 )
 from onnxcomp.validity import refuse_malformed
+from onnxcomp.wire import Missing, Piece, with_data
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -55,7 +61,6 @@ PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the 
 INLINE_LIMIT_BYTES = 256 * 2**20  # a model that came with external data is inlined below this size
 EXTERNAL_FROM_BYTES = 1024  # smaller tensors stay in the model file beside external data
 HASH_DIGITS = 12  # of the data's SHA-256, in the name of an external data file
-ALIGNMENT_BYTES = 4096  # of tensors in an external data file, so that runtimes can map them
 
 
 class Model:
@@ -103,12 +108,22 @@ class Model:
         """The version of the default operator set, 0 where the model imports none."""
         return opset_of(self.proto.opset_import)
 
-    @property
+    @functools.cached_property
     def size_bytes(self) -> int:
         """Bytes of the model file and its external data, without the metadata that ``save`` may add and the seeds."""
-        seeds = seed_bytes(self.proto, self.seeds) if self.as_read is None else 0
-        own = self.as_written.ByteSize() - seeds
-        return own + sum(data_length(t) for t in tensors_of(self.proto) if is_external(t))
+        proto = self.as_written
+        if self.as_read is None and self.seeds:
+            proto = copied(proto)
+            take_seeds(proto, self.seeds)
+        size = sum(map(len, self._pieces(proto)))
+        if size < self._inline_limit:
+            return size
+        return int(proto.ByteSize()) + sum(data_length(each) for each in tensors_of(proto) if is_external(each))
+
+    @property
+    def _inline_limit(self) -> int:
+        """From how many bytes on the data is saved to a file of its own."""
+        return INLINE_LIMIT_BYTES if self.has_data_files else PROTOBUF_LIMIT_BYTES
 
     @property
     def as_written(self) -> ModelProto:
@@ -144,46 +159,77 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """The whole model in one message; ModelError above protobuf's limit of 2 GB."""
-        if self.size_bytes >= PROTOBUF_LIMIT_BYTES:
+        pieces = self._pieces(self.proto)
+        if sum(map(len, pieces)) >= PROTOBUF_LIMIT_BYTES:
             raise ModelError(f"{self.name}: the model is over 2 GB and cannot be one message. Use materialize.")
-        return _serialize(self._inlined(), self.name)
+        return b"".join(self._filled(pieces))
 
-    def materialize(self, folder: Path) -> Path:
-        """Write the model where ONNX Runtime can load it and give its path. Data files are linked, not copied."""
+    def materialize(self, folder: Path) -> Path | Referring:
+        """Write the model where ONNX Runtime can load it. External data stays where it lies."""
         folder.mkdir(parents=True, exist_ok=True)
-        proto = ModelProto()
-        proto.CopyFrom(self.proto)
-        linked: dict[Path, str] = {}
-        for tensor in tensors_of(proto):
-            if is_external(tensor):
-                source = external_path(tensor, self.folder)
-                if source not in linked:
-                    linked[source] = _link(source, folder, f"data{len(linked)}")
-                set_location(tensor, linked[source])
         path = folder / "model.onnx"
-        path.write_bytes(_serialize(proto, self.name))
+        source = self._source(folder)
+        header = source.model if isinstance(source, Referring) else source
+        assert isinstance(header, bytes)
+        path.write_bytes(header)
+        return dataclasses.replace(source, model=path) if isinstance(source, Referring) else path
+
+    def written_whole(self, folder: Path) -> ModelSource:
+        """The model as a file that holds all of it, as ``save`` would write it; beside its data where that is large."""
+        pieces = self._pieces(self.proto)
+        if sum(map(len, pieces)) >= self._inline_limit:
+            return self.materialize(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.onnx"
+        with path.open("wb") as file:
+            file.writelines(self._filled(pieces))
         return path
 
     @contextlib.contextmanager
-    def opened_on(self, open_session: Callable[[bytes | Path], T]) -> Iterator[T]:
-        """What ``open_session`` makes of the model: from bytes, or from files where it is too large for that."""
-        if self.size_bytes < INLINE_LIMIT_BYTES:
-            yield open_session(self.to_bytes())
-            return
+    def opened_on(self, open_session: Callable[[ModelSource], T]) -> Iterator[T]:
+        """What ``open_session`` makes of the model."""
         with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder) as folder:
-            yield open_session(self.materialize(Path(folder)))
+            yield open_session(self._source(Path(folder)))
 
-    def _inlined(self) -> ModelProto:
-        if not any(is_external(tensor) for tensor in tensors_of(self.proto)):
-            return self.proto
-        proto = ModelProto()
-        proto.CopyFrom(self.proto)
-        for tensor in tensors_of(proto):
+    def _source(self, folder: Path) -> bytes | Referring:
+        """The model in one message, or referring to its data. folder: for what has to lie in one place."""
+        if not any(is_external(each) for each in tensors_of(self.proto)):
+            return self.to_bytes()
+        header, root = copied(self.proto), Path(self.scratch.folder.anchor)
+        for tensor in tensors_of(header):
             if is_external(tensor):
-                raw = external_bytes(tensor, self.folder)
-                clear_reference(tensor)
-                tensor.raw_data = raw.tobytes()
-        return proto
+                path = external_path(tensor, self.folder)
+                if path.anchor == str(root):
+                    set_location(tensor, str(path.relative_to(root)))
+                else:  # on another drive
+                    _take_in(tensor, self.folder)
+        return Referring(_serialize(header, self.name), root, functools.partial(self._in_one_place, folder))
+
+    def _in_one_place(self, folder: Path) -> bytes | Path:
+        """One message, or a file in the folder beside its data where it is too large for that."""
+        if self.size_bytes < INLINE_LIMIT_BYTES:
+            return self.to_bytes()
+        header = copied(self.proto)
+        copies: dict[Path, str] = {}
+        for tensor in tensors_of(header):
+            if is_external(tensor):
+                source = external_path(tensor, self.folder)
+                if source not in copies:
+                    copies[source] = f"data{len(copies)}"
+                    shutil.copyfile(source, folder / copies[source])
+                set_location(tensor, copies[source])
+        path = folder / "whole.onnx"
+        path.write_bytes(_serialize(header, self.name))
+        return path
+
+    def _pieces(self, proto: ModelProto) -> list[Piece]:
+        """One message of a form of the model, with the places of the data that lies in files."""
+        return with_data(_serialize(proto, self.name), data_length)
+
+    def _filled(self, pieces: Iterable[Piece]) -> Iterator[bytes | memoryview]:
+        """The pieces with their data, which is read one tensor at a time."""
+        for each in pieces:
+            yield external_bytes(each.tensor, self.folder).data if isinstance(each, Missing) else each
 
 
 def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
@@ -199,12 +245,12 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto | Model) -> Model:
     """
     if isinstance(source, Model):
         return source
+    scratch = Scratch()
     if isinstance(source, ModelProto):
-        proto = ModelProto()
-        proto.CopyFrom(source)
-        return _checked(Model(proto))
+        content = _serialize(source, "model")
+        return _checked(Model(_parse(spilled_from(content, scratch), "model"), scratch=scratch))
     if isinstance(source, bytes):
-        return _checked(Model(_parse(source, "model")))
+        return _checked(Model(_parse(spilled_from(source, scratch), "model"), scratch=scratch))
     path = Path(source)
     inputs = Inputs([path])
     try:
@@ -213,7 +259,8 @@ def load(source: str | os.PathLike[str] | bytes | ModelProto | Model) -> Model:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
-    return _checked(Model(_parse(content, path.name), folder=path.parent, path=path, inputs=inputs))
+    proto = _parse(spilled_from(content, scratch), path.name)
+    return _checked(Model(proto, folder=path.parent, path=path, scratch=scratch, inputs=inputs))
 
 
 @dataclass(frozen=True)
@@ -245,25 +292,23 @@ def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     """Write the model aside, for ``outputs.commit`` to put in place after all that is written beside it."""
     model.inputs.refuse_changes()
     proto = with_encodings(model.as_written, model.encodings)
-    whole = model.with_proto(proto)
-    limit = INLINE_LIMIT_BYTES if model.has_data_files else PROTOBUF_LIMIT_BYTES
-    paths, size_bytes = [target], 0
-    if whole.size_bytes < limit:
-        content = _serialize(whole._inlined(), model.name)
+    pieces = model._pieces(proto)
+    if sum(map(len, pieces)) < model._inline_limit:
+        part, sha256 = outputs.write_aside(target, model._filled(pieces))
+        paths, size_bytes = [target], 0
     else:
-        header = ModelProto()
-        header.CopyFrom(proto)
+        header = copied(proto)
         moved: list[TensorProto] = []
-        part, sha256 = outputs.write_aside(target, _move_out(header, model.folder, moved))
-        paths.append(target.with_name(f"{target.name}.{sha256[:HASH_DIGITS]}.data"))
-        outputs.promise(part, paths[1])
-        size_bytes = part.stat().st_size
+        data, sha256 = outputs.write_aside(target, _move_out(header, model.folder, moved))
+        paths = [target, target.with_name(f"{target.name}.{sha256[:HASH_DIGITS]}.data")]
+        outputs.promise(data, paths[1])
+        size_bytes = data.stat().st_size
         for tensor in moved:
             set_location(tensor, paths[1].name)
-        content = _serialize(header, model.name)
-    outputs.write(target, [content], last=True)
+        part, sha256 = outputs.write_aside(target, [_serialize(header, model.name)])
+    outputs.promise(part, target, last=True)
     model.inputs.refuse_changes()
-    return Staged(paths, size_bytes + len(content), hashlib.sha256(content).hexdigest())
+    return Staged(paths, size_bytes + part.stat().st_size, sha256)
 
 
 def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> None:
@@ -314,7 +359,7 @@ def _checked(model: Model) -> Model:
     if not proto.opset_import:
         proto.opset_import.add(version=1)  # the default of IR versions before 3
     model.encodings = take_encodings(proto, model.name)
-    outside = [tensor for tensor in tensors_of(proto) if is_external(tensor)]
+    outside = [each for each in tensors_of(proto) if is_external(each) and not model.scratch.holds(each)]
     for tensor in outside:
         model.inputs.add(checked_path(tensor, model.name, model.path))
     model.has_data_files = bool(outside)
@@ -340,6 +385,13 @@ def _copy_small_data(model: Model, tensors: Sequence[TensorProto]) -> None:
     model.inputs.refuse_changes()  # nor was one cut short before it was copied whole
 
 
+def copied(proto: ModelProto) -> ModelProto:
+    """A copy to be edited."""
+    made = ModelProto()
+    made.CopyFrom(proto)
+    return made
+
+
 def _serialize(proto: ModelProto, name: str) -> bytes:
     try:
         return proto.SerializeToString(deterministic=True)
@@ -352,14 +404,10 @@ def _is_data_of(name: str, model_name: str) -> bool:
     return re.fullmatch(rf"{re.escape(model_name)}\.([0-9a-f]{{{HASH_DIGITS}}}\.)?data", name) is not None
 
 
-def _link(source: Path, folder: Path, name: str) -> str:
-    target = folder / name
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
-    return name
+def _take_in(tensor: TensorProto, folder: Path | None) -> None:
+    raw = external_bytes(tensor, folder)
+    clear_reference(tensor)
+    tensor.raw_data = raw.tobytes()
 
 
 def _move_out(proto: ModelProto, folder: Path | None, moved: list[TensorProto]) -> Iterator[bytes | Array]:

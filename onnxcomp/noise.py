@@ -72,16 +72,6 @@ def take_seeds(proto: ModelProto, seeds: Iterable[Seed]) -> None:
                 node.attribute.extend(kept)
 
 
-def seed_bytes(proto: ModelProto, seeds: Iterable[Seed]) -> int:
-    """By how much the message gets shorter without these seeds."""
-    values = {each.value for each in seeds}
-    if not values:
-        return 0
-    parts = [_shortened(proto.graph, values)]
-    parts += [_shortened(function, values) for function in proto.functions]
-    return sum(parts)
-
-
 def seed_of(node: NodeProto) -> AttributeProto | None:
     """The node's seed, None where it has none."""
     return next((each for each in node.attribute if each.name == "seed"), None)
@@ -145,28 +135,3 @@ def _bodies(proto: ModelProto) -> Iterator[GraphProto | FunctionProto]:
         for node in body.node:
             for attribute in node.attribute:
                 waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def _shortened(body: GraphProto | FunctionProto, values: Collection[int]) -> int:
-    """What a message of a graph saves where it stands, the bytes that state its length included."""
-    saved = 0
-    for node in body.node:
-        inner = 0
-        for attribute in node.attribute:
-            bodies = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-            if bodies:
-                inner += _with_length(attribute.ByteSize(), sum(_shortened(each, values) for each in bodies))
-        if _is_given(node, values):
-            size = sum(each.ByteSize() for each in node.attribute if each.name == "seed")
-            inner += 1 + _length_bytes(size) + size
-        saved += _with_length(node.ByteSize(), inner)
-    return _with_length(body.ByteSize(), saved)
-
-
-def _with_length(size: int, saved: int) -> int:
-    return saved + _length_bytes(size) - _length_bytes(size - saved)
-
-
-def _length_bytes(size: int) -> int:
-    """What protobuf takes to state a length: seven bits a byte."""
-    return max(1, -(-size.bit_length() // 7))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
+import mmap
 import os
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxcomp.errors import ModelError
+from onnxcomp.wire import varint, without_data
 
 Array = NDArray[Any]
 
@@ -29,7 +34,9 @@ FLOAT8_TYPES = frozenset({
     TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
 })  # fmt: skip
 ALL_FLOAT_TYPES = FLOAT_TYPES | FLOAT8_TYPES
-SPILL_BYTES = 2**17  # new tensors above this size go to the scratch folder
+SPILL_BYTES = 2**17  # tensors from this size on go to the scratch folder
+ALIGNMENT_BYTES = 4096  # of tensors in a data file, so that runtimes can map them
+MOVED_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}
 
 
 class Scratch:
@@ -49,7 +56,7 @@ class Scratch:
         """The folder."""
         with self._lock:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="onnxcomp-"))
+                self._folder = Path(tempfile.mkdtemp(prefix="onnxcomp-")).resolve()
                 weakref.finalize(self, shutil.rmtree, str(self._folder), ignore_errors=True)
             return self._folder
 
@@ -60,6 +67,10 @@ class Scratch:
     def new_path(self, suffix: str) -> Path:
         """A path in the folder that nothing has used yet."""
         return self.folder / f"{next(self._numbers)}{suffix}"
+
+    def holds(self, tensor: TensorProto) -> bool:
+        """Whether the tensor's data lies in the folder."""
+        return Path(reference_of(tensor).get("location", "")).parent == self.folder
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -132,14 +143,55 @@ def _removed(path: str) -> None:
         os.unlink(path)
 
 
+def spilled_from(content: bytes, scratch: Scratch) -> bytes:
+    """A serialized model whose large tensors refer to a file in the scratch folder; as it is where that has no room."""
+    if len(content) < SPILL_BYTES:
+        return content
+    path = scratch.new_path(".data")
+    try:
+        with path.open("wb") as file:
+            return without_data(content, SPILL_BYTES, functools.partial(_move, file))
+    except (OSError, DecodeError):  # what is no message is told apart when it is parsed
+        path.unlink(missing_ok=True)
+        return content
+
+
+def _move(file: BufferedWriter, tensor: TensorProto, data: memoryview) -> bool:
+    """Write the data and let the tensor refer to it, where it is plain data of the tensor's type and shape."""
+    if tensor.data_type not in MOVED_TYPES or tensor.HasField("data_location") or tensor.external_data:
+        return False
+    if any(dim < 0 for dim in tensor.dims) or data_length(tensor) != len(data) or any(map(len, typed_data(tensor))):
+        return False
+    file.write(bytes(-file.tell() % ALIGNMENT_BYTES))
+    refer(tensor, Path(file.name), file.tell(), len(data))
+    file.write(data)
+    return True
+
+
+def refer(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
+    """Let a tensor without data refer to a file."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", str(path)), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+
+
+def is_mapped(values: object) -> TypeGuard[np.memmap[Any, Any]]:
+    """Whether the values are those of a file; operations on a memmap give memmaps, too, that map nothing."""
+    return isinstance(values, np.memmap) and values.filename is not None
+
+
 def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:
-    """A TensorProto that refers to a spilled array."""
+    """A TensorProto that refers to an array of a file, or to a contiguous part of it."""
     tensor = TensorProto(name=name, dims=mapped.shape)
     tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(mapped.dtype)
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", str(mapped.filename)), ("offset", "0"), ("length", str(mapped.nbytes))):
-        tensor.external_data.add(key=key, value=value)
+    refer(tensor, Path(str(mapped.filename)), _place(mapped), mapped.nbytes)
     return tensor
+
+
+def _place(mapped: np.memmap[Any, Any]) -> int:
+    """Where the first value stands in the file. ``offset`` is that of the array of which this is a part."""
+    whole: Array = np.frombuffer(vars(mapped)["_mmap"], np.uint8)
+    return mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY + mapped.ctypes.data - whole.ctypes.data
 
 
 def clear_reference(tensor: TensorProto) -> None:
@@ -192,10 +244,27 @@ def data_offset(tensor: TensorProto, where: str = "") -> int:
         raise ModelError(f"{where} has a broken offset: {error}.") from error
 
 
+def typed_data(tensor: TensorProto) -> tuple[Sized, ...]:
+    """The fields that may hold the values instead of ``raw_data``."""
+    floats, integers = (tensor.float_data, tensor.double_data), (tensor.int32_data, tensor.int64_data)
+    return (*floats, *integers, tensor.uint64_data, tensor.string_data)
+
+
 def data_length(tensor: TensorProto) -> int:
     """Bytes of the tensor's data, from its type and shape."""
     count = math.prod(tensor.dims)
     return (count * bits_of(tensor.data_type) + 7) // 8
+
+
+def whole_bytes(tensor: TensorProto) -> int:
+    """The length of the tensor's message with its data in it."""
+    if not is_external(tensor):
+        return tensor.ByteSize()
+    bare = TensorProto()
+    bare.CopyFrom(tensor)
+    clear_reference(bare)
+    length = data_length(tensor)
+    return bare.ByteSize() + 1 + len(varint(length)) + length
 
 
 def bits_of(data_type: int) -> int:

@@ -308,7 +308,9 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
     }
     if measure and run.data.sample_count and (gained or run.budget.target_latency is not None):
         run.progress(0, 1, "measuring load time and latency")
-        receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
+        costs = compare_costs(run.original, model, run.data, run.context.target)
+        receipt.measured = dict(costs.figures)
+        receipt.notes += costs.notes
     _compare_with_goals(run, time.monotonic() - started)
     receipt.measured["seconds"] = time.monotonic() - started
 

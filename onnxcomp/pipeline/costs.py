@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.errors import OnnxcompError
 from onnxcomp.model import Model
-from onnxcomp.runtime import measure_latency, measure_load
+from onnxcomp.model_source import ModelSource, Referring
+from onnxcomp.runtime import Latency, Load, measure_apart, measure_latency, measure_load
 from onnxcomp.target import Target
 
+T = TypeVar("T")
+
 MEASURED_S = 1.0  # what two models run in turns, at least: twenty runs of a few microseconds say little
+FEWEST_RUNS = 7
+LOADS = 3  # of each model, each in a fresh process; one of a model over ONE_LOAD_BYTES
+ONE_LOAD_BYTES = 100 * 10**6
+APART_BYTES = 500 * 10**6  # models of more in all are not open in one process
+PAIR = ("original", "result")
+
+
+@dataclass
+class Costs:
+    """Figures of both models and their ratios, by name; notes: what could not be measured."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, before: float, after: float) -> None:
+        """A figure of the two models."""
+        self.figures |= {f"{kind}_original": before, f"{kind}_result": after}
+        self.figures[f"{kind}_ratio"] = after / before if before else 1.0
+
+    @contextlib.contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Note what was not measured where that fails."""
+        try:
+            yield
+        except (OnnxcompError, OSError, MemoryError) as error:
+            self.notes.append(f"{what}: not measured: {_reason(error)}")
 
 
 def latency_ratio(before: Model, after: Model, data: CalibrationData, target: Target | None) -> float:
@@ -23,20 +55,29 @@ def latency_ratio(before: Model, after: Model, data: CalibrationData, target: Ta
     return took["after"].median_ms / took["before"].median_ms
 
 
-def compare_costs(original: Model, result: Model, data: CalibrationData, target: Target | None) -> dict[str, float]:
-    """Latency, session creation time and its peak memory of both models, and their ratios."""
-    options = session_options(target)
-    with on_disk({"original": original, "result": result}) as paths:
-        took = measure_latency(paths, data.first_sample(), seconds=MEASURED_S, **options)
-        loads = {name: measure_load(path, **options) for name, path in paths.items()}
-    costs: dict[str, float] = {}
-    for name in paths:
-        costs[f"latency_ms_{name}"] = took[name].median_ms
-        costs[f"load_s_{name}"] = loads[name].seconds
-        costs[f"load_peak_bytes_{name}"] = loads[name].peak_bytes
-    for kind in ("latency_ms", "load_s", "load_peak_bytes"):
-        before = costs[f"{kind}_original"]
-        costs[f"{kind}_ratio"] = costs[f"{kind}_result"] / before if before else 1.0
+def compare_costs(original: Model, result: Model, data: CalibrationData, target: Target | None) -> Costs:
+    """Latency, session creation time and its peak memory of both models, and their ratios.
+
+    What fails costs its figures only. Large models are measured one after the other, in processes of their own.
+    """
+    costs, options = Costs(), session_options(target)
+    apart = original.size_bytes + result.size_bytes > APART_BYTES
+    if not apart:
+        with costs.noting("latency"), on_disk(dict(zip(PAIR, (original, result), strict=True))) as paths:
+            took = measure_latency(paths, data.first_sample(), runs=FEWEST_RUNS, seconds=MEASURED_S, **options)
+            costs.add("latency_ms", *(took[name].median_ms for name in PAIR))
+
+    def measured(source: ModelSource, size_bytes: int) -> tuple[Load, Latency | None]:
+        if apart:
+            return measure_apart(source, data.first_sample(), runs=FEWEST_RUNS, seconds=MEASURED_S / 2, **options)
+        return measure_load(source, runs=1 if size_bytes > ONE_LOAD_BYTES else LOADS, **options), None
+
+    with costs.noting("latency, load time and load memory" if apart else "load time and load memory"):
+        first, second = as_used(original, measured, is_read=True), as_used(result, measured, is_read=False)
+        if first[1] is not None and second[1] is not None:
+            costs.add("latency_ms", first[1].median_ms, second[1].median_ms)
+        costs.add("load_s", first[0].seconds, second[0].seconds)
+        costs.add("load_peak_bytes", first[0].peak_bytes, second[0].peak_bytes)
     return costs
 
 
@@ -52,7 +93,21 @@ def session_options(target: Target | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def on_disk(models: Mapping[str, Model]) -> Iterator[dict[str, Path]]:
+def on_disk(models: Mapping[str, Model]) -> Iterator[dict[str, Path | Referring]]:
     """The models as files that ONNX Runtime can load, for as long as the context is open."""
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         yield {name: model.materialize(Path(folder) / name) for name, model in models.items()}
+
+
+def as_used(model: Model, measured: Callable[[ModelSource, int], T], *, is_read: bool) -> T:
+    """What is measured of a model as the file that its user has or will have. is_read: it is as it was read."""
+    if is_read and model.path is not None and not model.seeds:
+        return measured(model.path, model.size_bytes)
+    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+        return measured(model.written_whole(Path(folder)), model.size_bytes)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"there is no room in {tempfile.gettempdir()}. Set TMPDIR to a folder that has some"
+    return str(error) or type(error).__name__

@@ -4,13 +4,13 @@ Nothing outside this package imports onnxruntime. Its errors leave here as one-l
 that does not load) or VerificationError (a model that does not run).
 """
 
-from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_load, run_isolated
+from onnxcomp.model_source import ModelSource
+from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
 from onnxcomp.runtime.profile import profile_nodes
 from onnxcomp.runtime.session import (
     Feeds,
-    ModelSource,
     Session,
     Value,
     ValueSpec,
@@ -38,6 +38,7 @@ __all__ = [
     "installed_version",
     "known_providers",
     "loads",
+    "measure_apart",
     "measure_latency",
     "measure_load",
     "one_line",

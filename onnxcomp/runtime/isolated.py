@@ -7,6 +7,7 @@ outputs one batch at a time.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,10 +21,11 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 and float8 with np.dtype by name)
 import numpy as np
-import psutil
 
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.runtime.session import Feeds, ModelSource, Session, Value
+from onnxcomp.model_source import ModelSource, Referring
+from onnxcomp.runtime.measure import Latency, clock_for, in_turns
+from onnxcomp.runtime.session import CPU, Feeds, Session, Value
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run_isolated(
     for count, feeds in enumerate(batches, 1):
         write_values(folder / f"in{count - 1}", feeds)
     job = {
-        "model": str(_as_file(model, folder).resolve()),
+        **_as_files(model, folder, provider),
         "names": None if names is None else list(names),
         "batch_count": count,
         "session": {
@@ -78,10 +80,37 @@ def run_isolated(
         },
         "custom_ops": [str(path.resolve()) for path in custom_ops],
     }
-    (folder / "job.json").write_text(json.dumps(job))
-    report = _in_child(folder)
+    report = _in_child(folder, job)
     load = Load(report["load_s"], report["load_peak_bytes"])
     return IsolatedRun(folder, count, load, report["peak_bytes"])
+
+
+def measure_apart(
+    model: ModelSource,
+    feeds: Feeds,
+    *,
+    runs: int = 20,
+    seconds: float = 0.0,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+    threads: int = 1,
+    custom_ops: Iterable[Path] = (),
+) -> tuple[Load, Latency]:
+    """What opening and running a model takes, in a process of its own that holds nothing else.
+
+    Raises TargetError (does not load) or VerificationError (does not run, or the process died).
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as name:
+        folder = Path(name)
+        write_values(folder / "in0", feeds)
+        job = {
+            **_as_files(model, folder, provider),
+            "session": {"provider": provider, "provider_options": dict(provider_options or {}), "threads": threads},
+            "custom_ops": [str(path.resolve()) for path in custom_ops],
+            "timed": {"runs": runs, "seconds": seconds},
+        }
+        report = _in_child(folder, job)
+    return Load(report["load_s"], report["load_peak_bytes"]), Latency(**report["latency"])
 
 
 def measure_load(
@@ -165,6 +194,8 @@ def peak_memory_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     if sys.platform == "win32":
+        import psutil  # late: it is wanted here only
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
@@ -172,15 +203,25 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _as_file(model: ModelSource, folder: Path) -> Path:
-    if isinstance(model, Path):
-        return model
-    path = folder / "model.onnx"
-    path.write_bytes(model)
-    return path
+def _as_files(model: ModelSource, folder: Path, provider: str) -> dict[str, str]:
+    """What of a job says where the model is: its file, and the folder from which data that it refers to is found."""
+    found = model.in_one_place() if isinstance(model, Referring) and provider != CPU else model
+    data = {"data_folder": str(found.data_folder)} if isinstance(found, Referring) else {}
+    found = found.model if isinstance(found, Referring) else found
+    if isinstance(found, bytes):
+        path = folder / "model.onnx"
+        path.write_bytes(found)
+        found = path
+    return {"model": str(found.resolve()), **data}
 
 
-def _in_child(folder: Path) -> dict[str, Any]:
+def _model_of(job: Mapping[str, Any]) -> ModelSource:
+    path = Path(job["model"])
+    return Referring(path, Path(job["data_folder"]), lambda: path) if "data_folder" in job else path
+
+
+def _in_child(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    (folder / "job.json").write_text(json.dumps(job))
     package_parent = str(Path(__file__).resolve().parents[2])
     found = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -205,8 +246,12 @@ def _work(folder: Path) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_text())
     before = peak_memory_bytes()
     started = time.perf_counter()
-    session = Session(Path(job["model"]), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
+    session = Session(_model_of(job), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
     load_s, load_peak_bytes = time.perf_counter() - started, peak_memory_bytes() - before
+    if "timed" in job:
+        clock = clock_for(job["session"]["provider"], job["session"]["threads"])
+        took = in_turns({"": session}, read_values(folder / "in0"), clock=clock, **job["timed"])[""]
+        return {"load_s": load_s, "load_peak_bytes": load_peak_bytes, "latency": dataclasses.asdict(took)}
     for i in range(job["batch_count"]):
         write_values(folder / f"out{i}", session.run(read_values(folder / f"in{i}"), job["names"]))
     return {"load_s": load_s, "load_peak_bytes": load_peak_bytes, "peak_bytes": peak_memory_bytes() - before}

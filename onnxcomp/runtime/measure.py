@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxcomp.runtime.session import Feeds, ModelSource, Session
+from onnxcomp.model_source import ModelSource
+from onnxcomp.runtime.session import Feeds, Session
 
 WARM_UP_RUNS = 2
 MOST_RUNS = 5000  # where a time is given
@@ -53,12 +54,24 @@ def measure_latency(
         )
         for name, model in models.items()
     }
+    return in_turns(sessions, feeds, runs=runs, seconds=seconds, warm=warm, clock=clock_for(provider, threads))
+
+
+def in_turns(
+    sessions: Mapping[str, Session],
+    feeds: Feeds,
+    *,
+    runs: int,
+    seconds: float = 0.0,
+    warm: bool = False,
+    clock: Callable[[], float],
+) -> dict[str, Latency]:
+    """What ``measure_latency`` measures of models that are open."""
     for session in sessions.values():
         for _ in range(WARM_UP_RUNS):
             session.run(feeds)
     prepared = {name: session.prepared(feeds) for name, session in sessions.items()}
     spent: dict[str, list[float]] = {name: [] for name in sessions}
-    clock = _clock(provider, threads)
     begun = time.perf_counter()
     done = 0
     while done < runs or (done < MOST_RUNS and time.perf_counter() - begun < seconds):
@@ -72,7 +85,7 @@ def measure_latency(
     return {name: Latency(float(np.median(took)), min(took), done) for name, took in spent.items()}
 
 
-def _clock(provider: str, threads: int) -> Callable[[], float]:
+def clock_for(provider: str, threads: int) -> Callable[[], float]:
     """Seconds of this thread's work where that is all the work and the system counts it finely, else of the wall."""
     alone = provider == "CPUExecutionProvider" and threads == 1
     fine = time.get_clock_info("thread_time").resolution <= FINE_S

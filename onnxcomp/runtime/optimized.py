@@ -5,12 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import onnxruntime as ort
 
 from onnxcomp.errors import TargetError
-from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, ModelSource, one_line
+from onnxcomp.model_source import ModelSource
+from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, one_line, ready
+
+if TYPE_CHECKING:
+    import onnx
 
 # Initializers from here on go to a file of their own, which is not read back.
 KEPT_BYTES = 64
@@ -23,6 +27,8 @@ def optimized(
 
     Raises TargetError when the model does not load there.
     """
+    import onnx  # late: processes that measure import this package, too
+
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
         path = Path(folder, "optimized.onnx")
         options = ort.SessionOptions()
@@ -36,7 +42,7 @@ def optimized(
         try:
             for library in custom_ops:
                 options.register_custom_ops_library(str(library))
-            ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
+            ort.InferenceSession(ready(model, options, provider), options, providers=[provider])
         except ORT_ERRORS as error:
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         return onnx.load(path, load_external_data=False)

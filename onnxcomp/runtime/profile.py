@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.measure import WARM_UP_RUNS
-from onnxcomp.runtime.session import Feeds, ModelSource, Session
+from onnxcomp.runtime.session import Feeds, Session
 
 KERNEL = "_kernel_time"  # the ending of the events that time a node's kernel
 MICROSECONDS = 1e-6

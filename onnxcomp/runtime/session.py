@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.model_source import ModelSource, Referring
 
 Array = NDArray[Any]
 Value = Any
 """What an input or output holds: an array, a list of arrays (sequence), a map, or None (empty optional)."""
 Feeds = Mapping[str, Value]
-ModelSource = bytes | Path
 
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -73,6 +73,8 @@ FOREIGN_TYPES = {
     "float8e5m2fnuz": 20,
 }
 SHORT_FLOATS = frozenset({"float16", "bfloat16"})
+CPU = "CPUExecutionProvider"
+DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
 LOG_FATAL = 4
 
@@ -143,7 +145,7 @@ def known_providers() -> tuple[str, ...]:
 class Session:
     """An open model on one execution provider.
 
-    model: serialized bytes, or a path (needed for external data and above 2 GB).
+    model: serialized bytes, a path (needed above 2 GB), or a header that refers to data in other folders.
     provider: ONNX Runtime's own name; CPU is always there for the nodes that the provider does not take.
     threads: intra-op threads; 0 lets ONNX Runtime choose.
     optimization: graph optimization ``none``, ``basic``, ``extended`` or ``all``.
@@ -183,6 +185,7 @@ class Session:
             options.profile_file_prefix = str(profile / "profile")
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
+        content = ready(model, options, provider)
         providers: list[Any] = [(provider, dict(provider_options or {}))]
         strict = (config or {}).get(NO_CPU_FALLBACK) == "1"  # then ONNX Runtime refuses to be given CPU at all
         if provider != "CPUExecutionProvider" and not strict:
@@ -193,12 +196,7 @@ class Session:
             if initializers:
                 values = [_held(each) for each in initializers.values()]
                 options.add_external_initializers(list(initializers), values)
-            self._session = ort.InferenceSession(
-                model if isinstance(model, bytes) else str(model),
-                options,
-                providers=providers,
-                enable_fallback=0,
-            )
+            self._session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except ORT_ERRORS as error:
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         if provider not in self._session.get_providers():
@@ -282,6 +280,16 @@ class Session:
             name: _copied(result, self._output_types[name]) if self._is_foreign(name) else result.numpy()
             for name, result in zip(names, results, strict=True)
         }
+
+
+def ready(model: ModelSource, options: Any, provider: str) -> bytes | str:
+    """The model as ONNX Runtime's constructor takes it, and the options set to find its data."""
+    if isinstance(model, Referring) and provider == CPU:
+        options.add_session_config_entry(DATA_FOLDER, str(model.data_folder))
+        found = model.model
+    else:
+        found = model.in_one_place() if isinstance(model, Referring) else model
+    return found if isinstance(found, bytes) else str(found)
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ class Verifier:
         self.samples = data.sample_count
         self.notes = list(data.notes)
         self._loop: ClosedLoop | None = None
+        self._last: tuple[Model, Verdict] | None = None
         self.states = self._own_states(closed_loop) if states is None else states
         self._outputs = self._read_outputs(outputs or {}, metric)
         self.evidence = self._outputs.evidence()
@@ -144,8 +145,14 @@ class Verifier:
         }
 
     def check(self, model: Model) -> Verdict:
-        """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed."""
-        return self.changed_outside(model) or self.judge(self._whole(model))
+        """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed.
+
+        The model that was checked last has the verdict that it had.
+        """
+        last = self._last
+        if last is None or last[0] is not model:
+            last = self._last = (model, self.changed_outside(model) or self.judge(self._whole(model)))
+        return last[1]
 
     def trials(self, model: Model) -> ValueTrials:
         """What judges a model with other values in some of its weights, again and again, without rewriting it: the

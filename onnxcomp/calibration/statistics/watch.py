@@ -14,13 +14,13 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.errors import TargetError
 from onnxcomp.graph.extract import up_to
 from onnxcomp.graph.ir.seeds import is_drawing
 from onnxcomp.model import Model
+from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime import Feeds, Session, Value
 
 # Of tensors fetched by one run. Small batches cost nothing here: EfficientNet-Lite0 runs 100 images one by one in
@@ -29,7 +29,7 @@ ROOM_BYTES = 32 * 2**20
 MOST_BYTES = 128 * 2**20  # fetched by one run where a batch cannot be smaller: every further run computes all anew
 FIRST_FETCH = 32  # tensors fetched at once before their sizes are known
 
-OpenSession = Callable[[bytes | Path], Session]
+OpenSession = Callable[[ModelSource], Session]
 Progress = Callable[[int, int, str], None]
 See = Callable[[str, Value], None]
 SeeBoth = Callable[[str, Value, Value], None]
@@ -172,7 +172,7 @@ def _ignore(name: str, value: Value) -> None:
     """Let go of a value."""
 
 
-def opened_somehow(open_session: OpenSession, source: bytes | Path) -> Session:
+def opened_somehow(open_session: OpenSession, source: ModelSource) -> Session:
     """A session on the model with other outputs, without graph optimizations where these fail.
 
     ONNX Runtime's GemmTransposeFusion (1.31) drops a Transpose whose result is an output, too.

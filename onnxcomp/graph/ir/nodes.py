@@ -17,7 +17,7 @@ from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxcomp.model import Model
-from onnxcomp.tensors import read_tensor, spill
+from onnxcomp.tensors import is_mapped, read_tensor, spill
 
 Array = NDArray[Any]
 
@@ -148,8 +148,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
 
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
-        is_new = isinstance(values, np.ndarray) and not isinstance(values, np.memmap)
-        if is_new and self.model.scratch.takes(values.nbytes):
+        if isinstance(values, np.ndarray) and not is_mapped(values) and self.model.scratch.takes(values.nbytes):
             values = spill(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import CircleError, in_order
-from onnxcomp.tensors import is_external, is_packed, make_tensor, reference_to
+from onnxcomp.tensors import is_external, is_mapped, is_packed, make_tensor, reference_to
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
@@ -256,7 +257,7 @@ class ProtoWriter:
             return make_tensor(name, held.load(), self.graph.model.scratch)
         if is_packed(held.dtype):
             return make_tensor(name, held, self.graph.model.scratch)
-        if isinstance(held, np.memmap) and held.flags.c_contiguous and _is_spilled(held, self.graph.model):
+        if is_mapped(held) and held.flags.c_contiguous and _is_spilled(held, self.graph.model):
             return reference_to(name, held)
         return make_tensor(name, held)
 
@@ -371,8 +372,7 @@ def _named(sparse: SparseTensorProto, name: str) -> SparseTensorProto:
 
 
 def _is_spilled(held: np.memmap[Any, Any], model: Model) -> bool:
-    name = str(held.filename)
-    return name.startswith(str(model.scratch.folder)) and held.offset == 0
+    return Path(str(held.filename)).parent == model.scratch.folder
 
 
 def _inner_name(constant: Constant) -> str:

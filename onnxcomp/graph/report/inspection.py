@@ -30,7 +30,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.operators import ONNX_DOMAINS
-from onnxcomp.tensors import bits_of, external_path, is_external, tensors_of
+from onnxcomp.tensors import bits_of
 
 KNOWN_DOMAINS = frozenset(
     {
@@ -335,8 +335,9 @@ def _gains(size: int, tensors: Iterable[TensorInfo]) -> tuple[Gain, ...]:
 
 
 def _external_bytes(model: Model) -> int:
-    files = {external_path(each, model.folder) for each in tensors_of(model.proto) if is_external(each)}
-    return sum(each.stat().st_size for each in files)
+    """Bytes of the data files that the model was read with."""
+    own = None if model.path is None else model.path.resolve()
+    return sum(each.stat().st_size for each in model.inputs.paths if each != own)
 
 
 def _real_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -11,7 +11,7 @@ from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import producer
 from onnxcomp.graph.ir.reader import Graph, subgraphs_of
 from onnxcomp.graph.ir.writer import node_proto
-from onnxcomp.tensors import bits_of, is_external
+from onnxcomp.tensors import bits_of, whole_bytes
 
 AS_NODE_BYTES = 34  # of a Constant node around its tensor: operator, attribute, their lengths
 TENSOR_BYTES = 8  # of a tensor beside name, dimensions and data: type, field tags, lengths
@@ -30,8 +30,9 @@ def node_bytes(graph: Graph, node: Node) -> int:
 def constant_bytes(constant: Constant) -> int:
     """What the file and its external data lose with the constant."""
     origin = constant.origin
-    if origin is not None and not (isinstance(origin, TensorProto) and is_external(origin)):
-        return message_bytes(origin.ByteSize() + (AS_NODE_BYTES if constant.as_node else 0))
+    if origin is not None:
+        size = whole_bytes(origin) if isinstance(origin, TensorProto) else origin.ByteSize()
+        return message_bytes(size + (AS_NODE_BYTES if constant.as_node else 0))
     data = (constant.size * bits_of(constant.data_type) + 7) // 8
     return _with_header(constant.name, len(constant.shape), data, constant.as_node)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import open_data, silent
-from onnxcomp.pipeline.costs import on_disk, session_options
+from onnxcomp.pipeline.costs import as_used, on_disk, session_options
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.runtime import measure_latency, measure_load
 from onnxcomp.target import Target
@@ -63,16 +63,16 @@ def bench(
     with on_disk({str(index): each for index, each in enumerate(given)}) as paths:
         progress(0, 1, "measuring latency")
         took = measure_latency(paths, data.first_sample(), runs=runs, **options)
-        progress(0, 1, "measuring load time and memory")
-        loads = {key: measure_load(path, **options) for key, path in paths.items()}
+    progress(0, 1, "measuring load time and memory")
+    loads = [as_used(each, lambda source, _: measure_load(source, **options), is_read=True) for each in given]
     costs = tuple(
         MeasuredCost(
             model.name,
             model.size_bytes,
             took[str(index)].median_ms,
             took[str(index)].best_ms,
-            loads[str(index)].seconds,
-            loads[str(index)].peak_bytes,
+            loads[index].seconds,
+            loads[index].peak_bytes,
         )
         for index, model in enumerate(given)
     )
