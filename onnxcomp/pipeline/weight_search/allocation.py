@@ -30,27 +30,16 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     """Leave each weight the options that assignments for limits around this one take, and those much like them.
 
     always: options that stay in any case, as do those that need no making. Made with data later, options cause a
-    fraction of the divergence that is predicted now, some less than others. A milder one stays beside each, for weights
-    that turn out to harm more than was foreseen.
+    fraction of the divergence that is predicted now, some less than others.
     """
     chosen = [always, *(allot(table, share * limit) for share in table.tuning.shortlisted)]
     for name, options in table.options.items():
         taken = [assignment[name] for assignment in chosen]
-        kept = [
+        table.options[name] = [
             each
             for each in options
             if each.choice is None or each.choice in table.rewrites or any(_alike(table, each, one) for one in taken)
         ]
-        kept += [milder for one in kept if (milder := _milder(table, name, options, one)) is not None]
-        table.options[name] = [each for each in options if each in kept]
-
-
-def _milder(
-    table: Table, name: str, options: Sequence[WeightOption], option: WeightOption
-) -> WeightOption | None:
-    """What a weight may take where this option carries a failure."""
-    found = [each for each in options if 0 < each.error <= table.tuning.less_error * option.error]
-    return min(found, key=lambda each: table.cost(name, each), default=None)
 
 
 def _alike(table: Table, option: WeightOption, other: WeightOption) -> bool:

@@ -22,6 +22,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import culprit
 from onnxcomp.pipeline.weight_search.candidates import Candidates, WeightOption
 from onnxcomp.pipeline.weight_search.driver import Choosing
+from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Application
 from onnxcomp.recipe import Choose
 from onnxcomp.registry import get_pass
@@ -101,7 +102,8 @@ def choosing(model: Model, *, tuner: Harm = total, verifier: Harm = total, width
     first: Verifier = judges[0]  # type: ignore[assignment]
     second: Verifier = judges[1]  # type: ignore[assignment]
     made = Choose(tuple(GRIDS), **step)
-    return Choosing(made, model, model, Context(), second, first, Reach(first), Objective(), math.inf)
+    every = Tuning(alike=(1e9, 1e9))  # the grids are few: none is left out beforehand
+    return Choosing(made, model, model, Context(), second, first, Reach(first), Objective(), math.inf, tuning=every)
 
 
 @pytest.fixture(autouse=True)
