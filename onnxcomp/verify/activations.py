@@ -52,7 +52,7 @@ def keep_activations(
     """
     depths = _depths(slices, weights)
     wanted = frozenset().union(*(needed for _, needed in depths))
-    batch = next(data.labelled_batches(), None)
+    batch = next(data.labelled_batches(limit=1), None)
     if not wanted or batch is None:
         return Activations()
     seen = open_session(_showing(slices, wanted)).run(batch.feeds, sorted(wanted))
