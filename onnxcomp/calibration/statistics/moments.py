@@ -238,18 +238,17 @@ def _run(
             if not isinstance(value, np.ndarray) or value.dtype != np.float32:
                 sums[each.key].fault = True
                 continue
-            sums[each.key].add(each.cut(value, rows_of(each, value, samples)))
+            sums[each.key].add(each.cut(value, rows_of(value, samples, max(LEAST_ROWS, ROWS_PER_COLUMN * each.length))))
 
     watch(graph.model, list(by_tensor), data, see, limit=limit, open_session=open_session, progress=progress)
     return sums
 
 
-def rows_of(source: Source, value: Array, samples: int) -> int:
+def rows_of(value: Array, samples: int, wanted: int) -> int:
     """How many columns of one batch's value to take, so that about the wanted number comes from all ``samples``.
 
     The first axis is taken for that of the samples; a wrong guess only takes more or fewer columns.
     """
-    wanted = max(LEAST_ROWS, ROWS_PER_COLUMN * source.length)
     held = min(value.shape[0], samples) if value.ndim > 1 else 1
     return max(1, wanted // samples) * max(1, held)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import Source, rows_of, sources_of
+from onnxcomp.calibration.statistics.moments import ROWS_PER_COLUMN, Source, rows_of, sources_of
 from onnxcomp.calibration.statistics.watch import OpenSession, watch_both
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -23,6 +23,8 @@ from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.runtime import Session, Value
 
+MOST_ROWS = 8192  # input columns of a weight, more only where the matrix is large
+ENOUGH_PER_COLUMN = 128  # of a small matrix: more rows tell little more
 LEAST_BYTES = 2**20  # of columns that are multiplied together: of few rows the product is little more than its sum
 MOST_BYTES = 2**25
 
@@ -78,9 +80,14 @@ def _joined(parts: Sequence[Array]) -> Array:
     """Columns one after another, in the order in memory that the parts have."""
     if len(parts) == 1:
         return parts[0]
-    if parts[0].strides[1] < parts[0].strides[2]:
+    if is_turned(parts[0]):
         return np.concatenate([each.swapaxes(1, 2) for each in parts], axis=2).swapaxes(1, 2)
     return np.concatenate(parts, axis=1)
+
+
+def is_turned(rows: Array) -> bool:
+    """Whether the rows (groups, rows, K) of one column are neighbours in memory, and not the columns of one row."""
+    return rows.strides[1] < rows.strides[2]
 
 
 def together(parts: Sequence[PairedSums]) -> PairedMoments | None:
@@ -124,13 +131,18 @@ def paired_moments(
             if not (is_plain(then) and is_plain(after)):
                 sums[source.key].fault = True
                 continue
-            most = rows_of(source, after, samples)
-            sums[source.key].add(source.cut(then, most), source.cut(after, most))
+            sums[source.key].add(columns_of(source, then, samples), columns_of(source, after, samples))
 
     watch_both(original, graph.model, list(by_tensor), data, see, open_session=open_session)
     parts = {name: [sums[each.key] for each in {each.key: each for each in own}.values()] for name, own in sources.items()}
     moments = {name: together(each) for name, each in parts.items()}
     return {name: each for name, each in moments.items() if each is not None}
+
+
+def columns_of(source: Source, value: Array, samples: int) -> Array:
+    """The columns (groups, rows, K) that are taken of one batch's value, out of ``samples`` in all."""
+    enough = max(ROWS_PER_COLUMN * source.length, min(MOST_ROWS, ENOUGH_PER_COLUMN * source.length))
+    return source.cut(value, rows_of(value, samples, enough))
 
 
 def is_plain(value: Value | None) -> TypeGuard[Array]:

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import Source, rows_of, sources_of
-from onnxcomp.calibration.statistics.paired import PairedMoments, PairedSums, is_plain, paired_moments, together
+from onnxcomp.calibration.statistics.moments import Source, sources_of
+from onnxcomp.calibration.statistics.paired import (
+    PairedMoments,
+    PairedSums,
+    columns_of,
+    is_plain,
+    is_turned,
+    paired_moments,
+    together,
+)
 from onnxcomp.calibration.statistics.series import Room, Series
 from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun, content_digest
 from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
@@ -42,10 +50,12 @@ Solve = Callable[[Weight, Array, PairedMoments], Answer]
 
 @dataclass
 class _Columns:
-    """What one source holds in the original: columns, or the values that they are cut from, batch by batch."""
+    """What one source holds in the original, batch by batch: columns (groups, rows, K), in memory with rows and K the
+    other way where ``is_turned``, or the values that they are cut from."""
 
     values: Series
     is_cut: bool = False
+    is_turned: bool = False
     fault: bool = False
 
 
@@ -149,12 +159,14 @@ class PairedStages:
         if columns.fault or batch >= len(columns.values):
             return None
         value = columns.values[batch]
-        return value if columns.is_cut else self._cut(source, self._reference.as_now(source.tensor, value))
+        if columns.is_cut:
+            return value.swapaxes(1, 2) if columns.is_turned else value
+        return self._cut(source, self._reference.as_now(source.tensor, value))
 
     def _cut(self, source: Source, value: Value | None) -> Array | None:
         if not is_plain(value):
             return None
-        return source.cut(value, rows_of(source, value, max(1, self._data.sample_count)))
+        return columns_of(source, value, max(1, self._data.sample_count))
 
     def _see_original(self) -> None:
         """Have the original's columns, of all weights that moments are wanted of."""
@@ -191,7 +203,9 @@ class PairedStages:
             return
         if not len(columns.values):
             columns.is_cut = rows.nbytes <= value.nbytes and self._reference.is_as_it_was(source.tensor)
-        columns.values.append(rows if columns.is_cut else value)
+            columns.is_turned = is_turned(rows)
+        turned = rows.swapaxes(1, 2) if columns.is_turned else rows
+        columns.values.append(turned if columns.is_cut else value)
 
     def _key(self, index: int, name: str, solve: Solve) -> bytes:
         """What an answer depends on: the samples and the reference aside, all that the moments are computed from, the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnxcomp.runtime import Value
 from onnxcomp.tensors import Scratch
 
 SMALL_BYTES = 4096  # not worth a place in a file
+ALIGNMENT_BYTES = 64  # of values in a file
 MAPPED = frozenset("biufc")  # kinds of numpy's types that a file can hold
 
 
@@ -47,6 +49,7 @@ class Series:
         self._room = room
         self._values: list[Value] = []  # or where a value lies in the file
         self._held = _Held()
+        self._mapped: np.memmap[Any, Any] | None = None
         self._finalizer = weakref.finalize(self, _release, room, self._held)
 
     def __len__(self) -> int:
@@ -69,14 +72,18 @@ class Series:
         if not isinstance(value, _Place):
             return value
         assert self._held.path is not None
-        return np.memmap(self._held.path, value.dtype, "r", value.offset, value.shape)
+        end = value.offset + value.size_bytes
+        if self._mapped is None or self._mapped.size < end:
+            self._mapped = np.memmap(self._held.path, np.uint8, "r")
+        return np.asarray(self._mapped)[value.offset : end].view(value.dtype).reshape(value.shape)
 
     def _written(self, value: Array) -> _Place:
         if self._held.path is None:
             self._held.path = self._room.scratch.new_path(".series")
         with self._held.path.open("ab") as file:
-            place = _Place(file.tell(), value.dtype, value.shape)
-            value.tofile(file)
+            place = _Place(file.tell(), value.dtype, value.shape, value.nbytes)
+            file.write(value.reshape(-1).view(np.uint8).data)
+            file.write(bytes(-value.nbytes % ALIGNMENT_BYTES))
         return place
 
 
@@ -87,11 +94,14 @@ class _Held:
     path: Path | None = None
 
 
+@dataclass(frozen=True)
 class _Place:
     """Where a value lies in a file."""
 
-    def __init__(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        self.offset, self.dtype, self.shape = offset, dtype, shape
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size_bytes: int
 
 
 def _size_bytes(value: Value) -> int:

@@ -28,7 +28,7 @@ from onnxcomp.numerics.quantizers.level_set import Lattice, lattice_of, with_lat
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors, refit_vectors
 from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, successive_codes
 from onnxcomp.numerics.rounding.error_feedback import compensated
-from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, relative_output_error, shrunk
+from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, OutputError, shrunk
 from onnxcomp.numerics.rounding.level_set_fit import Problem, refit_levels, refit_scales
 
 ALGORITHM = "output"
@@ -52,11 +52,12 @@ def round_to_codebook(weight: Weight, encoding: CodebookEncoding, gram: Array, *
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
     problem = Problem(form.pack(old).astype(np.float64), moment, weight.dtype, fixed)
     near = old if keep is None else np.where(keep, old.dtype.type(0), old)
-    best = _measured(form, old, moment, encoding, encoding.nearest(near))
+    trials = _Trials(form, old, moment)
+    trials.add(encoding, encoding.nearest(near))
     codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)
     lattice, codes = _refitted(problem, encoding, lattice, codes)
-    found = _measured(form, old, moment, with_lattice(encoding, lattice), form.unpack(codes))
-    return min(best, found, key=_error)
+    trials.add(with_lattice(encoding, lattice), form.unpack(codes))
+    return trials.best()
 
 
 def _refitted(
@@ -91,14 +92,15 @@ def round_in_turn(
     lattice = replace(lattice, unit=form.pack(lattice.unit))
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
     problem = Problem(form.pack(reference).astype(np.float64), moment, weight.dtype, fixed)
-    best = _measured(form, reference, moment, encoding, encoding.nearest(present))
+    trials = _Trials(form, reference, moment)
+    trials.add(encoding, encoding.nearest(present))
     codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)
     lattice, codes = _refitted(problem, encoding, lattice, codes)
     if codes.size * codes.shape[2] <= DESCENDED_PRODUCTS:
         codes = improve_codes(problem.weights, moment, lattice, codes, fixed=fixed, sweeps=SWEEPS)
         lattice, codes = _refitted(problem, encoding, lattice, codes)
-    found = _measured(form, reference, moment, with_lattice(encoding, lattice), form.unpack(codes))
-    return min(best, found, key=_error)
+    trials.add(with_lattice(encoding, lattice), form.unpack(codes))
+    return trials.best()
 
 
 def round_to_vectors(
@@ -116,7 +118,8 @@ def round_to_vectors(
     if not _runs_along_columns(form, encoding, old.shape) or packed.shape[2] % width:
         return None
     book = encoding.codebook.astype(np.float32)
-    best = _measured(form, old, moment, encoding, encoding.nearest(old))
+    trials = _Trials(form, old, moment)
+    trials.add(encoding, encoding.nearest(old))
     for _ in range(ROUNDS):
 
         def rounded(target: Array, columns: Array, book: Array = book) -> Array:
@@ -124,11 +127,10 @@ def round_to_vectors(
 
         values = compensated(packed, moment, rounded, width=width)
         codes = nearest_vectors(values.reshape(*values.shape[:2], -1, width), book)
-        best = min(best, _of_vectors(form, old, moment, encoding, book, values), key=_error)
+        trials.add_vectors(encoding, book, codes)
         book = refit_vectors(packed, moment, book, codes)
-        again = book[codes].reshape(values.shape)
-        best = min(best, _of_vectors(form, old, moment, encoding, book, again), key=_error)
-    return best
+        trials.add_vectors(encoding, book, codes)
+    return trials.best()
 
 
 def _form(weight: Weight) -> MatrixForm:
@@ -143,20 +145,36 @@ def _settled(lattice: Lattice, keep: Array) -> Array:
     return np.where(keep, zero, FREE).astype(np.int16)
 
 
-def _measured(form: MatrixForm, old: Array, moment: Array, encoding: Encoding, codes: Array) -> Rounded:
-    """What codes of an encoding make, and how far its outputs are; infinitely where the codes are not found again."""
-    values = encoding.decode(codes, old.shape)
-    error = np.inf if encoding.encode(values) is None else _output_error(form, old, values, moment)
-    return Rounded(values, encoding, ALGORITHM, error, True)
+class _Trials:
+    """What was tried for a weight, each with how far its outputs are from those of ``wanted``."""
 
+    def __init__(self, form: MatrixForm, wanted: Array, moment: Array) -> None:
+        self._form, self._dtype = form, wanted.dtype
+        self._error = OutputError(form.pack(wanted), moment)
+        self._shape = wanted.shape
+        self._tried: list[Rounded] = []
 
-def _of_vectors(
-    form: MatrixForm, old: Array, moment: Array, encoding: VectorEncoding, book: Array, values: Array
-) -> Rounded:
-    distinct = np.unique(book.astype(compute_dtype(old.dtype)), axis=0).astype(old.dtype)
-    made = replace(encoding, codebook=distinct)
-    near = form.unpack(values).astype(old.dtype)
-    return _measured(form, old, moment, made, made.nearest(near))
+    def add(self, encoding: Encoding, codes: Array) -> None:
+        """Try what codes of an encoding make."""
+        self._add(encoding, encoding.decode(codes, self._shape))
+
+    def add_vectors(self, encoding: VectorEncoding, book: Array, codes: Array) -> None:
+        """Try vectors (n, d) at codes (g, r, k / d) in the matrix form."""
+        rounded = book.astype(compute_dtype(self._dtype)).astype(self._dtype)
+        values = self._form.unpack(rounded[codes].reshape(*codes.shape[:2], -1))
+        distinct = np.unique(book.astype(compute_dtype(self._dtype)), axis=0).astype(self._dtype)
+        self._add(replace(encoding, codebook=distinct), values)
+
+    def _add(self, encoding: Encoding, values: Array) -> None:
+        error = self._error.relative(self._form.pack(values))
+        self._tried.append(Rounded(values, encoding, ALGORITHM, error, True))
+
+    def best(self) -> Rounded:
+        """The one of least error, the first of equal ones; infinite where the codes of none are found again."""
+        for each in sorted(self._tried, key=lambda tried: tried.error):
+            if each.encoding.encode(each.values) is not None:
+                return each
+        return replace(self._tried[0], error=np.inf)
 
 
 def _runs_along_columns(form: MatrixForm, encoding: VectorEncoding, shape: tuple[int, ...]) -> bool:
@@ -164,15 +182,10 @@ def _runs_along_columns(form: MatrixForm, encoding: VectorEncoding, shape: tuple
     width = encoding.codebook.shape[1]
     places = np.arange(np.prod(shape)).reshape(shape)
     along = np.moveaxis(places, encoding.axis, -1).reshape(-1, width)
+    place_in_vectors = np.empty(places.size, np.int64)
+    place_in_vectors[along.ravel()] = np.arange(places.size)
     packed = form.pack(places)
     if packed.shape[2] % width:
         return False
-    return np.array_equal(np.sort(packed.reshape(-1, width), axis=0), np.sort(along, axis=0))
-
-
-def _output_error(form: MatrixForm, old: Array, values: Array, moment: Array) -> float:
-    return relative_output_error(form.pack(old), form.pack(values), moment)
-
-
-def _error(rounded: Rounded) -> float:
-    return rounded.error
+    runs = place_in_vectors[packed.reshape(-1, width)]
+    return bool((runs[:, 0] % width == 0).all() and (np.diff(runs, axis=1) == 1).all())

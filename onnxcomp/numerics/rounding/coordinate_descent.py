@@ -18,6 +18,7 @@ No randomness. Letters: g groups of matrices, r rows (outputs), k columns (input
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,16 @@ def of_group(moment: Array, group: slice) -> Array:
     return moment if len(moment) == 1 else moment[group]
 
 
+def _by_column(matrices: Array) -> Array:
+    """(k, g, r) of (g, r, k): what is worked on together lies together."""
+    return matrices.transpose(2, 0, 1).copy()
+
+
+def _by_row(columns: Array) -> Array:
+    """The inverse."""
+    return np.ascontiguousarray(columns.transpose(1, 2, 0))
+
+
 class _Descent:
     """The search on one chunk: weights (g, r, k) and moment (g or 1, k, k) in float64."""
 
@@ -110,6 +121,7 @@ class _Descent:
         self._weights = np.asarray(weights, np.float64)
         self._moment = moment
         self._places = Places(lattice)
+        self._columns = Places(replace(lattice, unit=_by_column(lattice.unit)))
         self._fixed = None if fixed is None else fixed != FREE
         self._settled: Array = self._weights if fixed is None else self._places.values(np.maximum(fixed, 0))
 
@@ -133,63 +145,67 @@ class _Descent:
         def rounded(target: Array, columns: Array) -> Array:
             groups = np.arange(len(columns))[:, None, None]
             at = groups, np.arange(target.shape[1])[None, :, None], columns[:, None, :]
-            values = self._places.rounded(target, at)
+            if len(columns) == 1:  # columns as they lie in memory
+                values = self._columns.rounded(target.transpose(2, 0, 1), columns[0]).transpose(1, 2, 0)
+            else:
+                values = self._places.rounded(target, at)
             return values if self._fixed is None else np.where(self._fixed[at], self._settled[at], values)
 
         return self._places.codes(compensated(self._weights, self._moment, rounded))
 
     def descended(self, codes: Array, sweeps: int = SWEEPS) -> Array:
         """The codes after single changes, each the best of its column, until none helps."""
-        values = self._places.values(codes)
-        gradient = (values - self._weights) @ self._moment
+        start = self._places.values(codes)
+        values, gradient = _by_column(start), _by_column((start - self._weights) @ self._moment)
         least = LEAST_GAIN * np.einsum("grk,grk->gr", self._weights @ self._moment, self._weights)
 
         def move(present: Array, slope: Array, column: int) -> Array:
             """To the best level of the column given the others: the error is a parabola in each value, so the level
             nearest to its minimum is the best. 0 where that gains nothing."""
             curvature = self._moment[:, None, column, column]
-            change = self._places.rounded(present - slope / curvature, (..., column)) - present
+            change = self._columns.rounded(present - slope / curvature, column) - present
             gain = -change * (2 * slope + change * curvature)
             return np.where(gain > least, change, 0.0)
 
         for _ in range(sweeps):
             if not self._sweep(values, gradient, move):
                 break
-        return self._places.codes(values)
+        return _by_row(self._columns.codes(values))
 
     def _gradual(self) -> Array:
         """Values that start as the weights and are drawn to their levels, each sweep closer; codes at the end."""
-        values = self._weights.copy() if self._fixed is None else np.where(self._fixed, self._settled, self._weights)
-        gradient = (values - self._weights) @ self._moment
+        start = self._weights if self._fixed is None else np.where(self._fixed, self._settled, self._weights)
+        values, gradient = _by_column(start), _by_column((start - self._weights) @ self._moment)
         for sharpness in np.geomspace(1.0, LAST_SHARPNESS, GRADUAL_SWEEPS):
 
             def move(present: Array, slope: Array, column: int, sharpness: float = sharpness) -> Array:
                 wanted = present - slope / self._moment[:, None, column, column]
-                return self._places.drawn(wanted, sharpness, (..., column)) - present
+                return self._columns.drawn(wanted, sharpness, column) - present
 
             self._sweep(values, gradient, move)
-        return self._places.codes(values)
+        return _by_row(self._columns.codes(values))
 
     def _sweep(self, values: Array, gradient: Array, move: Move) -> bool:
         """Change column after column as ``move`` says, but for what is fixed; whether anything changed.
 
-        values, gradient: (g, r, k), changed in place.
+        values, gradient: (k, g, r), changed in place.
         """
         changed = False
-        for start in range(0, values.shape[2], BLOCK):
-            block = slice(start, min(start + BLOCK, values.shape[2]))
-            near, moves = gradient[:, :, block].copy(), np.zeros(values[:, :, block].shape)
-            for at in range(block.stop - start):
-                column = start + at
-                change = move(values[:, :, column], near[:, :, at], column)
+        for start in range(0, len(values), BLOCK):
+            block = slice(start, min(start + BLOCK, len(values)))
+            near, moves = gradient[block].copy(), np.zeros(values[block].shape)
+            inner = np.ascontiguousarray(self._moment[:, block, block].transpose(1, 2, 0))[..., None]
+            for at, column in enumerate(range(start, block.stop)):
+                change = move(values[column], near[at], column)
                 if self._fixed is not None:
                     change = np.where(self._fixed[:, :, column], 0.0, change)
                 if change.any():
-                    moves[:, :, at] = change
-                    values[:, :, column] += change
-                    near += change[:, :, None] * self._moment[:, None, column, block]
+                    moves[at] = change
+                    values[column] += change
+                    near[at + 1 :] += change * inner[at, at + 1 :]
             if moves.any():
-                gradient += moves @ self._moment[:, block, :]
+                beyond = np.matmul(self._moment[:, block].swapaxes(1, 2), moves.swapaxes(0, 1))
+                gradient += beyond.swapaxes(0, 1)
                 changed = True
         return changed
 

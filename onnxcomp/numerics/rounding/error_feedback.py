@@ -22,6 +22,7 @@ from onnxcomp.numerics.rounding.gram import feedback
 
 Array = NDArray[Any]
 
+TOGETHER = 2**18  # numbers of the moments that are factored together
 BLOCK = 64  # columns between two products with the errors of all columns before
 Round = Callable[[Array, Array], Array]
 
@@ -70,8 +71,13 @@ def _order(moment: Array, width: int, in_order: bool) -> Array:
 
 
 def _feedback(moment: Array, order: Array) -> Array:
-    """U of the reordered H, float32; one group at a time where all are large."""
+    """U of the reordered H, float32; some groups at a time where they are large."""
+    groups, length = order.shape
     upper = np.empty(moment.shape, np.float32)
-    for group, columns in enumerate(order):
-        upper[group] = feedback(moment[group : group + 1][:, columns][:, :, columns])[0][0]
+    step = max(1, TOGETHER // length**2)
+    for start in range(0, groups, step):
+        part = slice(start, start + step)
+        columns = order[part]
+        taken = np.take_along_axis(moment[part], columns[:, :, None], axis=1)
+        upper[part] = feedback(np.take_along_axis(taken, columns[:, None, :], axis=2))[0]
     return upper

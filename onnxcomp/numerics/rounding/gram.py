@@ -78,17 +78,31 @@ def output_error(difference: Array, moment: Array) -> float:
     return float(np.sum(product * difference, dtype=np.float64))
 
 
+class OutputError:
+    """How far the node's outputs are from those of a reference (groups, rows, K), relative to their power.
+
+    Each row counts by its own power, so that outputs that are small but as much read as others weigh alike.
+    """
+
+    def __init__(self, reference: Array, moment: Array) -> None:
+        self._largest, power = np.abs(reference).max(initial=0.0), np.abs(moment).max(initial=0.0)
+        self._total = 0.0
+        if self._largest > 0 and power > 0:
+            self._wanted = np.asarray(reference, np.float64) / self._largest
+            self._form = (moment / power).astype(np.float32)  # of about one, so that float32 holds all products
+            self._total = output_error(self._wanted.astype(np.float32), self._form)
+
+    def relative(self, matrices: Array) -> float:
+        """The squared error of the outputs of other matrices; 0 where the reference gives no output."""
+        if not self._total > 0:
+            return 0.0
+        difference = np.asarray(matrices, np.float64) / self._largest - self._wanted
+        return output_error(difference.astype(np.float32), self._form) / self._total
+
+
 def relative_output_error(reference: Array, matrices: Array, moment: Array) -> float:
     """The squared error of the node's output relative to its power; 0 where the reference gives no output.
 
-    reference, matrices: (groups, rows, K). Each row counts by its own power, so that outputs that are small but
-    as much read as others weigh alike.
+    reference, matrices: (groups, rows, K). See ``OutputError``.
     """
-    largest, power = np.abs(reference).max(initial=0.0), np.abs(moment).max(initial=0.0)
-    if not (largest > 0 and power > 0):
-        return 0.0
-    wanted = np.asarray(reference, np.float64) / largest
-    difference = np.asarray(matrices, np.float64) / largest - wanted
-    form = (moment / power).astype(np.float32)  # of about one, so that float32 holds all products
-    total = output_error(wanted.astype(np.float32), form)
-    return output_error(difference.astype(np.float32), form) / total if total > 0 else 0.0
+    return OutputError(reference, moment).relative(matrices)

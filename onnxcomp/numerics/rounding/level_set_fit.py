@@ -103,10 +103,13 @@ def _scale_steps(problem: Problem, lattice: Lattice, codes: Array, columns: Arra
     for where in chunks(codes.shape):
         part, moment = lattice.at(where), of_group(problem.moment, where[0])
         base = replace(part, scale=np.ones(units)).values(codes[where])
-        gradient = (base * part.scale[part.unit] - problem.weights[where]) @ moment[:, :, columns]
-        own, base = part.unit[:, :, columns].ravel(), base[:, :, columns]
-        along += np.bincount(own, (base * gradient).ravel(), units)
-        power += np.bincount(own, (base * (base @ moment[:, columns][:, :, columns])).ravel(), units)
+        difference, unit = base * part.scale[part.unit] - problem.weights[where], part.unit
+        inner = moment
+        if columns.size < codes.shape[2]:
+            inner, moment = moment[:, columns][:, :, columns], moment[:, :, columns]
+            unit, base = unit[:, :, columns], base[:, :, columns]
+        along += np.bincount(unit.ravel(), (base * (difference @ moment)).ravel(), units)
+        power += np.bincount(unit.ravel(), (base * (base @ inner)).ravel(), units)
     return np.where(power > 0, -along / np.where(power > 0, power, 1), 0.0)
 
 
