@@ -16,6 +16,7 @@ from onnxcomp.pipeline.weight_search.measured import measured
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verifier
+from tests.pipeline.weight_search.fits import put_in
 from tests.verify.chains import CHAIN, model_of
 from tests.verify.models import CPU, opened
 
@@ -40,7 +41,8 @@ def test_only_what_changes_the_graph_makes_a_model(
 ) -> None:
     model = model_of(TEXT, WEIGHTS)
     rounded = {name: np.round(8 * each) / np.float32(8) for name, each in WEIGHTS.items()}
-    table = Table({}, {0: with_arrays(model, rounded)})
+    table = Table({})
+    put_in(table, 0, with_arrays(model, rounded))
     add_sites(table, model, [get_pass("factorize-linear")()], Context(), first=1)  # type: ignore[list-item]
     options = {"values": VALUES, "as it is": PLAIN, "rank": table.options["u"][-1]}
     assignment: Assignment = {name: options[each] for name, each in chosen.items()}
