@@ -17,7 +17,7 @@ from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxcomp.model import Model
-from onnxcomp.tensors import is_mapped, read_tensor, spill
+from onnxcomp.tensors import is_mapped, lent, read_tensor
 
 Array = NDArray[Any]
 
@@ -116,7 +116,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         if isinstance(self.tensor, SparseTensorProto):
             return _dense(self.tensor, self.model)
         assert self.tensor is not None
-        return read_tensor(self.tensor, self.model.folder)
+        return self.model.read(self.tensor)
 
 
 class Constant(gs.Constant):  # type: ignore[misc]
@@ -149,7 +149,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
         if isinstance(values, np.ndarray) and not is_mapped(values) and self.model.scratch.takes(values.nbytes):
-            values = spill(values, self.model.scratch)
+            values = lent(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None
 

@@ -27,7 +27,16 @@ from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import CircleError, in_order
-from onnxcomp.tensors import is_external, is_mapped, is_packed, make_tensor, reference_to
+from onnxcomp.tensors import (
+    HeldFile,
+    held_file,
+    is_external,
+    is_mapped,
+    is_packed,
+    make_tensor,
+    reference_of,
+    reference_to,
+)
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
@@ -49,7 +58,19 @@ def _written(graph: Graph) -> Model:
     proto = whole_proto(graph, ProtoWriter(graph))
     names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     encodings = {name: each for name, each in graph.encodings.items() if name in names}
-    return graph.model.with_proto(proto, encodings)
+    made = graph.model.with_proto(proto, encodings)
+    made.files = {each.path: each for scope in graph.scopes for each in map(_file_of, scope.constants) if each}
+    return made
+
+
+def _file_of(constant: Constant) -> HeldFile | None:
+    """What holds the file in which the constant's values lie, where that is to go with those who refer to it."""
+    held = constant._values
+    if not isinstance(held, ProtoValues):
+        return held_file(held)
+    if not isinstance(held.tensor, TensorProto) or not is_external(held.tensor):
+        return None
+    return held.model.files.get(reference_of(held.tensor).get("location", ""))
 
 
 def whole_proto(graph: Graph, writer: ProtoWriter) -> ModelProto:
