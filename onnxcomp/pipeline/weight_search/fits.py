@@ -151,6 +151,12 @@ class Looking:
                 yield made
 
 
+def looked_at(task: tuple[LoneWeight, Looking]) -> Look:
+    """A weight looked at in the way that is meant for it."""
+    weight, looking = task
+    return looking(weight)
+
+
 class _Whole:
     """Makes choices of a whole weight, each once."""
 
