@@ -28,7 +28,7 @@ from onnxcomp.parallel import in_processes, in_threads
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
-from onnxcomp.pipeline.weight_search.fits import Fit, Fitting, Look, Looking, looked_at
+from onnxcomp.pipeline.weight_search.fits import FirstLook, Fit, Fitting, Looking, looked_at
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
 
@@ -280,7 +280,7 @@ class Candidates:
         drawn = [own for at, own in known.items() if self.passes[at].draws_on_data(calibration=True)]
         return bool(drawn) and not any(map(_is_seen, drawn))
 
-    def _note(self, table: Table, look: Look) -> None:
+    def _note(self, table: Table, look: FirstLook) -> None:
         options = [
             WeightOption(each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise)
             for each in look.estimates
