@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,11 @@ class ProtoWriter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.scopes = {id(scope.graph): scope for scope in graph.scopes}
+
+    @functools.cached_property
+    def scopes(self) -> dict[int, Scope]:
+        """The scopes by the ids of their bodies."""
+        return {id(scope.graph): scope for scope in self.graph.scopes}
 
     def write_graph(self, scope: Scope, proto: GraphProto) -> None:
         origin = scope.origin
@@ -320,8 +325,11 @@ def ordered(nodes: Iterable[Node]) -> list[Node]:
     """
     pending = list(nodes)
     makers = {id(out): index for index, node in enumerate(pending) for out in node.outputs}
+    needs = [_needed(node, makers) for node in pending]
+    if all(each < index for index, several in enumerate(needs) for each in several):
+        return pending
     try:
-        return [pending[index] for index in in_order(len(pending), lambda index: _needed(pending[index], makers))]
+        return [pending[index] for index in in_order(len(pending), needs.__getitem__)]
     except CircleError as error:
         node = pending[error.index]
         raise PassError(f"{node.name or node.op}: the node depends on its own output.") from error
