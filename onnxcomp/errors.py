@@ -12,6 +12,10 @@ class ModelError(OnnxcompError):
     """A file that is not a model, or a model that cannot be read, checked or written."""
 
 
+class RoomError(OnnxcompError):
+    """A disk without the room that a run needs for what it keeps aside."""
+
+
 class ParameterError(OnnxcompError):
     """A pass's field, an option or an argument outside its allowed range."""
 

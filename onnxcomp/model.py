@@ -33,6 +33,7 @@ from onnxcomp.noise import Seed, seed_bytes
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import regular_form
+from onnxcomp.room import is_full
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     Scratch,
@@ -244,15 +245,11 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
 def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     """Write the model aside, for ``outputs.commit`` to put in place after all that is written beside it."""
     model.inputs.refuse_changes()
-    proto = with_encodings(model.as_written, model.encodings)
-    whole = model.with_proto(proto)
-    limit = INLINE_LIMIT_BYTES if model.has_data_files else PROTOBUF_LIMIT_BYTES
     paths, size_bytes = [target], 0
-    if whole.size_bytes < limit:
-        content = _serialize(whole._inlined(), model.name)
-    else:
+    content = as_one_file(model)
+    if content is None:
         header = ModelProto()
-        header.CopyFrom(proto)
+        header.CopyFrom(with_encodings(model.as_written, model.encodings))
         moved: list[TensorProto] = []
         part, sha256 = outputs.write_aside(target, _move_out(header, model.folder, moved))
         paths.append(target.with_name(f"{target.name}.{sha256[:HASH_DIGITS]}.data"))
@@ -264,6 +261,13 @@ def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     outputs.write(target, [content], last=True)
     model.inputs.refuse_changes()
     return Staged(paths, size_bytes + len(content), hashlib.sha256(content).hexdigest())
+
+
+def as_one_file(model: Model) -> bytes | None:
+    """What ``save`` writes where that is one file, whatever it is called; None where the data goes to another."""
+    whole = model.with_proto(with_encodings(model.as_written, model.encodings))
+    limit = INLINE_LIMIT_BYTES if model.has_data_files else PROTOBUF_LIMIT_BYTES
+    return _serialize(whole._inlined(), model.name) if whole.size_bytes < limit else None
 
 
 def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> None:
@@ -334,6 +338,8 @@ def _copy_small_data(model: Model, tensors: Sequence[TensorProto]) -> None:
         try:
             shutil.copyfile(path, copies[path])
         except OSError as error:
+            if is_full(error):
+                raise
             raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
     for tensor in tensors:
         set_location(tensor, str(copies[external_path(tensor, model.folder)]))

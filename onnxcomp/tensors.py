@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -96,8 +96,13 @@ def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
     path = scratch.new_path(".bin")
     contiguous = np.ascontiguousarray(values)
     with path.open("wb") as file:
-        contiguous.tofile(file)
+        write_array(file, contiguous)
     return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
+
+
+def write_array(file: BinaryIO, values: Array) -> None:
+    """Write the bytes of a contiguous array; numpy's own way does not say why where it fails."""
+    file.write(values.reshape(-1).view(np.uint8).data)
 
 
 def reference_to(name: str, mapped: np.memmap[Any, Any]) -> TensorProto:

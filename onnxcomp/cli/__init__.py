@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import click
 
 from onnxcomp.errors import OnnxcompError, ParameterError
+from onnxcomp.room import in_words, is_full
 
 ERROR = 1
 WRONG_USAGE = 2
@@ -66,6 +67,8 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads the output has seen enough: click ends quietly
                 raise
+            if is_full(error):
+                _end(in_words(error), ERROR)
             _end(": ".join(filter(None, [error.filename and str(error.filename), error.strerror or str(error)])), ERROR)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

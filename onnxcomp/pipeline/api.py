@@ -36,8 +36,10 @@ from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.scratch_need import scratch_bytes
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
+from onnxcomp.room import in_words, is_full, refuse_lack, room_told
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
@@ -122,10 +124,13 @@ def optimize(
     limits = budget or Budget()
     refuse_idle(model, exclude)
     patterns = with_stored(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
-    run.start_clock(started + (limits.time_budget_s or math.inf))
-    execute(run)
-    _finish(run, started, measure=measure)
+    needed = scratch_bytes(model, chosen)
+    refuse_lack(f"{model.name}: the recipe {chosen.name}", needed)
+    with room_told(model.scratch.folder, needed):
+        run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
+        run.start_clock(started + (limits.time_budget_s or math.inf))
+        execute(run)
+        _finish(run, started, measure=measure)
     return Result(unseeded(run.current), run.receipt)
 
 
@@ -299,10 +304,21 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
         "contributed_operators": list(contributed_operators(open_graph(model))),
     }
     if measure and run.data.sample_count and (gained or run.budget.target_latency is not None):
-        run.progress(0, 1, "measuring load time and latency")
-        receipt.measured = compare_costs(run.original, model, run.data, run.context.target)
+        receipt.measured = _measured(run)
     _compare_with_goals(run, time.monotonic() - started)
     receipt.measured["seconds"] = time.monotonic() - started
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """What original and result cost beside their bytes; nothing where there is no room for both."""
+    run.progress(0, 1, "measuring load time and latency")
+    try:
+        return dict(compare_costs(run.original, run.current, run.data, run.context.target))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        run.receipt.notes.append(f"load time and latency were not measured: {in_words(error)}")
+        return {}
 
 
 def _compare_with_goals(run: Run, seconds: float) -> None:

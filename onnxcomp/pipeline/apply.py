@@ -18,6 +18,7 @@ from onnxcomp.graph.stored.opening import is_stored, open_plain
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
 from onnxcomp.numerics.metrics.weight_error import relative_error
+from onnxcomp.room import is_full
 from onnxcomp.runtime import one_line
 
 Array = NDArray[Any]
@@ -83,6 +84,8 @@ def _foreseen(model: Model, rewrite: Pass) -> Iterator[None]:
     except (OnnxcompError, MemoryError):
         raise
     except Exception as error:
+        if is_full(error):
+            raise
         name = rewrite.pass_name()
         raise PassError(f"{name}: failed on {model.name}: {type(error).__name__}: {one_line(error)}") from error
 

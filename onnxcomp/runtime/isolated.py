@@ -24,6 +24,7 @@ import psutil
 
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.runtime.session import Feeds, ModelSource, Session, Value
+from onnxcomp.tensors import write_array
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def write_values(folder: Path, values: Mapping[str, Value]) -> None:
         nonlocal count
         if isinstance(value, np.ndarray) and value.dtype != object:
             count += 1
-            np.ascontiguousarray(value).tofile(folder / str(count))
+            with (folder / str(count)).open("wb") as file:
+                write_array(file, np.ascontiguousarray(value))
             return {"file": str(count), "dtype": value.dtype.name, "shape": value.shape}
         if isinstance(value, np.ndarray):
             return {"strings": value.ravel().tolist(), "shape": value.shape}

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxcomp.errors import TargetError
+from onnxcomp.room import full, is_exhausted
 from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, ModelSource, one_line
 
 # Initializers from here on go to a file of their own, which is not read back.
@@ -38,5 +39,7 @@ def optimized(
                 options.register_custom_ops_library(str(library))
             ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
         except ORT_ERRORS as error:
+            if is_exhausted(Path(folder)):
+                raise full(Path(folder)) from error
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         return onnx.load(path, load_external_data=False)
