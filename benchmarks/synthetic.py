@@ -25,7 +25,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 17, 8
 TOKENS, VOCABULARY_STEP = 64, 1024
-PIXELS, PATCH, IMAGE_AXES = 96, 32, 3
+PIXELS, PATCH, IMAGE_AXES = 96, 48, 3
 CLASSES = 10
 SAMPLES = 64
 
@@ -49,12 +49,20 @@ class Network:
 
     def weight(self, name: str, *shape: int, scale: float) -> str:
         """Add a weight of normal values."""
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        return self.constant(name, rng.standard_normal(shape, np.float32) * np.float32(scale))
+        return self.constant(name, self._normal(name, *shape) * np.float32(scale))
+
+    def _normal(self, name: str, *shape: int) -> NDArray[np.float32]:
+        return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
 
     def dense(self, name: str, rows: int, columns: int) -> str:
         """A weight under which values keep their magnitude."""
         return self.weight(name, rows, columns, scale=rows**-0.5)
+
+    def filters(self, name: str, after: int, before: int, kernel: int) -> str:
+        """Convolution kernels, likewise; each of mean 0, so that the mean of all channels does not outgrow the rest."""
+        values = self._normal(name, after, before, kernel, kernel)
+        values -= values.mean(axis=(1, 2, 3), keepdims=True)
+        return self.constant(name, values * np.float32((2 / (before * kernel**2)) ** 0.5))
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Add an initializer of these values."""
@@ -94,7 +102,7 @@ class Synthetic:
         rng = np.random.default_rng(0)
         if self.tokens:
             return {"x": rng.integers(0, self.tokens, (samples, *self.shape), np.int64)}
-        if len(self.shape) == IMAGE_AXES:  # patches, since the mean over noise is the same for all
+        if len(self.shape) == IMAGE_AXES:  # of patches: the mean over noise is the same for all
             coarse = rng.standard_normal((samples, self.shape[0], PIXELS // PATCH, PIXELS // PATCH), np.float32)
             return {"x": coarse.repeat(PATCH, axis=2).repeat(PATCH, axis=3)}
         return {"x": rng.standard_normal((samples, *self.shape), np.float32)}
@@ -139,7 +147,7 @@ def build(made: Synthetic, network: Network) -> onnx.ModelProto:
 
 
 def transformer(width: int, layers: int, vocabulary: int, heads: int) -> Callable[[Network], str]:
-    """Embedding, encoder blocks, the mean over the tokens, classes."""
+    """Embedding, encoder blocks, the first token, classes."""
 
     def built(net: Network) -> str:
         x = net.node("Gather", net.weight("embedding", vocabulary, width, scale=1.0), "x")
@@ -149,7 +157,8 @@ def transformer(width: int, layers: int, vocabulary: int, heads: int) -> Callabl
             inner = _gelu(net, f"l{index}", _affine(net, f"l{index}.up", x, width, 4 * width))
             inner = _affine(net, f"l{index}.down", inner, 4 * width, width)
             x = _normalized(net, f"l{index}.b", net.node("Add", x, inner), width)
-        return _affine(net, "classes", net.node("ReduceMean", x, axes=[1], keepdims=0), width, CLASSES)
+        first = net.node("Gather", x, net.constant("first", np.array(0, np.int64)), axis=1)
+        return _affine(net, "classes", first, width, CLASSES)
 
     return built
 
@@ -225,7 +234,7 @@ def _block(net: Network, name: str, x: str, channels: int, width: int, stride: i
 
 
 def _convolution(net: Network, name: str, x: str, before: int, after: int, *, kernel: int, stride: int) -> str:
-    weight = net.weight(f"{name}.w", after, before, kernel, kernel, scale=(2 / (before * kernel**2)) ** 0.5)
+    weight = net.filters(f"{name}.w", after, before, kernel)
     pads = [kernel // 2] * 4
     made = net.node("Conv", x, weight, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
     ones = np.ones(after, np.float32)
@@ -238,7 +247,7 @@ def _convolution(net: Network, name: str, x: str, before: int, after: int, *, ke
 
 
 def many_nodes(count: int, width: int = 16) -> Callable[[Network], str]:
-    """Ten nodes a time: a batch size taken from the input's shape to a Reshape, a product, a residual."""
+    """Ten nodes a time: a batch size taken from a shape to a Reshape, a product, what it is added to."""
 
     def built(net: Network) -> str:
         net.constant("first", np.array(0, np.int64))
@@ -250,7 +259,7 @@ def many_nodes(count: int, width: int = 16) -> Callable[[Network], str]:
             batch = net.node("Unsqueeze", net.node("Gather", net.node("Shape", x), "first"), "axes")
             rows = net.node("Reshape", x, net.node("Concat", batch, "width", axis=0))
             shifted = _affine(net, f"g{index}", rows, width, width)
-            x = net.node("Add", net.node("Mul", x, half), net.node("Relu", shifted))
+            x = net.node("Add", net.node("Mul", "x", half), net.node("Relu", shifted))  # each step sees the input
         return x
 
     return built
