@@ -115,16 +115,6 @@ def test_spilling_to_a_full_disk_says_so_itself() -> None:
     assert room.is_full(caught.value)
 
 
-def test_without_room_to_measure_the_result_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", no_room)
-    receipt = optimize(large_model(), recipe="small").receipt
-    assert receipt.result["gained"] and set(receipt.measured) == {"seconds"}
-    assert any(note.startswith("load time and latency were not measured: no room left in ") for note in receipt.notes)
-
-
 class FailsForLackOfRoom(Pass):
     effect = Effect(shrinks=("bytes",), exact=Exact.TENSORS)
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import click
 
+from onnxcomp.clock import clock
 from onnxcomp.errors import OnnxcompError, ParameterError
 from onnxcomp.room import in_words, is_full
 
@@ -94,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop a run
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminated)
-    commands.main(args, prog_name="onnxcomp")
+    commands.main(args, prog_name="onnxcomp", obj=clock())
 
 
 def _end(message: str, code: int) -> NoReturn:

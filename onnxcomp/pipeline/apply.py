@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
-from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
+from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError, TimeIsUp
 from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.stored.opening import is_stored, open_plain
@@ -30,6 +30,7 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     It sees stored weights as the constants that they decode to, unless it works on storage (``as_stored``).
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
+    Where the deadline comes in the middle of what cannot be had in part, it changes nothing.
     Raises PassError, which names the pass, for whatever it does not foresee.
     """
     return _edited(model, rewrite, context, lambda graph: rewrite.apply(graph, context))
@@ -67,8 +68,11 @@ def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph
     if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
         raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     graph = opened_for(rewrite, model)
-    with _foreseen(model, rewrite), threadpool_limits(1):
-        outcome = edit(graph)
+    try:
+        with _foreseen(model, rewrite), threadpool_limits(1):
+            outcome = edit(graph)
+    except TimeIsUp:
+        return model, Outcome(is_cut_short=True)
     after = close_graph(graph) if outcome.changed else model
     if rewrite.stores_encodings and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}

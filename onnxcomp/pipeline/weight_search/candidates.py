@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
@@ -134,10 +134,11 @@ def tabulate(
     *,
     most_error: float = HOPELESS_ERROR,
     deadline: float = math.inf,
+    last_moment: float = math.inf,
     objective: Objective | None = None,
     tuning: Tuning | None = None,
 ) -> Table:
-    """Apply each candidate to all weights and note bytes and errors.
+    """Apply each candidate to all weights and note bytes and errors. The first has time until ``last_moment``.
 
     Where a candidate leaves every weight with more than ``most_error``, or there are no weights to change, the stronger
     ones of its family are not tried. Raises RecipeError for one that is neither a value pass nor one of sites.
@@ -152,7 +153,8 @@ def tabulate(
         if family in hopeless or (table.variants and time.monotonic() > deadline):
             continue
         context.progress(index, len(candidates), f"{rewrite.pass_name()} at strength {index + 1}")
-        after, outcome = apply_pass(model, rewrite, context)
+        given = context if table.variants else replace(context, deadline=last_moment)
+        after, outcome = apply_pass(model, rewrite, given)
         if not only_values(model, after, [each.name for each in outcome.changed]):
             raise RecipeError(f'{rewrite.pass_name()}: "auto" is for passes that change values, or say their sites.')
         table.skipped.extend(outcome.skipped)
@@ -175,6 +177,7 @@ def fit_again(
     by_name = {each.name: each for each in weights(open_plain(model))}
     present = {each.choice for found in table.options.values() for each in found}
     choices = sorted(choice for choice in present if choice is not None and choice < len(candidates))
+    done: set[int] = set()
     for at, index in enumerate(choices):
         if time.monotonic() > deadline:
             break
@@ -182,14 +185,26 @@ def fit_again(
         context.progress(at, len(choices), f"{rewrite.pass_name()} at strength {index + 1}")
         old = {name: each for name, found in table.options.items() for each in found if each.choice == index}
         after, outcome = apply_choice(model, rewrite, own_choice(old), context)
+        if outcome.is_cut_short:
+            break
+        done.add(index)
         family = next(iter(old.values())).family
         made = _noted(table, index, family, model, after, outcome, by_name)
         for name, option in old.items():
             options = table.options[name]
             options[options.index(option)] = made.get(name, replace(option, error=math.inf))
+    _keep_as_made(table, set(choices) - done, len(candidates))
     table.influence.clear()
     table.measured.clear()
     completed(table, {name: each.size_bytes for name, each in by_name.items()})
+
+
+def _keep_as_made(table: Table, choices: Collection[int], count: int) -> None:
+    """Give options that there was no time to make again choices of their own: a receipt tells them by these."""
+    for name, found in table.options.items():
+        table.options[name] = [
+            as_made(table, {name: each}, count)[name] if each.choice in choices else each for each in found
+        ]
 
 
 def _noted(

@@ -49,6 +49,10 @@ from onnxcomp.verify import Verdict, Verifier
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
+CUT_SHORT = "the time budget ended the search"
+NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
+HALVINGS = 2
+TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
 
 
@@ -58,8 +62,8 @@ class Choosing:
 
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
-    timed; None: nowhere. skipped: what no candidate changed,
-    notes: what a reader should know, once the choice is made.
+    timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
+    skipped: what no candidate changed, notes: what a reader should know, once the choice is made.
     """
 
     step: Choose
@@ -71,6 +75,7 @@ class Choosing:
     reach: Reach
     objective: Objective
     deadline: float
+    last_moment: float = math.inf
     course: Course | None = None
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
@@ -88,21 +93,34 @@ class Choosing:
         if not table.options:
             return None
         best = None
-        if tuner is not None:
+        is_searched = tuner is not None and not self._is_over()
+        if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
         if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
-        if tuner is not None:
+        if is_searched:
             best = self._eased(context, table, best)
         self._say(table, best)
+        if self._is_over():
+            self.notes.append(f"{self.step.name}: {CUT_SHORT if is_searched or tuner is None else NO_SEARCH}")
         return best
+
+    def _after(self, share: float) -> float:
+        """When that share of the time that is left will have passed."""
+        now = time.monotonic()
+        return self.deadline if math.isinf(self.deadline) else now + share * max(0.0, self.deadline - now)
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self.deadline
 
     def _mild(self, context: Context, table: Table, mild: Assignment) -> Attempt:
         """What noise alone allows; where one weight is in the way, without that."""
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
+        if self._is_over():
+            return self._larger_half(context, table, mild, trial)
         alone, limit = functools.partial(self.divergence_alone, table), self.verifier.limit
         found = search.culprit(mild, alone, limit, self.tuning.carried)
         if found is None:
@@ -110,6 +128,18 @@ class Choosing:
         name, _ = found
         self.held_back[name] = "left as it was"
         return self.tried(context, table, mild | {name: table.options[name][0]})
+
+    def _larger_half(self, context: Context, table: Table, mild: Assignment, trial: Attempt) -> Attempt:
+        """What noise alone allows of the weights that save most, half of them or half of that, where the whole did not
+        verify and there is no time to find out why."""
+        names = sorted(mild, key=lambda name: table.cost(name, mild[name]) - table.cost(name, table.options[name][0]))
+        for _ in range(HALVINGS):
+            names = names[: len(names) // 2]
+            if trial.verdict.passed or not names or time.monotonic() > self.last_moment:
+                break
+            rest = {name: mild[name] if name in names else options[0] for name, options in table.options.items()}
+            trial = self.tried(context, table, rest)
+        return trial
 
     def _smaller(self, best: Attempt | None, mild: Attempt) -> Attempt:
         if best is not None and (not mild.verdict.passed or best.cost <= mild.cost):
@@ -142,6 +172,10 @@ class Choosing:
         plain = dataclasses.replace(context, calibration=None) if fits_later else context
         objective = self.objective if passes else self.objective.in_bytes()
         options: dict[str, Any] = {"deadline": deadline, "objective": objective, "tuning": self.tuning}
+        if tuner is not None:
+            options["deadline"] = self._after(TABULATED)
+        plain = dataclasses.replace(plain, deadline=options["deadline"])
+        options["last_moment"] = self.last_moment
         table = tabulate(self.model, candidates, plain, most_error=most_error, **options)
         if passes:
             add_sites(table, self.model, passes, context, first=2 * len(candidates))
@@ -150,9 +184,12 @@ class Choosing:
         if not table.options or tuner is None or not fits_later:
             return table, mild
         mild = as_made(table, mild, len(candidates))
+        if self._is_over():
+            return table, mild
         measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=deadline)
         search.shortlist(table, tuner.search_limit, mild)
-        fit_again(table, self.model, candidates, context, deadline=deadline)
+        until = self._after(FITTED)
+        fit_again(table, self.model, candidates, dataclasses.replace(context, deadline=until), deadline=until)
         self._hold_back(table)
         return table, {name: mild[name] for name in table.options}
 
