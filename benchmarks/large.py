@@ -1,6 +1,6 @@
 """Rewrite a large model tensor by tensor, and show what memory that takes.
 
-    python benchmarks/large.py [--gigabytes 4] [--pass quantize-weights] [--store]
+    python -m benchmarks.large [--gigabytes 4] [--pass quantize-weights] [--store]
 
 A chain of MatMuls with external data is made in a temporary folder, each weight of 256 MB; the pass is applied
 to all of them and the result is saved. Printed: seconds, bytes, and the peak memory of this process above what
@@ -16,17 +16,13 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-import onnx
 import psutil
-from onnx import TensorProto, helper
 
+from benchmarks.synthetic import large, write_model
 from onnxcomp.contract import Context
 from onnxcomp.model import load, save
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
-
-WIDTH = 8192  # a weight of WIDTH x WIDTH float32 values has 256 MB
 
 
 class PeakMemory:
@@ -54,26 +50,6 @@ class PeakMemory:
             self.peak = max(self.peak, self._private())
 
 
-def make_model(path: Path, count: int) -> None:
-    """Write a model of ``count`` MatMuls, its data in one file beside it, without holding more than one weight."""
-    rng = np.random.default_rng(0)
-    length = WIDTH * WIDTH * 4
-    initializers = []
-    with path.with_suffix(".bin").open("wb") as file:
-        for index in range(count):
-            rng.standard_normal((WIDTH, WIDTH), np.float32).tofile(file)
-            tensor = TensorProto(name=f"w{index}", dims=[WIDTH, WIDTH], data_type=TensorProto.FLOAT)
-            tensor.data_location = TensorProto.EXTERNAL
-            entries = {"location": path.with_suffix(".bin").name, "offset": index * length, "length": length}
-            for key, value in entries.items():
-                tensor.external_data.add(key=key, value=str(value))
-            initializers.append(tensor)
-    nodes = [helper.make_node("MatMul", [f"t{i}", f"w{i}"], [f"t{i + 1}"]) for i in range(count)]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH]) for name in ("t0", f"t{count}")]
-    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], initializers)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
 def main() -> None:
     """Make the model, rewrite it, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,7 +60,7 @@ def main() -> None:
     names = [options.rewrite, *(["store-compact"] if options.store else [])]
     with tempfile.TemporaryDirectory(prefix="onnxcomp-large-") as folder:
         source, out = Path(folder) / "large.onnx", Path(folder) / "out.onnx"
-        make_model(source, max(1, round(options.gigabytes * 4)))
+        write_model(large(max(1, round(options.gigabytes * 4))), source)
         passes = [get_pass(name)() for name in names]
         started = time.monotonic()
         with PeakMemory() as memory:
@@ -93,7 +69,7 @@ def main() -> None:
                 model, outcome = apply_pass(model, rewrite, Context())
                 print(f"{rewrite.pass_name()}: {len(outcome.changed)} weights, {time.monotonic() - started:.1f} s")
             files = save(model, out)
-        before = sum(each.stat().st_size for each in source.parent.glob("large.*"))
+        before = sum(each.stat().st_size for each in source.parent.glob("large.onnx*"))
         after = sum(each.stat().st_size for each in files)
         print(f"{before:,} -> {after:,} bytes in {time.monotonic() - started:.1f} s")
         print(f"peak private memory above the start: {(memory.peak - memory.base) / 2**20:,.0f} MB")

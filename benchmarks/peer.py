@@ -1,6 +1,6 @@
-"""Quantize one model with one of ONNX Runtime's own tools: the peer that benchmarks/scored.py measures.
+"""Rewrite one model with one of ONNX Runtime's own quantizers, or onnxslim: what this package is measured beside.
 
-python benchmarks/peer.py dynamic|static|nbits MODEL OUT CALIB.npz
+python benchmarks/peer.py dynamic|static|nbits|onnxslim MODEL OUT CALIB.npz
 """
 
 from __future__ import annotations
@@ -62,5 +62,12 @@ def nbits(model: str, out: str, calib: str) -> None:
     onnx.save(quantizer.model.model, out)
 
 
+def onnxslim(model: str, out: str, calib: str) -> None:
+    """onnxslim, whose rewrites are exact."""
+    import onnxslim as peer
+
+    peer.slim(model, out)
+
+
 if __name__ == "__main__":
-    {"dynamic": dynamic, "static": static, "nbits": nbits}[sys.argv[1]](*sys.argv[2:5])
+    {"dynamic": dynamic, "static": static, "nbits": nbits, "onnxslim": onnxslim}[sys.argv[1]](*sys.argv[2:5])

@@ -1,6 +1,6 @@
 """onnxcomp and ONNX Runtime's quantizers over scored models, side by side in one run.
 
-    python benchmarks/scored.py DATA [--recipe small] [--models NAME,...] [--json FILE]
+    python -m benchmarks.scored DATA [--recipe small] [--models NAME,...] [--json FILE]
 
 It wants the packages of the extra "bench": pip install -e '.[bench]'.
 
@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,9 +25,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import calibration_inputs, deployable_bytes, measured, peer_command
 from onnxcomp.runtime import measure_latency, measure_load
 
-HERE = Path(__file__).parent
 PEERS = ("dynamic", "static", "nbits")
 LATENCY_RUNS = 30
 LATENCY_S = 4.0  # at least, for all models together
@@ -52,34 +50,11 @@ class Row:
     failure: str = ""
 
 
-def run_measured(command: list[str], work: Path) -> tuple[float, float, str]:
-    """Seconds, peak memory in MB (no less than this process has) and, when it fails, the last line printed.
-
-    work: where the command runs, since ONNX Runtime's tools leave files of their own.
-    """
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=work)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    code = child.returncode
-    failure = "" if code in (0, 3) else (lines[-1] if lines else f"exit code {code}")
-    return time.monotonic() - started, usage.ru_maxrss / 1024, failure
-
-
 def score(folder: Path, model: Path) -> str:
     """The metric that the model's own scorer prints, as "name value"."""
     command = [sys.executable, str(folder / "score.py"), str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return " ".join(done.stdout.split()[:2]) if done.returncode == 0 else "does not run"
-
-
-def deployable_bytes(model: Path) -> int:
-    """The model file and its external data."""
-    data = model.with_name(model.name + ".data")
-    return model.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 def tools(recipe: str, model: Path, calib: Path, work: Path) -> dict[str, tuple[Path, list[str]]]:
@@ -92,20 +67,20 @@ def tools(recipe: str, model: Path, calib: Path, work: Path) -> dict[str, tuple[
     found = {f"onnxcomp {recipe}": (ours, command)}
     for peer in PEERS:
         out = work / f"{peer}.onnx"
-        script = [sys.executable, str(HERE / "peer.py"), peer, str(model), str(out), str(calib)]
-        found[f"ORT {peer}"] = (out, script)
+        found[f"ORT {peer}"] = (out, peer_command(sys.executable, peer, model, out, calib))
     return found
 
 
 def measure(folder: Path, recipe: str, work: Path) -> list[Row]:
     """All tools on one model; latency and load of everything that loads, alternated."""
     model, calib = folder / "model.onnx", work / "calib.npz"
-    subprocess.run([sys.executable, str(folder / "score.py"), "--calib", str(calib)], check=True)
+    calibration_inputs(folder, calib)
     rows = [Row(folder.name, "original", deployable_bytes(model), 1.0, score(folder, model))]
     made = {"original": model}
     for tool, (out, command) in tools(recipe, model, calib, work).items():
         row = Row(folder.name, tool)
-        row.seconds, row.peak_mb, row.failure = run_measured(command, work)
+        cost = measured(command, work)
+        row.seconds, row.peak_mb, row.failure = cost.wall_s, cost.peak_mb, cost.failure
         rows.append(row)
         if row.failure:
             continue

@@ -1,6 +1,6 @@
 """What static quantization costs: seconds and peak memory, beside ONNX Runtime's own quantizer in the same run.
 
-    python benchmarks/static_cost.py MODEL CALIB.npz [--runs 3]
+    python -m benchmarks.static_cost MODEL CALIB.npz [--runs 3]
 
 It wants the packages of the extra "bench": pip install -e '.[bench]'.
 
@@ -12,14 +12,12 @@ samples, as ONNX Runtime's does; ``onnxcomp run`` calibrates on half of them and
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from benchmarks.processes import measured, peer_command
+
 PEER = "ONNX Runtime, min-max"
 ALONE = ("minmax", "error", "entropy")
 
@@ -47,7 +45,7 @@ def tools(model: Path, calib: Path, work: Path) -> dict[str, list[str]]:
     """The command line of each tool."""
     out = str(work / "out.onnx")
     files = [str(model), out, str(calib)]
-    found = {PEER: [sys.executable, str(HERE / "peer.py"), "static", *files]}
+    found = {PEER: peer_command(sys.executable, "static", model, Path(out), calib)}
     for calibrator in ALONE:
         found[f"quantize-static, {calibrator}"] = [sys.executable, __file__, "alone", *files, calibrator]
     found["onnxcomp run, minmax"] = [
@@ -57,18 +55,12 @@ def tools(model: Path, calib: Path, work: Path) -> dict[str, list[str]]:
     return found
 
 
-def measured(command: list[str], work: Path) -> tuple[float, float]:
+def cost_of(command: list[str], work: Path) -> tuple[float, float]:
     """Seconds and peak MB of a command; RuntimeError with the last line that it printed where it fails."""
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=work)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        lines = output.read().decode(errors="replace").strip().splitlines()
-    if child.returncode not in (0, 3):
-        raise RuntimeError(f"{command}: {lines[-1] if lines else child.returncode}")
-    return time.monotonic() - started, usage.ru_maxrss / 1024
+    cost = measured(command, work)
+    if cost.failure:
+        raise RuntimeError(f"{command}: {cost.failure}")
+    return cost.wall_s, cost.peak_mb
 
 
 def main() -> None:
@@ -83,7 +75,7 @@ def main() -> None:
         commands = tools(options.model.resolve(), options.calib.resolve(), Path(work))
         for _ in range(options.runs):
             for tool, command in commands.items():
-                found.setdefault(tool, []).append(measured(command, Path(work)))
+                found.setdefault(tool, []).append(cost_of(command, Path(work)))
     best = {tool: (min(s for s, _ in runs), max(mb for _, mb in runs)) for tool, runs in found.items()}
     print(f"{'':30}{'seconds':>9}{'ratio':>7}{'peak MB':>9}{'ratio':>7}")
     for tool, (seconds, peak_mb) in best.items():

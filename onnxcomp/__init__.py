@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from onnxcomp.graph.report.inspection import inspect
     from onnxcomp.graph.storage.expand import expand
     from onnxcomp.model import Model, load, save
-    from onnxcomp.pipeline import Result, optimize, replay
+    from onnxcomp.pipeline.api import Result, optimize
+    from onnxcomp.pipeline.replay import replay
     from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.receipt import Receipt
     from onnxcomp.recipe import Recipe

@@ -12,6 +12,14 @@ class ModelError(OnnxcompError):
     """A file that is not a model, or a model that cannot be read, checked or written."""
 
 
+class RoomError(OnnxcompError):
+    """A disk without the room that a run needs for what it keeps aside."""
+
+
+class TimeIsUp(OnnxcompError):
+    """The deadline came in the middle of what is worth nothing in part; the pipeline goes on without it."""
+
+
 class ParameterError(OnnxcompError):
     """A pass's field, an option or an argument outside its allowed range."""
 

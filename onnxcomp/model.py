@@ -36,6 +36,7 @@ from onnxcomp.noise import Seed, take_seeds
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import regular_form
+from onnxcomp.room import is_full
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     ALIGNMENT_BYTES,
@@ -301,13 +302,12 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
 def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     """Write the model aside, for ``outputs.commit`` to put in place after all that is written beside it."""
     model.inputs.refuse_changes()
-    proto = with_encodings(model.as_written, model.encodings)
-    pieces = model._pieces(proto)
-    if sum(map(len, pieces)) < model._inline_limit:
-        part, sha256 = outputs.write_aside(target, model._filled(pieces))
+    content = as_one_file(model)
+    if content is not None:
+        part, sha256 = outputs.write_aside(target, content)
         paths, size_bytes = [target], 0
     else:
-        header = copied(proto)
+        header = copied(with_encodings(model.as_written, model.encodings))
         moved: list[TensorProto] = []
         data, sha256 = outputs.write_aside(target, _move_out(header, model.folder, moved))
         paths = [target, target.with_name(f"{target.name}.{sha256[:HASH_DIGITS]}.data")]
@@ -319,6 +319,13 @@ def stage(model: Model, target: Path, outputs: Transaction) -> Staged:
     outputs.promise(part, target, last=True)
     model.inputs.refuse_changes()
     return Staged(paths, size_bytes + part.stat().st_size, sha256)
+
+
+def as_one_file(model: Model) -> Iterator[bytes | memoryview] | None:
+    """What ``save`` writes where that is one file, whatever it is called, piece by piece; None where the data goes to
+    another."""
+    pieces = model._pieces(with_encodings(model.as_written, model.encodings))
+    return model._filled(pieces) if sum(map(len, pieces)) < model._inline_limit else None
 
 
 def refuse_outputs(model: Model, outputs: Sequence[Path], *, force: bool) -> None:
@@ -389,6 +396,8 @@ def _copy_small_data(model: Model, tensors: Sequence[TensorProto]) -> None:
         try:
             shutil.copyfile(path, copies[path])
         except OSError as error:
+            if is_full(error):
+                raise
             raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
     for tensor in tensors:
         set_location(tensor, str(copies[external_path(tensor, model.folder)]))

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Sized
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import onnx
@@ -127,8 +127,13 @@ def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
     path = scratch.new_path(".bin")
     contiguous = np.ascontiguousarray(values)
     with path.open("wb") as file:
-        contiguous.tofile(file)
+        write_array(file, contiguous)
     return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
+
+
+def write_array(file: BinaryIO, values: Array) -> None:
+    """Write the bytes of a contiguous array; numpy's own way does not say why where it fails."""
+    file.write(values.reshape(-1).view(np.uint8).data)
 
 
 class HeldFile:

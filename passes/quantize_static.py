@@ -97,7 +97,9 @@ class QuantizeStatic(SelectingPass):
         return Survey(tuple(Site(each.key) for each in units), tuple(outcome.skipped))
 
     def edit(self, graph: Graph, context: Context) -> Outcome:
-        outcome = Outcome()
+        outcome = Outcome(is_cut_short=context.is_over())
+        if outcome.is_cut_short:
+            return outcome
         style = self._style(graph, context)
         tried = self._try(graph, context, style) if style.shows_kernels else Look()
         if tried.fault:
@@ -138,7 +140,9 @@ class QuantizeStatic(SelectingPass):
         """
         known: dict[frozenset[str], Look] = graph.model.memo.setdefault((QuantizeStatic, self, style), {})
         idle: frozenset[str] = frozenset()
-        for _ in range(TRIALS):
+        for index in range(TRIALS):
+            if index and context.is_over():
+                break
             trial = open_plain(close_graph(graph))
             done = self._rewrite(trial, graph, context, style, idle, Outcome(), known=known.keys())
             if not done.keys:

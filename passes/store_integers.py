@@ -137,6 +137,9 @@ class StoreIntegers(SelectingPass):
             outcome, shapes = Outcome(), infer_shapes(graph)
             found = self._found(graph, shapes, context, outcome)
         for done, (weight, readers, summed) in enumerate(found):
+            if context.is_over():
+                outcome.is_cut_short = True
+                break
             context.progress(done, len(found), weight.name)
             made = self._rows(weight, readers, summed, form)
             if isinstance(made, RowBlocks):

@@ -12,6 +12,7 @@ from onnxcomp.calibration.statistics.moments import Moments, input_moments
 from onnxcomp.calibration.statistics.observe import Observation, observe
 from onnxcomp.calibration.statistics.paired_stages import PairedStages
 from onnxcomp.calibration.statistics.watch import OpenSession, watch
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
@@ -26,12 +27,19 @@ class Observer:
     """Statistics of activations, each a function of ``calibration.statistics`` bound to the data and the target.
 
     limit, where a method has it: of samples, None for all. Models remember moments and ranges. Methods raise
-    TargetError or VerificationError where a model does not load or run.
+    TargetError or VerificationError where a model does not load or run. is_over: whether samples may run no longer.
     """
 
     data: CalibrationData
     open_session: OpenSession
-    progress: Callable[[int, int, str], None]
+    tell: Callable[[int, int, str], None]
+    is_over: Callable[[], bool] = lambda: False
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Tell how far the samples have run; raises TimeIsUp where they may run no longer."""
+        if self.is_over():
+            raise TimeIsUp("the time budget was used up while calibration data ran")
+        self.tell(done, total, what)
 
     def ranges(
         self, model: Model, keys: Sequence[str], *, ends_only: bool = False, limit: int | None = None

@@ -21,7 +21,9 @@ from typing import Any, NoReturn
 
 import click
 
+from onnxcomp.clock import clock
 from onnxcomp.errors import OnnxcompError, ParameterError
+from onnxcomp.room import in_words, is_full
 
 ERROR = 1
 WRONG_USAGE = 2
@@ -66,6 +68,8 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads the output has seen enough: click ends quietly
                 raise
+            if is_full(error):
+                _end(in_words(error), ERROR)
             _end(": ".join(filter(None, [error.filename and str(error.filename), error.strerror or str(error)])), ERROR)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -91,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop a run
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminated)
-    commands.main(args, prog_name="onnxcomp")
+    commands.main(args, prog_name="onnxcomp", obj=clock())
 
 
 def _end(message: str, code: int) -> NoReturn:

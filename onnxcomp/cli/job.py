@@ -84,6 +84,7 @@ class Request:
 
 def run(request: Request) -> None:
     """Do what was asked for; ends with exit code 3 where a goal was missed."""
+    started = click.get_current_context().find_root().obj  # when the command began, None where it is no process
     model = load(request.model)
     output = request.output or default_output(request.model)
     if not request.dry_run:
@@ -93,7 +94,8 @@ def run(request: Request) -> None:
         return
     remark = None if request.quiet or has_something_to_compress(model) else f"{model.name}: {NO_CONSTANTS}"
     with screen.progress(quiet=request.quiet) as tell:
-        result = _result(request, model, tell if remark is None else _remarking(tell, remark))
+        tell = tell if remark is None else _remarking(tell, remark)
+        result = _result(request, model, tell, started)
         pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
@@ -131,7 +133,7 @@ def _reports(request: Request) -> list[Path]:
     return [] if request.report is None else [request.report]
 
 
-def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
+def _result(request: Request, model: Model, tell: screen.Tell, started: float | None) -> Result:
     if request.replay is not None:
         receipt = Receipt.read(request.replay)
         options: dict[str, Any] = {"calibration": request.calib_data, "custom_ops": request.custom_ops}
@@ -149,6 +151,7 @@ def _result(request: Request, model: Model, tell: screen.Tell) -> Result:
         jobs=request.jobs,
         cluster=request.cluster,
         progress=tell,
+        started=started,
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,9 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from onnxcomp.cli.time_left import TimeLeft, in_words
+from onnxcomp.clock import clock
 
 WIDE = 10_000  # columns, where nothing has to fit a terminal
 QUIET_S = 1.0  # a run shorter than this shows no progress
@@ -112,16 +115,17 @@ def _silent(done: int, total: int, what: str) -> None:
 class _Lines:
     """A line now and then, for logs."""
 
-    started: float = field(default_factory=time.monotonic)
-    said: float = 0.0
+    started: float = field(default_factory=clock)
+    said: float = -math.inf
     last: str = ""
+    left: TimeLeft = field(default_factory=TimeLeft)
 
     def tell(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
+        now, left = clock(), self.left.told(done, total)
         if now - self.started < QUIET_S or now - self.said < LINE_EVERY_S or what == self.last:
             return
         self.said, self.last = now, what
-        click.echo(f"{now - self.started:5.0f} s  {_words(done, total, what)}", err=True)
+        click.echo(f"{now - self.started:5.0f} s  {_words(done, total, what, left)}", err=True)
 
 
 class _Bar:
@@ -131,6 +135,7 @@ class _Bar:
         columns = (TimeElapsedColumn(), BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.bar.add_task("", total=None)
+        self.left = TimeLeft()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Tell]:
@@ -140,9 +145,11 @@ class _Bar:
     def tell(self, done: int, total: int, what: str) -> None:
         task = self.bar.tasks[0]
         task.total = total if total > 1 else None  # `update` takes None for no change
-        self.bar.update(self.task, completed=done, description=Text(visible(what)).markup)
+        left = in_words(self.left.told(done, total))
+        words = ", ".join(filter(None, [visible(what), left]))
+        self.bar.update(self.task, completed=done, description=Text(words).markup)
 
 
-def _words(done: int, total: int, what: str) -> str:
-    what = visible(what)
-    return f"{what} ({done} of {total})" if total > 1 else what
+def _words(done: int, total: int, what: str, left: float) -> str:
+    count = f" ({done} of {total})" if total > 1 else ""
+    return ", ".join(filter(None, [f"{visible(what)}{count}", in_words(left)]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onnxcomp.clock import clock
 from onnxcomp.contract.outcome import Outcome
 from onnxcomp.errors import CalibrationError
 
@@ -82,7 +82,7 @@ class Context:
 
     def is_over(self) -> bool:
         """Whether the deadline has come: a pass stops between two weights or nodes and says so in its outcome."""
-        return time.monotonic() > self.deadline
+        return clock() > self.deadline
 
     def editable_weights(
         self, graph: Graph, outcome: Outcome, obstacle: Callable[[Weight], str | None] | None = None
@@ -106,12 +106,13 @@ class Context:
 
     @property
     def observe(self) -> Observer:
-        """What inner tensors hold while the calibration data run. Raises CalibrationError without data."""
+        """What inner tensors hold while the calibration data run. Raises CalibrationError without data; its methods
+        raise TimeIsUp, which a pass may let pass, when the deadline comes before all samples have run."""
         from onnxcomp.calibration.observer import Observer
 
         if self.calibration is None:
             raise CalibrationError("needs calibration data. Give it with --calib-data.")
-        return Observer(self.calibration, self.open_session, self.progress)
+        return Observer(self.calibration, self.open_session, self.progress, self.is_over)
 
     def rng(self, *key: str) -> np.random.Generator:
         """A generator that depends on the seed and the key only, not on what ran before."""

@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +19,7 @@ from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.calibration.states.rollout import rolled_out
 from onnxcomp.calibration.states.states import named_states
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
 from onnxcomp.files import Transaction
@@ -38,8 +38,11 @@ from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.scratch_need import scratch_bytes
+from onnxcomp.pipeline.time_budget import TimeBudget
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
+from onnxcomp.room import refuse_lack, room_told
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
@@ -108,18 +111,19 @@ def optimize(
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Progress = silent,
+    started: float | None = None,
 ) -> Result:
     """Make a model smaller or faster within the accuracy budget, verified on the target.
 
     source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
     calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
     for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
-    node names to leave alone. measure: whether to time the result at the end.
-    jobs: tasks worked on at once, None for one a core; the result is the same for any number. cluster: the address of
-    a Dask scheduler, or "local" (see ``docs/scale.md``).
+    node names to leave alone. measure: whether to time the result at the end. started: when the time budget began, on
+    the clock of ``time.monotonic``; now by default. jobs: tasks worked on at once, None for one a core; the result is
+    the same for any number. cluster: the address of a Dask scheduler, or "local".
     Raises OnnxcompError with a one-line message; nothing is written.
     """
-    started = time.monotonic()
+    started = clock() if started is None else started
     model = with_true_encodings(seeded(load(source))).for_a_run()
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
@@ -128,12 +132,15 @@ def optimize(
     limits = budget or Budget()
     refuse_idle(model, exclude)
     patterns = with_stored(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
-    run.start_clock(started + (limits.time_budget_s or math.inf))
-    run.context = dataclasses.replace(run.context, jobs=jobs or cores())
-    with on_cluster(cluster, run.context.jobs):
-        execute(run)
-    _finish(run, started, measure=measure)
+    needed = scratch_bytes(model, chosen)
+    refuse_lack(f"{model.name}: the recipe {chosen.name}", needed)
+    with room_told(model.scratch.folder, needed):
+        time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
+        run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time)
+        run.context = dataclasses.replace(run.context, jobs=jobs or cores())
+        with on_cluster(cluster, run.context.jobs):
+            execute(run)
+        _finish(run)
     return Result(unseeded(run.current), run.receipt)
 
 
@@ -190,15 +197,18 @@ def _prepare(
     exclude: tuple[str, ...],
     seed: int,
     progress: Progress,
+    time: TimeBudget,
 ) -> Run:
     """Read the data, run the original, start the receipt."""
     progress(0, 1, "running the original")
-    recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
+    with time.noting("open_s"):
+        recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["outputs"] = dict(outputs or {})
     options["shorter_ends"] = any(each.shortens_ends() for each in recipe.passes)
-    verifier = Verifier(model, checking, **options)
+    with time.noting("check_s"):
+        verifier = Verifier(model, checking, **options)
     grounds = Grounds.of(verifier, data, recipe)
     if not grounds.is_enough:
         recipe, tuning = recipe.without_calibration(), None
@@ -226,7 +236,7 @@ def _prepare(
         notes=[*verifier.notes, *grounds.notes],
     )
     reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
-    return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress)
+    return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
 
 
 def _versions() -> dict[str, str]:
@@ -285,7 +295,7 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
     }
 
 
-def _finish(run: Run, started: float, *, measure: bool) -> None:
+def _finish(run: Run) -> None:
     """The verdict, which is obeyed; what the result is and costs, and the goals that it missed.
 
     Where nothing was gained there is one model only, and nothing to measure beside it.
@@ -306,13 +316,21 @@ def _finish(run: Run, started: float, *, measure: bool) -> None:
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
         "contributed_operators": list(contributed_operators(open_graph(model))),
     }
-    if measure and run.data.sample_count and (gained or run.budget.target_latency is not None):
-        run.progress(0, 1, "measuring load time and latency")
-        costs = compare_costs(run.original, model, run.data, run.context.target)
-        receipt.measured = dict(costs.figures)
-        receipt.notes += costs.notes
-    _compare_with_goals(run, time.monotonic() - started)
-    receipt.measured["seconds"] = time.monotonic() - started
+    if run.time.is_measured and run.data.sample_count and (gained or run.budget.target_latency is not None):
+        _measure(run)
+    _compare_with_goals(run, run.time.spent_s)
+    receipt.measured["seconds"] = run.time.spent_s
+
+
+def _measure(run: Run) -> None:
+    """What original and result cost beside their bytes, if there is time."""
+    if not run.time.allows(run.time.measuring_s):
+        run.receipt.notes.append("load time and latency were not measured: the time budget was used up")
+        return
+    run.progress(0, 1, "measuring load time and latency")
+    costs = compare_costs(run.original, run.current, run.data, run.context.target)
+    run.receipt.measured = dict(costs.figures)
+    run.receipt.notes += costs.notes
 
 
 def _compare_with_goals(run: Run, seconds: float) -> None:

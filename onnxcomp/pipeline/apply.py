@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
-from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
+from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError, TimeIsUp
 from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, uncollected
 from onnxcomp.graph.ir.untouched import GraphState, state_of
 from onnxcomp.graph.stored.opening import is_stored, open_plain, show_stored
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
+from onnxcomp.room import is_full
 from onnxcomp.runtime import one_line
 
 Array = NDArray[Any]
@@ -30,6 +31,7 @@ def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Ou
     It sees stored weights as the constants that they decode to, unless it works on storage (``as_stored``).
     What a storing pass may store and leaves plain is plain for good: its encoding would only take bytes.
     Products run on one thread: most are so small that threads wait for each other, longer the busier the machine is.
+    Where the deadline comes in the middle of what cannot be had in part, it changes nothing.
     Raises PassError, which names the pass, for whatever it does not foresee.
     """
     return _edited(model, rewrite, context, lambda graph: rewrite.apply(graph, context))
@@ -83,8 +85,11 @@ def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph
         raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
     with uncollected() if rewrite.effect.is_exact else contextlib.nullcontext():
         graph, before = _reopened(rewrite, model)
-        with foreseen(model.name, rewrite), threadpool_limits(1):
-            outcome = edit(graph)
+        try:
+            with foreseen(model.name, rewrite), threadpool_limits(1):
+                outcome = edit(graph)
+        except TimeIsUp:
+            return model, Outcome(is_cut_short=True)
         after = close_graph(graph) if outcome.changed else model
         if before is not None and not outcome.changed and state_of(graph) == before:
             model.memo[OPENED] = graph, before
@@ -102,6 +107,8 @@ def foreseen(where: str, rewrite: Pass) -> Iterator[None]:
     except (OnnxcompError, MemoryError):
         raise
     except Exception as error:
+        if is_full(error):
+            raise
         name = rewrite.pass_name()
         raise PassError(f"{name}: failed on {where}: {type(error).__name__}: {one_line(error)}") from error
 

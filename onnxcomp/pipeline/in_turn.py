@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, own_choice
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import application
@@ -140,10 +141,6 @@ def apply_in_turn(
     return made
 
 
-class _TimeIsUp(Exception):
-    """Ends a search for a part that holds, whose every measurement applies all the passes."""
-
-
 def part_of(
     made: InTurn, verifier: Verifier, tuner: Verifier | None, *, ends_idle: bool = False
 ) -> tuple[InTurn, Verdict] | None:
@@ -156,7 +153,7 @@ def part_of(
     def again(choice: Choice) -> tuple[Model, Outcome]:
         nonlocal latest
         if made.contexts[0].is_over():
-            raise _TimeIsUp
+            raise TimeIsUp("the time budget was used up")
         latest = made.again(sorted(choice), ends_idle=ends_idle)
         return latest.model, Outcome(latest.changed)
 
@@ -164,7 +161,7 @@ def part_of(
     before, outcome, rewrite = made.start.current, Outcome(made.changed), made.passes[made.main]
     try:
         rest, verdict = verified_part(before, made.model, outcome, rewrite, made.contexts[0], verifier, tuner, several)
-    except _TimeIsUp:
+    except TimeIsUp:
         return None
     if not rest.kept:
         return None

@@ -24,9 +24,11 @@ from onnxcomp.pipeline.history.digests import data_digest, result_digest, source
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import pass_again
 from onnxcomp.pipeline.run import Progress
+from onnxcomp.pipeline.scratch_need import REWRITTEN
 from onnxcomp.pipeline.weight_search.driver import fitting_part
 from onnxcomp.receipt import Application, Receipt
 from onnxcomp.registry import get_pass
+from onnxcomp.room import room_told
 from onnxcomp.target import Target
 from onnxcomp.verify import Verifier
 
@@ -59,8 +61,9 @@ def replay(
         progress=progress,
         max_opset=target.supported_opset,
     )
-    result = unseeded(_applied(model, receipt, context))
-    _check(result, receipt)
+    with room_told(model.scratch.folder, REWRITTEN * model.size_bytes):
+        result = unseeded(_applied(model, receipt, context))
+        _check(result, receipt)
     return Result(result, dataclasses.replace(receipt, missed=[]))
 
 

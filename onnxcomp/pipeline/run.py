@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.ledger import Ledger
@@ -19,6 +18,7 @@ from onnxcomp.pipeline.history.records import entries, skipped
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
+from onnxcomp.pipeline.time_budget import LEAST_S, TimeBudget
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
@@ -41,8 +41,8 @@ class Run:
     data: CalibrationData
     receipt: Receipt
     progress: Progress
+    time: TimeBudget = field(default_factory=TimeBudget)
     ledger: Ledger = field(init=False)
-    deadline: float = math.inf
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.receipt, Lineage.of(self.original))
@@ -67,23 +67,36 @@ class Run:
         """What latencies are measured on."""
         return Course(self.data, self.target)
 
-    def start_clock(self, deadline: float) -> None:
-        """Let steps, and what runs inside them, end at this time of ``time.monotonic``."""
-        self.deadline = deadline
-        self.context = dataclasses.replace(self.context, deadline=deadline)
+    @property
+    def deadline(self) -> float:
+        """When steps must be through."""
+        return self.time.deadline
 
     def is_over(self) -> bool:
         """Whether the deadline has come."""
-        return time.monotonic() > self.deadline
+        return clock() > self.deadline
 
-    def context_of(self, step: Step) -> Context:
-        """What the passes of a step are given."""
+    def has_time(self, step: Step) -> bool:
+        """Whether there is time for an exact step; where not, the receipt says so. There always is where all of them
+        take next to nothing, and for storing what a step before has lost for that."""
+        if not self.is_over() or self.time.exact_s < LEAST_S or not self.ledger.line.is_exact:
+            return True
+        late = f"time: {step.name} was left out, the time budget was used up"
+        if late not in self.receipt.missed:
+            self.receipt.missed.append(late)
+        return False
+
+    def context_of(self, step: Step, *, spare_s: float = 0.0) -> Context:
+        """What the passes of a step are given. spare_s: what the step takes once they are through."""
+        deadline = self.deadline - spare_s
 
         def progress(done: int, total: int, what: str) -> None:
             self.progress(done, total, what if what.startswith(step.name) else f"{step.name}: {what}")
 
         exclude = (*self.context.exclude, *step.exclude)
-        return self.ledger.line.context(dataclasses.replace(self.context, exclude=exclude, progress=progress))
+        return self.ledger.line.context(
+            dataclasses.replace(self.context, exclude=exclude, progress=progress, deadline=deadline)
+        )
 
     def report(
         self, name: str, fields: Mapping[str, Any], outcome: Outcome, before: Model, after: Model, started: float
@@ -95,7 +108,7 @@ class Run:
             parameters=dict(fields),
             bytes_before=before.size_bytes,
             bytes_after=after.size_bytes,
-            seconds=time.monotonic() - started,
+            seconds=clock() - started,
             changed=entries(outcome),
             skipped=skipped(outcome),
         )

@@ -26,6 +26,7 @@ from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.model_source import ModelSource, Referring
 from onnxcomp.runtime.measure import Latency, clock_for, in_turns
 from onnxcomp.runtime.session import CPU, Feeds, Session, Value
+from onnxcomp.tensors import write_array
 
 ENOUGH_S = 1.0
 
@@ -154,7 +155,8 @@ def write_values(folder: Path, values: Mapping[str, Value]) -> None:
         nonlocal count
         if isinstance(value, np.ndarray) and value.dtype != object:
             count += 1
-            np.ascontiguousarray(value).tofile(folder / str(count))
+            with (folder / str(count)).open("wb") as file:
+                write_array(file, np.ascontiguousarray(value))
             return {"file": str(count), "dtype": value.dtype.name, "shape": value.shape}
         if isinstance(value, np.ndarray):
             return {"strings": value.ravel().tolist(), "shape": value.shape}

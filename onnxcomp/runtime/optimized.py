@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from onnxcomp.errors import TargetError
 from onnxcomp.model_source import ModelSource
+from onnxcomp.room import full, is_exhausted
 from onnxcomp.runtime.session import LEVELS, LOG_FATAL, ORT_ERRORS, one_line, ready
 
 if TYPE_CHECKING:
@@ -44,5 +45,7 @@ def optimized(
                 options.register_custom_ops_library(str(library))
             ort.InferenceSession(ready(model, options, provider), options, providers=[provider])
         except ORT_ERRORS as error:
+            if is_exhausted(Path(folder)):
+                raise full(Path(folder)) from error
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         return onnx.load(path, load_external_data=False)

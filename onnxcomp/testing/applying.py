@@ -11,6 +11,7 @@ import onnx
 from onnxcomp.calibration import CalibrationData, Group
 from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context, Needs, Outcome, Pass, parameters
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.model import Model, load
@@ -50,7 +51,10 @@ def apply(source: onnx.ModelProto | Model, rewrite: Pass, feeds: Feeds, **contex
 def edited(model: Model, rewrite: Pass, edit: Callable[[Graph], Outcome]) -> Applied:
     """What an edit of the opened model makes of it."""
     graph = opened_for(rewrite, model)
-    outcome = edit(graph)
+    try:
+        outcome = edit(graph)
+    except TimeIsUp:
+        return Applied(rewrite, model, model, Outcome(is_cut_short=True))
     return Applied(rewrite, model, close_graph(graph), outcome)
 
 

@@ -92,7 +92,7 @@ def test_a_receipt_that_cannot_be_written_leaves_the_old_set(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Receipt, "to_json", full)
-    refused(invoke(*arguments, "--force", "--seed", "1"), "No space left")
+    refused(invoke(*arguments, "--force", "--seed", "1"), "no room left")
     assert contents(out) == before
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.graph.ir.seeds import unseeded
-from onnxcomp.model import Model, save
+from onnxcomp.model import Model, as_one_file
 from onnxcomp.receipt import digest, file_digest
 
 WRITTEN_WHOLE_BYTES = 2**28  # models below are written as one file, whatever it is called
@@ -27,10 +25,13 @@ def source_digest(model: Model) -> str:
 
 def result_digest(model: Model) -> str | None:
     """Of the file that ``save`` makes of the model; None for large ones: the name of their data file is in it."""
-    if model.size_bytes >= WRITTEN_WHOLE_BYTES:
+    content = None if model.size_bytes >= WRITTEN_WHOLE_BYTES else as_one_file(model)
+    if content is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
-        return file_digest(save(model, Path(folder) / "model.onnx")[0])
+    found = hashlib.sha256()
+    for piece in content:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def data_digest(data: CalibrationData) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxcomp.contract import Choice, Context, Outcome, Pass, SitePass, own_choice
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
@@ -71,7 +72,7 @@ def verified_part(
     again: Again | None = None,
 ) -> tuple[Remainder, Verdict]:
     """The largest part of a step that verifies, chosen on the calibration part where there is one, and its verdict;
-    nothing is kept where none does. again: see ``take_back``."""
+    nothing is kept where none does. again: see ``take_back``. Raises TimeIsUp at the context's deadline."""
     evaluator = tuner or verifier
     limit, evaluate = evaluator.limit, divergence_of(evaluator)
     rest = take_back(before, after, outcome, rewrite, context, evaluate, limit, again=again)
@@ -162,9 +163,15 @@ def _alone(
     """The divergence of each group's change alone, by name."""
     own: dict[str, float] = {}
     for index, group in enumerate(groups):
+        _refuse_late(context)
         context.progress(index, len(groups), f"measuring {group[0]} alone")
         own |= dict.fromkeys(group, evaluate(partial(group)))
     return own
+
+
+def _refuse_late(context: Context) -> None:
+    if context.is_over():
+        raise TimeIsUp("the time budget was used up before the part of a step was found that holds")
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
@@ -184,6 +191,7 @@ def _longest_prefix(
     steps = max(1, math.ceil(math.log2(high + 1)))
     done = 0
     while high - low > 1:
+        _refuse_late(context)
         context.progress(done, steps, "taking back what breaks the budget")
         done += 1
         middle = (low + high) // 2

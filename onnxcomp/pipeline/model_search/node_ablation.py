@@ -7,9 +7,10 @@ all that gain little. Each proposal is built and timed; the fastest is the next 
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
 
+from onnxcomp.clock import clock
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.report.profile_segments import Segments, with_names
 from onnxcomp.model import Model
@@ -29,9 +30,10 @@ def faster_nodes(
     course: Course,
     tell: Tell,
     tuning: Ablation,
+    deadline: float = math.inf,
 ) -> list[str]:
     """Those of ``names`` at which the rewrite that made ``after`` pays; all of them where leaving none out helps."""
-    started = time.monotonic()
+    until = min(deadline, clock() + tuning.most_s)
     tell(0, tuning.rounds, "profiling nodes")
     segments, shares = _profiled(before, after, names, course)
     kept, model = list(names), after
@@ -39,7 +41,7 @@ def faster_nodes(
         proposals = _proposals(kept, segments, shares, tuning, first=index == 0)
         built: dict[str, Model] = {}
         for number, proposal in enumerate(proposals):
-            if time.monotonic() - started > tuning.most_s:
+            if clock() > until:
                 break
             tell(number, len(proposals), "leaving out nodes that gain nothing")
             made = rebuild(proposal)

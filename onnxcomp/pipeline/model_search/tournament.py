@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context, Pass, Quantity
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
@@ -25,7 +25,7 @@ from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title
 from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
 from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
-from onnxcomp.pipeline.model_search.timing import FINAL_S, Course
+from onnxcomp.pipeline.model_search.timing import FINAL_S, HEAT_S, Course
 from onnxcomp.pipeline.model_search.tuning import Tournament
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
@@ -33,6 +33,7 @@ from onnxcomp.receipt import Entry, Tried
 from onnxcomp.recipe import Apply
 from onnxcomp.verify import Verdict, Verifier
 
+TOO_LATE = "the time budget was used up"
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
 
 
@@ -92,15 +93,18 @@ class Trials:
     def run(self) -> Contender | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
-        if self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
+        if not self._is_over() and self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.fallbacks)))
             passed = _ranked([*passed, *more])
         for trial in broken[: self.tuning.parts]:
-            if time.monotonic() < self.deadline and self._is_worth_saving([trial], passed):
+            if not self._is_over() and self._is_worth_saving([trial], passed):
                 passed = _ranked([*passed, *self._part(trial)])
         if not self._has_reached_goal(passed):
             passed = _ranked([*passed, *self._with_chosen_nodes(passed)])
         return self._winner(passed)
+
+    def _is_over(self) -> bool:
+        return clock() > self.deadline
 
     # --- building ---
 
@@ -111,9 +115,9 @@ class Trials:
             passes = [each.rewrite for each in leaves]
             self.context.progress(index, len(candidates), f"trying {title(passes)}")
             main = _main(passes)
-            if running and time.monotonic() > self.deadline:
+            if running and self._is_over():
                 made = InTurn(leaves, self.line, self.line, main)
-                self.entered.append(Contender(made, lost="not tried: the time budget was used up"))
+                self.entered.append(Contender(made, lost=f"not tried: {TOO_LATE}"))
                 continue
             trial = Contender(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
             self.entered.append(trial)
@@ -147,6 +151,9 @@ class Trials:
             if passed and trial.ratio > self.tuning.near * passed[0].ratio and not self._is_awaited(trial, passed):
                 trial.lost = "slower"
                 continue
+            if passed and self._is_over():
+                trial.lost = f"not verified: {TOO_LATE}"
+                continue
             self.context.progress(0, 1, f"verifying {title(trial.made.passes)}")
             trial.verdict = self.verifier.check(trial.model)
             trial.lost = "; ".join(trial.verdict.reasons)
@@ -177,12 +184,12 @@ class Trials:
         able = [each for each in chosen if nodes.issuperset(each.made.names) and _has_parts(each.made)]
         found = []
         for trial in able[: self.tuning.chosen_nodes if near else 1]:
-            if time.monotonic() > self.deadline:
+            if self._is_over():
                 break
             rebuild = functools.partial(self._at_nodes, trial)
             tell = self.context.progress
             names, tuning = trial.made.names, self.tuning.ablation
-            kept = faster_nodes(self.before, trial.model, names, rebuild, self.course, tell, tuning)
+            kept = faster_nodes(self.before, trial.model, names, rebuild, self.course, tell, tuning, self.deadline)
             if len(kept) < len(names):
                 found += self._entered_at(trial, kept)
         return found
@@ -244,7 +251,7 @@ class Trials:
             return None
         self.context.progress(0, 1, "measuring the fastest once more")
         rivals = {str(index): each.model for index, each in enumerate(finalists)} | {"original": self.original}
-        ratios = self.course.race(self.before, rivals, seconds=FINAL_S)
+        ratios = self.course.race(self.before, rivals, seconds=HEAT_S if self._is_over() else FINAL_S)
         for index, trial in enumerate(finalists):
             trial.ratio = ratios[str(index)]
         fit = [each for each in finalists if each.ratio <= min(MIN_SPEEDUP, ratios["original"])]

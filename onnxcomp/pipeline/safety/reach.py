@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxcomp.errors import OnnxcompError
+from onnxcomp.errors import OnnxcompError, TimeIsUp
 from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
@@ -50,13 +50,24 @@ class Reach:
     _quick: list[Verifier] | None = None
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
 
-    def unreached(self, model: Model, names: Iterable[str]) -> set[str]:
-        """Those of the weights that no sample reaches. A few samples are tried first: most weights show on any."""
+    def unreached(
+        self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False
+    ) -> set[str]:
+        """Those of the weights that no sample reaches. A few samples are tried first: most weights show on any.
+
+        Raises TimeIsUp where ``is_over`` says so between two weights.
+        """
         if self.tuner is None:
             return set(names)
         by_name = _weights(model)
         judges = [*self._few_samples(), self.tuner]
-        return {name for name in names if name in by_name and not self._shown(model, by_name[name], judges)}
+        found = set()
+        for name in names:
+            if is_over():
+                raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
+            if name in by_name and not self._shown(model, by_name[name], judges):
+                found.add(name)
+        return found
 
     def influence(self, model: Model, name: str) -> float:
         """Divergence for each unit of the weight's relative squared error, by the hardest change; 0 where no sample

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import constants_by_key, node_key
 from onnxcomp.graph.ir.reader import Graph
@@ -71,7 +72,10 @@ def apply_safely(
         outcome.skipped += [Skip(name, "it came out with other values") for name in wrong]
     if reach is None or rewrite.effect.is_exact or not outcome.changed:
         return Held(after, outcome, context)
-    left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
+    try:
+        left, unreached = _unsafe(model, after, outcome, rewrite, context, reach)
+    except TimeIsUp:  # what was not looked at may not be changed
+        return Held(model, Outcome(skipped=outcome.skipped, is_cut_short=True), context)
     if not left:
         return Held(after, outcome, context)
     choice, context = _without((*left, *unreached), choice, context)
@@ -111,7 +115,7 @@ def _unsafe(
     names = {name for several in doubtful.values() for name in several}
     if reach.few and not by_ranges:
         return tuple(name for name, several in doubtful.items() if several), ()
-    unreached = set() if reach.few else reach.unreached(before, sorted(names))
+    unreached = set() if reach.few else reach.unreached(before, sorted(names), context.is_over)
     left = tuple(name for name, several in doubtful.items() if unreached.intersection(several))
     return left, tuple(sorted(unreached))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
+from onnxcomp.clock import clock
 from onnxcomp.contract import own_choice
+from onnxcomp.errors import TimeIsUp
 from onnxcomp.pipeline.history.records import application
 from onnxcomp.pipeline.history.rollback import verified_part
 from onnxcomp.pipeline.run import Run
@@ -43,14 +43,18 @@ def _once(step: Apply, run: Run, started: float) -> None:
     else:
         _in_part(step, run, held, report, verdict)
     check_speed(step.rewrites, run, before, report)
-    report.seconds = time.monotonic() - started
+    report.seconds = clock() - started
 
 
 def _in_part(step: Apply, run: Run, held: Held, report: StepReport, whole: Verdict) -> None:
     """The part of a step that the budget tolerates."""
     rewrite, context, ledger = step.rewrite, held.context, run.ledger
     why = "; ".join(whole.reasons)
-    rest, verdict = verified_part(run.current, held.model, held.outcome, rewrite, context, run.verifier, run.tuner)
+    try:
+        rest, verdict = verified_part(run.current, held.model, held.outcome, rewrite, context, run.verifier, run.tuner)
+    except TimeIsUp:
+        ledger.refuse(report, f"{why}; there was no time for a part of it")
+        return
     report.taken_back += rest.taken_entries()
     if not rest.kept:
         ledger.refuse(report, why)

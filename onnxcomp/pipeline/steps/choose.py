@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from onnxcomp.clock import clock
 from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.safety.reach import Reach
@@ -12,25 +11,29 @@ from onnxcomp.pipeline.steps.judged import check_speed, judged
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.recipe import Choose
 
+CHECKS = 3  # runs of a model, on the verification samples or so, that follow a search which the deadline has ended
+
 
 @perform.register
 def perform_choose(step: Choose, run: Run) -> None:
     """Keep the best assignment that the budget tolerates."""
-    judged(step, run, _once)
+    judged(step, run, _once, even_late=True)
 
 
 def _once(step: Choose, run: Run, started: float) -> None:
     before, ledger = run.current, run.ledger
+    context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
     choosing = Choosing(
         step=step,
         model=before,
         original=run.original,
-        context=run.context_of(step),
+        context=context,
         verifier=run.verifier,
         tuner=run.tuner,
         reach=run.reach or Reach(None),
         objective=run.objective,
-        deadline=run.deadline,
+        deadline=context.deadline,
+        last_moment=run.time.last_moment,
         course=run.course,
     )
     trial = choosing.choose()
@@ -47,4 +50,4 @@ def _once(step: Choose, run: Run, started: float) -> None:
         report.reason = f"no strength holds: {'; '.join(choosing.refuted.reasons)}"
     applied = {each.rewrite for each in trial.applications}
     check_speed([each for each in step.among if each.pass_name() in applied], run, before, report)
-    report.seconds = time.monotonic() - started
+    report.seconds = clock() - started

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Outcome, Skip
 from onnxcomp.graph.stored.opening import unpacked
 from onnxcomp.model import Model
@@ -22,27 +22,32 @@ EXACT_SHARE = 0.02  # of the limit, or of the default one where that is less: wh
 
 
 def apply_exact(steps: Sequence[Apply], run: Run) -> None:
-    """Apply exact passes; when together they change the outputs, one by one, and take the culprit back."""
+    """Apply exact passes as far as there is time; when together they change the outputs, one by one, and take the
+    culprit back."""
     if not steps:
         return
     before, noted, kept = run.current, len(run.receipt.steps), len(run.ledger.kept)
     for step in steps:
-        _apply(step, run)
-    reason = changed_by_exact(before, run.current, run)
+        if run.has_time(step):
+            _apply(step, run)
+    with run.time.noting("check_s"):
+        reason = changed_by_exact(before, run.current, run)
     if reason is None:
         return
     run.ledger.take_back(kept, reason)
     del run.receipt.steps[noted:]
     for step in steps:
-        _apply_checked(step, run)
+        if run.has_time(step):
+            _apply_checked(step, run)
 
 
 def _apply(step: Apply, run: Run) -> None:
     """One exact pass; what it gets wrong by its own account is left as it was."""
     run.progress(0, 1, step.name)
-    before, started = run.current, time.monotonic()
+    before, started = run.current, clock()
     held = _without_growth(step, run)
     report = run.report(step.name, step.fields(), held.outcome, before, held.model, started)
+    run.time.exact_s += report.seconds
     if held.outcome.changed:
         applied = application(step.rewrite, held.context, held.outcome)
         run.ledger.keep(report, run.ledger.line.after(step.rewrite, held.model, held.outcome), [applied])

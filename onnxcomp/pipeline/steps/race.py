@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.history.records import entries, parameters_of, skipped, title
+from onnxcomp.pipeline.model_search.timing import FINAL_S
 from onnxcomp.pipeline.model_search.tournament import Trials
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.steps.dispatch import perform
 from onnxcomp.pipeline.steps.judged import judged
 from onnxcomp.recipe import Race
+
+CHECKS = 2  # runs of a model on the verification samples that follow the deadline
 
 
 @perform.register
@@ -18,18 +21,19 @@ def perform_race(step: Race, run: Run) -> None:
 
 
 def _once(step: Race, run: Run, started: float) -> None:
+    context = run.context_of(step, spare_s=FINAL_S + CHECKS * run.time.check_s)
     trials = Trials(
         line=run.ledger.line,
         original=run.original,
         candidates=[each.in_turn() for each in step.candidates],
         fallbacks=[each.in_turn() for each in step.fallbacks],
-        context=run.context_of(step),
+        context=context,
         verifier=run.verifier,
         tuner=run.tuner,
         reach=run.reach,
         course=run.course,
         objective=run.objective,
-        deadline=run.deadline,
+        deadline=context.deadline,
     )
     best = trials.run()
     report = run.report(step.name, step.fields(), Outcome(), run.current, run.current, started)

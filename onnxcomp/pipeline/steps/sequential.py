@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from onnxcomp.clock import clock
 from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.history.records import entries, title
 from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
@@ -46,7 +45,7 @@ def judge_together(step: Sequential, run: Run, started: float, *, in_part: bool 
     else:
         _keep_part(made, verdict, report, run, in_part=in_part)
     check_speed(step.rewrites, run, before, report)
-    report.seconds = time.monotonic() - started
+    report.seconds = clock() - started
     return report
 
 

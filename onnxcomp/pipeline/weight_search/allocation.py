@@ -12,11 +12,11 @@ since errors interact. Uneven bits for uneven sensitivity: Dong et al., HAWQ-V2,
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
@@ -87,7 +87,7 @@ def assign(
     least = table.total(best)
     predicted_limit = limit
     for index in range(table.tuning.corrections):
-        if time.monotonic() > deadline:
+        if clock() > deadline:
             break
         context.progress(index, table.tuning.corrections, "choosing strengths")
         found = allot(table, predicted_limit)
@@ -136,7 +136,7 @@ def _descended(
             for option in options
             if table.cost(name, option) < table.cost(name, best[name]) and (name, option.choice) not in tried
         ]
-        if not moves or time.monotonic() > deadline:
+        if not moves or clock() > deadline:
             break
         context.progress(index, count, "choosing strengths")
         name, option = min(moves, key=price)

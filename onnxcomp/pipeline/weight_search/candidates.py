@@ -16,9 +16,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.calibration.statistics.moments import Moments
+from onnxcomp.clock import clock
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.contract.weight_pass import WeightPass
-from onnxcomp.errors import RecipeError
+from onnxcomp.errors import RecipeError, TimeIsUp
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
@@ -135,7 +136,8 @@ def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
 
 @dataclass
 class Candidates:
-    """Makes the options of a table. context: without data where ``look`` is to do without.
+    """Makes the options of a table. context: without data where ``look`` is to do without. last_moment: until when what
+    noise allows is made after the deadline.
 
     Passes that change weights one by one are tried by processes, weight by weight; others on the whole model.
     """
@@ -144,6 +146,7 @@ class Candidates:
     passes: Sequence[Pass]
     context: Context
     deadline: float = math.inf
+    last_moment: float = math.inf
 
     def __post_init__(self) -> None:
         found: dict[Hashable, int] = {}
@@ -162,7 +165,7 @@ class Candidates:
         table = Table({}, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
         looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
-                          self._seconds())  # fmt: skip
+                          _by_epoch(self.deadline), _by_epoch(self.last_moment))  # fmt: skip
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights
@@ -182,14 +185,17 @@ class Candidates:
         alone = {name: [each for each in own if isinstance(self.passes[each], WeightPass)]
                  for name, own in choices.items()}  # fmt: skip
         names = self._by_size(name for name, own in alone.items() if own)
-        known = self._known({name: alone[name] for name in names})
+        try:
+            known = self._known({name: alone[name] for name in names})
+        except TimeIsUp:
+            names, known = [], {}
         tasks = [(self._alone(name), {each: known[each].get(name) for each in alone[name]}) for name in names]
         if self.context.calibration is not None:
             table.unseen = {name for name, (_, own) in zip(names, tasks, strict=True) if self._shows_nothing(own)}
         for name, own in choices.items():
             for each in own:
                 table.fits.pop((each, name), None)
-        fitting = Fitting(self.passes, self._own_context(), self._seconds())
+        fitting = Fitting(self.passes, self._own_context(), _by_epoch(self.deadline))
         for index, found in enumerate(self._mapped(fitting, tasks)):
             self.context.progress(index, len(names), f"fitting {names[index]}")
             for choice, fit in found.items():
@@ -208,7 +214,7 @@ class Candidates:
         names = self._editable(table)
         hopeless: dict[str, set[int]] = {name: set() for name in names}
         for at, family in enumerate(self.families):
-            if table.fits and self._seconds() < 0:
+            if table.fits and clock() > self.deadline:
                 break
             self.fit(table, {name: [at] for name in names if family not in hopeless[name]})
             for name in names:
@@ -221,13 +227,18 @@ class Candidates:
         """The same candidates in a context without data."""
         return replace(self, context=replace(self.context, calibration=None))
 
-    def again(self, table: Table) -> None:
-        """Make all options anew in this context. Influences have to be measured again."""
+    def again(self, table: Table, mild: Assignment) -> None:
+        """Make all options anew in this context. Influences have to be measured again. Weights for which there was no
+        time are left what they are in ``mild``."""
         count = len(self.passes)
+        plain = {name: found[0] for name, found in table.options.items()}
         self.fit(table, {
             name: [each.choice for each in found if each.choice is not None and each.choice < count]
             for name, found in table.options.items()
         })  # fmt: skip
+        for name, option in mild.items():
+            if option.choice is not None and name not in table.options:
+                table.options[name] = [plain[name], option]
         table.influence.clear()
         table.measured.clear()
 
@@ -256,9 +267,6 @@ class Candidates:
     def _own_context(self) -> Context:
         """What a pass is given that changes one weight, wherever that is: the rest is in what it prepared."""
         return Context(seed=self.context.seed, max_opset=self.context.max_opset)
-
-    def _seconds(self) -> float:
-        return self.deadline - time.monotonic()
 
     def _size_bytes(self) -> dict[str, float]:
         return {name: each.size_bytes for name, each in self._weights.items()}
@@ -319,6 +327,11 @@ class Candidates:
             )
             for each in outcome.changed
         }
+
+
+def _by_epoch(moment: float) -> float:
+    """A moment on this process's clock in seconds since the epoch."""
+    return time.time() + moment - clock()
 
 
 def _is_seen(known: Any) -> bool:

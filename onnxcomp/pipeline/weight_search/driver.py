@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.clock import clock
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, Quantity, Skip, own_choice
 from onnxcomp.errors import RecipeError
 from onnxcomp.model import Model
@@ -48,6 +48,10 @@ from onnxcomp.verify import ValueTrials, Verdict, Verifier
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
+CUT_SHORT = "the time budget ended the search"
+NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
+HALVINGS = 2
+TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
 
 
@@ -57,8 +61,8 @@ class Choosing:
 
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
-    timed; None: nowhere. skipped: what no candidate changed,
-    notes: what a reader should know, once the choice is made.
+    timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
+    skipped: what no candidate changed, notes: what a reader should know, once the choice is made.
     """
 
     step: Choose
@@ -70,6 +74,7 @@ class Choosing:
     reach: Reach
     objective: Objective
     deadline: float
+    last_moment: float = math.inf
     course: Course | None = None
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
@@ -94,21 +99,34 @@ class Choosing:
         if not table.options:
             return None
         best = None
-        if tuner is not None:
+        is_searched = tuner is not None and not self._is_over()
+        if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
         if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
-        if tuner is not None:
+        if is_searched:
             best = self._eased(context, table, best)
         self._say(table, best)
+        if self._is_over():
+            self.notes.append(f"{self.step.name}: {CUT_SHORT if is_searched or tuner is None else NO_SEARCH}")
         return best
+
+    def _after(self, share: float) -> float:
+        """When that share of the time that is left will have passed."""
+        now = clock()
+        return self.deadline if math.isinf(self.deadline) else now + share * max(0.0, self.deadline - now)
+
+    def _is_over(self) -> bool:
+        return clock() > self.deadline
 
     def _mild(self, context: Context, table: Table, mild: Assignment) -> Attempt:
         """What noise alone allows; where one weight is in the way, without that."""
         trial = self.tried(context, table, mild)
         if trial.verdict.passed or self.tuner is None:
             return trial
+        if self._is_over():
+            return self._larger_half(context, table, mild, trial)
         alone, limit = functools.partial(self.divergence_alone, table), self.verifier.limit
         found = search.culprit(mild, alone, limit, self.tuning.carried)
         if found is None:
@@ -116,6 +134,18 @@ class Choosing:
         name, _ = found
         self.held_back[name] = "left as it was"
         return self.tried(context, table, mild | {name: table.options[name][0]})
+
+    def _larger_half(self, context: Context, table: Table, mild: Assignment, trial: Attempt) -> Attempt:
+        """What noise alone allows of the weights that save most, half of them or half of that, where the whole did not
+        verify and there is no time to find out why."""
+        names = sorted(mild, key=lambda name: table.cost(name, mild[name]) - table.cost(name, table.options[name][0]))
+        for _ in range(HALVINGS):
+            names = names[: len(names) // 2]
+            if trial.verdict.passed or not names or clock() > self.last_moment:
+                break
+            rest = {name: mild[name] if name in names else options[0] for name, options in table.options.items()}
+            trial = self.tried(context, table, rest)
+        return trial
 
     def _smaller(self, best: Attempt | None, mild: Attempt) -> Attempt:
         if best is not None and (not mild.verdict.passed or best.cost <= mild.cost):
@@ -146,7 +176,8 @@ class Choosing:
             raise RecipeError('"auto" is for passes that have a strength.')
         objective = self.objective if sites else self.objective.in_bytes()
         options: dict[str, Any] = {"objective": objective, "tuning": self.tuning}
-        with_data = Candidates(self.model, passes, context, self.deadline)
+        until = self.deadline if tuner is None else self._after(TABULATED)
+        with_data = Candidates(self.model, passes, context, until, self.last_moment)
         table = self._looked(with_data, tuner, options)
         if sites:
             add_sites(table, self.model, sites, context, first=2 * len(passes))
@@ -155,9 +186,13 @@ class Choosing:
         if not passes or not table.options or tuner is None or not _is_free_of_data(passes):
             return table, mild
         mild = as_made(table, mild, len(passes))
+        if self._is_over():
+            return table, mild
         measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=self.deadline)
         search.shortlist(table, tuner.search_limit, mild)
-        with_data.again(table)
+        until = self._after(FITTED)
+        given = dataclasses.replace(context, deadline=until)
+        dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
         self._hold_back(table)
         return table, {name: mild[name] for name in table.options}
 
@@ -205,7 +240,7 @@ class Choosing:
         for _ in range(self.tuning.eased):
             middle = (low + high) / 2
             found = search.allot(table, middle)
-            if found == best.assignment or time.monotonic() > self.deadline:
+            if found == best.assignment or clock() > self.deadline:
                 break
             trial = self.tried(context, table, found)
             if trial.verdict.passed and self._is_fast(trial):

@@ -97,9 +97,10 @@ class FirstLook:
 class Looking:
     """How to look at a weight.
 
-    families: of the candidates; within one, each is stronger than those before it. most_error: the stronger ones of a
-    family are not tried beyond. probe_error: see ``FirstLook``; None: no probe. seconds: after which only what has to be
-    known is computed.
+    families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
+    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. least_gain: bytes that a fit saves.
+    until: when only the first candidate is still tried, and last_moment: when none is, in seconds since the epoch, which
+    other processes and machines know, too.
     """
 
     candidates: Mapping[int, WeightPass]
@@ -108,13 +109,15 @@ class Looking:
     most_error: float
     probe_error: float | None
     least_gain: int
-    seconds: float
+    until: float
+    last_moment: float
 
     def __call__(self, weight: LoneWeight) -> FirstLook:
         """Try all candidates on a sample of the weight, and make those that are needed of the whole."""
-        deadline = time.monotonic() + self.seconds
         skipped: list[Skip] = []
-        estimates = self._estimates(weight, skipped, deadline)
+        if time.time() > self.last_moment:
+            return FirstLook(weight.name, [], None, None, [Skip(weight.name, "the time budget was used up")])
+        estimates = self._estimates(weight, skipped)
         whole = _Whole(weight, self.candidates, self.context)
         saving = [each for each in estimates if each.size_bytes + self.least_gain < weight.values.nbytes]
         mild = next(self._allowed(whole, saving), None)
@@ -126,14 +129,14 @@ class Looking:
             probe = whole.fit(nearest.choice)
         return FirstLook(weight.name, estimates, mild, probe, skipped[-1:])
 
-    def _estimates(self, weight: LoneWeight, skipped: list[Skip], deadline: float) -> list[FitEstimate]:
+    def _estimates(self, weight: LoneWeight, skipped: list[Skip]) -> list[FitEstimate]:
         sample = weight.sample(SAMPLED_VALUES)
         bound = NoiseBound.of(sample.opened())
         found: list[FitEstimate] = []
         hopeless: set[int] = set()
         for choice, rewrite in self.candidates.items():
             family = self.families[choice]
-            if family in hopeless or (found and time.monotonic() > deadline):
+            if family in hopeless or (found and time.time() > self.until):
                 continue
             fit = fitted(sample, rewrite, None, self.context, bound, skipped)
             if fit is None:
@@ -176,20 +179,19 @@ class _Whole:
 
 @dataclass(frozen=True)
 class Fitting:
-    """Makes what some candidates make of a weight. seconds: after which no further one is begun."""
+    """Makes what some candidates make of a weight. until: when no further one is begun, in seconds since the epoch."""
 
     candidates: Sequence[Pass]
     context: Context
-    seconds: float
+    until: float
 
     def __call__(self, task: tuple[LoneWeight, Mapping[int, Any]]) -> dict[int, Fit]:
         """task: a weight, and what is known of it by choice. The fits of the choices that can be made."""
-        deadline = time.monotonic() + self.seconds
         weight, known = task
         bound = NoiseBound.of(weight.opened())
         found = {}
         for choice, own in known.items():
-            if time.monotonic() > deadline:
+            if time.time() > self.until:
                 break
             rewrite = self.candidates[choice]
             assert isinstance(rewrite, WeightPass)

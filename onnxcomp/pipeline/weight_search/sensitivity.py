@@ -12,12 +12,12 @@ it is a Hessian's trace; here the outputs themselves are compared.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
@@ -121,7 +121,7 @@ def _measure_together(
     groups = [dict(seen[part[0] : part[-1] + 1]) for part in np.array_split(np.arange(len(seen)), count) if part.size]
 
     def verdict(group: Assignment) -> Verdict | None:
-        return measured(probe.trials, table, group) if time.monotonic() <= deadline else None
+        return measured(probe.trials, table, group) if clock() <= deadline else None
 
     for index, found in enumerate(in_threads(verdict, groups, context.jobs)):
         context.progress(index, len(groups), f"measuring {next(iter(groups[index]))} and its neighbours")
@@ -180,7 +180,7 @@ class Probe:
 
         def verdict(change: tuple[str, WeightOption]) -> Verdict | None:
             name, option = change
-            if time.monotonic() > deadline or (name, option.choice) in self.table.measured:
+            if clock() > deadline or (name, option.choice) in self.table.measured:
                 return None
             return self._verdict(name, option)
 

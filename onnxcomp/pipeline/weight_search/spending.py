@@ -7,10 +7,10 @@ takes up the budget. Where one weight alone carries a failure, that weight is he
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
@@ -88,7 +88,7 @@ class Spending:
             else:
                 broken = min(broken, limit)
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
-            if best is not None and (time.monotonic() > work.deadline or limit <= held * math.sqrt(self.tuning.close)):
+            if clock() > work.deadline or (best is not None and limit <= held * math.sqrt(self.tuning.close)):
                 break
         if work.step.then and best is not None and (self.goal is None or best.cost > self.goal):
             best = self._strengthened(best)
@@ -115,6 +115,8 @@ class Spending:
     def _hold_back(self, trial: Attempt, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
         no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
+        if clock() > self.work.deadline:
+            return False
         self.failures += 1
         if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < self.tuning.held_back:
             self.held_back += 1
@@ -157,7 +159,7 @@ class Spending:
             left = 1 / max(self._spent(best.verdict), self.tuning.least_spent) - 1 + self.tuning.uncertain
             room = left * search.predicted_total(table, best.assignment)
             move = search.cheapest_move(table, best.assignment, room, refuted)
-            if move is None or time.monotonic() > self.work.deadline:
+            if move is None or clock() > self.work.deadline:
                 break
             name, option = move
             trial = self.work.tried(self.context, table, best.assignment | {name: option})

@@ -194,7 +194,7 @@ def test_options_are_made_with_data_for_the_weights_that_have_them() -> None:
     candidates, table = looked(model, context)
     before = {each.choice: each.error for each in table.options["w"]}
     table.options["w"] = [each for each in table.options["w"] if each.choice in (None, 1)]
-    candidates.again(table)
+    candidates.again(table, {})
     assert [each.choice for each in table.options["w"]] == [None, 1]
     assert table.options["w"][1].error < 0.7 * before[1]  # inputs of six directions leave room to make up for errors
     expected, _ = apply_pass(model, grids()[1], context)
@@ -237,7 +237,7 @@ def test_the_table_is_the_same_for_any_number_of_jobs(monkeypatch: pytest.Monkey
     tables = []
     for each in (1, jobs):
         candidates, table = looked(model, dataclasses.replace(context, jobs=each))
-        candidates.again(table)
+        candidates.again(table, {})
         tables.append(table)
     one, other = tables
     assert one.options == other.options
@@ -258,8 +258,8 @@ def test_after_the_deadline_only_what_was_made_before_is_an_option() -> None:
     context = correlated(model)
     candidates, table = looked(model, context)
     mild = as_made(table, assign_by_noise(model, table), len(grids()))
-    dataclasses.replace(candidates, deadline=-math.inf).again(table)
-    assert not table.options
+    dataclasses.replace(candidates, deadline=-math.inf).again(table, mild)
+    assert table.options == {name: [found[0], mild[name]] for name, found in table.options.items()} != {}
     assert all((each.choice, name) in table.fits for name, each in mild.items())
 
 
