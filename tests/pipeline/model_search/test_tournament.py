@@ -205,7 +205,7 @@ def test_what_the_time_budget_leaves_out_is_not_built(
 
     monkeypatch.setattr(TintNodes, "apply", building)
     seconds = iter(range(10**9))
-    monkeypatch.setattr("onnxcomp.pipeline.model_search.tournament.time.monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr("onnxcomp.pipeline.model_search.tournament.clock", lambda: float(next(seconds)))
     trials = [TintNodes(mark=mark) for mark in ("one", "two", "three")]
     report, _, _ = run(calib, *trials, budget=Budget(time_budget_s=2))
     late = {each.name for each in report.tried if "time budget" in each.outcome}

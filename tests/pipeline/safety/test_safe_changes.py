@@ -42,7 +42,7 @@ class Known(Reach):
         self.silent = set(unreached)
         self.asked: list[str] = []
 
-    def unreached(self, model: Model, names: object) -> set[str]:
+    def unreached(self, model: Model, names: object, is_over: object = None) -> set[str]:
         self.asked += names  # type: ignore[operator]
         return self.silent.intersection(names)  # type: ignore[call-overload,no-any-return]
 
