@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
+from onnxcomp.calibration.statistics.moments import ROOM_BYTES as SUMS_BYTES
 from onnxcomp.calibration.statistics.moments import Source, sources_of
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
@@ -115,14 +116,27 @@ class PairedStages:
         names = self.by_stage[index]
         keys = {} if self.is_whole else {name: self._key(index, name, solve) for name in names}
         known = {name: self._kept.results[key] for name, key in keys.items() if key in self._kept.results}
-        moments = self._moments(index, [each for each in names if each not in known])
-        asked = [(self._weights[name], self._before_all(name), each) for name, each in moments.items()]
-        answers = in_order(solve, asked, self._jobs)
-        for name, answer in zip(moments, answers, strict=True):
-            known[name] = _on_disk(answer, self._reference.model.scratch)
-            if name in keys and not self.is_whole:
-                self._kept.remember(keys[name], known[name])
+        for part in self._parts([each for each in names if each not in known]):
+            moments = self._moments(index, part)
+            asked = [(self._weights[name], self._before_all(name), each) for name, each in moments.items()]
+            for name, answer in zip(moments, in_order(solve, asked, self._jobs), strict=True):
+                known[name] = _on_disk(answer, self._reference.model.scratch)
+                if name in keys and not self.is_whole:
+                    self._kept.remember(keys[name], known[name])
         return {name: known[name] for name in names if name in known}
+
+    def _parts(self, names: Sequence[str]) -> list[list[str]]:
+        """The names in parts, the sums of each of which fit in the room."""
+        parts: list[list[str]] = []
+        used: dict[Hashable, int] = {}
+        for name in names:
+            own = {each.key: 2 * each.size_bytes for each in self._sources[name]}
+            if not parts or sum((used | own).values()) > SUMS_BYTES:
+                parts.append([])
+                used = {}
+            parts[-1].append(name)
+            used |= own
+        return parts
 
     def _before_all(self, name: str) -> Array:
         """The values that a weight has in the reference, in the sizes and units of now."""
@@ -131,8 +145,6 @@ class PairedStages:
         return found
 
     def _moments(self, index: int, names: Sequence[str]) -> dict[str, PairedMoments]:
-        if not names:
-            return {}
         if not self.is_whole:
             try:
                 return self._staged_moments(index, names)

@@ -106,7 +106,7 @@ class StagedRun:
         default = {overridable_name(each) for each in graph.main.overridable}
         self._infos = {each.name: required_info(each) for each in graph.main.graph.inputs if each.name not in default}
         self._inputs = frozenset(self._infos)
-        self._frontier = Checkpoint(-1, b"", {}, {})
+        self._recent: list[Checkpoint] = []
 
     def state(self, index: int) -> bytes:
         """A digest of all that what is wanted in a stage is computed from, the samples aside."""
@@ -137,20 +137,21 @@ class StagedRun:
 
     def _latest(self, index: int, states: Sequence[bytes]) -> Checkpoint:
         """The last that is known before a stage, with the constants as they are now."""
-        known = [self._frontier, *self._checkpoints.by_stretch.values()]
+        known = [*self._recent, *self._checkpoints.by_stretch.values()]
         valid = [each for each in known if each.stage < index and each.is_of(states)]
         return max(valid, key=lambda each: each.stage, default=Checkpoint(-1, b"", {}, {}))
 
     def _advanced(
         self, before: Checkpoint, index: int, states: Sequence[bytes], watching: Watching | None = None
     ) -> Checkpoint:
-        """What is left after a stage, which becomes the frontier."""
+        """What is left after a stage, where the next one goes on, and this one where it is shown again."""
         stage = self._stages[index]
         made, infos = self._run(stage.advance, before.live, before.infos, watching, keep=stage.kept)
         left = {name: each for name, each in (before.live | made).items() if name in stage.kept}
-        self._frontier = Checkpoint(index, states[index], left, {**before.infos, **infos})
-        self._checkpoints.offer(self._frontier, len(self._stages), states)
-        return self._frontier
+        after = Checkpoint(index, states[index], left, {**before.infos, **infos})
+        self._recent = [before, after]
+        self._checkpoints.offer(after, len(self._stages), states)
+        return after
 
     def _run(
         self,

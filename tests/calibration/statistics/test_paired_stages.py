@@ -253,6 +253,25 @@ def test_columns_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: Any) -
     same(*answers)
 
 
+def test_sums_that_do_not_fit_together_are_made_in_turn(tmp_path: Path, monkeypatch: Any) -> None:
+    data, answers = data_of("side by side", tmp_path), []
+    ran: list[str] = []
+
+    class Counted(Session):
+        def run(self, feeds: Any, names: Any = None, **options: Any) -> dict[str, Any]:
+            ran.extend(names)
+            return super().run(feeds, names, **options)
+
+    for room in (paired_stages.SUMS_BYTES, 1):
+        monkeypatch.setattr(paired_stages, "SUMS_BYTES", room)
+        del ran[:]
+        original = model_of("side by side")
+        graph = rough(original)
+        answers.append(gone_through(stages_of(Reference(original), graph, data, Counted), graph))
+        assert ran.count("c") == 2 * len(list(data.batches())) + 1  # no stage before is run again for a second part
+    same(*answers)
+
+
 def test_threads_give_what_one_gives(tmp_path: Path) -> None:
     data, answers = data_of("side by side", tmp_path), []
     for jobs in (1, 2):
