@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.provenance import Reference
-from onnxcomp.graph.weights.roles import weights
+from onnxcomp.graph.weights.roles import compose, weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.registry import get_pass
@@ -148,3 +149,77 @@ def test_says_that_the_original_is_not_known(tmp_path: Path) -> None:
     assert [each.reason for each in outcome.skipped] == [
         "the model from before its weights were rounded is not known"
     ]
+
+
+DEEP = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,24] x) => (float[N,8] y) {
+  a = MatMul(x, w0)
+  b = Relu(a)
+  c = MatMul(b, w2)
+  d = Tanh(c)
+  e = Add(d, b)
+  y = MatMul(e, w1)
+}"""
+
+
+def deep_model() -> Model:
+    proto = parser.parse_model(DEEP)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w0", (24, 16)), ("w2", (16, 16)), ("w1", (16, 8))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return load(proto)
+
+
+@pytest.mark.parametrize("changed", ["w0", "w1", "w2"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_trial_after_another_on_the_same_original_makes_the_same_bytes(
+    changed: str, rounds: int, tmp_path: Path
+) -> None:
+    made = []
+    for is_second in (True, False):
+        original = deep_model()
+        data = data_of(original, tmp_path)
+        context = {"calibration": data, "reference": Reference(original), "fields": {"rounds": rounds}}
+        first = clustered(original)
+        if is_second:
+            matched(first, **context)
+        trial = compose(first, {changed: clustered(original, bits=3.0)})
+        made.append(matched(trial, **context)[0])
+    assert made[0].to_bytes() == made[1].to_bytes()
+    assert {name: each.to_dict() for name, each in made[0].encodings.items()} == {
+        name: each.to_dict() for name, each in made[1].encodings.items()
+    }
+
+
+def test_which_weights_may_move_makes_no_difference_to_those_that_do(tmp_path: Path) -> None:
+    """A receipt repeats what was changed alone."""
+    original = deep_model()
+    context = {"calibration": data_of(original, tmp_path), "reference": Reference(original)}
+    whole, outcome = matched(clustered(original), **context)
+    names = frozenset(each.name for each in outcome.changed)
+    again, _ = matched(clustered(deep_model()), include=names, **context | {"reference": Reference(deep_model())})
+    assert whole.to_bytes() == again.to_bytes()
+    last = clustered(original)
+    settled = compose(last, {"w0": whole, "w2": whole})
+    alone, _ = matched(settled, include=frozenset({"w1"}), **context)
+    assert np.array_equal(values_of(alone)["w1"], values_of(whole)["w1"])
+
+
+def test_weights_in_branches_are_left_alone(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,24] x) => (float[N,8] y) {
+      a = MatMul(x, w0)
+      sum = ReduceSum<keepdims = 0>(x)
+      zero = Constant<value_float = 0.0>()
+      some = Greater(sum, zero)
+      y = If (some) <then_branch = one () => (float[N,8] u) { u = MatMul(a, w1) },
+                     else_branch = two () => (float[N,8] v) { m = MatMul(a, w1)  v = Neg(m) }>
+    }"""
+    proto = parser.parse_model(text)
+    proto.graph.initializer.extend(model_of().proto.graph.initializer)
+    original = load(proto)
+    rough = clustered(original)
+    better, outcome = matched(rough, calibration=data_of(original, tmp_path), reference=Reference(original))
+    assert [each.name for each in outcome.changed] == ["w0"]
+    assert [each.name for each in outcome.skipped] == ["w1"]
+    assert np.array_equal(values_of(better)["w1"], values_of(rough)["w1"])

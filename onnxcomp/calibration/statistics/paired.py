@@ -23,8 +23,8 @@ from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.runtime import Session, Value
 
-MOST_ROWS = 8192  # input columns of a weight, more only where the matrix is large
-ENOUGH_PER_COLUMN = 128  # of a small matrix: more rows tell little more
+MOST_ROWS = 8192  # columns of a weight's inputs; of large matrices more
+ENOUGH_PER_COLUMN = 64  # of a small matrix
 LEAST_BYTES = 2**20  # of columns that are multiplied together: of few rows the product is little more than its sum
 MOST_BYTES = 2**25
 
@@ -90,14 +90,24 @@ def is_turned(rows: Array) -> bool:
     return rows.strides[1] < rows.strides[2]
 
 
-def together(parts: Sequence[PairedSums]) -> PairedMoments | None:
-    """The moments of a weight, over all its sources; None where one of them is at fault."""
+def of_weights(
+    sources: Mapping[str, Sequence[Source]], sums: Mapping[Hashable, PairedSums]
+) -> dict[str, PairedMoments]:
+    """The moments of weights, by name, from the sums of their sources by key; without those at fault."""
+    keys = {name: dict.fromkeys(each.key for each in own) for name, own in sources.items()}
+    found = {name: _together([sums[key] for key in own]) for name, own in keys.items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _together(parts: Sequence[PairedSums]) -> PairedMoments | None:
+    """The moments over all sources of a weight; None where one of them is at fault."""
     totals = [found for each in parts if (found := each.totals()) is not None]
     if not totals or len(totals) < len(parts):
         return None
     count = np.float32(sum(each[2] for each in totals))
-    gram, cross = (sum(each[index] for each in totals) / count for index in (0, 1))
-    return PairedMoments(gram, cross)
+    gram: Any = sum(each[0] for each in totals)
+    cross: Any = sum(each[1] for each in totals)
+    return PairedMoments(gram / count, cross / count)
 
 
 def paired_moments(
@@ -134,9 +144,7 @@ def paired_moments(
             sums[source.key].add(columns_of(source, then, samples), columns_of(source, after, samples))
 
     watch_both(original, graph.model, list(by_tensor), data, see, open_session=open_session)
-    parts = {name: [sums[each.key] for each in {each.key: each for each in own}.values()] for name, own in sources.items()}
-    moments = {name: together(each) for name, each in parts.items()}
-    return {name: each for name, each in moments.items() if each is not None}
+    return of_weights(sources, sums)
 
 
 def columns_of(source: Source, value: Array, samples: int) -> Array:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
+from onnxcomp.calibration.statistics.moments import ROOM_BYTES as SUMS_BYTES
 from onnxcomp.calibration.statistics.moments import Source, sources_of
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
@@ -22,13 +23,14 @@ from onnxcomp.calibration.statistics.paired import (
     columns_of,
     is_plain,
     is_turned,
+    of_weights,
     paired_moments,
-    together,
 )
 from onnxcomp.calibration.statistics.series import Room, Series
-from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun, content_digest
+from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun
 from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
 from onnxcomp.errors import TargetError, VerificationError
+from onnxcomp.graph.dataflow.contents import content_digest
 from onnxcomp.graph.dataflow.segments import cut
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph, close_graph
@@ -80,7 +82,7 @@ class PairedStages:
     """The stages of ``graph``, whose weights may change from one to the next, held against a reference.
 
     names: of the weights whose moments are wanted. ``by_stage`` has those of them that both models can show the inputs
-    of. Where the graph cannot be run in segments both models are run whole, for each stage.
+    of. Where the graph cannot be run in segments both models are run whole, for each stage (``is_whole``).
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class PairedStages:
         self._changes = {name: index for index, own in enumerate(all_stages) for name in own}
         self._kept = self._remembered(stages)
         self._run = self._staged(graph, self._kept.under_way, self._kept.checkpoints)
-        self._is_whole = False
+        self.is_whole = False
 
     def solved(self, index: int, solve: Solve) -> dict[str, Answer]:
         """What ``solve(weight, values in the reference, moments)`` makes of each weight of a stage, by name.
@@ -112,25 +114,42 @@ class PairedStages:
         Raises TargetError or VerificationError where a model does not load or run.
         """
         names = self.by_stage[index]
-        keys = {} if self._is_whole else {name: self._key(index, name, solve) for name in names}
+        keys = {} if self.is_whole else {name: self._key(index, name, solve) for name in names}
         known = {name: self._kept.results[key] for name, key in keys.items() if key in self._kept.results}
-        moments = self._moments(index, [each for each in names if each not in known])
-        asked = [(self._weights[name], self._reference.constant(name), each) for name, each in moments.items()]
-        answers = in_order(solve, asked, self._jobs)
-        for name, answer in zip(moments, answers, strict=True):
-            known[name] = _on_disk(answer, self._reference.model.scratch)
-            if name in keys and not self._is_whole:
-                self._kept.remember(keys[name], known[name])
+        for part in self._parts([each for each in names if each not in known]):
+            moments = self._moments(index, part)
+            asked = [(self._weights[name], self._before_all(name), each) for name, each in moments.items()]
+            for name, answer in zip(moments, in_order(solve, asked, self._jobs), strict=True):
+                known[name] = _on_disk(answer, self._reference.model.scratch)
+                if name in keys and not self.is_whole:
+                    self._kept.remember(keys[name], known[name])
         return {name: known[name] for name in names if name in known}
 
+    def _parts(self, names: Sequence[str]) -> list[list[str]]:
+        """The names in parts, the sums of each of which fit in the room."""
+        parts: list[list[str]] = []
+        used: dict[Hashable, int] = {}
+        for name in names:
+            own = {each.key: 2 * each.size_bytes for each in self._sources[name]}
+            if not parts or sum((used | own).values()) > SUMS_BYTES:
+                parts.append([])
+                used = {}
+            parts[-1].append(name)
+            used |= own
+        return parts
+
+    def _before_all(self, name: str) -> Array:
+        """The values that a weight has in the reference, in the sizes and units of now."""
+        found = self._reference.constant(name)
+        assert found is not None, "asked for are weights that the reference has"
+        return found
+
     def _moments(self, index: int, names: Sequence[str]) -> dict[str, PairedMoments]:
-        if not names:
-            return {}
-        if not self._is_whole:
+        if not self.is_whole:
             try:
                 return self._staged_moments(index, names)
             except (TargetError, VerificationError):
-                self._is_whole = True
+                self.is_whole = True
         now = open_plain(close_graph(self._graph))
         present = [each for each in weights(now) if each.name in names]
         return dict(paired_moments(self._reference, now, present, self._data, open_session=self._open_session))
@@ -149,16 +168,14 @@ class PairedStages:
                         sums[each.key].add(before, after)
 
         self._run.show(index, sorted({each.tensor for each in sources.values()}), see)
-        parts = {name: [sums[key] for key in {each.key: None for each in self._sources[name]}] for name in names}
-        found = {name: together(each) for name, each in parts.items()}
-        return {name: each for name, each in found.items() if each is not None}
+        return of_weights({name: self._sources[name] for name in names}, sums)
 
     def _before(self, source: Source, batch: int) -> Array | None:
         """The original's columns of a batch, in the sizes and units of now."""
         columns = self._kept.columns[source.key]
         if columns.fault or batch >= len(columns.values):
             return None
-        value = columns.values[batch]
+        value: Array = columns.values[batch]
         if columns.is_cut:
             return value.swapaxes(1, 2) if columns.is_turned else value
         return self._cut(source, self._reference.as_now(source.tensor, value))
@@ -195,7 +212,7 @@ class PairedStages:
         return columns is not None and (self._reference.is_as_it_was(source.tensor) or not columns.is_cut)
 
     def _keep(self, source: Source, value: Value) -> None:
-        """Keep a batch of the original: its columns where they are fewer numbers than the value, and stay as they are."""
+        """Keep a batch of the original: its columns, where these are fewer bytes than the value and as they were."""
         columns = self._kept.columns[source.key]
         rows = self._cut(source, value)
         columns.fault |= rows is None
@@ -210,7 +227,7 @@ class PairedStages:
     def _key(self, index: int, name: str, solve: Solve) -> bytes:
         """What an answer depends on: the samples and the reference aside, all that the moments are computed from, the
         weight and what it was."""
-        weight, before = self._weights[name], self._reference.constant(name)
+        weight, before = self._weights[name], self._before_all(name)
         encoding = "" if weight.encoding is None else json.dumps(weight.encoding.to_dict(), sort_keys=True)
         parts = (solve.__module__, solve.__qualname__, name, encoding)
         texts = [hashlib.blake2b(each.encode()).digest() for each in parts]

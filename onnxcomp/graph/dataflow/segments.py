@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import FunctionProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.query import is_random
@@ -74,14 +74,18 @@ def segment_model(graph: Graph, segment: Segment, infos: Mapping[str, ValueInfoP
     body.node.extend(writer._node(node) for node in segment.nodes)
     body.initializer.extend(_initializer(writer, each) for each in segment.constants)
     for tensor in graph.main.overridable:
-        is_dense = isinstance(tensor, TensorProto)
-        if (tensor.name if is_dense else tensor.values.name) in segment.feeds:
-            (body.initializer if is_dense else body.sparse_initializer).add().CopyFrom(tensor)
+        if overridable_name(tensor) in segment.feeds:
+            (body.initializer if isinstance(tensor, TensorProto) else body.sparse_initializer).add().CopyFrom(tensor)
     body.input.extend(infos[name] for name in segment.feeds if name in infos)
     for name in segment.outputs:
         body.output.add(name=name)
     source = graph.model
     return Model(proto, folder=source.folder, scratch=source.scratch)
+
+
+def overridable_name(tensor: TensorProto | SparseTensorProto) -> str:
+    """The name of an input that has a value of its own."""
+    return str(tensor.values.name if isinstance(tensor, SparseTensorProto) else tensor.name)
 
 
 def _initializer(writer: ProtoWriter, constant: Constant) -> TensorProto:
@@ -108,7 +112,8 @@ class _Cutting:
         self._inputs = {each for each in graph.main.graph.inputs if isinstance(each, Variable)}
         self._own = set(graph.main.constants)
         self._tensors = {each.name: each for each in (*self._inputs, *self._maker)}
-        local = {(scope.origin.domain, scope.origin.name) for scope in graph.scopes if scope.kind == "function"}  # type: ignore[union-attr]
+        bodies = [scope.origin for scope in graph.scopes if isinstance(scope.origin, FunctionProto)]
+        local = {(each.domain, each.name) for each in bodies}
         self._reads: list[_Reads] = []
         self._fixed: list[bool] = []
         self._late: list[int] = []  # the last stage in which something that a node comes from changes, -1 for none

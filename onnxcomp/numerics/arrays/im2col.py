@@ -84,7 +84,7 @@ def _reached(values: Array, axis: int, positions: Array) -> tuple[Array, Array]:
         taken = np.take(values, np.clip(positions, 0, size - 1).ravel(), axis=axis)
         outside = np.flatnonzero((positions < 0) | (positions >= size))
         if outside.size:
-            taken[(*[slice(None)] * axis, outside)] = 0
+            np.moveaxis(taken, axis, 0)[outside] = 0
         return taken, np.arange(positions.size).reshape(positions.shape)
     low, high = max(0, -int(positions.min())), max(0, int(positions.max()) + 1 - size)
     if low or high:
