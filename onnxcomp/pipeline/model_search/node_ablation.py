@@ -7,7 +7,6 @@ all that gain little. Each proposal is built and timed; the fastest is the next 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from onnxcomp.graph.ir.reader import open_graph
@@ -31,16 +30,15 @@ def faster_nodes(
     tuning: Ablation,
 ) -> list[str]:
     """Those of ``names`` at which the rewrite that made ``after`` pays; all of them where leaving none out helps."""
-    started = time.monotonic()
+    left = tuning.most(before.size_bytes)
     tell(0, tuning.rounds, "profiling nodes")
     segments, shares = _profiled(before, after, names, course)
     kept, model = list(names), after
     for index in range(tuning.rounds):
-        proposals = _proposals(kept, segments, shares, tuning, first=index == 0)
+        proposals = _proposals(kept, segments, shares, tuning, first=index == 0)[:left]
+        left -= len(proposals)
         built: dict[str, Model] = {}
         for number, proposal in enumerate(proposals):
-            if time.monotonic() - started > tuning.most_s:
-                break
             tell(number, len(proposals), "leaving out nodes that gain nothing")
             made = rebuild(proposal)
             if made is not None and course.fault(made) is None:
