@@ -88,11 +88,19 @@ def verified_part(
     return rest, verdict
 
 
-def culprits(names: Sequence[str], holds_without: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The few changes without which a step holds, each found by bisection; none where that takes more, or all."""
+def culprits(
+    names: Sequence[str], holds_without: Callable[[Sequence[str]], bool], *, most_checks: float = math.inf
+) -> list[str]:
+    """The few changes without which a step holds, each found by bisection; none where that takes more, or all.
+
+    most_checks: of ``holds_without``; another culprit that would take more is not looked for.
+    """
     left = list(names)
     found: list[str] = []
     while len(left) > 1 and len(found) < MOST_CULPRITS:
+        most_checks -= math.ceil(math.log2(len(left))) + 1
+        if most_checks < 0:
+            break
         low, high = 0, len(left)  # with the first of them it holds, with the others not
         while high - low > 1:
             middle = (low + high) // 2

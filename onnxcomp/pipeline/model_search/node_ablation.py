@@ -33,15 +33,16 @@ def faster_nodes(
     deadline: float = math.inf,
 ) -> list[str]:
     """Those of ``names`` at which the rewrite that made ``after`` pays; all of them where leaving none out helps."""
-    until = min(deadline, clock() + tuning.most_s)
+    left = tuning.most(before.size_bytes)
     tell(0, tuning.rounds, "profiling nodes")
     segments, shares = _profiled(before, after, names, course)
     kept, model = list(names), after
     for index in range(tuning.rounds):
-        proposals = _proposals(kept, segments, shares, tuning, first=index == 0)
+        proposals = _proposals(kept, segments, shares, tuning, first=index == 0)[:left]
+        left -= len(proposals)
         built: dict[str, Model] = {}
         for number, proposal in enumerate(proposals):
-            if clock() > until:
+            if clock() > deadline:
                 break
             tell(number, len(proposals), "leaving out nodes that gain nothing")
             made = rebuild(proposal)

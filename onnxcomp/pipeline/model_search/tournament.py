@@ -3,7 +3,8 @@
 1. Each trial is built on the same model. What changes nothing or does not run is out.
 2. Heat: all of them take turns with the model as it was. What is no faster is out.
 3. From the fastest on, each is verified. Where one breaks the budget and is faster than all that keep it, the
-   step's fallbacks are built; and where it would still win, it is taken back in part.
+   step's fallbacks are built; and where it would still win, it is taken back in part. Neither is done in a large
+   model where the budget is broken by far.
 4. In the best ones, nodes that gain nothing are left out (``node_ablation``).
 5. Final: the best of these take turns for longer. Of those as fast as the fastest, the nearest to the original wins.
 """
@@ -23,10 +24,11 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title
+from onnxcomp.pipeline.history.rollback import GROUPS
 from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
 from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
 from onnxcomp.pipeline.model_search.timing import FINAL_S, HEAT_S, Course
-from onnxcomp.pipeline.model_search.tuning import Tournament
+from onnxcomp.pipeline.model_search.tuning import Tournament, values_of
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Entry, Tried
@@ -90,10 +92,22 @@ class Trials:
         """What all trials are compared with."""
         return self.line.current
 
+    @property
+    def why_none(self) -> str:
+        """Why no trial was kept: why the fastest of those that are faster lost, if any was faster."""
+        lost = [each for each in self.entered if each.ratio <= MIN_SPEEDUP and each.verdict and each.verdict.reasons]
+        if not lost:
+            return "nothing that was tried is faster"
+        fastest = min(lost, key=lambda each: each.ratio)
+        assert fastest.verdict is not None
+        over = ", many times over" if self._is_far_over(fastest) else ""
+        why = "; ".join(fastest.verdict.reasons)
+        return f"what is faster breaks the budget{over}: {title(fastest.made.passes)}: {why}"
+
     def run(self) -> Contender | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
-        if not self._is_over() and self._is_worth_saving(broken, passed) and not self._has_reached_goal(passed):
+        if not self._is_over() and self._is_worth_saving(broken[:1], passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.fallbacks)))
             passed = _ranked([*passed, *more])
         for trial in broken[: self.tuning.parts]:
@@ -180,7 +194,8 @@ class Trials:
         main = open_graph(self.before).main
         nodes = {node_key(main, each) for each in main.graph.nodes}
         near = [each for each in running if each.ratio <= self.tuning.near * running[0].ratio]
-        chosen = near or _ranked(each for each in self.entered if each.ratio <= self.tuning.hopeful)
+        hopeful = (each for each in self.entered if each.ratio <= self.tuning.hopeful and not self._is_hopeless(each))
+        chosen = near or _ranked(hopeful)
         able = [each for each in chosen if nodes.issuperset(each.made.names) and _has_parts(each.made)]
         found = []
         for trial in able[: self.tuning.chosen_nodes if near else 1]:
@@ -233,8 +248,23 @@ class Trials:
         return [each for each in trials if self._is_small(each)] or list(trials)
 
     def _is_worth_saving(self, broken: Sequence[Contender], passed: Sequence[Contender]) -> bool:
-        """Whether trials that break the budget are faster by far than all that keep it."""
-        return bool(broken) and not (passed and broken[0].ratio > self.tuning.far_faster * passed[0].ratio)
+        """Whether a trial that breaks the budget is faster by far than all that keep it, and not hopeless."""
+        if not broken or self._is_hopeless(broken[0]):
+            return False
+        return not (passed and broken[0].ratio > self.tuning.far_faster * passed[0].ratio)
+
+    def _is_hopeless(self, trial: Contender) -> bool:
+        """Whether the trial breaks the budget by far, and measuring its parts takes more than it is worth."""
+        parts = min(GROUPS, len(trial.made.names))
+        is_costly = parts * values_of(self.original.size_bytes) > self.tuning.hopeless_values
+        return is_costly and trial.verdict is not None and self._is_far_over(trial)
+
+    def _is_far_over(self, trial: Contender) -> bool:
+        """Whether the trial loses many times what it may. One that does not run, or gives no numbers, is not: that can
+        be for a single node's sake."""
+        assert trial.verdict is not None
+        lost = [(trial.verdict.divergence, trial.verdict.limit), *filter(None, [trial.verdict.beside])]
+        return any(math.isfinite(value) and value > self.tuning.far_over * limit > 0 for value, limit in lost)
 
     def _ratio_of_goal(self) -> float:
         """What a trial's ratio must come down to for the latency goal, 0 where there is none."""

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+VALUE_BYTES = 4
+
+
+def values_of(size_bytes: int) -> int:
+    """About how many weight values a model of so many bytes has: what building and running it once costs."""
+    return max(1, size_bytes // VALUE_BYTES)
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -12,8 +19,8 @@ class Ablation:
     little_gains: from which on all such nodes are left out at once. least_gain: a node that gains more than this is
     never proposed. bordering: nodes at a border proposed in one round; behind: nodes one away from a border, with what
     stands between; worst: and nodes anywhere that are slower than before. better: a proposal must bring the latency to
-    this ratio; better_growing: and one that makes the file ``growing`` times as large to this. most_s: seconds spent on
-    proposals, beside the one under way.
+    this ratio; better_growing: and one that makes the file ``growing`` times as large to this. most_values: weight
+    values that all proposals may have together, each of which is built and run; fewest: proposals in any case.
     """
 
     rounds: int = 5
@@ -25,7 +32,12 @@ class Ablation:
     better: float = 0.985
     growing: float = 1.1
     better_growing: float = 0.95
-    most_s: float = 60.0
+    most_values: float = 5e8
+    fewest: int = 4
+
+    def most(self, size_bytes: int) -> int:
+        """How many proposals may be built of a model of so many bytes."""
+        return max(self.fewest, int(self.most_values // values_of(size_bytes)))
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,9 @@ class Tournament:
     of the fastest, and a trial is still looked at. finalists: in the last race, at most. as_fast: times the latency of
     the fastest, and the smaller error or the smaller file decides. harmless: of the budget; below it no error is
     smaller than another. far_faster: times the latency of the fastest within the budget, and one that breaks it is
-    worth more work. parts: trials taken back in part, at most; each takes tens of evaluations. chosen_nodes: trials
-    whose nodes are chosen one by one, at most. ablation: of that choice.
+    worth more work. far_over: times the limit, and little of a trial can be kept; then measuring its parts one by one
+    may take ``hopeless_values`` weight values at most. parts: trials taken back in part, at most; each takes tens of
+    evaluations. chosen_nodes: trials whose nodes are chosen one by one, at most. ablation: of that choice.
     """
 
     hopeful: float = 1.3
@@ -46,6 +59,8 @@ class Tournament:
     as_fast: float = 1.015
     harmless: float = 1e-3
     far_faster: float = 0.9
+    far_over: float = 7.0
+    hopeless_values: float = 5e8
     parts: int = 2
     chosen_nodes: int = 2
     ablation: Ablation = field(default_factory=Ablation)

@@ -12,12 +12,15 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application
 from onnxcomp.pipeline.history.rollback import culprits
+from onnxcomp.pipeline.model_search.tuning import values_of
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.safety.safe_changes import Held, apply_safely
 from onnxcomp.receipt import Entry
 from onnxcomp.recipe import Apply
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE
 
+CHECKED_VALUES = 5e8  # weight values that the models checked in search of a culprit may have together
+FEWEST_CHECKS = 8  # in any case: they find one among 128 changes
 EXACT_SHARE = 0.02  # of the limit, or of the default one where that is less: what float rounding may come to
 
 
@@ -89,7 +92,8 @@ def _without_culprits(step: Apply, run: Run, names: Sequence[str], reason: str) 
         after, _ = apply_pass(run.current, step.rewrite, run.context_of(step.excluding(left)))
         return changed_by_exact(run.current, after, run) is None
 
-    found = [] if run.is_over() else culprits(names, holds_without)
+    most = CHECKED_VALUES / values_of(run.original.size_bytes)
+    found = [] if run.is_over() else culprits(names, holds_without, most_checks=max(FEWEST_CHECKS, most))
     if not found:
         return
     del run.receipt.steps[-1]

@@ -39,7 +39,7 @@ def _once(step: Race, run: Run, started: float) -> None:
     report = run.report(step.name, step.fields(), Outcome(), run.current, run.current, started)
     report.tried = [each.account() for each in trials.entered]
     if best is None:
-        run.ledger.refuse(report, "nothing that was tried is faster within the budget")
+        run.ledger.refuse(report, trials.why_none)
         return
     assert best.verdict is not None
     outcome = best.made.outcomes[best.made.main]

@@ -105,3 +105,16 @@ def test_where_many_changes_break_a_step_none_is_picked() -> None:
     names = [f"c{i}" for i in range(36)]
     assert culprits(names, lambda left: len(left) > MOST_CULPRITS) == []
     assert culprits(["alone"], lambda left: True) == []
+
+
+@pytest.mark.parametrize(("most", "checks"), [(6, 0), (7, 7), (13, 7), (14, 14), (10**9, 14)])
+def test_a_culprit_that_takes_more_checks_than_there_are_left_is_not_looked_for(most: int, checks: int) -> None:
+    """Of 36 changes two are bad: 6 halvings and a look at the rest for each."""
+    done: list[Sequence[str]] = []
+
+    def holds_without(left: Sequence[str]) -> bool:
+        done.append(left)
+        return {"c3", "c30"} <= set(left)
+
+    found = culprits([f"c{i}" for i in range(36)], holds_without, most_checks=most)
+    assert len(done) <= checks and set(found) == ({"c3", "c30"} if most >= 14 else set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.weights.roles import weights
-from onnxcomp.model import Model
+from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search import tournament
 from onnxcomp.pipeline.model_search.timing import Course
+from onnxcomp.pipeline.model_search.tournament import Contender, Trials
 from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Apply, Race, Recipe
@@ -463,10 +464,96 @@ def test_receipts_with_what_was_tried_are_read_back(
 def test_proposals_differ_and_leave_something() -> None:
     from onnxcomp.graph.ir.reader import open_graph
     from onnxcomp.graph.report.profile_segments import Segments
-    from onnxcomp.model import load
 
     names = ["n0", "n1", "n2"]
     segments = Segments(open_graph(load(chain(3))), names)
     shares = {"n0": 1.5, "n1": 1.2, "n2": 0.2}
     found = node_choice._proposals(names, segments, shares, Ablation(), first=True)
     assert found == [["n1", "n2"], ["n0", "n2"], ["n2"]]
+
+
+FAR = TintNodes(error=0.04, mark="bad")  # of four: 11.6 times the limit; two of them are within it
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_in_a_large_model_nothing_is_saved_of_what_is_far_over(
+    is_large: bool, calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part nor a fallback is looked for, nor nodes chosen, and the reason names what was faster."""
+    watch(lambda names: 1 - 0.1 * marked(names, "bad") - 0.05 * marked(names, "spare"))
+    if is_large:
+        monkeypatch.setattr(tournament, "values_of", lambda size_bytes: 10**9)
+    step = Race.of([FAR], fallbacks=[[TintNodes(mark="spare")]])
+    recipe = Recipe("r", (step,), goal="latency")
+    report = optimize(chain(4), recipe=recipe, calibration=calib, measure=False).receipt.steps[0]
+    if not is_large:
+        assert report.parameters["mark"] == "spare" and report.tried[-1].name.endswith("nodes")
+        return
+    assert len(report.tried) == 1 and report.decision == "taken back"
+    assert report.reason.startswith("what is faster breaks the budget, many times over: tint-nodes error=0.04")
+    assert report.reason.endswith("divergence 0.348 is over 0.03")
+
+
+def test_what_is_a_little_over_is_saved_in_a_large_model_too(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(lambda names: 1 - 0.1 * marked(names, "bad"))
+    monkeypatch.setattr(tournament, "values_of", lambda size_bytes: 10**9)
+    report, _, _ = run(calib, TintNodes(error=0.02, mark="bad"), length=4)
+    assert report.decision == "kept in part" and len(report.changed) > 1
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A verdict's figures."""
+
+    divergence: float
+    limit: float
+    beside: tuple[float, float] | None = None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "far"),
+    [
+        (Fixed(0.2, 0.03), False),
+        (Fixed(0.22, 0.03), True),
+        (Fixed(float("inf"), 0.03), False),
+        (Fixed(0.0, 0.03, (0.22, 0.03)), True),
+        (Fixed(0.0, 0.03, (0.2, 0.03)), False),
+        (Fixed(0.5, 0.0), False),
+    ],
+)
+def test_far_over_is_seven_times_a_limit_that_allows_something(verdict: Fixed, far: bool) -> None:
+    trial = Contender(made=None, verdict=verdict)  # type: ignore[arg-type]
+    trials = Trials(*[None] * 9)  # type: ignore[arg-type]
+    assert trials._is_far_over(trial) is far
+
+
+def test_the_choice_of_nodes_ends_where_its_models_come_to_the_cap() -> None:
+    tuning = Ablation(most_values=5e8, fewest=4)
+    assert [tuning.most(4 * values) for values in (10**6, 10**7, 58 * 10**6, 10**9)] == [500, 50, 8, 4]
+
+
+def test_no_more_nodes_are_left_out_than_the_cap_allows(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = {f"n{i}": 1.0 + 0.1 * (i + 1) for i in range(6)}
+    built: list[Sequence[str]] = []
+
+    def rebuild(names: Sequence[str]) -> Model:
+        built.append(names)
+        return load(chain(len(names)))
+
+    def profile(self: Course, model: Model) -> dict[str, float]:
+        return gains
+
+    monkeypatch.setattr(Course, "profile", profile)
+    monkeypatch.setattr(Course, "fault", lambda self, model: None)
+    watch(lambda names: float(len(names)))
+    model, course = load(chain(6)), Course(None, None)  # type: ignore[arg-type]
+    silent: Callable[..., None] = lambda *_: None  # noqa: E731
+    for most in (1, 3):
+        built.clear()
+        tuning = Ablation(most_values=0, fewest=most)
+        node_choice.faster_nodes(model, load(chain(6)), list(gains), rebuild, course, silent, tuning)
+        assert len(built) == most
