@@ -39,12 +39,15 @@ from onnxcomp.regular_form import regular_form
 from onnxcomp.stored_encodings import take_encodings, with_encodings
 from onnxcomp.tensors import (
     ALIGNMENT_BYTES,
+    HeldFile,
     Scratch,
     clear_reference,
     data_length,
     external_bytes,
     external_path,
+    hold,
     is_external,
+    is_mapped,
     read_tensor,
     reference_of,
     set_location,
@@ -74,6 +77,7 @@ class Model:
     as_read: what is written instead of ``proto``, where that is but another form of it (see ``regular_form``).
     memo: what was measured of this very model, so that a pass tried on parts of it need not measure again.
     seeds: what its random nodes were given for the time that it is worked on (see ``graph.seeds``).
+    files: of the scratch folder that tensors refer to and that are to go with the last model that does, by location.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Model:
         self.as_read: ModelProto | None = None
         self.memo: dict[Any, Any] = {}
         self.seeds: tuple[Seed, ...] = ()
+        self.files: dict[str, HeldFile] = {}
 
     @property
     def name(self) -> str:
@@ -143,6 +148,7 @@ class Model:
             has_data_files=self.has_data_files,
         )
         made.seeds = self.seeds
+        made.files = self.files
         made.as_read = self.as_read if proto is self.proto else None
         return made
 
@@ -155,7 +161,11 @@ class Model:
 
     def read(self, tensor: TensorProto) -> Array:
         """The tensor's values, mapped from disk where they are external."""
-        return read_tensor(tensor, self.folder)
+        values = read_tensor(tensor, self.folder)
+        file = self.files.get(reference_of(tensor).get("location", "")) if is_external(tensor) else None
+        if file is not None and is_mapped(values):
+            hold(values, file)
+        return values
 
     def to_bytes(self) -> bytes:
         """The whole model in one message; ModelError above protobuf's limit of 2 GB."""

@@ -131,11 +131,36 @@ def spill(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
     return np.memmap(path, dtype=contiguous.dtype, mode="r", shape=contiguous.shape)
 
 
+class HeldFile:
+    """A file of the scratch folder that goes with the last array or model that holds this."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        weakref.finalize(self, _removed, path)
+
+
 def lent(values: Array, scratch: Scratch) -> np.memmap[Any, Any]:
-    """The same, whose file goes with the array: no tensor may refer to it."""
+    """The same, in a file that goes with the array and the models whose tensors refer to it."""
     mapped = spill(values, scratch)
-    weakref.finalize(mapped, _removed, str(mapped.filename))
+    hold(mapped, HeldFile(str(mapped.filename)))
     return mapped
+
+
+def hold(values: Array, file: HeldFile) -> None:
+    """Let an array that is mapped from a file, and all parts of it, hold the file."""
+    while isinstance(values.base, np.memmap):
+        values = values.base
+    vars(values)["held_file"] = file
+
+
+def held_file(values: object) -> HeldFile | None:
+    """What holds the file that an array, or the one that it is a part of, was lent."""
+    while isinstance(values, np.ndarray):
+        found = getattr(values, "held_file", None)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+        values = values.base
+    return None
 
 
 def _removed(path: str) -> None:

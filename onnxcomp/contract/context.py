@@ -74,7 +74,7 @@ class Context:
 
     def excludes(self, *names: str) -> bool:
         """Whether one of these names is excluded, whatever is included."""
-        return any(matches(name, pattern) for name in names for pattern in self.exclude)
+        return bool(self.exclude) and any(matches(name, pattern) for name in names for pattern in self.exclude)
 
     def limited_to(self, names: Iterable[str]) -> Context:
         """The context in which only these weights and nodes may be touched."""

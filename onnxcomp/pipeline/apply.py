@@ -12,13 +12,16 @@ from threadpoolctl import threadpool_limits
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError
 from onnxcomp.graph.ir.query import constants_by_key
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.stored.opening import is_stored, open_plain
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, uncollected
+from onnxcomp.graph.ir.untouched import GraphState, state_of
+from onnxcomp.graph.stored.opening import is_stored, open_plain, show_stored
 from onnxcomp.graph.weights.roles import compose
 from onnxcomp.model import Model
 from onnxcomp.runtime import one_line
 
 Array = NDArray[Any]
+
+OPENED = "opened"  # what a model remembers its graph by, where a pass has left that as it was
 
 
 def apply_pass(model: Model, rewrite: Pass, context: Context) -> tuple[Model, Outcome]:
@@ -60,13 +63,31 @@ def opened_for(rewrite: Pass, model: Model) -> Graph:
     return open_graph(model) if rewrite.as_stored else open_plain(model)
 
 
+def _reopened(rewrite: Pass, model: Model) -> tuple[Graph, GraphState | None]:
+    """The model opened as the pass is to see it, or what an exact pass before it opened and left as it was.
+
+    Of an exact pass also the state, to tell whether it leaves the graph as it is; None where stored weights are shown.
+    """
+    graph, before = model.memo.pop(OPENED, (None, None))
+    if graph is None:
+        graph = open_graph(model)
+    if not rewrite.as_stored:
+        show_stored(graph)
+    if not rewrite.effect.is_exact or graph.stored is not None:
+        return graph, None
+    return graph, before or state_of(graph)
+
+
 def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph], Outcome]) -> tuple[Model, Outcome]:
     if rewrite.needed() is Needs.CALIBRATION and context.calibration is None:
         raise CalibrationError(f"{rewrite.pass_name()}: needs calibration data. Give it with --calib-data.")
-    graph = opened_for(rewrite, model)
-    with foreseen(model.name, rewrite), threadpool_limits(1):
-        outcome = edit(graph)
-    after = close_graph(graph) if outcome.changed else model
+    with uncollected() if rewrite.effect.is_exact else contextlib.nullcontext():
+        graph, before = _reopened(rewrite, model)
+        with foreseen(model.name, rewrite), threadpool_limits(1):
+            outcome = edit(graph)
+        after = close_graph(graph) if outcome.changed else model
+        if before is not None and not outcome.changed and state_of(graph) == before:
+            model.memo[OPENED] = graph, before
     if rewrite.stores_encodings and after.encodings:
         kept = {name: each for name, each in after.encodings.items() if not context.selects(name)}
         after = after.with_proto(after.proto, kept)

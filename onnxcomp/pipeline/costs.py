@@ -21,9 +21,11 @@ T = TypeVar("T")
 
 MEASURED_S = 1.0  # what two models run in turns, at least: twenty runs of a few microseconds say little
 FEWEST_RUNS = 7
+FEWEST_APART = 3  # of a large model, whose runs are long
 LOADS = 3  # of each model, each in a fresh process; one of a model over ONE_LOAD_BYTES
 ONE_LOAD_BYTES = 100 * 10**6
 APART_BYTES = 500 * 10**6  # models of more in all are not open in one process
+APART_NODES = 5000  # nor models of which one has more nodes: opening one takes a second
 PAIR = ("original", "result")
 
 
@@ -61,7 +63,8 @@ def compare_costs(original: Model, result: Model, data: CalibrationData, target:
     What fails costs its figures only. Large models are measured one after the other, in processes of their own.
     """
     costs, options = Costs(), session_options(target)
-    apart = original.size_bytes + result.size_bytes > APART_BYTES
+    nodes = max(len(each.proto.graph.node) for each in (original, result))
+    apart = original.size_bytes + result.size_bytes > APART_BYTES or nodes > APART_NODES
     if not apart:
         with costs.noting("latency"), on_disk(dict(zip(PAIR, (original, result), strict=True))) as paths:
             took = measure_latency(paths, data.first_sample(), runs=FEWEST_RUNS, seconds=MEASURED_S, **options)
@@ -69,7 +72,7 @@ def compare_costs(original: Model, result: Model, data: CalibrationData, target:
 
     def measured(source: ModelSource, size_bytes: int) -> tuple[Load, Latency | None]:
         if apart:
-            return measure_apart(source, data.first_sample(), runs=FEWEST_RUNS, seconds=MEASURED_S / 2, **options)
+            return measure_apart(source, data.first_sample(), runs=FEWEST_APART, seconds=MEASURED_S / 2, **options)
         return measure_load(source, runs=1 if size_bytes > ONE_LOAD_BYTES else LOADS, **options), None
 
     with costs.noting("latency, load time and load memory" if apart else "load time and load memory"):

@@ -82,3 +82,14 @@ def test_leaves_open_conditions_and_excluded_nodes() -> None:
     assert not rewrite(model(default), "inline-branches").outcome.changed
     known = f"g (float[3] x) => (float[3] y) <bool c = {{1}}> {{ y = If (c) < {BRANCHES} > }}"
     assert not rewrite(model(known), "inline-branches", context=Context(exclude=("y",))).outcome.changed
+
+
+def test_many_branches_in_turn_keep_every_name_apart() -> None:
+    """Branches name their results alike: each name that one frees is there for the next."""
+    ifs = " ".join(f"y{i} = If (c) < {BRANCHES} >" for i in range(6))
+    outputs = ", ".join(f"float[3] y{i}" for i in range(6))
+    done = rewrite(model(f"g (float[3] x) => ({outputs}) <bool c = {{1}}> {{ {ifs} }}"), "inline-branches")
+    made = [name for node in done.after.proto.graph.node for name in node.output]
+    assert len(set(made)) == len(made) and {f"y{i}" for i in range(6)} <= set(made)
+    assert not any(name.endswith("_1") for name in made if name.startswith("y"))
+    check_same(done, X)

@@ -39,7 +39,7 @@ from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.runtime import Value
-from onnxcomp.tensors import SPILL_BYTES, Scratch, spill
+from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
 ROOM_BYTES = 512 * 2**20  # of values in memory: half for the original's, half for those under way
 MOST_RESULTS = 4096  # remembered
@@ -263,4 +263,4 @@ def _on_disk(answer: Answer, scratch: Scratch) -> Answer:
     """The answer with large values mapped."""
     if answer is None or answer[0].nbytes < SPILL_BYTES:
         return answer
-    return spill(answer[0], scratch), *answer[1:]
+    return lent(answer[0], scratch), *answer[1:]

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import given, ints, is_onnx, producer, tensor_behind
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.ir.scopes import subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
@@ -47,7 +47,7 @@ STEPS = COUNTS | {"Add", "Sub", "Concat"}  # and between a Loop's count and what
 
 def time_axes(model: Model) -> Mapping[str, frozenset[int]]:
     """For each input of the main graph the axes that cannot hold the samples; inputs without any are left out."""
-    graph = open_graph(written_out(model))
+    graph = shown(written_out(model))
     walk = _Walk(graph.opset)
     for each in graph.main.graph.inputs:
         if each.shape is not None:

@@ -18,6 +18,7 @@ from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto
 from onnxcomp.graph.infer.inference_model import skeleton
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.untouched import state_of
 
 Shape = tuple[int | None, ...]
 
@@ -28,6 +29,12 @@ class Shapes:
     def __init__(self) -> None:
         self._types: dict[Any, int] = {}
         self._shapes: dict[Any, Shape] = {}
+
+    def copy(self) -> Shapes:
+        """The same, for edits of one's own."""
+        made = Shapes()
+        made._types, made._shapes = self._types.copy(), self._shapes.copy()
+        return made
 
     def note(self, tensor: Any, data_type: int, shape: Shape | None) -> None:
         """State a tensor's element type (0: unknown) and shape (None: unknown rank)."""
@@ -81,6 +88,14 @@ def infer_shapes(
     batch: the size to assume for the first dimension of the inputs where the model leaves it open; never for
     a rewrite, only for describing a model. every: likewise, for all dimensions of inputs that are open.
     """
+    state, key = state_of(graph), (batch, every, computed)
+    if key not in graph.inferred or graph.inferred[key][0] != state:
+        graph.inferred[key] = state, _inferred(graph, batch, every, computed=computed)
+    found: Shapes = graph.inferred[key][1]
+    return found.copy()
+
+
+def _inferred(graph: Graph, batch: int | None, every: int | None, *, computed: bool) -> Shapes:
     shapes = Shapes()
     proto = believed(skeleton(graph))
     if every is not None:

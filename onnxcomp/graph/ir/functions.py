@@ -26,7 +26,10 @@ def written_out(model: Model) -> Model:
     """A copy with all calls of local functions written out, for looking at; the model itself where it has none."""
     if not model.proto.functions or model.proto.ByteSize() >= PROTOBUF_LIMIT_BYTES:
         return model
-    return model.with_proto(onnx.inliner.inline_local_functions(model.proto))
+    if written_out not in model.memo:
+        model.memo[written_out] = model.with_proto(onnx.inliner.inline_local_functions(model.proto))
+    found: Model = model.memo[written_out]
+    return found
 
 
 def functions_of(graph: Graph) -> dict[FunctionId, Scope]:

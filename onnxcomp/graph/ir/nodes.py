@@ -8,6 +8,8 @@ read from: what no pass touched is written back from it, to the bit.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,23 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.util.misc import SynchronizedList
 
 from onnxcomp.model import Model
-from onnxcomp.tensors import is_mapped, read_tensor, spill
+from onnxcomp.tensors import is_mapped, lent, read_tensor
 
 Array = NDArray[Any]
+
+
+def _linked(owner: Any, field: str, elements: Collection[Any] = ()) -> SynchronizedList:
+    """The list of a node's tensors, or of a tensor's nodes; each element has the owner in its own list."""
+    made = SynchronizedList.__new__(SynchronizedList)
+    made.parent_obj, made.field_name = owner, field
+    if elements:
+        list.extend(made, elements)
+        for each in made:
+            list.append(vars(each)[field], owner)
+    return made
 
 
 class Node(gs.Node):  # type: ignore[misc]
@@ -28,6 +42,24 @@ class Node(gs.Node):  # type: ignore[misc]
     origin: NodeProto | None = None
     leading: tuple[Constant, ...] = ()  # Constant nodes that stood just before it
     was_dead: bool = False  # nothing read its outputs when the graph was opened
+
+    def __init__(
+        self,
+        op: str,
+        name: str = "",
+        attrs: dict[str, Any] | None = None,
+        inputs: Collection[Any] = (),
+        outputs: Collection[Any] = (),
+        domain: str | None = None,
+    ) -> None:
+        self.__dict__.update(  # past graphsurgeon's __setattr__, which looks each name up first
+            op=op,
+            name=name,
+            attrs=OrderedDict() if attrs is None else attrs,
+            inputs=_linked(self, "outputs", inputs),
+            outputs=_linked(self, "inputs", outputs),
+            domain=domain,
+        )
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -94,6 +126,18 @@ class Variable(gs.Variable):  # type: ignore[misc]
 
     origin: Any = None
 
+    def __init__(
+        self, name: str, dtype: Any = None, shape: Sequence[int | str | None] | None = None, type: str = "tensor_type"
+    ) -> None:
+        self.__dict__.update(
+            name=name,
+            inputs=_linked(self, "outputs"),
+            outputs=_linked(self, "inputs"),
+            dtype=dtype,
+            shape=shape,
+            type=type,
+        )
+
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -116,7 +160,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         if isinstance(self.tensor, SparseTensorProto):
             return _dense(self.tensor, self.model)
         assert self.tensor is not None
-        return read_tensor(self.tensor, self.model.folder)
+        return self.model.read(self.tensor)
 
 
 class Constant(gs.Constant):  # type: ignore[misc]
@@ -136,8 +180,14 @@ class Constant(gs.Constant):  # type: ignore[misc]
     __hash__ = object.__hash__
 
     def __init__(self, name: str, values: Array | ProtoValues, model: Model) -> None:
-        super().__init__(name, values)
-        self.model = model
+        self.__dict__.update(
+            name=name,
+            inputs=_linked(self, "outputs"),
+            outputs=_linked(self, "inputs"),
+            data_location=None,
+            export_dtype=None,
+            model=model,
+        )
         self.values = values
 
     @property
@@ -149,7 +199,7 @@ class Constant(gs.Constant):  # type: ignore[misc]
     @values.setter
     def values(self, values: Array | ProtoValues) -> None:
         if isinstance(values, np.ndarray) and not is_mapped(values) and self.model.scratch.takes(values.nbytes):
-            values = spill(values, self.model.scratch)
+            values = lent(values, self.model.scratch)
         self._values = values
         self.origin = values.tensor if isinstance(values, ProtoValues) else None
 

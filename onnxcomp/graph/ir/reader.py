@@ -13,8 +13,10 @@ nothing read from the start stays.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ from onnxcomp.graph.ir.writer import write
 from onnxcomp.model import Model, opset_of
 from onnxcomp.operators import ONNX_DOMAINS
 
-__all__ = ["Graph", "Scope", "attribute_value", "close_graph", "open_graph", "subgraphs_of"]
+__all__ = ["Graph", "Scope", "attribute_value", "close_graph", "open_graph", "shown", "subgraphs_of", "uncollected"]
 
 Names = MutableMapping[str, Any]
 
@@ -46,6 +48,31 @@ PLAIN_CONSTANTS = frozenset({"value", "value_float", "value_floats", "value_int"
 
 def open_graph(model: Model) -> Graph:
     """Open a model for editing; nothing is read but its structure."""
+    with uncollected():
+        return _opened(model)
+
+
+def shown(model: Model) -> Graph:
+    """The model opened for questions alone, once for all who ask: nobody edits what this gives."""
+    if shown not in model.memo:
+        model.memo[shown] = open_graph(model)
+    graph: Graph = model.memo[shown]
+    return graph
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Have the garbage collector wait: it would look through all that is made again and again, half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _opened(model: Model) -> Graph:
     graph = Graph(model)
     _collect_names(model.proto, graph._names)
     _Reader(graph, "main", opset_of(model.proto.opset_import)).read(model.proto.graph, ChainMap(), "", None)
@@ -179,7 +206,10 @@ class _Reader:
     def _look_up(self, names: ChainMap[str, Any], name: str) -> Any:
         if not name:
             return Variable("")
-        return names[name] if name in names else self._define(names, name)
+        found = names.maps[0].get(name)
+        if found is None:
+            found = next((each[name] for each in names.maps[1:] if name in each), None)
+        return self._define(names, name) if found is None else found
 
     def _read_nodes(self, scope: Scope, names: ChainMap[str, Any]) -> None:
         waiting: list[Constant] = []
@@ -188,9 +218,9 @@ class _Reader:
             if values is not None:
                 waiting.append(self._read_constant_node(scope, names, proto, values))
                 continue
-            node = Node(proto.op_type, proto.name, domain=proto.domain or None)
-            node.inputs.extend([self._look_up(names, name) for name in proto.input])
-            node.outputs.extend([self._look_up(names, name) if name else Variable("") for name in proto.output])
+            inputs = [self._look_up(names, name) for name in proto.input]
+            outputs = [self._look_up(names, name) for name in proto.output]
+            node = Node(proto.op_type, proto.name, None, inputs, outputs, proto.domain or None)
             node.origin, node.leading = proto, tuple(waiting)
             waiting = []
             scope.graph.put(node)
@@ -240,4 +270,5 @@ def _plain_constant(node: NodeProto) -> AttributeProto | None:
 
 def close_graph(graph: Graph) -> Model:
     """Write the edited graph as a new Model; the one it was opened from is not touched."""
-    return write(graph)
+    with uncollected():
+        return write(graph)

@@ -69,6 +69,7 @@ class Graph:
         self._names: set[str] = set()
         self._counts: dict[str, int] = {}  # base -> the number in the last name made from it
         self._owners: dict[Constant, Scope] = {}
+        self.inferred: dict[Any, Any] = {}  # what was inferred of it, with the state in which it was
 
     @property
     def main(self) -> Scope:
@@ -215,7 +216,9 @@ def _keys(scope: Scope) -> Iterator[str]:
 
 def subgraphs_of(node: gs.Node) -> list[gs.Graph]:
     """The bodies that a node carries in its attributes."""
-    found = []
+    found: list[gs.Graph] = []
+    if not node.attrs:
+        return found
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             found.append(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,16 @@ from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.regular_form import CircleError, in_order
-from onnxcomp.tensors import is_external, is_mapped, is_packed, make_tensor, reference_to
+from onnxcomp.tensors import (
+    HeldFile,
+    held_file,
+    is_external,
+    is_mapped,
+    is_packed,
+    make_tensor,
+    reference_of,
+    reference_to,
+)
 
 REBUILT_GRAPH_FIELDS = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"})
 REBUILT_FUNCTION_FIELDS = frozenset({"node"})
@@ -49,7 +59,19 @@ def _written(graph: Graph) -> Model:
     proto = whole_proto(graph, ProtoWriter(graph))
     names = {scope.key(each.name) for scope in graph.scopes for each in scope.constants}
     encodings = {name: each for name, each in graph.encodings.items() if name in names}
-    return graph.model.with_proto(proto, encodings)
+    made = graph.model.with_proto(proto, encodings)
+    made.files = {each.path: each for scope in graph.scopes for each in map(_file_of, scope.constants) if each}
+    return made
+
+
+def _file_of(constant: Constant) -> HeldFile | None:
+    """What holds the file in which the constant's values lie, where that is to go with those who refer to it."""
+    held = constant._values
+    if not isinstance(held, ProtoValues):
+        return held_file(held)
+    if not isinstance(held.tensor, TensorProto) or not is_external(held.tensor):
+        return None
+    return held.model.files.get(reference_of(held.tensor).get("location", ""))
 
 
 def whole_proto(graph: Graph, writer: ProtoWriter) -> ModelProto:
@@ -150,7 +172,11 @@ class ProtoWriter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.scopes = {id(scope.graph): scope for scope in graph.scopes}
+
+    @functools.cached_property
+    def scopes(self) -> dict[int, Scope]:
+        """The scopes by the ids of their bodies."""
+        return {id(scope.graph): scope for scope in self.graph.scopes}
 
     def write_graph(self, scope: Scope, proto: GraphProto) -> None:
         origin = scope.origin
@@ -299,8 +325,11 @@ def ordered(nodes: Iterable[Node]) -> list[Node]:
     """
     pending = list(nodes)
     makers = {id(out): index for index, node in enumerate(pending) for out in node.outputs}
+    needs = [_needed(node, makers) for node in pending]
+    if all(each < index for index, several in enumerate(needs) for each in several):
+        return pending
     try:
-        return [pending[index] for index in in_order(len(pending), lambda index: _needed(pending[index], makers))]
+        return [pending[index] for index in in_order(len(pending), needs.__getitem__)]
     except CircleError as error:
         node = pending[error.index]
         raise PassError(f"{node.name or node.op}: the node depends on its own output.") from error

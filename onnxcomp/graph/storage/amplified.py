@@ -11,7 +11,7 @@ from onnxcomp.errors import ModelError
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import producer
-from onnxcomp.graph.ir.reader import Graph, open_graph, subgraphs_of
+from onnxcomp.graph.ir.reader import Graph, shown, subgraphs_of
 from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.model import Model
 from onnxcomp.tensors import bits_of
@@ -28,7 +28,7 @@ def refuse_amplified(model: Model) -> None:
     """
     if not any(node.op_type in AMPLIFYING for node in model.proto.graph.node):
         return
-    size_bytes, largest = _computed_bytes(open_graph(model))
+    size_bytes, largest = _computed_bytes(shown(model))
     limit = max(MAX_COMPUTED_BYTES, MAX_RATIO * model.size_bytes)
     if size_bytes > limit:
         computed = f"its constants come to {size_bytes:,} bytes once they are computed ({largest})"

@@ -32,6 +32,12 @@ def open_plain(model: Model) -> Graph:
     A weight that something else reads as it is stored stays as it is: it would become two.
     """
     graph = open_graph(model)
+    show_stored(graph)
+    return graph
+
+
+def show_stored(graph: Graph) -> None:
+    """Let a graph that was just opened show stored weights as ``open_plain`` does."""
     outputs = frozenset(id(out) for scope in graph.scopes for out in scope.graph.outputs)
     inside: set[int] = set()
     views: list[View] = list(_decoded_views(graph, outputs, inside))
@@ -39,7 +45,6 @@ def open_plain(model: Model) -> Graph:
     if views:
         graph.stored = Views(graph, views)
         graph.stored.take_out(graph)
-    return graph
 
 
 def is_stored(constant: Constant) -> bool:

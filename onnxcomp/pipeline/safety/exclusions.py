@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from onnxcomp.contract import matches
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.query import node_key
-from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.stored.opening import weights_by_decoded_name
 from onnxcomp.model import Model
 
@@ -44,7 +44,7 @@ def with_stored(model: Model, patterns: Iterable[str]) -> tuple[str, ...]:
 def known_names(model: Model) -> list[str]:
     """Every name that a weight or node can be excluded by, subgraphs included."""
     names: dict[str, None] = {}
-    for scope in open_graph(model).scopes:
+    for scope in shown(model).scopes:
         for constant in scope.constants:
             names |= dict.fromkeys((constant.name, scope.key(constant.name)))
         for node in scope.graph.nodes:

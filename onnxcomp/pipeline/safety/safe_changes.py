@@ -64,7 +64,7 @@ def apply_safely(
     others only. reach: None for a run without data, whose user knows. What it gets wrong by its own account is left as
     it was."""
     after, outcome = apply_choice(model, rewrite, choice, context)
-    wrong = rewrite.faults(model, after)
+    wrong = [] if after is model else rewrite.faults(model, after)
     if wrong:
         choice, context = _without(wrong, choice, context)
         after, outcome = apply_choice(model, rewrite, choice, context)

@@ -40,7 +40,7 @@ def _once(step: Choose, run: Run, started: float) -> None:
         return
     if not trial.verdict.passed:
         ledger.refuse(report, "; ".join(trial.verdict.reasons))
-    elif trial.applications:
+    elif trial.applications and trial.model is not None:
         report.changed = trial.entries
         ledger.keep(report, ledger.line.lost(trial.model), trial.applications, verdict=trial.verdict)
     elif choosing.refuted is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxcomp.model import Model
 from onnxcomp.pipeline.weight_search.candidates import Assignment
@@ -12,15 +12,19 @@ from onnxcomp.verify import Verdict, Verifier
 
 @dataclass(frozen=True)
 class Attempt:
-    """The model that an assignment and what follows it make; the applications make it again. cost: of the assigned
-    weights by the objective, estimated."""
+    """The model that an assignment and what follows it make; the applications make it again. model: None once another
+    attempt was better. cost: of the assigned weights by the objective, estimated."""
 
-    model: Model
+    model: Model | None
     entries: list[Entry]
     applications: list[Application]
     verdict: Verdict
     assignment: Assignment
     cost: float
+
+    def lost(self) -> Attempt:
+        """The same without the model, which takes as much room as the original."""
+        return replace(self, model=None)
 
 
 def spent_share(verdict: Verdict, verifier: Verifier) -> float:

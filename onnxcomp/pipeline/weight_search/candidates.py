@@ -12,8 +12,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import RecipeError
@@ -26,7 +28,7 @@ from onnxcomp.parallel import in_processes, in_threads
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
-from onnxcomp.pipeline.weight_search.fits import Fit, Fitting, Look, Looking
+from onnxcomp.pipeline.weight_search.fits import FirstLook, Fit, Fitting, Looking, looked_at
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
 
@@ -67,9 +69,9 @@ class Table:
     """What every weight can become: options by weight.
 
     fits: what was made so far, of (choice, weight); options without one are estimates. unreached: weights that no
-    sample reaches; they keep to what is safe without data. rewrites: of the choices that rewrite the graph, for which
-    there are no fits: the passes at the choice's fields, in the order in which they are written. macs: of one run, by
-    weight as it is, as far as known.
+    sample reaches; they keep to what is safe without data. unseen: weights of whose inputs the data show nothing.
+    rewrites: of the choices that rewrite the graph, for which there are no fits: the passes at the choice's fields,
+    in the order in which they are written. macs: of one run, by weight as it is, as far as known.
     """
 
     options: dict[str, list[WeightOption]]
@@ -78,6 +80,7 @@ class Table:
     influence: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, family): divergence per error
     measured: dict[tuple[str, int], float] = field(default_factory=dict)  # of (weight, choice) alone
     unreached: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
     rewrites: dict[int, Rewrite] = field(default_factory=dict)
     macs: dict[str, float] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
@@ -161,7 +164,10 @@ class Candidates:
         looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
                           self._seconds())  # fmt: skip
         names = self._editable(table) if alone else []
-        looks = self._mapped(looking, [self._alone(each) for each in names])
+        least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
+        probed = table.tuning.probed_weights
+        tasks = [(self._alone(name), looking if at < probed else least) for at, name in enumerate(names)]
+        looks = self._mapped(looked_at, tasks)
         for index, look in enumerate(looks):
             self.context.progress(index, len(names), f"trying strengths of {look.name}")
             self._note(table, look)
@@ -178,6 +184,8 @@ class Candidates:
         names = self._by_size(name for name, own in alone.items() if own)
         known = self._known({name: alone[name] for name in names})
         tasks = [(self._alone(name), {each: known[each].get(name) for each in alone[name]}) for name in names]
+        if self.context.calibration is not None:
+            table.unseen = {name for name, (_, own) in zip(names, tasks, strict=True) if self._shows_nothing(own)}
         for name, own in choices.items():
             for each in own:
                 table.fits.pop((each, name), None)
@@ -267,7 +275,12 @@ class Candidates:
                 found[at] = rewrite.prepare(self._graph, able, self.context)
         return found
 
-    def _note(self, table: Table, look: Look) -> None:
+    def _shows_nothing(self, known: Mapping[int, Any]) -> bool:
+        """Whether the data show nothing of a weight's inputs, by what passes that draw on them know."""
+        drawn = [own for at, own in known.items() if self.passes[at].draws_on_data(calibration=True)]
+        return bool(drawn) and not any(map(_is_seen, drawn))
+
+    def _note(self, table: Table, look: FirstLook) -> None:
         options = [
             WeightOption(each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise)
             for each in look.estimates
@@ -306,6 +319,11 @@ class Candidates:
             )
             for each in outcome.changed
         }
+
+
+def _is_seen(known: Any) -> bool:
+    """Whether what is known of a weight's inputs says that there were some other than zero."""
+    return known is not None and (not isinstance(known, Moments) or bool(np.any(known.peak)))
 
 
 def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:

@@ -216,7 +216,7 @@ class Choosing:
 
     def _is_fast(self, trial: Attempt) -> bool:
         """Whether a trial reaches the goal of latency, where there is one that can be timed."""
-        if self.course is None or not self.objective.has_goal(Quantity.LATENCY):
+        if trial.model is None or self.course is None or not self.objective.has_goal(Quantity.LATENCY):
             return False
         took = self.course.milliseconds({"original": self.original, "trial": trial.model})
         return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])

@@ -72,7 +72,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FitEstimate:
     """What a candidate would make of a weight, told by a sample of it."""
 
     choice: int
@@ -82,12 +82,12 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Look:
+class FirstLook:
     """A weight looked at without data. estimates: by candidate, in order. mild: the fit of fewest bytes that noise
     allows and its choice, None where there is none. probe: the fit whose error is nearest to the wanted one."""
 
     name: str
-    estimates: list[Estimate]
+    estimates: list[FitEstimate]
     mild: tuple[int, Fit] | None
     probe: tuple[int, Fit] | None
     skipped: list[Skip]
@@ -98,7 +98,7 @@ class Looking:
     """How to look at a weight.
 
     families: of the candidates; within one, each is stronger than those before it. most_error: the stronger ones of a
-    family are not tried beyond. probe_error: see ``Look``; None: no probe. seconds: after which only what has to be
+    family are not tried beyond. probe_error: see ``FirstLook``; None: no probe. seconds: after which only what has to be
     known is computed.
     """
 
@@ -110,7 +110,7 @@ class Looking:
     least_gain: int
     seconds: float
 
-    def __call__(self, weight: LoneWeight) -> Look:
+    def __call__(self, weight: LoneWeight) -> FirstLook:
         """Try all candidates on a sample of the weight, and make those that are needed of the whole."""
         deadline = time.monotonic() + self.seconds
         skipped: list[Skip] = []
@@ -124,12 +124,12 @@ class Looking:
             wanted = self.probe_error
             nearest = min(useful, key=lambda each: abs(math.log(each.error / wanted)))
             probe = whole.fit(nearest.choice)
-        return Look(weight.name, estimates, mild, probe, skipped[-1:])
+        return FirstLook(weight.name, estimates, mild, probe, skipped[-1:])
 
-    def _estimates(self, weight: LoneWeight, skipped: list[Skip], deadline: float) -> list[Estimate]:
+    def _estimates(self, weight: LoneWeight, skipped: list[Skip], deadline: float) -> list[FitEstimate]:
         sample = weight.sample(SAMPLED_VALUES)
         bound = NoiseBound.of(sample.opened())
-        found: list[Estimate] = []
+        found: list[FitEstimate] = []
         hopeless: set[int] = set()
         for choice, rewrite in self.candidates.items():
             family = self.families[choice]
@@ -138,17 +138,23 @@ class Looking:
             fit = fitted(sample, rewrite, None, self.context, bound, skipped)
             if fit is None:
                 continue
-            found.append(Estimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise))
+            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise))
             if fit.error > self.most_error:
                 hopeless.add(family)
         return found
 
-    def _allowed(self, whole: _Whole, estimates: Sequence[Estimate]) -> Iterator[tuple[int, Fit]]:
+    def _allowed(self, whole: _Whole, estimates: Sequence[FitEstimate]) -> Iterator[tuple[int, Fit]]:
         """What noise allows, the fewest bytes first."""
         for each in sorted(estimates, key=lambda one: one.size_bytes):
             made = whole.fit(each.choice) if each.noise <= UNSURE * NOISE_TOLERANCE else None
             if made is not None and made[1].noise <= NOISE_TOLERANCE:
                 yield made
+
+
+def looked_at(task: tuple[LoneWeight, Looking]) -> FirstLook:
+    """A weight looked at in the way that is meant for it."""
+    weight, looking = task
+    return looking(weight)
 
 
 class _Whole:

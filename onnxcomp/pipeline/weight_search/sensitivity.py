@@ -16,7 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnxcomp.contract import Context
+from onnxcomp.graph.stored.opening import open_plain
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
@@ -42,9 +46,9 @@ def measure_influence(
     """Change each weight alone and measure, so that ``table.predicted`` can tell every option's divergence.
 
     Each weight is measured once, and, but with ``once``, the largest ones option by option as far as ``evaluations``
-    allows. What is not measured, the smallest weights and all that comes after the deadline, and what no sample
-    reaches, stays as it is or becomes what it is in ``mild``. tolerable: the divergence that samples which see a weight
-    may have of it.
+    allows; of a model that is too large for that (``probes``), groups of neighbours are. What is not measured, the
+    smallest weights and all that comes after the deadline, and what no sample reaches, stays as it is or becomes what
+    it is in ``mild``. tolerable: the divergence that samples which see a weight may have of it.
     """
     probe = Probe(model, table, tuner)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
@@ -57,25 +61,77 @@ def measure_influence(
             table.influence[name, ANY_FAMILY] = 0.0
         else:
             first.append((name, _nearest(table, [each for each in changed if each in table.options[name]] or changed)))
-    for name, option in probe.measure(first, context, deadline):
-        if (name, option.choice) not in table.measured:  # too late
-            hold_to(table, name, mild)
-            table.influence[name, ANY_FAMILY] = 0.0
-            continue
-        found = probe.divergence(name, option)
-        if not reach.counts(probe.moved[name]):
-            probe.hard[name] = reach.influence(model, name)
-            found = probe.divergence(name, option)
-            if not probe.hard[name]:
-                table.unreached.add(name)
-                hold_to(table, name, mild)
-        table.influence[name, ANY_FAMILY] = found / option.error
+    most = probes(table)
+    if len(first) > most:
+        _measure_together(probe, first, 1 if once else most, mild, context, deadline)
+        return
+    _measure_alone(probe, first, reach, mild, context, deadline)
     if once:
         return
     for name, option in probe.measure(_further(table, ranked), context, deadline):
         if (name, option.choice) in table.measured:
             table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
     _hold_affected(table, probe, tolerable)
+
+
+def _measure_alone(
+    probe: Probe,
+    changes: Sequence[tuple[str, WeightOption]],
+    reach: Reach,
+    mild: Assignment,
+    context: Context,
+    deadline: float,
+) -> None:
+    """The influence of each weight by a change of its own."""
+    table = probe.table
+    for name, option in probe.measure(changes, context, deadline):
+        if (name, option.choice) not in table.measured:  # too late
+            hold_to(table, name, mild)
+            table.influence[name, ANY_FAMILY] = 0.0
+            continue
+        found = probe.divergence(name, option)
+        if not reach.counts(probe.moved[name]):
+            probe.hard[name] = reach.influence(probe.model, name)
+            found = probe.divergence(name, option)
+            if not probe.hard[name]:
+                table.unreached.add(name)
+                hold_to(table, name, mild)
+        table.influence[name, ANY_FAMILY] = found / option.error
+
+
+def _measure_together(
+    probe: Probe,
+    changes: Sequence[tuple[str, WeightOption]],
+    count: int,
+    mild: Assignment,
+    context: Context,
+    deadline: float,
+) -> None:
+    """The influence of weights of a model that is too large to be run for each: neighbours are changed together, in so
+    many groups, and what that does is put down to their errors alike. Weights whose inputs no sample shows stay as they
+    are in ``mild``."""
+    table = probe.table
+    for name, _ in changes:
+        if name in table.unseen:
+            table.unreached.add(name)
+            hold_to(table, name, mild)
+            table.influence[name, ANY_FAMILY] = 0.0
+    place = {each.name: at for at, each in enumerate(weights(open_plain(probe.model)))}
+    seen = sorted((each for each in changes if each[0] not in table.unseen), key=lambda each: place.get(each[0], 0))
+    groups = [dict(seen[part[0] : part[-1] + 1]) for part in np.array_split(np.arange(len(seen)), count) if part.size]
+
+    def verdict(group: Assignment) -> Verdict | None:
+        return measured(probe.trials, table, group) if time.monotonic() <= deadline else None
+
+    for index, found in enumerate(in_threads(verdict, groups, context.jobs)):
+        context.progress(index, len(groups), f"measuring {next(iter(groups[index]))} and its neighbours")
+        base = probe.base.quadratic_divergence
+        added = None if found is None else added_divergence(found.quadratic_divergence, base)
+        for name in groups[index]:
+            if added is None:
+                hold_to(table, name, mild)
+            errors = sum(option.error for option in groups[index].values())
+            table.influence[name, ANY_FAMILY] = 0.0 if added is None else added / errors
 
 
 def _hold_affected(table: Table, probe: Probe, tolerable: float) -> None:
@@ -176,6 +232,12 @@ def evaluations(table: Table) -> int:
     """How many single changes to measure: fewer, the larger and so the slower the model."""
     values = sum(options[0].size_bytes for options in table.options.values()) // 4
     return int(min(table.tuning.most_evaluations, table.tuning.evaluated_values // max(1, values)))
+
+
+def probes(table: Table) -> int:
+    """How many weights may be changed one by one to learn their influence."""
+    values = sum(options[0].size_bytes for options in table.options.values()) // 4
+    return int(max(table.tuning.fewest_probes, table.tuning.probed_values // max(1, values)))
 
 
 def _worth_measuring(table: Table, name: str, option: WeightOption) -> bool:

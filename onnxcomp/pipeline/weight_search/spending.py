@@ -78,6 +78,7 @@ class Spending:
                 break
             if self._holds(trial.verdict):
                 best = trial if best is None else min(best, trial, key=lambda each: each.cost)
+                self._keep(best)
                 held = limit
                 if self._is_enough(trial.verdict, limit) or limit * self.tuning.close >= broken:
                     break
@@ -106,6 +107,10 @@ class Spending:
                 return None
             self.known[key] = work.tried(self.context, self.table, found)
         return self.known[key]
+
+    def _keep(self, best: Attempt) -> None:
+        """Let the models of all other attempts go."""
+        self.known = {key: each if each is best else each.lost() for key, each in self.known.items()}
 
     def _hold_back(self, trial: Attempt, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
@@ -158,6 +163,7 @@ class Spending:
             trial = self.work.tried(self.context, table, best.assignment | {name: option})
             if self._holds(trial.verdict):
                 best = trial
+                self._keep(best)
             else:
                 refuted.add((name, option.choice))
         return best
