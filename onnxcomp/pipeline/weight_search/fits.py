@@ -98,8 +98,8 @@ class Looking:
     """How to look at a weight.
 
     families: of the candidates; within one, each is stronger than those before it. most_error: the stronger ones of a
-    family are not tried beyond. probe_error: see ``FirstLook``; None: no probe. seconds: after which only what has to be
-    known is computed.
+    family are not tried beyond. probe_error: see ``FirstLook``; None: no probe. seconds: after which only what has to
+    be known is computed.
     """
 
     candidates: Mapping[int, WeightPass]
