@@ -16,12 +16,13 @@ import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from onnxcomp.errors import ParameterError
+from onnxcomp.errors import OnnxcompError, ParameterError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 LOCAL = "local"
+OPENMP = "openmp"  # its limits are of a thread; those of BLAS are of the process
 
 
 def cores() -> int:
@@ -30,41 +31,54 @@ def cores() -> int:
 
 
 def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
-    """What ``work`` makes of each task, in order, by ``jobs`` threads of this process."""
-    if jobs == 1 or len(tasks) < 2:
-        yield from map(work, tasks)
-        return
-    pool = joblib.Parallel(jobs, backend="threading", return_as="generator", batch_size=1)
-    yield from pool(joblib.delayed(work)(each) for each in tasks)
+    """What ``work`` makes of each task, in order, by ``jobs`` threads of this process.
+
+    Products run on one thread meanwhile: sums in another order are other sums.
+    """
+    with threadpool_limits(1):
+        if jobs == 1 or len(tasks) < 2:
+            yield from map(work, tasks)
+            return
+        pool = joblib.Parallel(jobs, backend="threading", return_as="generator", batch_size=1)
+        yield from pool(joblib.delayed(_on_one_thread)(work, each, OPENMP) for each in tasks)
 
 
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
     """The same by as many processes, or by those of the cluster that the run is on: see ``on_cluster``.
 
-    ``work`` and the tasks are sent there. A process that dies costs its task only: what is missing is done again, one
-    task at a time.
+    ``work`` and the tasks are sent there. A process that dies costs no more than its tasks: they are done again by half
+    as many, since most die for lack of memory. Raises OnnxcompError for a task that kills one which works alone.
     """
     if not _is_on_cluster() and (jobs == 1 or len(tasks) < 2):
-        yield from map(work, tasks)
+        yield from (_on_one_thread(work, each) for each in tasks)
         return
-    done = 0
-    try:
-        for result in _pooled(work, tasks, jobs):
-            yield result
-            done += 1
-    except BrokenProcessPool:
-        for each in tasks[done:]:
-            yield from _pooled(work, [each], 1 if _is_on_cluster() else 2)
+    done, killed = 0, -1
+    while done < len(tasks):
+        try:
+            for result in _pooled(work, tasks[done:], jobs):
+                yield result
+                done += 1
+        except BrokenProcessPool as error:
+            if jobs == 1 and killed == done:
+                raise OnnxcompError(
+                    f"a process was killed while it worked on task {done + 1} of {len(tasks)}, which may need more "
+                    "memory than there is."
+                ) from error
+            killed, jobs = done, max(1, jobs // 2)
 
 
 def _pooled(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+    if jobs == 1 and not _is_on_cluster():  # a pool of one would be this process
+        for each in tasks:
+            yield from _pooled(work, [each], 2)
+        return
     options: dict[str, Any] = {} if _is_on_cluster() else {"n_jobs": jobs, "backend": "loky"}
     pool = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all", **options)
     yield from pool(joblib.delayed(_on_one_thread)(work, each) for each in tasks)
 
 
-def _on_one_thread(work: Callable[[Task], Result], task: Task) -> Result:
-    with threadpool_limits(1):
+def _on_one_thread(work: Callable[[Task], Result], task: Task, api: str | None = None) -> Result:
+    with threadpool_limits(1, api):
         return work(task)
 
 

@@ -40,6 +40,7 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.parallel import in_threads
 from onnxcomp.runtime import Value
 from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
@@ -118,8 +119,11 @@ class PairedStages:
         known = {name: self._kept.results[key] for name, key in keys.items() if key in self._kept.results}
         for part in self._parts([each for each in names if each not in known]):
             moments = self._moments(index, part)
-            asked = [(self._weights[name], self._before_all(name), each) for name, each in moments.items()]
-            for name, answer in zip(moments, in_order(solve, asked, self._jobs), strict=True):
+            asked: list[tuple[Any, ...]] = [
+                (self._weights[name], self._before_all(name), each) for name, each in moments.items()
+            ]
+            answers = list(in_threads(lambda each: solve(*each), asked, self._jobs))
+            for name, answer in zip(moments, answers, strict=True):
                 known[name] = _on_disk(answer, self._reference.model.scratch)
                 if name in keys and not self.is_whole:
                     self._kept.remember(keys[name], known[name])
@@ -264,16 +268,6 @@ def _by_depth(graph: Graph, names: Collection[str]) -> list[list[str]]:
     for name, readers in nodes.items():
         found.setdefault(min(depth.get(node, 0) for node in readers), []).append(name)
     return [found[each] for each in sorted(found)]
-
-
-def in_order(solve: Solve, asked: Sequence[tuple[Any, ...]], jobs: int) -> list[Answer]:
-    """What ``solve`` gives for each of what is asked, on as many threads as there are jobs."""
-    if jobs == 1 or len(asked) < 2:
-        return [solve(*each) for each in asked]
-    from joblib import Parallel, delayed
-
-    found: list[Answer] = Parallel(n_jobs=jobs, prefer="threads")(delayed(solve)(*each) for each in asked)
-    return found
 
 
 def _on_disk(answer: Answer, scratch: Scratch) -> Answer:

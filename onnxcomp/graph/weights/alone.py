@@ -1,7 +1,7 @@
 """A weight and the nodes that read it, by themselves: all that a pass needs which changes weights one by one.
 
 It is small beside the model, can be sent to another process or machine, and can be a sample of itself: some of its
-output channels stand for all of them where an error is to be known and no values.
+output channels stand for all of them where an error is to be known and no values. Its values are read-only.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class LoneWeight:
         graph = open_graph(model)
         weight = next(each for each in weights(graph) if each.name == OWN)
         weight.name = self.name
-        weight.tensor.values = self.values
+        values = self.values.view()
+        values.flags.writeable = False
+        weight.tensor.values = values
         if self.encoding is not None:
             graph.encodings[self.name] = self.encoding
         return weight
@@ -73,14 +75,22 @@ class LoneWeight:
         axis, shape = self.channel_axis, self.values.shape
         if self.size <= most or axis is None or self.encoding is not None:
             return self
+        proto = ModelProto.FromString(self.structure)
+        groups = _groups(proto)
         count = max(LEAST_CHANNELS, most * shape[axis] // self.size)
+        count = -(-count // groups) * groups  # as many of each group, so that groups stay what they are
         if count >= shape[axis]:
             return self
         places = (2 * np.arange(count) + 1) * shape[axis] // (2 * count)
         taken = np.ascontiguousarray(np.take(self.values, places, axis=axis))
-        proto = ModelProto.FromString(self.structure)
         proto.graph.initializer[0].dims[axis] = count
         return replace(self, structure=proto.SerializeToString(deterministic=True), values=taken)
+
+
+def _groups(proto: ModelProto) -> int:
+    """Of the convolutions among the nodes, or 1; the least common multiple where they differ."""
+    found = [each.i for node in proto.graph.node for each in node.attribute if each.name == "group"]
+    return math.lcm(*filter(None, found))
 
 
 class _Readers:

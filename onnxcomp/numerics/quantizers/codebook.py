@@ -7,12 +7,14 @@ fit_vector_codebook   k-means over rows, by scikit-learn
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from onnxcomp.numerics.arrays.nearest import nearest_codes
 from onnxcomp.numerics.encodings.encoding import compute_dtype
@@ -201,8 +203,6 @@ def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
     16,384 (or 32 a vector), then four over all rows. Distinct rows come back as they are where there are at most k. The
     vectors have the type that decoders compute in, in lexicographic order.
     """
-    import sklearn.cluster  # takes a second or more to import
-
     compute = compute_dtype(rows.dtype)
     plain = np.asarray(rows).astype(compute)
     sample = _sample(plain, max(MOST_SAMPLED_ROWS, 32 * k), seed)
@@ -211,17 +211,33 @@ def fit_vector_codebook(rows: Array, k: int, *, seed: int) -> Array:
         distinct = np.unique(plain, axis=0)
     if len(distinct) <= k:
         return distinct + 0.0
+    with _threads_of_sklearn().limit(limits=1):
+        book = _by_sklearn(sample, k, seed)
+    if len(sample) < len(plain):
+        for _ in range(LAST_ITERATIONS):
+            book = _vector_means(plain, book)
+    return np.unique(book.astype(compute) + 0.0, axis=0)
+
+
+@functools.cache
+def _threads_of_sklearn() -> ThreadpoolController:
+    """What limits them: whoever set a limit before the import did not reach them, and sums in another order differ."""
+    import sklearn.cluster  # noqa: F401  (takes a second or more)
+
+    return ThreadpoolController()
+
+
+def _by_sklearn(sample: Array, k: int, seed: int) -> Array:
+    import sklearn.cluster
+
     start, _ = sklearn.cluster.kmeans_plusplus(
         _sample(sample, max(SEEDING_ROWS, 16 * k), seed), k, random_state=seed, n_local_trials=SEEDING_TRIALS
     )
     model = sklearn.cluster.KMeans(k, init=start, n_init=1, max_iter=FIRST_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-        book = model.fit(sample).cluster_centers_
-    if len(sample) < len(plain):
-        for _ in range(LAST_ITERATIONS):
-            book = _vector_means(plain, book)
-    return np.unique(book.astype(compute) + 0.0, axis=0)
+        centers: Array = model.fit(sample).cluster_centers_
+    return centers
 
 
 def _sample(rows: Array, most: int, seed: int) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxcomp.numerics.encodings.encoding import compute_dtype
 
@@ -92,11 +93,12 @@ def _computed(matrix: Array) -> Array:
 def _decomposed(matrix: Array) -> tuple[Array, Array, Array]:
     import scipy.linalg
 
-    try:
-        return scipy.linalg.svd(matrix, full_matrices=False)  # type: ignore[no-any-return]
-    except np.linalg.LinAlgError:
-        # Divide and conquer does not converge on some ill-conditioned matrices; QR iteration does.
-        return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")  # type: ignore[no-any-return]
+    with threadpool_limits(1):  # scipy's BLAS is its own, which no limit from before the import reaches
+        try:
+            return scipy.linalg.svd(matrix, full_matrices=False)  # type: ignore[no-any-return]
+        except np.linalg.LinAlgError:
+            # Divide and conquer does not converge on some ill-conditioned matrices; QR iteration does.
+            return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")  # type: ignore[no-any-return]
 
 
 def _randomized(matrix: Array, rank: int, seed: int) -> tuple[Array, Array, Array]:

@@ -1,0 +1,136 @@
+"""Tasks by threads and processes: the same results in order for any number of workers, whatever befalls these."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from onnxcomp.errors import OnnxcompError, PassError
+from onnxcomp.numerics.quantizers.codebook import fit_vector_codebook
+from onnxcomp.parallel import in_processes, in_threads
+
+WAYS = pytest.mark.parametrize("way", [in_threads, in_processes])
+JOBS = (1, 2, 3)
+
+
+def product(seed: int) -> bytes:
+    """What depends on the threads that BLAS has, on some machines."""
+    values = np.random.default_rng(seed).standard_normal((300, 300))
+    return (values @ values.T).tobytes()
+
+
+def codebook(seed: int) -> bytes:
+    """What depends on the threads that OpenMP has: partial sums are added as they come."""
+    rows = np.random.default_rng(seed).standard_normal((3000, 2)).astype(np.float32)
+    return fit_vector_codebook(rows, 64, seed=0).tobytes()
+
+
+def most_threads(_: Any) -> int:
+    return max(each["num_threads"] for each in threadpool_info())
+
+
+def square(value: int) -> tuple[int, int]:
+    return value**2, os.getpid()
+
+
+def fail(value: int) -> int:
+    if value == 3:
+        raise PassError("round-weights: failed on layer.3: ValueError: three")
+    return value
+
+
+def die_once(task: tuple[int, Path]) -> int:
+    """Kills its process where the marker is not yet there."""
+    value, marker = task
+    if value in (2, 7) and not (own := marker / str(value)).exists():
+        own.touch()
+        os._exit(9)
+    return value
+
+
+def die(value: int) -> int:
+    if value == 3:
+        os._exit(9)
+    return value
+
+
+def wait_for_the_next(task: tuple[int, list[threading.Event]]) -> int:
+    """Ends after the task that follows it, and so last of all."""
+    value, done = task
+    if value + 1 < len(done):
+        assert done[value + 1].wait(60)
+    done[value].set()
+    return value
+
+
+@WAYS
+@pytest.mark.parametrize("jobs", JOBS)
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_results_come_in_the_order_of_the_tasks(way: Callable[..., Any], jobs: int, count: int) -> None:
+    assert [value for value, _ in way(square, range(count), jobs)] == [each**2 for each in range(count)]
+
+
+def test_results_wait_for_those_before_them() -> None:
+    events = [threading.Event() for _ in range(4)]
+    assert list(in_threads(wait_for_the_next, [(each, events) for each in range(4)], 4)) == [0, 1, 2, 3]
+
+
+def test_processes_are_other_ones_and_threads_are_not() -> None:
+    assert os.getpid() not in {each for _, each in in_processes(square, range(4), 2)}
+    assert {each for _, each in in_threads(square, range(4), 2)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("work", [product, codebook])
+def test_any_number_of_workers_gives_the_same_bytes(work: Callable[[int], bytes]) -> None:
+    expected = list(in_threads(work, range(4), 1))
+    for way in (in_threads, in_processes):
+        for jobs in JOBS:
+            assert list(way(work, range(4), jobs)) == expected, (way, jobs)
+
+
+@WAYS
+@pytest.mark.parametrize("jobs", JOBS)
+def test_a_task_has_one_thread(way: Callable[..., Any], jobs: int) -> None:
+    fit_vector_codebook(np.ones((2, 2), np.float32), 1, seed=0)  # has OpenMP loaded
+    before = most_threads(None)
+    assert set(way(most_threads, range(4), jobs)) == {1}
+    assert most_threads(None) == before
+
+
+@WAYS
+@pytest.mark.parametrize("jobs", JOBS)
+def test_an_error_of_a_task_reaches_the_caller(way: Callable[..., Any], jobs: int) -> None:
+    with pytest.raises(PassError) as caught:
+        list(way(fail, range(6), jobs))
+    assert str(caught.value) == "round-weights: failed on layer.3: ValueError: three"
+    assert list(way(fail, range(3), jobs)) == [0, 1, 2], "workers are there for what comes after"
+
+
+@pytest.mark.parametrize("jobs", [2, 4])
+def test_a_process_that_dies_costs_its_task_only(tmp_path: Path, jobs: int) -> None:
+    tasks = [(each, tmp_path) for each in range(10)]
+    assert list(in_processes(die_once, tasks, jobs)) == list(range(10))
+    assert {each.name for each in tmp_path.iterdir()} == {"2", "7"}
+
+
+@pytest.mark.parametrize("jobs", [2, 4])
+def test_a_task_that_kills_its_process_every_time_is_told(jobs: int) -> None:
+    found = []
+    with pytest.raises(OnnxcompError, match="killed while it worked on task 4 of 6, which may need more memory"):
+        found.extend(in_processes(die, range(6), jobs))
+    assert list(in_processes(die, range(3), jobs)) == [0, 1, 2]
+
+
+@WAYS
+def test_results_that_nobody_wants_any_more_do_no_harm(way: Callable[..., Any]) -> None:
+    results = way(square, range(9), 2)
+    assert next(results)[0] == 0
+    results.close()
+    assert [value for value, _ in way(square, range(3), 2)] == [0, 1, 4]
