@@ -99,8 +99,8 @@ class Looking:
 
     families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
     ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. least_gain: bytes that a fit saves.
-    until: when only the first candidate is still tried, and last_moment: when none is, in seconds since the epoch: other
-    processes and machines know these, too.
+    until: when only the first candidate is still tried, and last_moment: when none is, in seconds since the epoch:
+    other processes and machines know these, too.
     """
 
     candidates: Mapping[int, WeightPass]
