@@ -37,7 +37,7 @@ ONLY_IN = {  # outside package -> the parts that may import it
 }
 DECLARED = {
     "onnxcomp", "onnx", "onnxruntime", "onnx_graphsurgeon", "numpy", "scipy", "sklearn", "click", "rich",
-    "psutil", "ml_dtypes", "google", "threadpoolctl", "torch",
+    "psutil", "ml_dtypes", "google", "joblib", "threadpoolctl", "torch",
 }  # fmt: skip
 NEVER_IN_NUMERICS = {"onnx", "onnxruntime", "onnx_graphsurgeon", "google", "torch"}
 
