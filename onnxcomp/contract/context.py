@@ -51,7 +51,6 @@ class Context:
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
     jobs: tasks that may be worked on at once; the result does not depend on it.
     deadline: on the clock of ``time.monotonic``, when a long pass is to leave the rest as it is.
-    jobs: how many threads a pass may use for what does not depend on each other.
     """
 
     seed: int = 0
