@@ -28,32 +28,38 @@ def state_of(graph: Graph) -> GraphState:
     encodings = tuple((key, _known(each, held)) for key, each in graph.encodings.items())
     settings = (graph.opset_imports.copy(), graph.ir_version, len(graph._names), graph._counts.copy())
     scopes = tuple(_scope(each, held) for each in graph.scopes)
-    return GraphState((scopes, encodings, settings, _known(graph.stored, held)), held)
+    return GraphState((scopes, encodings, settings, _known(graph.stored, held), _known(graph.model, held)), held)
 
 
 def _scope(scope: Scope, held: list[Any]) -> tuple[Any, ...]:
     return (
-        (_known(scope.graph, held), scope.path, scope.opset),
-        (tuple(scope.graph.inputs), tuple(scope.graph.outputs), scope.trailing),
+        (_known(scope.graph, held), _known(scope.origin, held), scope.kind, scope.path, scope.opset, scope.parent),
+        tuple((each, each.name, *_type(each, held)) for each in (*scope.graph.inputs, *scope.graph.outputs)),
+        scope.trailing,
         tuple(_known(each, held) for each in scope.overridable),
-        tuple((each, each.name, _known(each._values, held), each.as_node, each.was_used) for each in scope.constants),
+        tuple(_constant(each, held) for each in scope.constants),
         tuple(_node(each, held) for each in scope.graph.nodes),
     )
 
 
+def _constant(constant: Constant, held: list[Any]) -> tuple[Any, ...]:
+    own = (constant._values, constant.origin, constant.node_origin, constant.node_values)
+    return (constant, constant.name, constant.as_node, constant.was_used, *(_known(each, held) for each in own))
+
+
 def _node(node: Node, held: list[Any]) -> tuple[Any, ...]:
     return (
-        (node, node.op, node.name, node.domain, node.was_dead, node.leading),
+        (node, node.op, node.name, node.domain, node.was_dead, node.leading, _known(node.origin, held)),
         tuple(node.inputs),
-        tuple((out, out.name, *_type(out)) for out in node.outputs),
+        tuple((out, out.name, *_type(out, held)) for out in node.outputs),
         tuple((name, _value(each, held)) for name, each in node.attrs.items()) if node.attrs else (),
     )
 
 
-def _type(tensor: Any) -> tuple[Any, ...]:
+def _type(tensor: Any, held: list[Any]) -> tuple[Any, ...]:
     if isinstance(tensor, Constant):
         return ()
-    return tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
+    return tensor.dtype, None if tensor.shape is None else tuple(tensor.shape), _known(tensor.origin, held)
 
 
 def _value(value: Any, held: list[Any]) -> Any:

@@ -56,6 +56,12 @@ EDITS: dict[str, Callable[[Graph], object]] = {
     "a branch's output": lambda graph: graph.scopes[1].graph.outputs.clear(),
     "the order": lambda graph: setattr(graph.main.graph, "nodes", nodes(graph)[::-1]),
     "an opset": lambda graph: graph.opset_imports.update({"": 18}),
+    "the model": lambda graph: setattr(graph, "model", graph.model.with_proto(graph.model.proto)),
+    "what a node came from": lambda graph: setattr(nodes(graph)[1], "origin", None),
+    "what a scope came from": lambda graph: setattr(graph.main, "origin", onnx.GraphProto()),
+    "what a type came from": lambda graph: setattr(graph.main.graph.inputs[0], "origin", None),
+    "an input's name": lambda graph: graph.rename({graph.main.graph.inputs[0]: "other"}),
+    "a weight's kind": lambda graph: setattr(graph.main.constants[0], "as_node", True),
     "the IR version": lambda graph: setattr(graph, "ir_version", 9),
 }
 
