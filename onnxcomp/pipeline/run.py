@@ -18,7 +18,7 @@ from onnxcomp.pipeline.history.records import entries, skipped
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.reach import Reach
-from onnxcomp.pipeline.time_budget import LEAST_S, TimeBudget
+from onnxcomp.pipeline.time_budget import TimeBudget
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target
@@ -77,9 +77,9 @@ class Run:
         return clock() > self.deadline
 
     def has_time(self, step: Step) -> bool:
-        """Whether there is time for an exact step; where not, the receipt says so. There always is where all of them
-        take next to nothing, and for storing what a step before has lost for that."""
-        if not self.is_over() or self.time.exact_s < LEAST_S or not self.ledger.line.is_exact:
+        """Whether there is time for an exact step; where not, the receipt says so. There always is for storing what a
+        step before has lost for that."""
+        if self.time.has_time_for_exact or not self.ledger.line.is_exact:
             return True
         late = f"time: {step.name} was left out, the time budget was used up"
         if late not in self.receipt.missed:

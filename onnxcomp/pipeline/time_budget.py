@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from onnxcomp.clock import clock
 
 CHECKS = 3  # of whole models, when the last step has been judged: stored, as a result, and room for a slower one
-STORING = 1.5  # times what the exact passes before took together: compact storage, and the file
+EXACT_CHECKS = 2  # after the last exact pass: that nothing changed, and as a result
+STORING = 1.0  # times what the exact passes before took together: compact storage, and the file
 CHILD_START_S = 0.5  # a process that measures, before it opens the model
 CHILDREN = 6
 LATENCIES_S = 1.0
@@ -27,8 +28,8 @@ LEAST_S = 2.0  # after the end, for the one thing that a run is not to go withou
 class TimeBudget:
     """limit_s: of the run from ``started`` on. is_measured: whether original and result are timed at the end.
 
-    check_s: what running a model on the verification samples takes; exact_s: the exact passes so far; open_s: opening
-    the model.
+    check_s: what running a model on the verification samples takes; open_s: opening the model; exact_s: the exact
+    passes so far, longest_s: the longest of them.
     """
 
     started: float = field(default_factory=clock)
@@ -36,6 +37,7 @@ class TimeBudget:
     is_measured: bool = True
     check_s: float = 0.0
     exact_s: float = 0.0
+    longest_s: float = 0.0
     open_s: float = 0.0
 
     @property
@@ -45,9 +47,24 @@ class TimeBudget:
 
     @property
     def deadline(self) -> float:
-        """When steps must be through, so that the rest of the run is by the end."""
-        kept = min(self.measuring_s, MEASURED_SHARE * self.limit_s) if self.is_measured else 0.0
-        return self.end - CHECKS * self.check_s - STORING * self.exact_s - kept
+        """When steps that search must be through, so that the rest of the run is by the end."""
+        return self.end - CHECKS * self.check_s - STORING * self.exact_s - self._kept_s
+
+    @property
+    def has_time_for_exact(self) -> bool:
+        """Whether one more exact pass may begin; where all of them take next to nothing, in any case."""
+        until = self.end - EXACT_CHECKS * self.check_s - self.longest_s - self._kept_s
+        return self.exact_s < LEAST_S or clock() <= until
+
+    @property
+    def _kept_s(self) -> float:
+        """What is kept for measuring."""
+        return min(self.measuring_s, MEASURED_SHARE * self.limit_s) if self.is_measured else 0.0
+
+    def note_exact(self, seconds: float) -> None:
+        """Note what an exact pass took."""
+        self.exact_s += seconds
+        self.longest_s = max(self.longest_s, seconds)
 
     @property
     def measuring_s(self) -> float:

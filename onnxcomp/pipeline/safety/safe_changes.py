@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxcomp.clock import clock
 from onnxcomp.contract import Change, Choice, Context, Outcome, Pass, Skip
 from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.nodes import Constant
@@ -27,6 +28,7 @@ from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.receipt import Entry
 from onnxcomp.tensors import FLOAT_TYPES
 
+LOOKED_S = 2.0  # at what samples reach, even after the deadline: else what was done would be lost
 ERRORS = ("error", "relative_error")  # what passes call a weight's own error in the details of a change
 
 
@@ -113,9 +115,10 @@ def _unsafe(
         for change in outcome.changed
     }
     names = {name for several in doubtful.values() for name in several}
+    until = max(context.deadline, clock() + LOOKED_S)
     if reach.few and not by_ranges:
         return tuple(name for name, several in doubtful.items() if several), ()
-    unreached = set() if reach.few else reach.unreached(before, sorted(names), context.is_over)
+    unreached = set() if reach.few else reach.unreached(before, sorted(names), lambda: clock() > until)
     left = tuple(name for name, several in doubtful.items() if unreached.intersection(several))
     return left, tuple(sorted(unreached))
 

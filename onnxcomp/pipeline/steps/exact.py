@@ -50,7 +50,7 @@ def _apply(step: Apply, run: Run) -> None:
     before, started = run.current, clock()
     held = _without_growth(step, run)
     report = run.report(step.name, step.fields(), held.outcome, before, held.model, started)
-    run.time.exact_s += report.seconds
+    run.time.note_exact(report.seconds)
     if held.outcome.changed:
         applied = application(step.rewrite, held.context, held.outcome)
         run.ledger.keep(report, run.ledger.line.after(step.rewrite, held.model, held.outcome), [applied])

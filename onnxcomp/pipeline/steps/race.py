@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.history.records import entries, parameters_of, skipped, title
-from onnxcomp.pipeline.model_search.timing import FINAL_S
 from onnxcomp.pipeline.model_search.tournament import Trials
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.steps.dispatch import perform
 from onnxcomp.pipeline.steps.judged import judged
 from onnxcomp.recipe import Race
 
-CHECKS = 2  # runs of a model on the verification samples that follow the deadline
+# What follows the deadline: a trial is verified, the best are timed in haste, and the result beside the original.
+CHECKS, RACES_S, RIVALS = 2, 4.0, 8
 
 
 @perform.register
@@ -21,7 +21,7 @@ def perform_race(step: Race, run: Run) -> None:
 
 
 def _once(step: Race, run: Run, started: float) -> None:
-    context = run.context_of(step, spare_s=FINAL_S + CHECKS * run.time.check_s)
+    context = run.context_of(step, spare_s=RACES_S + RIVALS * run.time.open_s + CHECKS * run.time.check_s)
     trials = Trials(
         line=run.ledger.line,
         original=run.original,
