@@ -44,7 +44,7 @@ from onnxcomp.parallel import in_threads
 from onnxcomp.runtime import Value
 from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
-ROOM_BYTES = 512 * 2**20  # of values in memory: half for the original's, half for those under way
+ROOM_BYTES = 256 * 2**20  # of values in memory: half for the original's, half for those under way
 MOST_RESULTS = 4096  # remembered
 
 Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
