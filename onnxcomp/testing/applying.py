@@ -64,10 +64,11 @@ def context_for(
     """A context of that kind, with what the pass needs where `context` does not say it, and nothing more."""
     options: dict[str, Any] = {"target": CPU, "max_opset": CPU.supported_opset}
     if rewrite.needed() is not Needs.NOTHING:
+        whole = onnx.ModelProto.FromString(model.to_bytes())
         if "calibration" not in context:
-            options["calibration"] = calibration_of(model.proto, feeds)
+            options["calibration"] = calibration_of(whole, feeds)
         if "reference" not in context:
-            options["reference"] = Reference(_as_before(model.proto))
+            options["reference"] = Reference(_as_before(whole))
     return kind(**(options | context))
 
 
