@@ -170,7 +170,8 @@ def held_file(values: object) -> HeldFile | None:
 
 def _removed(path: str) -> None:
     with contextlib.suppress(OSError):  # it is open on Windows, and goes with the folder
-        os.unlink(path)
+        if os.path.isfile(path):  # and no device
+            os.unlink(path)
 
 
 def spilled_from(content: bytes, scratch: Scratch) -> bytes:
@@ -182,7 +183,7 @@ def spilled_from(content: bytes, scratch: Scratch) -> bytes:
         with path.open("wb") as file:
             return without_data(content, SPILL_BYTES, functools.partial(_move, file))
     except (OSError, DecodeError):  # what is no message is told apart when it is parsed
-        path.unlink(missing_ok=True)
+        _removed(str(path))
         return content
 
 
