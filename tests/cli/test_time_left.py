@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from onnxcomp.cli.screen import progress
@@ -69,7 +71,7 @@ def test_words_are_no_more_exact_than_they_can_be(seconds: float, words: str) ->
 
 def test_lines_say_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    monkeypatch.setattr("onnxcomp.clock.time.monotonic", clock)
+    monkeypatch.setattr("onnxcomp.clock.time", SimpleNamespace(monotonic=clock))
     with progress(quiet=False) as tell:
         for done in range(4):
             tell(done, 4, f"measuring w{done}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -374,7 +375,7 @@ def test_when_the_time_is_up_weights_are_clustered_by_their_own_noise(calib: Pat
         seconds[0] = 3600.0 if what.startswith("cluster-weights") else seconds[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("time.monotonic", lambda: seconds[0])
+        patch.setattr("onnxcomp.clock.time", SimpleNamespace(monotonic=lambda: seconds[0]))
         limit = Budget(time_budget_s=60)
         result = optimize(model, recipe=recipe, calibration=calib, measure=False, budget=limit, progress=late)
     [step] = result.receipt.steps

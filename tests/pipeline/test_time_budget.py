@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of runs, which stands but for their work: checks, weights that are rounded, races, measuring."""
     made = Clock()
-    monkeypatch.setattr("time.monotonic", made)
+    monkeypatch.setattr("onnxcomp.clock.time", SimpleNamespace(monotonic=made))
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def slowly(*given: Any, **options: Any) -> Any:
@@ -83,7 +84,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(Verifier, "check", taking(CHECK_S, Verifier.check))
     monkeypatch.setattr(Course, "milliseconds", taking(RACE_S, lambda self, models, **_: by_size(models)))
     monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", taking(RACE_S, lambda *_: 0.9))
-    monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", taking(MEASURE_S, lambda *_: {}))
+    monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", taking(MEASURE_S, lambda *_: SimpleNamespace(figures={}, notes=[])))
     for name in ("quantize-weights", "cluster-weights"):
         kind = get_pass(name)
         monkeypatch.setattr(kind, "edit", taking(WEIGHT_S, kind.edit))  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ first tried on samples of each weight's values and without data, and only those 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.calibration.statistics.moments import Moments
-from onnxcomp.clock import clock
+from onnxcomp.clock import Moment, clock
 from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import RecipeError, TimeIsUp
@@ -165,7 +164,7 @@ class Candidates:
         table = Table({}, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
         looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
-                          _by_epoch(self.deadline), _by_epoch(self.last_moment))  # fmt: skip
+                          Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights
@@ -195,7 +194,7 @@ class Candidates:
         for name, own in choices.items():
             for each in own:
                 table.fits.pop((each, name), None)
-        fitting = Fitting(self.passes, self._own_context(), _by_epoch(self.deadline))
+        fitting = Fitting(self.passes, self._own_context(), Moment(self.deadline))
         for index, found in enumerate(self._mapped(fitting, tasks)):
             self.context.progress(index, len(names), f"fitting {names[index]}")
             for choice, fit in found.items():
@@ -327,11 +326,6 @@ class Candidates:
             )
             for each in outcome.changed
         }
-
-
-def _by_epoch(moment: float) -> float:
-    """A moment on this process's clock in seconds since the epoch."""
-    return time.time() + moment - clock()
 
 
 def _is_seen(known: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.clock import Moment
 from onnxcomp.contract import Context, Outcome, Pass, Skip
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.graph.weights.alone import LoneWeight
@@ -99,8 +99,7 @@ class Looking:
 
     families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
     ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. least_gain: bytes that a fit saves.
-    until: when only the first candidate is still tried, and last_moment: when none is, in seconds since the epoch:
-    other processes and machines know these, too.
+    until: when only the first candidate is still tried, and last_moment: when none is.
     """
 
     candidates: Mapping[int, WeightPass]
@@ -109,13 +108,13 @@ class Looking:
     most_error: float
     probe_error: float | None
     least_gain: int
-    until: float
-    last_moment: float
+    until: Moment
+    last_moment: Moment
 
     def __call__(self, weight: LoneWeight) -> FirstLook:
         """Try all candidates on a sample of the weight, and make those that are needed of the whole."""
         skipped: list[Skip] = []
-        if time.time() > self.last_moment:
+        if self.last_moment.is_past:
             return FirstLook(weight.name, [], None, None, [Skip(weight.name, "the time budget was used up")])
         estimates = self._estimates(weight, skipped)
         whole = _Whole(weight, self.candidates, self.context)
@@ -136,7 +135,7 @@ class Looking:
         hopeless: set[int] = set()
         for choice, rewrite in self.candidates.items():
             family = self.families[choice]
-            if family in hopeless or (found and time.time() > self.until):
+            if family in hopeless or (found and self.until.is_past):
                 continue
             fit = fitted(sample, rewrite, None, self.context, bound, skipped)
             if fit is None:
@@ -179,11 +178,11 @@ class _Whole:
 
 @dataclass(frozen=True)
 class Fitting:
-    """Makes what some candidates make of a weight. until: when no further one is begun, in seconds since the epoch."""
+    """Makes what some candidates make of a weight. until: when no further one is begun."""
 
     candidates: Sequence[Pass]
     context: Context
-    until: float
+    until: Moment
 
     def __call__(self, task: tuple[LoneWeight, Mapping[int, Any]]) -> dict[int, Fit]:
         """task: a weight, and what is known of it by choice. The fits of the choices that can be made."""
@@ -191,7 +190,7 @@ class Fitting:
         bound = NoiseBound.of(weight.opened())
         found = {}
         for choice, own in known.items():
-            if time.time() > self.until:
+            if self.until.is_past:
                 break
             rewrite = self.candidates[choice]
             assert isinstance(rewrite, WeightPass)

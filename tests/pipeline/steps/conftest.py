@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[float]]:
     """Lets bending by a factor take an hour; gives the factors of all bendings, in order."""
     late = [0.0]
     monotonic = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + late[0])
+    monkeypatch.setattr("onnxcomp.clock.time", SimpleNamespace(monotonic=lambda: monotonic() + late[0]))
 
     def at(factor: float) -> list[float]:
         bent: list[float] = []
