@@ -171,7 +171,7 @@ def test_without_time_weights_are_held_to_their_noise_and_the_receipt_says_so(cl
 
 
 def test_a_search_that_was_cut_short_is_said(clock: Clock, calib: Path) -> None:
-    receipt = optimize(layered(), calibration=calib, budget=Budget(time_budget_s=120)).receipt
+    receipt = optimize(layered(), calibration=calib, budget=Budget(time_budget_s=25)).receipt
     assert "quantize-weights | cluster-weights: the time budget ended the search" in receipt.notes
 
 
