@@ -20,6 +20,7 @@ from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.calibration.states.rollout import rolled_out
 from onnxcomp.calibration.states.states import named_states
+from onnxcomp.cluster import on_cluster
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
 from onnxcomp.files import Transaction
@@ -30,7 +31,7 @@ from onnxcomp.graph.report.inspection import contributed_operators, custom_opera
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
-from onnxcomp.parallel import cores, on_cluster
+from onnxcomp.parallel import cores
 from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
@@ -128,10 +129,10 @@ def optimize(
     limits = budget or Budget()
     refuse_idle(model, exclude)
     patterns = with_stored(model, exclude)
-    run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
-    run.start_clock(started + (limits.time_budget_s or math.inf))
-    run.context = dataclasses.replace(run.context, jobs=jobs or cores())
-    with on_cluster(cluster, run.context.jobs):
+    with on_cluster(cluster, jobs or cores()):
+        run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress)
+        run.start_clock(started + (limits.time_budget_s or math.inf))
+        run.context = dataclasses.replace(run.context, jobs=jobs or cores())
         execute(run)
     _finish(run, started, measure=measure)
     return Result(unseeded(run.current), run.receipt)
