@@ -7,21 +7,20 @@ workers.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from onnxcomp.errors import OnnxcompError, ParameterError
+from onnxcomp.cluster import current
+from onnxcomp.errors import OnnxcompError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-LOCAL = "local"
 OPENMP = "openmp"  # its limits are of a thread; those of BLAS are of the process
 
 
@@ -44,14 +43,21 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int)
 
 
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
-    """The same by as many processes, or by those of the cluster that the run is on: see ``on_cluster``.
+    """The same by as many processes, or by those of the cluster that the run is on (see ``onnxcomp.cluster``).
 
     ``work`` and the tasks are sent there. A process that dies costs no more than its tasks: they are done again by half
     as many, since most die for lack of memory. Raises OnnxcompError for a task that kills one which works alone.
     """
-    if not _is_on_cluster() and (jobs == 1 or len(tasks) < 2):
+    cluster = current()
+    if cluster is not None:
+        yield from cluster.mapped(functools.partial(_on_one_thread, work), tasks)
+    elif jobs == 1 or len(tasks) < 2:
         yield from (_on_one_thread(work, each) for each in tasks)
-        return
+    else:
+        yield from _in_own_processes(work, tasks, jobs)
+
+
+def _in_own_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
     done, killed = 0, -1
     while done < len(tasks):
         try:
@@ -68,47 +74,14 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
 
 
 def _pooled(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
-    if jobs == 1 and not _is_on_cluster():  # a pool of one would be this process
+    if jobs == 1:  # a pool of one would be this process
         for each in tasks:
             yield from _pooled(work, [each], 2)
         return
-    options: dict[str, Any] = {} if _is_on_cluster() else {"n_jobs": jobs, "backend": "loky"}
-    pool = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all", **options)
+    pool = joblib.Parallel(jobs, backend="loky", return_as="generator", batch_size=1, pre_dispatch="all")
     yield from pool(joblib.delayed(_on_one_thread)(work, each) for each in tasks)
 
 
 def _on_one_thread(work: Callable[[Task], Result], task: Task, api: str | None = None) -> Result:
     with threadpool_limits(1, api):
         return work(task)
-
-
-def _is_on_cluster() -> bool:
-    backend, _ = joblib.parallel.get_active_backend()
-    return type(backend).__name__ == "DaskDistributedBackend"
-
-
-@contextlib.contextmanager
-def on_cluster(address: str | None, jobs: int) -> Iterator[None]:
-    """Have ``in_processes`` use a Dask cluster: the scheduler at an address, or one of ``jobs`` processes on this
-    machine for "local"; none where the address is None.
-
-    Raises ParameterError where Dask is not installed or the scheduler does not answer.
-    """
-    if address is None:
-        yield
-        return
-    if importlib.util.find_spec("distributed") is None:
-        raise ParameterError("cluster: Dask is not installed. Install it with: pip install 'onnxcomp[cluster]'")
-    import distributed
-
-    with contextlib.ExitStack() as stack:
-        try:
-            where: Any = address
-            if address == LOCAL:
-                options = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
-                where = stack.enter_context(distributed.LocalCluster(**options))
-            stack.enter_context(distributed.Client(where, timeout="30s"))
-        except (OSError, ValueError, TimeoutError) as error:
-            raise ParameterError(f"cluster: no scheduler answers at {address}: {error}") from error
-        stack.enter_context(joblib.parallel_config(backend="dask"))
-        yield

@@ -20,6 +20,7 @@ from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.calibration.states.rollout import rolled_out
 from onnxcomp.calibration.states.states import named_states
 from onnxcomp.clock import clock
+from onnxcomp.cluster import on_cluster
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
 from onnxcomp.files import Transaction
@@ -30,7 +31,7 @@ from onnxcomp.graph.report.inspection import contributed_operators, custom_opera
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
-from onnxcomp.parallel import cores, on_cluster
+from onnxcomp.parallel import cores
 from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
@@ -134,12 +135,11 @@ def optimize(
     patterns = with_stored(model, exclude)
     needed = scratch_bytes(model, chosen)
     refuse_lack(f"{model.name}: the recipe {chosen.name}", needed)
-    with room_told(model.scratch.folder, needed):
+    with room_told(model.scratch.folder, needed), on_cluster(cluster, jobs or cores()):
         time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
         run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time)
         run.context = dataclasses.replace(run.context, jobs=jobs or cores())
-        with on_cluster(cluster, run.context.jobs):
-            execute(run)
+        execute(run)
         _finish(run)
     return Result(unseeded(run.current), run.receipt)
 

@@ -84,7 +84,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(Verifier, "check", taking(CHECK_S, Verifier.check))
     monkeypatch.setattr(Course, "milliseconds", taking(RACE_S, lambda self, models, **_: by_size(models)))
     monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", taking(RACE_S, lambda *_: 0.9))
-    monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", taking(MEASURE_S, lambda *_: SimpleNamespace(figures={}, notes=[])))
+    costs = SimpleNamespace(figures={}, notes=[])
+    monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", taking(MEASURE_S, lambda *_: costs))
     for name in ("quantize-weights", "cluster-weights"):
         kind = get_pass(name)
         monkeypatch.setattr(kind, "edit", taking(WEIGHT_S, kind.edit))  # type: ignore[attr-defined]
