@@ -286,7 +286,8 @@ def ready(model: ModelSource, options: Any, provider: str) -> bytes | str:
     """The model as ONNX Runtime's constructor takes it, and the options set to find its data."""
     if isinstance(model, Referring) and provider == CPU:
         options.add_session_config_entry(DATA_FOLDER, str(model.data_folder))
-        found = model.model
+        # ONNX Runtime 1.24 looks for the data beside a file, whatever folder it is told.
+        found = model.model if isinstance(model.model, bytes) else model.model.read_bytes()
     else:
         found = model.in_one_place() if isinstance(model, Referring) else model
     return found if isinstance(found, bytes) else str(found)
