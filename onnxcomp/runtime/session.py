@@ -284,6 +284,7 @@ class Session:
 
 def ready(model: ModelSource, options: Any, provider: str) -> bytes | str:
     """The model as ONNX Runtime's constructor takes it, and the options set to find its data."""
+    found: bytes | Path
     if isinstance(model, Referring) and provider == CPU:
         options.add_session_config_entry(DATA_FOLDER, str(model.data_folder))
         # ONNX Runtime 1.24 looks for the data beside a file, whatever folder it is told.
