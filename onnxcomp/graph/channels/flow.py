@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, ChannelSource, Factor
-from onnxcomp.graph.channels.ids import NONE, Numbers, along, padded, trimmed
+from onnxcomp.graph.channels.following import Following
+from onnxcomp.graph.channels.ids import Numbers, along
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import constant_key, constant_value, given, node_key
-from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.query import constant_key, constant_value, given
+from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.graph.weights.matrix_form import matrix_form
-from onnxcomp.graph.weights.roles import Role, Weight, weights
+from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 
 # Min and Max of shorter floats came with opset 12, and not everywhere.
@@ -31,72 +32,14 @@ WIDE_FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 11: np.dtype(n
 BROADCASTING_OPSET = 7  # from here on Add, Mul, Gemm, ... broadcast as numpy does
 
 
-class ChannelFlow:
-    """What the rules of the operators work on: the channels of the tensors seen so far, in one scope at a time.
-
-    A rule returns False for a node that it cannot follow, before it has changed anything.
-    """
+class ChannelFlow(Following):
+    """What the rules of the operators work on when channels are to be scaled."""
 
     def __init__(self, graph: Graph, shapes: Shapes, through_bounds: bool) -> None:
         self.channels = Channels(graph)
-        self.sets = self.channels.sets
-        self.shapes = shapes
+        super().__init__(graph, shapes, self.channels.sets)
+        self.channels.tensors = self.tensors
         self.through_bounds = through_bounds
-        self.scope = graph.main
-        self._numbers: dict[Any, Numbers] = {}
-        self._homes: dict[Any, Scope] = {}
-        found = [(role, weight) for weight in weights(graph) for role in weight.roles]
-        self._weights: dict[tuple[Node, int], tuple[Role, Weight]] = {
-            (role.node, role.input_index): (role, weight) for role, weight in found
-        }
-
-    @property
-    def graph(self) -> Graph:
-        return self.channels.graph
-
-    def enter(self, scope: Scope) -> None:
-        """Go on with the nodes of another scope."""
-        self.scope = scope
-
-    # --- tensors -------------------------------------------------------------------------------------------
-
-    def of(self, tensor: Any) -> Numbers:
-        """The channels of a tensor; those of an outer scope cannot be scaled from inside."""
-        numbers = self._numbers.get(tensor, NONE)
-        if self._homes.get(tensor, self.scope) is not self.scope:
-            self.sets.fix(numbers, f"{tensor.name} is read in a subgraph")
-        return numbers
-
-    def is_followed(self, numbers: Numbers) -> bool:
-        """Whether any of the channels could still be scaled."""
-        return not bool(self.sets.is_fixed(numbers).all())
-
-    def give(self, tensor: Any, numbers: Numbers) -> bool:
-        """Say which channels a tensor has."""
-        self._numbers[tensor] = trimmed(numbers)
-        self._homes[tensor] = self.scope
-        self.channels.tensors[tensor] = self.scope, self._numbers[tensor], self.rank(tensor)
-        return True
-
-    def fix(self, tensor: Any, reason: str) -> None:
-        """State that a tensor has to stay as it is."""
-        self.sets.fix(self._numbers.get(tensor, NONE), reason)
-
-    def stop(self, node: Node) -> None:
-        """All that the node reads has to stay as it is."""
-        for tensor in node.inputs:
-            self.sets.fix(self.of(tensor), f"{self.key(node)} ({node.op}) reads its channels and cannot be scaled")
-
-    def key(self, node: Node) -> str:
-        return node_key(self.scope, node)
-
-    def rank(self, tensor: Any) -> int | None:
-        return self.shapes.rank(tensor)
-
-    def spread(self, tensor: Any) -> Numbers | None:
-        """The channels with as many axes as the tensor, None where its rank is not known."""
-        numbers, rank = self.of(tensor), self.rank(tensor)
-        return None if rank is None or numbers.ndim > rank else padded(numbers, rank)
 
     # --- sources, products, constants ----------------------------------------------------------------------
 

@@ -1,14 +1,14 @@
-"""What operators that move, pool or join elements do to channels (see ``channel_flow``)."""
+"""What operators that move, pool or join elements do to channels (see ``following``)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.flow import ChannelFlow, Rule
+from onnxcomp.graph.channels.following import Following
 from onnxcomp.graph.channels.ids import Numbers, padded, reformed
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import constant_value, given, ints
@@ -19,20 +19,20 @@ def channels_only(numbers: Numbers, rank: int) -> bool:
     return numbers.ndim <= rank and math.prod(padded(numbers, rank).shape[2:]) == 1
 
 
-def _pool(flow: ChannelFlow, node: Node) -> bool:
+def _pool(flow: Following, node: Node) -> bool:
     return _pooled(flow, node, 2 + len(node.attrs.get("kernel_shape") or ()))
 
 
-def _global_pool(flow: ChannelFlow, node: Node) -> bool:
+def _global_pool(flow: Following, node: Node) -> bool:
     return _pooled(flow, node, flow.rank(node.inputs[0]) or 0)
 
 
-def _pooled(flow: ChannelFlow, node: Node, rank: int) -> bool:
+def _pooled(flow: Following, node: Node, rank: int) -> bool:
     numbers = flow.of(node.inputs[0])
     return rank > 2 and channels_only(numbers, rank) and flow.give(node.outputs[0], numbers)
 
 
-def _pad(flow: ChannelFlow, node: Node) -> bool:
+def _pad(flow: Following, node: Node) -> bool:
     """With zeros, or with values of the tensor, along axes without channels."""
     numbers = flow.spread(node.inputs[0])
     stated = given(node, 2)
@@ -40,7 +40,7 @@ def _pad(flow: ChannelFlow, node: Node) -> bool:
     pads = node.attrs.get("pads") if given(node, 1) is None else ints(given(node, 1))
     if numbers is None or value is None or pads is None:
         return False
-    if node.attrs.get("mode", "constant") == "constant" and np.any(np.asarray(value, np.float64)):
+    if flow.needs_zeros and node.attrs.get("mode", "constant") == "constant" and np.any(np.asarray(value, np.float64)):
         return False
     axes = range(numbers.ndim) if given(node, 3) is None else ints(given(node, 3))
     if axes is None or len(pads) != 2 * len(axes):
@@ -50,7 +50,7 @@ def _pad(flow: ChannelFlow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers)
 
 
-def _resize(flow: ChannelFlow, node: Node) -> bool:
+def _resize(flow: Following, node: Node) -> bool:
     """Along axes without channels."""
     numbers = flow.spread(node.inputs[0])
     old, new = flow.shapes.shape(node.inputs[0]), flow.shapes.shape(node.outputs[0])
@@ -59,16 +59,16 @@ def _resize(flow: ChannelFlow, node: Node) -> bool:
     if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return False
     kept = all(numbers.shape[i] == 1 or (old[i] is not None and old[i] == new[i]) for i in range(len(old)))
-    return kept and flow.give(node.outputs[0], numbers)
+    return kept and flow.states_sizes(node, 3, "", numbers) and flow.give(node.outputs[0], numbers)
 
 
-def _reshape(flow: ChannelFlow, node: Node) -> bool:
+def _reshape(flow: Following, node: Node) -> bool:
     old, new = flow.shapes.shape(node.inputs[0]), flow.shapes.shape(node.outputs[0])
     numbers = flow.of(node.inputs[0])
     made = numbers if not numbers.ndim else None
     if made is None and old is not None and new is not None and numbers.ndim <= len(old):
         made = reformed(numbers, old, new)
-    return made is not None and flow.give(node.outputs[0], made)
+    return made is not None and flow.states_sizes(node, 1, "shape", made) and flow.give(node.outputs[0], made)
 
 
 def _axes(node: Node) -> list[int] | None:
@@ -78,21 +78,21 @@ def _axes(node: Node) -> list[int] | None:
     return None if found is None else [int(each) for each in found]
 
 
-def _squeeze(flow: ChannelFlow, node: Node) -> bool:
+def _squeeze(flow: Following, node: Node) -> bool:
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or axes is None or any(numbers.shape[axis] != 1 for axis in axes):
         return _reshape(flow, node)
     return flow.give(node.outputs[0], np.squeeze(numbers, tuple(axes)))
 
 
-def _unsqueeze(flow: ChannelFlow, node: Node) -> bool:
+def _unsqueeze(flow: Following, node: Node) -> bool:
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or axes is None:
         return False
     return flow.give(node.outputs[0], np.expand_dims(numbers, tuple(axes)))
 
 
-def _transpose(flow: ChannelFlow, node: Node) -> bool:
+def _transpose(flow: Following, node: Node) -> bool:
     numbers = flow.spread(node.inputs[0])
     if numbers is None:
         return False
@@ -100,7 +100,7 @@ def _transpose(flow: ChannelFlow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers.transpose(order))
 
 
-def _reduce(flow: ChannelFlow, node: Node) -> bool:
+def _reduce(flow: Following, node: Node) -> bool:
     """Over axes without channels."""
     numbers, axes = flow.spread(node.inputs[0]), _axes(node)
     if numbers is None or (axes is None and given(node, 1) is not None):
@@ -114,7 +114,7 @@ def _reduce(flow: ChannelFlow, node: Node) -> bool:
     return flow.give(node.outputs[0], numbers if keeps else np.squeeze(numbers, over))
 
 
-def _slice(flow: ChannelFlow, node: Node) -> bool:
+def _slice(flow: Following, node: Node) -> bool:
     numbers = flow.spread(node.inputs[0])
     if numbers is None:
         return False
@@ -132,6 +132,8 @@ def _slice(flow: ChannelFlow, node: Node) -> bool:
         if starts is None or ends is None:
             return False
         step = 1 if steps is None else steps[position]
+        if not flow.takes_slice(node, position, axis, numbers, step):
+            return False
         numbers = _sliced(numbers, axis, starts[position], ends[position], step)
     return flow.give(node.outputs[0], numbers)
 
@@ -146,7 +148,7 @@ def _sliced(numbers: Numbers, axis: int, start: int, end: int, step: int) -> Num
     return part
 
 
-def _split(flow: ChannelFlow, node: Node) -> bool:
+def _split(flow: Following, node: Node) -> bool:
     numbers, axis = flow.spread(node.inputs[0]), int(node.attrs.get("axis", 0))
     if numbers is None:
         return False
@@ -158,16 +160,16 @@ def _split(flow: ChannelFlow, node: Node) -> bool:
     if len(known) < len(sizes) or sum(known) != numbers.shape[axis]:
         return False
     parts = np.split(numbers, np.cumsum(known)[:-1], axis)
-    return _give_each(flow, node, parts)
+    return flow.takes_parts(node, axis, parts) and _give_each(flow, node, parts)
 
 
-def _give_each(flow: ChannelFlow, node: Node, parts: Sequence[Numbers]) -> bool:
+def _give_each(flow: Following, node: Node, parts: Sequence[Numbers]) -> bool:
     for out, part in zip(node.outputs, parts, strict=True):
         flow.give(out, part)
     return True
 
 
-def _gather(flow: ChannelFlow, node: Node) -> bool:
+def _gather(flow: Following, node: Node) -> bool:
     data, indices = node.inputs
     numbers, axis, rank = flow.spread(data), int(node.attrs.get("axis", 0)), flow.rank(indices)
     if numbers is None or rank is None or not numbers.ndim:
@@ -176,12 +178,12 @@ def _gather(flow: ChannelFlow, node: Node) -> bool:
     positions = constant_value(indices)
     if numbers.shape[axis] == 1:
         positions = np.zeros((1,) * rank, np.int64)
-    if positions is None or not positions.size:
+    if positions is None or not positions.size or not flow.takes_picks(node, axis, numbers):
         return False
     return flow.give(node.outputs[0], np.take(numbers, positions, axis, mode="wrap"))
 
 
-def _concat(flow: ChannelFlow, node: Node) -> bool:
+def _concat(flow: Following, node: Node) -> bool:
     """Along an axis with channels they follow each other; along another they have to be the same."""
     parts = [flow.spread(each) for each in node.inputs]
     known = [each for each in parts if each is not None]
@@ -208,11 +210,12 @@ def _joined(parts: list[Numbers], sizes: list[int], axis: int) -> Numbers:
     return np.concatenate(spread, axis)
 
 
-def _expand(flow: ChannelFlow, node: Node) -> bool:
-    return flow.give(node.outputs[0], flow.of(node.inputs[0]))
+def _expand(flow: Following, node: Node) -> bool:
+    numbers = flow.of(node.inputs[0])
+    return flow.states_sizes(node, 1, "", numbers) and flow.give(node.outputs[0], numbers)
 
 
-FORM_RULES: dict[str, Rule] = {
+FORM_RULES: dict[str, Callable[[Following, Node], bool]] = {
     **dict.fromkeys(["MaxPool", "AveragePool", "LpPool"], _pool),
     **dict.fromkeys(["GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"], _global_pool),
     **dict.fromkeys(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"], _reduce),
