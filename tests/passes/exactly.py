@@ -87,7 +87,7 @@ def check_same(done: Rewrite, feeds: Mapping[str, np.ndarray], *, rtol: float = 
     tensor that keeps its name, in the sizes and units that the pass says it has."""
     _check_alike(*(Session(each.to_bytes(), optimization="none").run(feeds) for each in (done.before, done.after)),
                  rtol=rtol, atol=atol)  # fmt: skip
-    before, after = (_inner_values(each, feeds) for each in (done.before, done.after))
+    before, after = (inner_values(each, feeds) for each in (done.before, done.after))
     reference = Reference(done.before, done.outcome.origins)
     expected = {name: reference.as_now(name, value) for name, value in before.items() if name in after}
     known = {name: value for name, value in expected.items() if value is not None}
@@ -107,7 +107,7 @@ def _check_alike(
             assert got[name].tobytes() == value.tobytes(), name
 
 
-def _inner_values(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def inner_values(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the tensors of the main graph hold; without sequences and optional values."""
     nodes = [node for node in model.proto.graph.node if node.op_type != "Constant"]
     names = [name for node in nodes for name in node.output if name]

@@ -19,7 +19,7 @@ import numpy as np
 from onnxcomp.graph.channels.dependency_flow import DependencyFlow
 from onnxcomp.graph.channels.dependency_rules import RULES
 from onnxcomp.graph.channels.groups import ChannelSource
-from onnxcomp.graph.channels.ids import ChannelSets, Numbers
+from onnxcomp.graph.channels.ids import ChannelSets, Numbers, connected
 from onnxcomp.graph.channels.owners import Owner, Slices
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
@@ -68,10 +68,12 @@ class Dependencies:
     def groups(self) -> list[DependencyGroup]:
         """The groups with two units or more, in the order of the nodes that make them."""
         owners = self._group_of()
+        order = np.argsort(owners, kind="stable")
+        firsts = np.searchsorted(owners[order], np.arange(len(self.sources) + 1))
         found: dict[int, DependencyGroup] = {}
         for source in self.sources:
             for group in self._groups_at(owners, source.numbers):
-                units = np.flatnonzero(owners == group)
+                units = order[firsts[group] : firsts[group + 1]]
                 found.setdefault(group, DependencyGroup(source.key, units)).sources.append(source)
         for each in self.slices:
             for group in self._groups_at(owners, each.numbers):
@@ -89,28 +91,30 @@ class Dependencies:
         return found
 
     def counts(self) -> Iterator[Numbers]:
-        """For each axis of a tensor that has channels, the units that it is made of (one number an index), once each:
-        of every such axis something has to stay."""
+        """For each axis of a tensor that has channels, the units that it is made of (one number an index, 0 for what
+        has to stay), once each: of every such axis something has to stay."""
         seen: set[bytes] = set()
         for _, numbers, _ in self.tensors.values():
-            roots = self.sets.roots(numbers)
+            roots = self.sets.free_roots(numbers)
             for axis, size in enumerate(numbers.shape):
-                if size == 1:
-                    continue
-                lines = np.moveaxis(roots, axis, 0).reshape(size, -1)
-                if (lines == lines[:, :1]).all() and (key := lines[:, 0].tobytes()) not in seen:
-                    seen.add(key)
-                    yield lines[:, 0]
+                if size > 1 and _is_sliced(roots, axis):
+                    units = _lines(roots, axis)[:, 0]
+                    if units.all() and (key := units.tobytes()) not in seen:
+                        seen.add(key)
+                        yield units
 
     def _group_of(self) -> Numbers:
-        """For each number that stands for a free set the group that it is in; -1 for all others."""
+        """For each number that stands for a free set the group that it is in, the index of the first source that makes
+        some of it; -1 for all others."""
+        free = [np.unique(self.sets.free_roots(source.numbers)) for source in self.sources]
+        numbers = np.concatenate([np.zeros(0, np.int64), *free])
+        makers = np.repeat(np.arange(len(free)), [each.size for each in free])
+        makers, numbers = makers[numbers > 0], numbers[numbers > 0]
+        parts = connected(makers, len(free) + numbers, len(free) + self.sets.count)
+        first = np.full(parts.max(initial=0) + 1, -1, np.int64)
+        first[parts[makers[::-1]]] = makers[::-1]
         owners = np.full(self.sets.count, -1, np.int64)
-        for index, source in enumerate(self.sources):
-            free = np.unique(self.sets.roots(source.numbers[~self.sets.is_fixed(source.numbers)]))
-            for other in np.unique(owners[free]).tolist():
-                if other >= 0:
-                    owners[owners == other] = index
-            owners[free] = index
+        owners[numbers] = first[parts[len(free) + numbers]]
         return owners
 
     def _groups_at(self, owners: Numbers, numbers: Numbers) -> list[int]:
@@ -169,18 +173,15 @@ def _keep_whole_slices(flow: DependencyFlow) -> None:
     together, along the axis that leaves the most units."""
     several = [numbers for _, numbers, _ in flow.tensors.values() if sum(size > 1 for size in numbers.shape) > 1]
     several += [each.numbers for each in flow.slices if sum(size > 1 for size in each.numbers.shape) > 1]
-    is_settled = False
-    while not is_settled:
-        is_settled = True
-        for numbers in several:
-            roots = flow.sets.roots(numbers)
-            axes = [axis for axis, size in enumerate(numbers.shape) if size > 1]
-            if np.all(flow.sets.is_fixed(numbers)) or any(_is_sliced(roots, axis) for axis in axes):
-                continue
-            axis = max(axes, key=lambda each: _unit_count(roots, each))
-            lines = _lines(roots, axis)
-            flow.sets.join(lines[:, :1], lines, "it goes with channels that have to stay")
-            is_settled = False
+    for numbers in several:
+        roots = flow.sets.free_roots(numbers)
+        axes = [axis for axis, size in enumerate(numbers.shape) if size > 1]
+        if not roots.any() or any(_is_sliced(roots, axis) for axis in axes):
+            continue  # which it stays, whatever else is joined
+        lines = _lines(numbers, max(axes, key=lambda each: _unit_count(roots, each)))
+        held = flow.sets.is_fixed(lines).any(axis=1)
+        flow.sets.fix(lines[held], "it goes with channels that have to stay")
+        flow.sets.join(lines[~held, :1], lines[~held], "it goes with channels that have to stay")
 
 
 def _lines(roots: Numbers, axis: int) -> Numbers:
@@ -196,14 +197,10 @@ def _is_sliced(roots: Numbers, axis: int) -> bool:
 
 def _unit_count(roots: Numbers, axis: int) -> int:
     """How many units there are if the channels of every slice along an axis become one."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     lines = _lines(roots, axis)
     names, columns = np.unique(lines, return_inverse=True)
     rows = np.repeat(np.arange(len(lines)), lines.shape[1])
-    edges = coo_array((np.ones(rows.size), (rows, len(lines) + columns.reshape(-1))), shape=(len(lines) + names.size,) * 2)
-    return int(connected_components(edges, directed=False)[0])
+    return int(connected(rows, len(lines) + columns.reshape(-1), len(lines) + names.size).max(initial=-1)) + 1
 
 
 def node_names(group: DependencyGroup) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, ChannelSource, Factor
 from onnxcomp.graph.channels.following import Following
+from onnxcomp.graph.channels.groups import Bound, ChannelProduct, Channels, ChannelSource, Factor
 from onnxcomp.graph.channels.ids import Numbers, along
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -48,10 +48,6 @@ class ChannelFlow(Following):
         numbers = self.sets.fresh(shape)
         self.channels.sources.append(ChannelSource(self.key(node), node, numbers))
         return numbers
-
-    def weight_of(self, node: Node, index: int) -> tuple[Role, Weight] | None:
-        """The weight that a node reads at an input, and its role there."""
-        return self._weights.get((node, index))
 
     def product(self, node: Node, index: int, axis: int, kind: str) -> Numbers | None:
         """Note a node that multiplies the channels along one axis of its data with its weight; those that it makes.

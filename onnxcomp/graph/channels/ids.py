@@ -25,60 +25,90 @@ class ChannelSets:
     """Disjoint sets of channel numbers; a set may be fixed, with the reason why."""
 
     def __init__(self) -> None:
-        self._parents = np.zeros(1, np.int64)
-        self._reasons: dict[int, str] = {0: "its channels are not followed"}
+        self._count = 1
+        self._parents = np.zeros(1024, np.int64)  # the root of a set stands for it; longer than the count
+        self._reason_at = np.zeros(1024, np.int64)  # for each root the first of the reasons, 0 where it is free
+        self._reasons = ["", "its channels are not followed"]
+        self._reason_at[0] = 1
 
     @property
     def count(self) -> int:
         """One more than the largest number given out."""
-        return len(self._parents)
+        return self._count
 
     def fresh(self, shape: Sequence[int]) -> Numbers:
         """New channel numbers, each in a set of its own."""
-        numbers = np.arange(self.count, self.count + math.prod(shape), dtype=np.int64)
-        self._parents = np.concatenate([self._parents, numbers])
+        first, last = self._count, self._count + math.prod(shape)
+        if last > len(self._parents):
+            room = np.zeros(max(last, 2 * len(self._parents)) - len(self._parents), np.int64)
+            self._parents = np.concatenate([self._parents, room])
+            self._reason_at = np.concatenate([self._reason_at, room])
+        numbers = np.arange(first, last, dtype=np.int64)
+        self._parents[first:last], self._count = numbers, last
         return numbers.reshape(shape)
 
     def roots(self, numbers: Numbers) -> Numbers:
         """For each number the one that stands for its set."""
         found = self._parents[numbers]
-        while True:
-            above = self._parents[found]
-            if np.array_equal(above, found):
-                return found
-            found = above
+        above = self._parents[found]
+        while not np.array_equal(above, found):
+            found, above = above, self._parents[above]
+            self._parents[numbers] = found
+        return found
+
+    def free_roots(self, numbers: Numbers) -> Numbers:
+        """The same, with 0 for all that have to stay."""
+        roots = self.roots(numbers)
+        return np.where(self._reason_at[roots] > 0, 0, roots)
 
     def join(self, first: Numbers, second: Numbers, reason: str) -> None:
         """Put pairs of channels in one set; both arrays are broadcast. reason: why those joined with 0 are fixed."""
-        pairs = np.stack(np.broadcast_arrays(self.roots(first), self.roots(second)))
-        for one, other in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
-            if one == 0 or other == 0:
-                self.fix(np.asarray(one or other), reason)
-            else:
-                self._join_pair(one, other)
+        one, other = (each.reshape(-1) for each in np.broadcast_arrays(self.roots(first), self.roots(second)))
+        outside = (one == 0) | (other == 0)
+        if outside.any():
+            self.fix(np.maximum(one, other)[outside], reason)
+        differ = ~outside & (one != other)
+        if differ.any():
+            self._unite(one[differ], other[differ])
 
-    def _join_pair(self, one: int, other: int) -> None:
-        one, other = (int(each) for each in self.roots(np.array([one, other])))
-        if one == other:
-            return
-        self._parents[other] = one
-        reason = self._reasons.pop(other, None)
-        if reason is not None:
-            self._reasons.setdefault(one, reason)
+    def _unite(self, one: Numbers, other: Numbers) -> None:
+        """Put pairs of roots in one set."""
+        names, places = np.unique(np.concatenate([one, other]), return_inverse=True)
+        parts = connected(places[: one.size], places[one.size :], names.size)
+        _, first = np.unique(parts, return_index=True)  # names are sorted: the least stands for all
+        reasons, never = self._reason_at[names], len(self._reasons)
+        earliest = np.full(first.size, never)
+        np.minimum.at(earliest, parts, np.where(reasons > 0, reasons, never))
+        self._parents[names] = names[first[parts]]
+        self._reason_at[names[first]] = np.where(earliest < never, earliest, 0)
 
     def fix(self, numbers: Numbers, reason: str) -> None:
         """State that these channels must stay as they are; the first reason counts."""
-        for root in np.unique(self.roots(numbers)).tolist():
-            self._reasons.setdefault(root, reason)
+        roots = self.roots(numbers).reshape(-1)
+        free = roots[self._reason_at[roots] == 0]
+        if free.size:
+            self._reason_at[free] = len(self._reasons)
+            self._reasons.append(reason)
 
     def is_fixed(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which of the channels must stay as they are."""
-        return np.isin(self.roots(numbers), np.fromiter(self._reasons, np.int64))
+        fixed: NDArray[np.bool_] = self._reason_at[self.roots(numbers)] > 0
+        return fixed
 
     def reason(self, numbers: Numbers) -> str:
         """Why the first fixed one of these channels is fixed; "" where none is."""
-        found = (self._reasons.get(root) for root in self.roots(numbers).reshape(-1).tolist())
-        return next((each for each in found if each is not None), "")
+        found = self._reason_at[self.roots(numbers)].reshape(-1)
+        return self._reasons[found[np.flatnonzero(found)[0]]] if found.any() else ""
+
+
+def connected(one: Numbers, other: Numbers, count: int) -> Numbers:
+    """For each of so many things the number of the part that it is in, from 0, after these pairs were connected."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = coo_array((np.ones(one.size, np.bool_), (one, other)), shape=(count, count))
+    parts: Numbers = connected_components(edges, directed=False)[1]
+    return parts
 
 
 def trimmed(numbers: Numbers) -> Numbers:

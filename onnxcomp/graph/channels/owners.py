@@ -38,11 +38,15 @@ class Cut:
     def kept(self, numbers: Numbers, axis: int) -> NDArray[np.bool_]:
         """Which indices of an axis stay: all but those of which every channel goes."""
         gone = np.moveaxis(self._gone[self._sets.roots(numbers)], axis, 0)
-        return ~gone.reshape(gone.shape[0], -1).all(axis=1)
+        kept: NDArray[np.bool_] = np.logical_not(gone.reshape(gone.shape[0], -1).all(axis=1))
+        return kept
 
 
 class Owner(Protocol):
     """Something in a model that changes when channels go."""
+
+    @property
+    def scope(self) -> Scope: ...
 
     @property
     def node(self) -> Node: ...

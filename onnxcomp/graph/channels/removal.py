@@ -1,6 +1,6 @@
 """Cut channels out of a model: every constant, size and position that goes with them.
 
-    y = W2 f(W1 x + b)    becomes    y = W2[:, k] f(W1[k] x + b[k]),  k: the channels that stay
+y = W2 f(W1 x + b)    becomes    y = W2[:, k] f(W1[k] x + b[k]),  k: the channels that stay
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from onnxcomp.graph.channels.dependencies import Dependencies
 from onnxcomp.graph.channels.ids import Numbers, padded
 from onnxcomp.graph.channels.owners import Cut, Slices
 from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.ir.query import is_onnx
+from onnxcomp.graph.ir.reader import Scope
 from onnxcomp.graph.provenance import Origin
 
 Kept = dict[int, NDArray[np.bool_]]
@@ -37,10 +39,22 @@ def remove_units(found: Dependencies, units: Numbers) -> dict[str, Origin]:
         key = scope.key(tensor.name)
         origins[key] = Origin(None) if rank is None else Origin(key, rank, _indices(cut, padded(numbers, rank)))
         tensor.origin, tensor.shape = None, None
+        _forget(scope, tensor, "Shape", origins)
     _cut_constants(found, cut, origins)
     for owner in found.owners:
         owner.cut(found.graph, cut)
+        if cut.touches(owner.numbers) and is_onnx(owner.node, "Concat"):
+            _forget(owner.scope, owner.node.outputs[0], "Concat", origins)
+            origins[owner.scope.key(owner.node.outputs[0].name)] = Origin(None)
     return origins
+
+
+def _forget(scope: Scope, tensor: Any, op: str, origins: dict[str, Origin]) -> None:
+    """Sizes that nodes of this operator read off a tensor, or join with it, are others now."""
+    for reader in tensor.outputs:
+        if is_onnx(reader, op):
+            origins[scope.key(reader.outputs[0].name)] = Origin(None)
+            _forget(scope, reader.outputs[0], op, origins)
 
 
 def _indices(cut: Cut, numbers: Numbers) -> dict[int, NDArray[np.int64]]:

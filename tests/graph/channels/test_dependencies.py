@@ -1,0 +1,309 @@
+"""dependencies, remove_units: what is cut together, what is left alone and why, and that the rest computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxcomp.errors import OnnxcompError
+from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup
+from onnxcomp.graph.channels.removal import remove_units
+from onnxcomp.model import Model, load
+from onnxcomp.testing.comparing import Feeds, rounding_of, run
+from onnxcomp.testing.models import draw_models, feeds_for
+from tests.conformance.cases import Case, node_cases, not_sampled, sampled, weight_cases
+from tests.graph.channels.cutting import check_cut, dependencies_of, picks, prepared
+from tests.graph.channels.drawn import networks
+from tests.graph.channels.wrapping import wrapped
+from tests.passes.exactly import floats, model
+from tests.test_real_models import MODELS, real
+
+ANY_NETWORK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def built(body: str, *, opset: int = 17, more: str = "", **shapes: tuple[int, ...]) -> Model:
+    proto = model(body, opset=opset, more=more)
+    for seed, (name, shape) in enumerate(shapes.items()):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(floats(*shape, seed=seed), name))
+    return load(proto)
+
+
+def described(found: Dependencies) -> dict[str, tuple[int, list[str], list[str]]]:
+    """For each group its units, what is cut, and which of that reads its channels."""
+    return {each.name: (each.units.size, constants(each, is_read=False), constants(each, is_read=True))
+            for each in found.groups}  # fmt: skip
+
+
+def constants(group: DependencyGroup, *, is_read: bool) -> list[str]:
+    return sorted({each.constant.name for each in group.slices if each.is_read == is_read})
+
+
+def check_all(source: Model, feeds: Feeds, *, seed: int = 0, tolerance: float = 1e-4) -> int:
+    """Hold every cut of every group to the oracle; how many there were."""
+    tried = picks(dependencies_of(source), seed=seed)
+    for pick in tried.values():
+        check_cut(source, pick, feeds, tolerance=tolerance)
+    return len(tried)
+
+
+# --- the oracle ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_real_models_without_channels_are_blind_to_them(file: str) -> None:
+    found = real(file)
+    check_all(prepared(found.model), found.feeds)
+
+
+@settings(ANY_NETWORK, max_examples=60)
+@given(networks(), st.booleans())
+def test_networks_without_channels_are_blind_to_them(drawn: tuple[onnx.ModelProto, Feeds], is_prepared: bool) -> None:
+    proto, feeds = drawn
+    check_all(prepared(load(proto)) if is_prepared else load(proto), feeds)
+
+
+@pytest.mark.slow
+@settings(ANY_NETWORK, max_examples=1500)
+@given(networks(max_blocks=12), st.booleans(), st.integers(0, 100))
+def test_many_networks_without_channels_are_blind_to_them(
+    drawn: tuple[onnx.ModelProto, Feeds], is_prepared: bool, seed: int
+) -> None:
+    proto, feeds = drawn
+    check_all(prepared(load(proto)) if is_prepared else load(proto), feeds, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exported_forms_without_channels_are_blind_to_them(seed: int) -> None:
+    for proto in draw_models(10, seed):
+        check_all(prepared(load(proto)), feeds_for(proto), tolerance=max(1e-4, rounding_of(proto)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 40))
+def test_more_exported_forms_without_channels_are_blind_to_them(seed: int) -> None:
+    for proto in draw_models(20, seed):
+        for source in load(proto), prepared(load(proto)):
+            check_all(source, feeds_for(proto), tolerance=max(1e-4, rounding_of(proto)))
+
+
+SHARDS = 8
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_channels_go_through_every_operator_or_stop_there(shard: int) -> None:
+    cases = [*sampled(weight_cases().cases), *sampled(node_cases().cases)]
+    check_wrapped(cases[shard::SHARDS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_channels_go_through_every_node_test_or_stop_there(shard: int) -> None:
+    cases = [*not_sampled(weight_cases().cases), *not_sampled(node_cases().cases)]
+    check_wrapped(cases[shard::SHARDS])
+
+
+def check_wrapped(cases: list[Case]) -> None:
+    for case in cases:
+        for proto in wrapped(case) if case.repeats else ():
+            source = load(proto)
+            if dependencies_of(source).groups and runs(proto, case.feeds):
+                check_all(source, case.feeds, tolerance=max(1e-4, rounding_of(proto)))
+
+
+def runs(proto: onnx.ModelProto, feeds: Feeds) -> bool:
+    """Whether ONNX Runtime has the operators in these types."""
+    try:
+        run(proto, feeds)
+    except OnnxcompError:
+        return False
+    return True
+
+
+# --- what goes together ----------------------------------------------------------------------------------------------
+
+CONV = "g (float[N, 3, 4, 4] x) => (float[N, 5, H, W] y)"
+ROWS = "g (float[N, 6] x) => (float[N, 5] y)"
+WORDS = "g (float[N, L, 6] x) => (float[N, L, 5] y)"
+FEEDS = {CONV: floats(2, 3, 4, 4), ROWS: floats(2, 6), WORDS: floats(2, 4, 6)}
+
+TOGETHER = {
+    "a bias and a batch normalization": (
+        CONV, "a = Conv(x, w, b) n = BatchNormalization(a, s, c, m, v) h = Relu(n) y = Conv(h, u)",
+        {"w": (4, 3, 3, 3), "b": (4,), "s": (4,), "c": (4,), "m": (4,), "u": (5, 4, 1, 1)},
+        {"a": (4, ["b", "c", "m", "s", "v", "w"], ["u"])},
+    ),
+    "a residual": (
+        CONV, "a = Conv(x, w) b = Conv(a, v) r = Add(a, b) y = Conv(r, u)",
+        {"w": (4, 3, 1, 1), "v": (4, 4, 1, 1), "u": (5, 4, 1, 1)},
+        {"a": (4, ["v", "w"], ["u", "v"])},
+    ),
+    "a depthwise kernel": (
+        CONV, "a = Conv(x, w) d = Conv<group = 4>(a, v) y = Conv(d, u)",
+        {"w": (4, 3, 1, 1), "v": (4, 1, 3, 3), "u": (5, 4, 1, 1)},
+        {"a": (4, ["v", "w"], ["u"])},
+    ),
+    "whole groups, of as many channels as there are groups at most": (
+        CONV, "a = Conv(x, w) d = Conv<group = 4>(a, v) y = Conv(d, u)",
+        {"w": (8, 3, 1, 1), "v": (12, 2, 3, 3), "u": (5, 12, 1, 1)},
+        {"a": (4, ["v", "w"], ["u"])},
+    ),
+    "the same channel of each group": (
+        CONV, "a = Conv(x, w) d = Conv<group = 2>(a, v) y = Conv(d, u)",
+        {"w": (8, 3, 1, 1), "v": (6, 4, 3, 3), "u": (5, 6, 1, 1)},
+        {"a": (4, ["w"], ["v"]), "d": (3, ["v"], ["u"])},
+    ),
+    "transposed convolutions": (
+        CONV, "a = Conv(x, w) b = ConvTranspose(a, t) d = ConvTranspose<group = 4>(b, v, c) y = ConvTranspose(d, u)",
+        {"w": (4, 3, 1, 1), "t": (4, 4, 3, 3), "v": (4, 2, 3, 3), "c": (8,), "u": (8, 5, 1, 1)},
+        {"a": (4, ["w"], ["t"]), "b": (4, ["c", "t", "v"], ["u"])},
+    ),
+    "a squeeze and excitation": (
+        CONV, """a = Conv(x, w) p = GlobalAveragePool(a) q = Conv(p, s) r = Relu(q) e = Conv(r, t) h = Sigmoid(e)
+                 m = Mul(a, h) y = Conv(m, u)""",
+        {"w": (4, 3, 1, 1), "s": (2, 4, 1, 1), "t": (4, 2, 1, 1), "u": (5, 4, 1, 1)},
+        {"a": (4, ["t", "w"], ["s", "u"]), "q": (2, ["s"], ["t"])},
+    ),
+    "a flattened picture": (
+        "g (float[N, 3, 4, 4] x) => (float[N, 5] y)", "a = Conv(x, w) f = Flatten(a) y = MatMul(f, u)",
+        {"w": (4, 3, 3, 3), "u": (16, 5)}, {"a": (4, ["w"], ["u"])},
+    ),
+    "a concatenation": (
+        CONV, "a = Conv(x, w) b = Conv(x, v) c = Concat<axis = 1>(a, b) y = Conv(c, u)",
+        {"w": (4, 3, 1, 1), "v": (2, 3, 1, 1), "u": (5, 6, 1, 1)},
+        {"a": (4, ["w"], ["u"]), "b": (2, ["v"], ["u"])},
+    ),
+    "two halves that are multiplied": (
+        WORDS, "a = MatMul(x, w) p, q = Split<axis = 2>(a, s) h = Mul(p, q) y = MatMul(h, u)",
+        {"w": (6, 8), "u": (4, 5)}, {"a": (4, ["w"], ["u"])},
+    ),
+    "hidden units of a block": (
+        WORDS, "a = MatMul(x, w) c = Add(a, b) h = Gelu(c) y = MatMul(h, u)",
+        {"w": (6, 8), "b": (8,), "u": (8, 5)}, {"a": (8, ["b", "w"], ["u"])},
+    ),
+    "hidden units of both directions": (
+        "g (float[L, N, 6] x) => (float[L, 2, N, D] y)",
+        'h, z = GRU<hidden_size = 3, direction = "bidirectional">(x, w, r, b) y = MatMul(h, u)',
+        {"w": (2, 9, 6), "r": (2, 9, 3), "b": (2, 18), "u": (3, 5)}, {"h": (3, ["b", "r", "w"], ["r", "u"])},
+    ),
+    "columns of a table": (
+        "g (int64[N, L] x) => (float[N, L, 5] y)", "a = Gather(w, x) y = MatMul(a, u)",
+        {"w": (7, 6), "u": (6, 5)}, {"a": (6, ["w"], ["u"])},
+    ),
+    "the addend of a product": (
+        ROWS, "a = Gemm(x, w) b = Gemm(x, v, a) y = Gemm(b, u)", {"w": (6, 4), "v": (6, 4), "u": (4, 5)},
+        {"a": (4, ["v", "w"], ["u"])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_channels_that_go_together(kind: str) -> None:
+    head, body, shapes, expected = TOGETHER[kind]
+    sizes = ", int64[2] s = {4, 4}" if "Split" in body else ""
+    variance = ", float[4] v = {1, 2, 3, 0.5}" if "BatchNormalization" in body else ""
+    more = f"{sizes}{variance}".removeprefix(", ")
+    source = built(f"{head} {f'<{more}>' if more else ''} {{ {body} }}", opset=20, **shapes)
+    found = dependencies_of(source)
+    assert described(found) == expected
+    feed = {"g (int64[N, L] x)": np.array([[1, 2, 3], [0, 6, 1]])}.get(head.split(" =>")[0], FEEDS.get(head))
+    first = source.proto.graph.input[0].type.tensor_type.shape.dim
+    check_all(source, {"x": floats(*[each.dim_value or 2 for each in first]) if feed is None else feed})
+
+
+def attention(shape: str, opset: int = 17) -> Model:
+    """Two heads of three; shape: of the Reshape that puts them apart."""
+    body = f"""g (float[N, L, 6] x) => (float[N, L, 5] y)
+        <int64[4] apart = {{{shape}}}, int64[3] joined = {{0, 0, -1}}> {{
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        q4 = Reshape(q, apart) k4 = Reshape(k, apart) v4 = Reshape(v, apart)
+        qt = Transpose<perm = [0, 2, 1, 3]>(q4) kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+        vt = Transpose<perm = [0, 2, 1, 3]>(v4) s = MatMul(qt, kt) p = Softmax<axis = -1>(s) o = MatMul(p, vt)
+        t = Transpose<perm = [0, 2, 1, 3]>(o) z = Reshape(t, joined) y = MatMul(z, u) }}"""
+    return built(body, opset=opset, wq=(6, 6), wk=(6, 6), wv=(6, 6), u=(6, 5))
+
+
+@pytest.mark.parametrize("shape", ["0, 0, 2, 3", "0, 0, -1, 3", "0, 0, 2, -1"])
+def test_heads_go_whole(shape: str) -> None:
+    source = attention(shape)
+    found = dependencies_of(source)
+    assert described(found) == {"q": (2, ["wk", "wq", "wv"], ["u"])}
+    cut = check_cut(source, lambda now: now.groups[0].units[:1], {"x": floats(2, 4, 6)})
+    shapes = {each.name: list(each.dims) for each in cut.proto.graph.initializer}
+    assert shapes["wq"] == [6, 3] and shapes["u"] == [3, 5]
+
+
+def test_a_cut_of_one_unit_is_as_by_hand() -> None:
+    source = built(f"{CONV} {{ a = Conv(x, w, b) h = Relu(a) y = Conv(h, u) }}", w=(4, 3, 1, 1), b=(4,), u=(5, 4, 1, 1))
+    cut = check_cut(source, lambda now: now.groups[0].units[[1, 2]], {"x": floats(2, 3, 4, 4)})
+    after = {each.name: onnx.numpy_helper.to_array(each) for each in cut.proto.graph.initializer}
+    before = {each.name: onnx.numpy_helper.to_array(each) for each in source.proto.graph.initializer}
+    np.testing.assert_array_equal(after["w"], before["w"][[0, 3]])
+    np.testing.assert_array_equal(after["b"], before["b"][[0, 3]])
+    np.testing.assert_array_equal(after["u"], before["u"][:, [0, 3]])
+
+
+def test_shared_vectors_are_cut_for_each_reader() -> None:
+    body = f"{CONV} {{ a = Conv(x, w, b) h = Conv(a, v, b) y = Conv(h, u) }}"
+    source = built(body, w=(4, 3, 1, 1), v=(4, 4, 1, 1), b=(4,), u=(5, 4, 1, 1))
+    cut = check_cut(source, lambda now: now.groups[0].units[:2], {"x": floats(2, 3, 4, 4)})
+    assert sorted(list(each.dims) for each in cut.proto.graph.initializer if len(each.dims) == 1) == [[2], [4]]
+
+
+# --- what has to stay ------------------------------------------------------------------------------------------------
+
+STAYS = {
+    "an output of the graph": (CONV, "y = Conv(x, w)", {"w": (5, 3, 1, 1)}, "y", "it is an output of its graph"),
+    "a softmax over channels": (
+        CONV, "a = Conv(x, w) s = Softmax<axis = 1>(a) y = Conv(s, u)", {"w": (4, 3, 1, 1), "u": (5, 4, 1, 1)},
+        "a", "s (Softmax) reads its channels and cannot be cut",
+    ),
+    "a layer normalization over channels": (
+        WORDS, "a = MatMul(x, w) n = LayerNormalization(a, s) y = MatMul(n, u)", {"w": (6, 4), "s": (4,), "u": (4, 5)},
+        "a", "n (LayerNormalization) reads its channels and cannot be cut",
+    ),
+    "a mean over channels": (
+        WORDS, "a = MatMul(x, w) m = ReduceMean<axes = [2]>(a) n = Sub(a, m) y = MatMul(n, u)",
+        {"w": (6, 4), "u": (4, 5)},
+        "a", "m (ReduceMean) reads its channels and cannot be cut",
+    ),
+    "a matrix that another node needs": (
+        WORDS, "a = MatMul(x, w) b = MatMul(x, w) n = Softmax(b) h = MatMul(n, u) k = MatMul(a, v) y = Add(h, k)",
+        {"w": (6, 4), "u": (4, 5), "v": (4, 5)}, "a", "n (Softmax) reads its channels and cannot be cut",
+    ),
+    "a residual with an input": (
+        WORDS, "a = MatMul(x, w) h = Add(a, x) y = MatMul(h, u)", {"w": (6, 6), "u": (6, 5)},
+        "a", "h (Add) joins it with what cannot be cut",
+    ),
+    "a single channel": (
+        WORDS, "a = MatMul(x, w) y = MatMul(a, u)", {"w": (6, 1), "u": (1, 5)}, "a", "a has no other channel",
+    ),
+    "a product of two sequences": (
+        WORDS, "a = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(a) s = MatMul(a, t) h = MatMul(s, a) y = MatMul(h, u)",
+        {"w": (6, 4), "u": (4, 5)}, "a", "s has no other channel",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STAYS)
+def test_channels_that_have_to_stay(kind: str) -> None:
+    head, body, shapes, name, reason = STAYS[kind]
+    found = dependencies_of(built(f"{head} {{ {body} }}", **shapes))
+    assert found.declined[name] == reason
+    assert name not in {source.key for group in found.groups for source in group.sources}
+
+
+def test_something_of_every_axis_has_to_stay() -> None:
+    source = built(f"{WORDS} {{ a = MatMul(x, w) y = MatMul(a, u) }}", w=(6, 4), u=(4, 5))
+    found = dependencies_of(source)
+    with pytest.raises(ValueError, match="all channels of a tensor would go"):
+        remove_units(found, found.groups[0].units)
+    assert found.slices[0].constant.shape == (6, 4)
+
+
+def test_channels_that_have_to_stay_are_not_cut() -> None:
+    found = dependencies_of(built(f"{WORDS} {{ y = MatMul(x, w) }}", w=(6, 5)))
+    with pytest.raises(ValueError, match="have to stay"):
+        remove_units(found, found.sources[0].numbers[:1])
