@@ -26,6 +26,7 @@ from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import has_references, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.operators import RECURRENT
 
 
 @dataclass(eq=False)
@@ -33,10 +34,12 @@ class DependencyGroup:
     """Units that the same nodes make, with all that is cut along.
 
     name: the key of the first node that makes some. units: (n,) the number that stands for each, none of them fixed.
+    kind: what its units are, "channels", "hidden units" of a recurrent node or "heads" of an attention.
     """
 
     name: str
     units: Numbers
+    kind: str = "channels"
     sources: list[ChannelSource] = field(default_factory=list)
     slices: list[Slices] = field(default_factory=list)
 
@@ -63,6 +66,7 @@ class Dependencies:
         self.slices = flow.slices
         self.owners: list[Owner] = flow.owners
         self.sources = flow.sources
+        self._heads = flow.heads
 
     @functools.cached_property
     def groups(self) -> list[DependencyGroup]:
@@ -76,6 +80,8 @@ class Dependencies:
         for each in self.slices:
             for group in self._groups_at(owners, each.numbers):
                 found[group].slices.append(each)
+        for each in found.values():
+            each.kind = self._kind(each)
         return [each for each in found.values() if each.units.size > 1]
 
     @functools.cached_property
@@ -101,6 +107,11 @@ class Dependencies:
                 if (lines == lines[:, :1]).all() and (key := lines[:, 0].tobytes()) not in seen:
                     seen.add(key)
                     yield lines[:, 0]
+
+    def _kind(self, group: DependencyGroup) -> str:
+        if any(np.isin(self.sets.roots(numbers), group.units).any() for numbers in self._heads):
+            return "heads"
+        return "hidden units" if any(source.node.op in RECURRENT for source in group.sources) else "channels"
 
     def _group_of(self) -> Numbers:
         """For each number that stands for a free set the group that it is in; -1 for all others."""

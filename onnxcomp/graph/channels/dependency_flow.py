@@ -36,6 +36,7 @@ class DependencyFlow(Following):
         self.slices: list[Slices] = []
         self.owners: list[Owner] = []  # beside the slices
         self.sources: list[ChannelSource] = []
+        self.heads: list[Numbers] = []  # channels that are products side by side
 
     def give(self, tensor: Any, numbers: Numbers) -> bool:
         if numbers.size == 1:
