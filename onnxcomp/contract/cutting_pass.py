@@ -132,7 +132,7 @@ class CuttingPass(SitePass):
         else:
             price, goal = prices["units"], (1 - self.ratio) * prices["units"].total(whole)
         allowed = [allowed_counts(group.units.size, self.multiple) for group in groups]
-        errors = [task.elimination(group).errors * task.weight(group) for group in groups]
+        errors = [task.harms(group) for group in groups]
         found = allocated(errors, allowed, price, goal)
         return {group.name: int(count) for group, count in zip(groups, found, strict=True)}
 

@@ -27,7 +27,8 @@ from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.numerics.rounding.gram import shrunk
 from onnxcomp.numerics.structure.unit_elimination import Elimination, Reader, eliminated
 
-LOOK_SHARE = 0.25  # of a group's units that go to see how much its errors count at the model's outputs
+# Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
+LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
 LEAST_ERROR = 1e-12
 
 
@@ -40,7 +41,7 @@ class CuttingTask:
         self._consumers = Consumers(found)
         memo = graph.model.memo
         self._eliminations: dict[str, Elimination] = memo.setdefault((CuttingTask, importance, context.calibration), {})
-        self._weights: dict[str, float] = memo.setdefault((CuttingTask, context.calibration), {})
+        self._harms: dict[str, Array] = memo.setdefault((CuttingTask, importance, context.calibration, "harms"), {})
         self._moments: Mapping[str, Moments] | None = None
 
     # --- which go first ----------------------------------------------------------------------------------------------
@@ -114,17 +115,30 @@ class CuttingTask:
 
     # --- how much it counts ------------------------------------------------------------------------------------------
 
-    def weight(self, group: DependencyGroup) -> float:
-        """What a unit of the group's error is at the model's outputs, where their divergence can be measured."""
-        if self.context.divergence is None or self.context.calibration is None or len(self.found.groups) < 2:
-            return 1.0
-        if group.name not in self._weights:
-            self._weights[group.name] = self._looked(group)
-        return self._weights[group.name]
+    def harms(self, group: DependencyGroup) -> Array:
+        """What it costs the model's outputs that so many of the group's units go, (n + 1,), rising from 0: their
+        divergence where it can be measured, the readers' error else."""
+        if group.name not in self._harms:
+            errors = self.elimination(group).errors
+            shares = next((looks for most, looks in LOOKS.items() if len(self.found.groups) <= most), ())
+            is_measured = self.context.divergence is not None and self.context.calibration is not None
+            self._harms[group.name] = self._looked(group, shares) if is_measured and shares else errors
+        return self._harms[group.name]
 
-    def _looked(self, group: DependencyGroup) -> float:
+    def _looked(self, group: DependencyGroup, shares: Sequence[float]) -> Array:
+        """Divergences measured at some numbers of units, and between them in proportion to the readers' error."""
+        errors = self.elimination(group).errors
+        counts = sorted({min(group.units.size - 1, max(1, round(share * group.units.size))) for share in shares})
+        measured = [self._divergence(group, count) for count in counts]
+        harms = np.maximum.accumulate([0.0, *(each if np.isfinite(each) else 1 / LEAST_ERROR for each in measured)])
+        places = np.array([0.0, *(max(float(errors[count]), LEAST_ERROR) for count in counts)])
+        slope = harms[-1] / places[-1]
+        beyond = np.maximum(errors - places[-1], 0) * slope
+        return np.asarray(np.interp(errors, places, harms) + beyond)
+
+    def _divergence(self, group: DependencyGroup, count: int) -> float:
+        """Of the model when the first units of a group alone go, and each reader makes up for them."""
         elimination = self.elimination(group)
-        count = max(1, round(LOOK_SHARE * group.units.size))
         cut = Cut(self.found.sets, group.units[elimination.order[:count]])
         values: dict[str, Array] = {}
         for each in self._consumers.of(group):
@@ -144,8 +158,7 @@ class CuttingTask:
                     values[key] = (old + found.shift.reshape(old.shape)).astype(old.dtype)
             values[each.weight.name] = each.form.unpack(made).reshape(each.weight.shape).astype(each.weight.dtype)
         assert self.context.divergence is not None
-        harm = self.context.divergence(with_arrays(self.graph.model, values))
-        return harm / max(float(elimination.errors[count]), LEAST_ERROR) if np.isfinite(harm) else 1 / LEAST_ERROR
+        return self.context.divergence(with_arrays(self.graph.model, values))
 
     # --- cutting -----------------------------------------------------------------------------------------------------
 
