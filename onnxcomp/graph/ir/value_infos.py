@@ -24,7 +24,9 @@ def info_of(variable: Any) -> ValueInfoProto | None:
 
 
 def retyped(info: ValueInfoProto, tensor: Any) -> ValueInfoProto:
-    """What is stated of a tensor, with its element type if that has changed since."""
+    """What is stated of a tensor, with its element type, or a constant's shape, if that has changed since."""
+    if isinstance(tensor, Constant) and type_of(info)[1] not in (None, list(tensor.shape), tuple(tensor.shape)):
+        return required_info(tensor)
     dtype = getattr(tensor, "dtype", None)
     if dtype is None or not info.type.tensor_type.elem_type:
         return info
