@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.calibration.statistics.paired import PairedMoments
+from onnxcomp.calibration.statistics.paired_stages import Answer
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, SelectingPass, Site, Structure, Survey, parameter
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -91,7 +92,7 @@ class MatchOutputs(SelectingPass):
             context.progress(done, len(turns), f"matching {stages.by_stage[index][0]}")
             for name, answer in stages.solved(index, rounded).items():
                 if answer is not None and not np.array_equal(answer[0], present[name].values):
-                    values, encoding, errors[name] = answer
+                    values, encoding, errors[name], _ = answer
                     present[name].set(values, encoding)
         return errors
 
@@ -126,7 +127,7 @@ class MatchOutputs(SelectingPass):
         return None
 
 
-def rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Array, Encoding | None, float] | None:
+def rounded(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
     """Values nearest to what gives the original's outputs from the inputs as they now are, on the weight's levels
     where it has some; with their encoding and relative output error. None where there is nothing to gain."""
     form, encoding, values = matrix_form(weight), weight.encoding, np.asarray(weight.values)
@@ -137,9 +138,9 @@ def rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Arra
         return None
     if encoding is None:
         error = relative_output_error(wanted, form.pack(values), shrunk(moments.gram))
-        return (reference, None, error) if error > LEAST_CHANGE else None
+        return (reference, None, error, None) if error > LEAST_CHANGE else None
     found = _on_levels(weight, encoding, reference, moments.gram)
-    return None if found is None else (found.values, found.encoding, found.error)
+    return None if found is None else (found.values, found.encoding, found.error, None)
 
 
 def _on_levels(weight: Weight, encoding: Encoding, reference: Array, gram: Array) -> Rounded | None:

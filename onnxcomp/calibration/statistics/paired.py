@@ -31,10 +31,12 @@ MOST_BYTES = 2**25
 
 @dataclass(frozen=True)
 class PairedMoments:
-    """gram, cross: (groups or 1, K, K) float32, G and C above."""
+    """gram, cross: (groups or 1, K, K) float32, G and C above. mean, mean_before: (groups or 1, K) of x' and of x."""
 
     gram: Array
     cross: Array
+    mean: Array
+    mean_before: Array
 
 
 class PairedSums:
@@ -44,6 +46,8 @@ class PairedSums:
         self.fault = False
         self._gram: Any = 0.0
         self._cross: Any = 0.0
+        self._total: Any = 0.0
+        self._total_before: Any = 0.0
         self._count = 0
         self._waiting: list[tuple[Array, Array]] = []
         self._waiting_bytes = 0
@@ -59,14 +63,17 @@ class PairedSums:
         if self._waiting_bytes >= max(LEAST_BYTES, min(MOST_BYTES, 4 * after.shape[0] * after.shape[2] ** 2)):
             self._multiply()
 
-    def totals(self) -> tuple[Array, Array, int] | None:
-        """Both sums and the number of columns; None where there are none, or the values are no finite numbers."""
+    def totals(self) -> tuple[Array, Array, Array, Array, int] | None:
+        """The sums of products, with themselves and with the original's, and of columns, now and in the original, and
+        the number of columns; None where there are none, or the values are no finite numbers."""
         if self._waiting and not self.fault:
             self._multiply()
         if self.fault or not self._count:
             return None
         is_finite = np.isfinite(self._gram).all() and np.isfinite(self._cross).all()
-        return (self._gram, self._cross, self._count) if is_finite else None
+        if not is_finite:
+            return None
+        return self._gram, self._cross, self._total, self._total_before, self._count
 
     def _multiply(self) -> None:
         before, after = (_joined(each) for each in zip(*self._waiting, strict=True))
@@ -74,6 +81,8 @@ class PairedSums:
         with np.errstate(invalid="ignore", over="ignore"):
             self._gram = self._gram + np.matmul(after.swapaxes(1, 2), after)
             self._cross = self._cross + np.matmul(before.swapaxes(1, 2), after)
+            self._total = self._total + after.sum(axis=1, dtype=np.float64)
+            self._total_before = self._total_before + before.sum(axis=1, dtype=np.float64)
 
 
 def _joined(parts: Sequence[Array]) -> Array:
@@ -104,10 +113,9 @@ def _together(parts: Sequence[PairedSums]) -> PairedMoments | None:
     totals = [found for each in parts if (found := each.totals()) is not None]
     if not totals or len(totals) < len(parts):
         return None
-    count = np.float32(sum(each[2] for each in totals))
-    gram: Any = sum(each[0] for each in totals)
-    cross: Any = sum(each[1] for each in totals)
-    return PairedMoments(gram / count, cross / count)
+    count = np.float32(sum(each[4] for each in totals))
+    gram, cross, mean, before = (sum(each[index] for each in totals) / count for index in range(4))
+    return PairedMoments(gram, cross, mean, before)
 
 
 def paired_moments(

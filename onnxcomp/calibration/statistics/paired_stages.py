@@ -47,7 +47,8 @@ from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 ROOM_BYTES = 256 * 2**20  # of values in memory: half for the original's, half for those under way
 MOST_RESULTS = 4096  # remembered
 
-Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
+# A weight's new values, their encoding and error, and by how much the bias of its node moves (channels,).
+Answer = tuple[Array, Encoding | None, float, Array | None] | None
 Solve = Callable[[Weight, Array, PairedMoments], Answer]
 
 

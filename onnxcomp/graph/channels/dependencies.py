@@ -20,12 +20,13 @@ from onnxcomp.graph.channels.dependency_flow import DependencyFlow
 from onnxcomp.graph.channels.dependency_rules import RULES
 from onnxcomp.graph.channels.groups import ChannelSource
 from onnxcomp.graph.channels.ids import ChannelSets, Numbers, connected
-from onnxcomp.graph.channels.owners import Owner, Slices
+from onnxcomp.graph.channels.owners import ConstantSlices, Owner
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import has_references, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.operators import RECURRENT
 
 
 @dataclass(eq=False)
@@ -33,15 +34,17 @@ class DependencyGroup:
     """Units that the same nodes make, with all that is cut along.
 
     name: the key of the first node that makes some. units: (n,) the number that stands for each, none of them fixed.
+    kind: what its units are, "channels", "hidden units" of a recurrent node or "heads" of an attention.
     """
 
     name: str
     units: Numbers
+    kind: str = "channels"
     sources: list[ChannelSource] = field(default_factory=list)
-    slices: list[Slices] = field(default_factory=list)
+    slices: list[ConstantSlices] = field(default_factory=list)
 
     @property
-    def consumers(self) -> list[Slices]:
+    def consumers(self) -> list[ConstantSlices]:
         """The weights that sum over the group's channels."""
         return [each for each in self.slices if each.is_read]
 
@@ -63,6 +66,7 @@ class Dependencies:
         self.slices = flow.slices
         self.owners: list[Owner] = flow.owners
         self.sources = flow.sources
+        self._heads = flow.heads
 
     @functools.cached_property
     def groups(self) -> list[DependencyGroup]:
@@ -78,6 +82,8 @@ class Dependencies:
         for each in self.slices:
             for group in self._groups_at(owners, each.numbers):
                 found[group].slices.append(each)
+        for made in found.values():
+            made.kind = self._kind(made)
         return [each for each in found.values() if each.units.size > 1]
 
     @functools.cached_property
@@ -102,6 +108,11 @@ class Dependencies:
                     if units.all() and (key := units.tobytes()) not in seen:
                         seen.add(key)
                         yield units
+
+    def _kind(self, group: DependencyGroup) -> str:
+        if any(np.isin(self.sets.roots(numbers), group.units).any() for numbers in self._heads):
+            return "heads"
+        return "hidden units" if any(source.node.op in RECURRENT for source in group.sources) else "channels"
 
     def _group_of(self) -> Numbers:
         """For each number that stands for a free set the group that it is in, the index of the first source that makes
@@ -139,7 +150,7 @@ def dependencies(graph: Graph) -> Dependencies:
 
 def _keep_shared(flow: DependencyFlow) -> None:
     """A matrix that several nodes read stays one: they see the same channels, or these stay."""
-    by_constant: dict[Constant, list[Slices]] = {}
+    by_constant: dict[Constant, list[ConstantSlices]] = {}
     for each in flow.slices:
         by_constant.setdefault(each.constant, []).append(each)
     for constant, found in by_constant.items():
@@ -156,7 +167,7 @@ def _keep_shared(flow: DependencyFlow) -> None:
             _agree(flow, found, len(readers), axis, reason)
 
 
-def _agree(flow: DependencyFlow, found: list[Slices], readers: int, axis: int, reason: str) -> None:
+def _agree(flow: DependencyFlow, found: list[ConstantSlices], readers: int, axis: int, reason: str) -> None:
     """All readers of a constant see the same channels along one of its axes."""
     along = [(each, theirs) for each in found for own, theirs in each.axes() if own == axis]
     if len({(id(each.reader), each.index) for each, _ in along}) < readers:

@@ -16,7 +16,7 @@ import numpy as np
 from onnxcomp.graph.channels.following import Following
 from onnxcomp.graph.channels.groups import ChannelSource
 from onnxcomp.graph.channels.ids import ChannelSets, Numbers, padded
-from onnxcomp.graph.channels.owners import Owner, Picks, SlicePart, Slices, SplitParts, StatedSize
+from onnxcomp.graph.channels.owners import ConstantSlices, Owner, Picks, SlicePart, SplitParts, StatedSize
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import constant_behind, constant_key, given, has_one_reader, is_onnx, producer
@@ -33,9 +33,10 @@ class DependencyFlow(Following):
 
     def __init__(self, graph: Graph, shapes: Shapes) -> None:
         super().__init__(graph, shapes, ChannelSets())
-        self.slices: list[Slices] = []
+        self.slices: list[ConstantSlices] = []
         self.owners: list[Owner] = []  # beside the slices
         self.sources: list[ChannelSource] = []
+        self.heads: list[Numbers] = []  # channels that are products side by side
 
     def give(self, tensor: Any, numbers: Numbers) -> bool:
         if numbers.size == 1:
@@ -79,7 +80,8 @@ class DependencyFlow(Following):
             numbers = padded(numbers, rank).transpose(np.argsort(behind.perm))
         reader, at = (producer(path[-1]), 0) if path else (node, index)
         assert reader is not None
-        self.slices.append(Slices(self.scope, node, self.key(node), reader, at, constant, numbers, is_read, path))
+        key = self.key(node)
+        self.slices.append(ConstantSlices(self.scope, node, key, reader, at, constant, numbers, is_read, path))
 
     def _obstacle(self, constant: Constant, path: Sequence[Any]) -> str:
         """Why slices of a constant cannot be taken out, "" where they can."""

@@ -23,7 +23,7 @@ SPLIT_INPUT_OPSET = 13  # from here on a Split reads its sizes, and a Squeeze it
 FIRST_POSSIBLE = -(2**31)  # an end that stands before the first element, as exporters write it
 
 
-class Cut:
+class ChannelCut:
     """Which channels are to go, by the sets that they are in."""
 
     def __init__(self, sets: ChannelSets, units: Numbers) -> None:
@@ -54,12 +54,12 @@ class Owner(Protocol):
     @property
     def numbers(self) -> Numbers: ...
 
-    def cut(self, graph: Graph, cut: Cut) -> None:
+    def cut(self, graph: Graph, cut: ChannelCut) -> None:
         """Change it as far as the cut touches it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Slices:
+class ConstantSlices:
     """A constant of which slices go with channels.
 
     reader, index: what reads the constant itself. node: the operator that it serves, key: its name; between both stand
@@ -85,7 +85,7 @@ class Slices:
         pairs = [(axis, axis + behind) for axis in range(rank) if axis + behind >= 0]
         return [(own, theirs) for own, theirs in pairs if shape[own] > 1 and self.numbers.shape[theirs] == shape[own]]
 
-    def kept(self, cut: Cut) -> dict[int, NDArray[np.bool_]]:
+    def kept(self, cut: ChannelCut) -> dict[int, NDArray[np.bool_]]:
         """Which indices stay, for each axis of the constant that loses some."""
         found = {own: cut.kept(self.numbers, theirs) for own, theirs in self.axes()}
         return {axis: kept for axis, kept in found.items() if not kept.all()}
@@ -105,7 +105,7 @@ class StatedSize:
     numbers: Numbers
     axis: int
 
-    def cut(self, graph: Graph, cut: Cut) -> None:
+    def cut(self, graph: Graph, cut: ChannelCut) -> None:
         if not cut.touches(self.numbers):
             return
         count = int(cut.kept(self.numbers, self.axis).sum())
@@ -133,7 +133,7 @@ class SlicePart:
     numbers: Numbers
     step: int
 
-    def cut(self, graph: Graph, cut: Cut) -> None:
+    def cut(self, graph: Graph, cut: ChannelCut) -> None:
         kept = cut.kept(self.numbers, self.axis)
         if kept.all():
             return
@@ -178,7 +178,7 @@ class SplitParts:
     def numbers(self) -> Numbers:
         return np.concatenate(self.parts, self.axis)
 
-    def cut(self, graph: Graph, cut: Cut) -> None:
+    def cut(self, graph: Graph, cut: ChannelCut) -> None:
         if not cut.touches(self.numbers):
             return
         sizes = [int(cut.kept(part, self.axis).sum()) for part in self.parts]
@@ -202,7 +202,7 @@ class Picks:
     axis: int
     numbers: Numbers
 
-    def cut(self, graph: Graph, cut: Cut) -> None:
+    def cut(self, graph: Graph, cut: ChannelCut) -> None:
         kept = cut.kept(self.numbers, self.axis)
         if kept.all():
             return

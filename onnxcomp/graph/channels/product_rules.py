@@ -133,7 +133,9 @@ def _product_of_computed(flow: DependencyFlow, node: Node) -> bool:
         left, right = as_one(flow, node, left, -1), as_one(flow, node, right, -2)
     if any(size > 1 for each in (left, right) for size in each.shape[:-2]):
         left, right = as_one(flow, node, left, -2), as_one(flow, node, right, -1)
-        return flow.give(node.outputs[0], joined(flow, node, {0: left, 1: right}, rank))
+        made = joined(flow, node, {0: left, 1: right}, rank)
+        flow.heads.append(made)
+        return flow.give(node.outputs[0], made)
     if left.shape[-2] > 1 and right.shape[-1] > 1:
         flow.sets.fix(left, f"{flow.key(node)} (MatMul) crosses its channels with others")
         return flow.give(node.outputs[0], right)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.graph.channels.dependencies import Dependencies
 from onnxcomp.graph.channels.ids import Numbers, padded
-from onnxcomp.graph.channels.owners import Cut, Slices
+from onnxcomp.graph.channels.owners import ChannelCut, ConstantSlices
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Scope
@@ -26,7 +26,7 @@ def remove_units(found: Dependencies, units: Numbers) -> dict[str, Origin]:
 
     ValueError, and nothing changed, where an axis would be left with nothing.
     """
-    cut = Cut(found.sets, units)
+    cut = ChannelCut(found.sets, units)
     if bool(found.sets.is_fixed(units).any()):
         raise ValueError("some of the channels have to stay")
     for numbers in found.counts():
@@ -57,15 +57,15 @@ def _forget(scope: Scope, tensor: Any, op: str, origins: dict[str, Origin]) -> N
             _forget(scope, reader.outputs[0], op, origins)
 
 
-def _indices(cut: Cut, numbers: Numbers) -> dict[int, NDArray[np.int64]]:
+def _indices(cut: ChannelCut, numbers: Numbers) -> dict[int, NDArray[np.int64]]:
     """For each axis that loses something, which indices stay."""
     kept = {axis: cut.kept(numbers, axis) for axis, size in enumerate(numbers.shape) if size > 1}
     return {axis: np.flatnonzero(each) for axis, each in kept.items() if not each.all()}
 
 
-def _cut_constants(found: Dependencies, cut: Cut, origins: dict[str, Origin]) -> None:
+def _cut_constants(found: Dependencies, cut: ChannelCut, origins: dict[str, Origin]) -> None:
     """A constant of which every reader loses the same is cut where it stands; else each reader gets its own."""
-    by_reader: dict[Constant, dict[tuple[int, int], tuple[Slices, Kept]]] = {}
+    by_reader: dict[Constant, dict[tuple[int, int], tuple[ConstantSlices, Kept]]] = {}
     for each in found.slices:
         kept = each.kept(cut)
         if kept:

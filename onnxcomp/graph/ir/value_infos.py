@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import TypeProto, ValueInfoProto, helper
+from onnx import ValueInfoProto, helper
 
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.scopes import type_of
@@ -24,23 +24,19 @@ def info_of(variable: Any) -> ValueInfoProto | None:
 
 
 def retyped(info: ValueInfoProto, tensor: Any) -> ValueInfoProto:
-    """What is stated of a tensor, with its element type, and a constant's shape, if they have changed since."""
-    dtype, stated = getattr(tensor, "dtype", None), info.type.tensor_type
-    if dtype is None or not stated.elem_type:
-        return info
-    if isinstance(tensor, Constant) and stated.HasField("shape") and _sizes(stated) != list(tensor.shape):
+    """What is stated of a tensor, with its element type, or a constant's shape, if that has changed since."""
+    if isinstance(tensor, Constant) and type_of(info)[1] not in (None, list(tensor.shape), tuple(tensor.shape)):
         return required_info(tensor)
+    dtype = getattr(tensor, "dtype", None)
+    if dtype is None or not info.type.tensor_type.elem_type:
+        return info
     element = tensor.data_type if isinstance(tensor, Constant) else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    if element == stated.elem_type:
+    if element == info.type.tensor_type.elem_type:
         return info
     changed = ValueInfoProto()
     changed.CopyFrom(info)
     changed.type.tensor_type.elem_type = element
     return changed
-
-
-def _sizes(stated: TypeProto.Tensor) -> list[int]:
-    return [each.dim_value for each in stated.shape.dim if each.HasField("dim_value")]
 
 
 def required_info(tensor: Any) -> ValueInfoProto:

@@ -13,7 +13,7 @@ import numpy as np
 from onnxcomp.contract import Context
 from onnxcomp.graph.channels.dependencies import Dependencies, dependencies
 from onnxcomp.graph.channels.ids import Numbers
-from onnxcomp.graph.channels.owners import Cut
+from onnxcomp.graph.channels.owners import ChannelCut
 from onnxcomp.graph.channels.removal import remove_units
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.provenance import Origins, Reference
@@ -44,7 +44,7 @@ def blind(model: Model, pick: Pick) -> Model:
     """The model with zeros where weights read the channels."""
     graph = open_graph(model)
     found = dependencies(graph)
-    cut = Cut(found.sets, pick(found))
+    cut = ChannelCut(found.sets, pick(found))
     for each in found.slices:
         kept = each.kept(cut) if each.is_read else {}
         if not kept:

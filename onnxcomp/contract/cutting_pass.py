@@ -1,0 +1,142 @@
+"""Passes whose sites are dependency groups, of which units are cut; what reads them makes up for it.
+
+    which units go       by importance, by default what harms the consumers' outputs least (``unit_elimination``)
+    how many of each     so that the model keeps a share of its channels or MACs at the least error
+    what is left         is solved anew, weight after weight, for the original's outputs (``compensation``)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.contract.context import Context
+from onnxcomp.contract.cutting_task import CuttingTask
+from onnxcomp.contract.outcome import Outcome, Skip
+from onnxcomp.contract.parameters import parameter
+from onnxcomp.contract.passes import Effect, Exact, Structure
+from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Survey
+from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
+from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.pruning.costs import prices_of
+from onnxcomp.graph.pruning.importance import BY_WEIGHTS
+from onnxcomp.graph.weights.value_pass import all_finite
+from onnxcomp.numerics.search.cut_allocation import allocated, allowed_counts
+
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)  # of a group's units, for a search to choose from
+PRICED = {Quantity.BYTES: "bytes", Quantity.MACS: "macs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuttingPass(SitePass):
+    """A pass that cuts units out of dependency groups."""
+
+    effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
+    destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
+    prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
+    variants = tuple({"ratio": share, "even": True} for share in SHARES)
+
+    ratio: float = parameter(0.25, low=0.0, high=0.99, help="share of all units that is cut")
+    even: bool = parameter(False, help="cut the same share of every group, instead of where it harms least")
+    macs: float | None = parameter(None, low=0.0, high=1.0, help="share of the MACs kept, in place of ratio")
+    size: float | None = parameter(None, low=0.0, high=1.0, help="share of the constants' bytes kept, likewise")
+    importance: str = parameter(
+        "auto",
+        choices=("auto", "reconstruction", "activation", *BY_WEIGHTS),
+        help="what a unit is worth; auto: reconstruction of its readers' outputs with data, else l2",
+    )
+    multiple: int = parameter(1, low=1, help="numbers of units kept are multiples of this")
+    repair: bool = parameter(True, help="solve the weights that are left anew, where there are data")
+
+    @abstractmethod
+    def is_own(self, group: DependencyGroup) -> bool:
+        """Whether the pass cuts units of this kind."""
+
+    def draws_on_data(self, *, calibration: bool) -> bool:
+        return calibration
+
+    def sites(self, graph: Graph, context: Context) -> Survey:
+        found, groups, skipped = self._groups(graph, context)
+        task = CuttingTask(graph, found, self.importance, context)
+        prices = prices_of(found, groups) if groups else {}
+        sites = []
+        for index, group in enumerate(groups):
+            elimination = task.elimination(group)
+            costs = {quantity: prices[quantity].total(np.zeros(len(groups))) for quantity in PRICED}
+            options = []
+            for fields, one in self.strengths():
+                counts = np.zeros(len(groups), np.int64)
+                counts[index] = one.even_count(group)
+                taken = {quantity: prices[quantity].total(counts) for quantity in PRICED}
+                options.append(Option(fields, taken, float(elimination.errors[counts[index]])))
+            sites.append(Site(group.name, tuple(sorted(group.touched)), costs, tuple(options) or (Option(),)))
+        return Survey(tuple(sites), tuple(skipped))
+
+    def even_count(self, group: DependencyGroup) -> int:
+        """How many of a group's units go where every group loses the same share."""
+        allowed = allowed_counts(group.units.size, self.multiple)
+        wanted = self.ratio * group.units.size
+        return int(allowed[np.argmin(np.abs(allowed - wanted))])
+
+    def apply(self, graph: Graph, context: Context) -> Outcome:
+        _, groups, skipped = self._groups(graph, context)
+        outcome = self.rewrite(graph, {each.name: {} for each in groups}, context)
+        outcome.skipped[:0] = skipped
+        return outcome
+
+    def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
+        outcome = Outcome()
+        found, groups, _ = self._groups(graph, _unlimited(context))
+        counts: dict[str, int] = {}
+        task = CuttingTask(graph, found, self.importance, context)
+        for own, names in self.by_fields(choice):
+            assert isinstance(own, CuttingPass)
+            counts.update((name, count) for name, count in own._counts(task, groups).items() if name in names)
+        chosen = [(group, counts.get(group.name, 0)) for group in groups if group.name in choice]
+        for group, count in chosen:
+            if not count:
+                outcome.skip(group.name, "nothing of it is to go")
+        task.cut([(group, count) for group, count in chosen if count], outcome, repair=self.repair)
+        return outcome
+
+    def _groups(self, graph: Graph, context: Context) -> tuple[Dependencies, list[DependencyGroup], list[Skip]]:
+        """The groups of the pass that the context selects, and why the others are left alone."""
+        found = dependencies(graph)
+        skipped = [Skip(key, reason) for key, reason in found.declined.items() if context.selects(key)]
+        groups = []
+        for group in found.groups:
+            if not self.is_own(group) or not context.selects(group.name):
+                continue
+            if context.excludes(*group.touched):
+                skipped.append(Skip(group.name, "something that goes with it is excluded"))
+            elif not all(all_finite(np.asarray(each.constant.values)) for each in group.consumers):
+                skipped.append(Skip(group.name, "its readers have values that are not finite"))
+            else:
+                groups.append(group)
+        return found, groups, skipped
+
+    def _counts(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> dict[str, int]:
+        """How many units of each group go."""
+        if self.even or not groups:
+            return {group.name: self.even_count(group) for group in groups}
+        prices = prices_of(task.found, groups)
+        whole = np.zeros(len(groups))
+        if self.macs is not None:
+            price, goal = prices["macs"], self.macs * prices["macs"].total(whole)
+        elif self.size is not None:
+            price, goal = prices["bytes"], self.size * prices["bytes"].total(whole)
+        else:
+            price, goal = prices["units"], (1 - self.ratio) * prices["units"].total(whole)
+        allowed = [allowed_counts(group.units.size, self.multiple) for group in groups]
+        errors = [task.harms(group) for group in groups]
+        found = allocated(errors, allowed, price, goal)
+        return {group.name: int(count) for group, count in zip(groups, found, strict=True)}
+
+
+def _unlimited(context: Context) -> Context:
+    """The context without its choice of sites: how many units of a group go depends on no choice of groups."""
+    return dataclasses.replace(context, include=None)
