@@ -41,7 +41,7 @@ class Origin:
             return None
         value = before
         for axis, index in self.kept.items():
-            value = _taken(value, index, axis)
+            value = taken(value, index, axis)
         return value if self.factor is None else (value * self.factor).astype(before.dtype)
 
     def channels_as_now(self, before: Array, axis: int) -> Array | None:
@@ -49,7 +49,7 @@ class Origin:
         if self.tensor is None or not -self.rank <= axis < self.rank:
             return None
         own = axis % self.rank
-        value = _taken(before, self.kept[own], 0) if own in self.kept else before
+        value = taken(before, self.kept[own], 0) if own in self.kept else before
         if self.factor is None:
             return value
         if any(size != 1 for each, size in enumerate(self.factor.shape) if each != own):
@@ -121,10 +121,11 @@ class Reference:
         return constants_by_key(open_plain(self.model))
 
 
-def _taken(value: Array, index: Array, axis: int) -> Array:
-    taken = np.take(value, np.maximum(index, 0), axis=axis)
+def taken(value: Array, index: Array, axis: int) -> Array:
+    """Values of before along an axis as they stand now, with zeros where the index is ``NEW``."""
+    found: Array = np.take(value, np.maximum(index, 0), axis=axis)
     fresh = (index == NEW).reshape([-1 if each == axis else 1 for each in range(value.ndim)])
-    return np.where(fresh, value.dtype.type(0), taken) if fresh.any() else taken
+    return np.where(fresh, value.dtype.type(0), found) if fresh.any() else found
 
 
 def _composed(older: Array, newer: Array) -> Array:

@@ -74,7 +74,7 @@ def _layer_norm(flow: DependencyFlow, node: Node) -> bool:
     if numbers is None or not numbers.ndim:
         return False
     first = int(node.attrs.get("axis", -1)) % numbers.ndim
-    return math.prod(numbers.shape[first:]) == 1 and flow.give(node.outputs[0], numbers)
+    return math.prod(numbers.shape[first:]) == 1 and all(flow.give(out, numbers) for out in named_outputs(node))
 
 
 def _softmax(flow: DependencyFlow, node: Node) -> bool:
@@ -148,13 +148,16 @@ def _shape_of(flow: DependencyFlow, node: Node) -> bool:
         return False
     first, last = int(node.attrs.get("start", 0)), node.attrs.get("end")
     axes = list(range(numbers.ndim))[slice(first, None if last is None else int(last))]
-    return all(_picked(axes, numbers, reader) for reader in node.outputs[0].outputs)
+    return all(_picked(flow, axes, numbers, reader) for reader in node.outputs[0].outputs)
 
 
-def _picked(axes: list[int], numbers: Numbers, reader: Node) -> bool:
+def _picked(flow: DependencyFlow, axes: list[int], numbers: Numbers, reader: Node) -> bool:
     """Whether a node reads sizes of axes without channels only."""
     if all(numbers.shape[axis] == 1 for axis in axes):
         return True
+    if is_onnx(reader, "Cast", "Identity"):
+        cast = reader.outputs[0]
+        return not flow.graph.is_output(cast) and all(_picked(flow, axes, numbers, each) for each in cast.outputs)
     if is_onnx(reader, "Gather") and int(reader.attrs.get("axis", 0)) == 0:
         positions = ints(reader.inputs[1])
         picked = None if positions is None else [axes[each] for each in positions if -len(axes) <= each < len(axes)]

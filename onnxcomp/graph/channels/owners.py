@@ -18,9 +18,20 @@ from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import given
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import set_constant, set_input
+from onnxcomp.graph.provenance import NEW
 
 SPLIT_INPUT_OPSET = 13  # from here on a Split reads its sizes, and a Squeeze its axes
 FIRST_POSSIBLE = -(2**31)  # an end that stands before the first element, as exporters write it
+
+
+class ChannelChange(Protocol):
+    """What becomes of channels."""
+
+    def touches(self, numbers: Numbers) -> bool:
+        """Whether anything becomes of any of the channels."""
+
+    def taken(self, numbers: Numbers, axis: int) -> Array:
+        """Where each index of now stood along an axis before, or NEW."""
 
 
 class ChannelCut:
@@ -41,6 +52,32 @@ class ChannelCut:
         kept: NDArray[np.bool_] = np.logical_not(gone.reshape(gone.shape[0], -1).all(axis=1))
         return kept
 
+    def taken(self, numbers: Numbers, axis: int) -> Array:
+        """Which indices of an axis stay."""
+        return np.flatnonzero(self.kept(numbers, axis))
+
+
+class ChannelWidening:
+    """So many new channels behind those of one unit, wherever these stand: zeros in every constant."""
+
+    def __init__(self, sets: ChannelSets, unit: int, count: int) -> None:
+        self._sets = sets
+        self._unit = unit
+        self._count = count
+
+    def touches(self, numbers: Numbers) -> bool:
+        """Whether the new channels stand behind any of the channels."""
+        return bool((self._sets.roots(numbers) == self._unit).any())
+
+    def taken(self, numbers: Numbers, axis: int) -> Array:
+        """The indices of an axis, with NEW behind each run of the unit: as long as the run, as often as asked."""
+        held = np.moveaxis(self._sets.roots(numbers) == self._unit, axis, 0)
+        held = held.reshape(held.shape[0], -1).all(axis=1)
+        edges = np.flatnonzero(np.diff(held.astype(np.int8), prepend=0, append=0))
+        where = np.repeat(edges[1::2], (edges[1::2] - edges[::2]) * self._count)
+        made: Array = np.insert(np.arange(held.size), where, NEW)
+        return made
+
 
 class Owner(Protocol):
     """Something in a model that changes when channels go."""
@@ -54,8 +91,8 @@ class Owner(Protocol):
     @property
     def numbers(self) -> Numbers: ...
 
-    def cut(self, graph: Graph, cut: ChannelCut) -> None:
-        """Change it as far as the cut touches it."""
+    def change(self, graph: Graph, change: ChannelChange) -> None:
+        """Change it as far as the channels touch it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +122,12 @@ class ConstantSlices:
         pairs = [(axis, axis + behind) for axis in range(rank) if axis + behind >= 0]
         return [(own, theirs) for own, theirs in pairs if shape[own] > 1 and self.numbers.shape[theirs] == shape[own]]
 
-    def kept(self, cut: ChannelCut) -> dict[int, NDArray[np.bool_]]:
-        """Which indices stay, for each axis of the constant that loses some."""
-        found = {own: cut.kept(self.numbers, theirs) for own, theirs in self.axes()}
-        return {axis: kept for axis, kept in found.items() if not kept.all()}
+    def taken(self, change: ChannelChange) -> dict[int, Array]:
+        """Where each index of now stood before, for each axis of the constant that changes."""
+        if not change.touches(self.numbers):
+            return {}
+        found = {own: change.taken(self.numbers, theirs) for own, theirs in self.axes()}
+        return {axis: index for axis, index in found.items() if index.size != self.constant.shape[axis]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +144,10 @@ class StatedSize:
     numbers: Numbers
     axis: int
 
-    def cut(self, graph: Graph, cut: ChannelCut) -> None:
-        if not cut.touches(self.numbers):
+    def change(self, graph: Graph, change: ChannelChange) -> None:
+        if not change.touches(self.numbers):
             return
-        count = int(cut.kept(self.numbers, self.axis).sum())
+        count = change.taken(self.numbers, self.axis).size
         if isinstance(self.place, str):
             old = self.node.attrs.get(self.place)
             new: Any = count
@@ -133,13 +172,15 @@ class SlicePart:
     numbers: Numbers
     step: int
 
-    def cut(self, graph: Graph, cut: ChannelCut) -> None:
-        kept = cut.kept(self.numbers, self.axis)
-        if kept.all():
+    def change(self, graph: Graph, change: ChannelChange) -> None:
+        if not change.touches(self.numbers):
             return
-        taken = range(kept.size)[slice(self._stated(0), self._end(kept.size), self.step)]
-        before = np.concatenate([[0], np.cumsum(kept)])
-        low, high = int(before[min(taken)]), int(before[max(taken) + 1])
+        size, index = self.numbers.shape[self.axis], change.taken(self.numbers, self.axis)
+        part = range(size)[slice(self._stated(0), self._end(size), self.step)]
+        if not part:
+            return
+        behind = np.maximum.accumulate(index)  # what is new belongs to what stands before it
+        low, high = (int(each) for each in np.searchsorted(behind, [min(part), max(part) + 1]))
         start, end = (low, high) if self.step > 0 else (high - 1, low - 1 if low else FIRST_POSSIBLE)
         self._state(graph, 0, start)
         self._state(graph, 1, end)
@@ -178,10 +219,10 @@ class SplitParts:
     def numbers(self) -> Numbers:
         return np.concatenate(self.parts, self.axis)
 
-    def cut(self, graph: Graph, cut: ChannelCut) -> None:
-        if not cut.touches(self.numbers):
+    def change(self, graph: Graph, change: ChannelChange) -> None:
+        if not change.touches(self.numbers):
             return
-        sizes = [int(cut.kept(part, self.axis).sum()) for part in self.parts]
+        sizes = [change.taken(part, self.axis).size for part in self.parts]
         if self.scope.opset < SPLIT_INPUT_OPSET:
             self.node.attrs["split"] = sizes
             return
@@ -202,13 +243,20 @@ class Picks:
     axis: int
     numbers: Numbers
 
-    def cut(self, graph: Graph, cut: ChannelCut) -> None:
-        kept = cut.kept(self.numbers, self.axis)
-        if kept.all():
+    def change(self, graph: Graph, change: ChannelChange) -> None:
+        if not change.touches(self.numbers):
             return
         positions = np.asarray(self.node.inputs[1].values)
-        wrapped = positions % kept.size
-        found = (np.cumsum(kept) - 1)[wrapped]
+        wrapped, index = positions % self.numbers.shape[self.axis], change.taken(self.numbers, self.axis)
+        found = np.searchsorted(np.maximum.accumulate(index), wrapped)
         if positions.ndim:
-            found = found[kept[wrapped]]
+            found = _picked(found, change.taken(np.take(self.numbers, wrapped, self.axis), self.axis))
         set_constant(graph, self.scope, self.node, 1, found.astype(positions.dtype))
+
+
+def _picked(found: Array, taken: Array) -> Array:
+    """The positions that a Gather picks now. found: where what each of its picks took stands now; taken: what becomes of
+    its picks, each new one the next behind the place of the pick before it."""
+    behind = np.maximum.accumulate(taken)
+    made: Array = found[behind] + np.arange(taken.size) - np.searchsorted(behind, behind)
+    return made

@@ -1,6 +1,7 @@
-"""Cut channels out of a model: every constant, size and position that goes with them.
+"""Cut channels out of a model, or add some: every constant, size and position that goes with them.
 
-y = W2 f(W1 x + b)    becomes    y = W2[:, k] f(W1[k] x + b[k]),  k: the channels that stay
+    y = W2 f(W1 x + b)    becomes    y = W2[:, k] f(W1[k] x + b[k]),  k: the channels that stay
+                          or         y = [W2 0] f([W1; 0] x + [b; 0])
 """
 
 from __future__ import annotations
@@ -8,17 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxcomp.graph.channels.dependencies import Dependencies
 from onnxcomp.graph.channels.ids import Numbers, padded
-from onnxcomp.graph.channels.owners import ChannelCut, ConstantSlices
-from onnxcomp.graph.ir.nodes import Constant
+from onnxcomp.graph.channels.owners import ChannelChange, ChannelCut, ChannelWidening, ConstantSlices
+from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.ir.reader import Scope
-from onnxcomp.graph.provenance import Origin
+from onnxcomp.graph.provenance import Origin, taken
 
-Kept = dict[int, NDArray[np.bool_]]
+Taken = dict[int, Array]  # by axis where each index of now stood before, or NEW
 
 
 def remove_units(found: Dependencies, units: Numbers) -> dict[str, Origin]:
@@ -32,18 +32,33 @@ def remove_units(found: Dependencies, units: Numbers) -> dict[str, Origin]:
     for numbers in found.counts():
         if not cut.kept(numbers, 0).any():
             raise ValueError("all channels of a tensor would go")
+    return _change(found, cut)
+
+
+def add_units(found: Dependencies, behind: int, count: int) -> dict[str, Origin]:
+    """Put units of zeros behind one that is there, wherever it stands; what the graph's tensors were before, by key.
+
+    Nothing that reads the new channels sees them, as long as they are finite: that they are is up to the caller.
+    """
+    unit = found.sets.roots(np.array([behind]))
+    if bool(found.sets.is_fixed(unit).any()):
+        raise ValueError("the channels have to stay")
+    return _change(found, ChannelWidening(found.sets, int(unit[0]), count))
+
+
+def _change(found: Dependencies, change: ChannelChange) -> dict[str, Origin]:
     origins: dict[str, Origin] = {}
     for tensor, (scope, numbers, rank) in found.tensors.items():
-        if not cut.touches(numbers):
+        if not change.touches(numbers):
             continue
         key = scope.key(tensor.name)
-        origins[key] = Origin(None) if rank is None else Origin(key, rank, _indices(cut, padded(numbers, rank)))
+        origins[key] = Origin(None) if rank is None else Origin(key, rank, _indices(change, padded(numbers, rank)))
         tensor.origin, tensor.shape = None, None
         _forget(scope, tensor, "Shape", origins)
-    _cut_constants(found, cut, origins)
+    _change_constants(found, change, origins)
     for owner in found.owners:
-        owner.cut(found.graph, cut)
-        if cut.touches(owner.numbers) and is_onnx(owner.node, "Concat"):
+        owner.change(found.graph, change)
+        if change.touches(owner.numbers) and is_onnx(owner.node, "Concat"):
             _forget(owner.scope, owner.node.outputs[0], "Concat", origins)
             origins[owner.scope.key(owner.node.outputs[0].name)] = Origin(None)
     return origins
@@ -57,44 +72,44 @@ def _forget(scope: Scope, tensor: Any, op: str, origins: dict[str, Origin]) -> N
             _forget(scope, reader.outputs[0], op, origins)
 
 
-def _indices(cut: ChannelCut, numbers: Numbers) -> dict[int, NDArray[np.int64]]:
-    """For each axis that loses something, which indices stay."""
-    kept = {axis: cut.kept(numbers, axis) for axis, size in enumerate(numbers.shape) if size > 1}
-    return {axis: np.flatnonzero(each) for axis, each in kept.items() if not each.all()}
+def _indices(change: ChannelChange, numbers: Numbers) -> Taken:
+    """For each axis that changes, where its indices stood."""
+    found = {axis: change.taken(numbers, axis) for axis, size in enumerate(numbers.shape) if size > 1}
+    return {axis: each for axis, each in found.items() if each.size != numbers.shape[axis]}
 
 
-def _cut_constants(found: Dependencies, cut: ChannelCut, origins: dict[str, Origin]) -> None:
-    """A constant of which every reader loses the same is cut where it stands; else each reader gets its own."""
-    by_reader: dict[Constant, dict[tuple[int, int], tuple[ConstantSlices, Kept]]] = {}
+def _change_constants(found: Dependencies, change: ChannelChange, origins: dict[str, Origin]) -> None:
+    """A constant that is the same to every reader is changed where it stands; else each reader gets its own."""
+    by_reader: dict[Constant, dict[tuple[int, int], tuple[ConstantSlices, Taken]]] = {}
     for each in found.slices:
-        kept = each.kept(cut)
-        if kept:
+        indices = each.taken(change)
+        if indices:
             readers = by_reader.setdefault(each.constant, {})
             _, known = readers.setdefault((id(each.reader), each.index), (each, {}))
-            for axis, mask in kept.items():
-                known[axis] = known[axis] & mask if axis in known else mask
+            for axis, index in indices.items():
+                differs = axis in known and not np.array_equal(known[axis], index)
+                known[axis] = np.intersect1d(known[axis], index) if differs else index
             for tensor in each.path:
                 tensor.origin, tensor.shape = None, None
                 origins[each.scope.key(tensor.name)] = Origin(None)
     for constant, readers in by_reader.items():
-        cuts = list(readers.values())
+        made = list(readers.values())
         reads = sum(tensor is constant for node in constant.outputs for tensor in set(node.inputs))
-        if len(cuts) == reads and all(_same(kept, cuts[0][1]) for _, kept in cuts):
+        if len(made) == reads and all(_same(indices, made[0][1]) for _, indices in made):
             key = found.graph.scope_of(constant).key(constant.name)
-            indices = {axis: np.flatnonzero(mask) for axis, mask in cuts[0][1].items()}
-            origins[key] = Origin(key, len(constant.shape), indices)
-            constant.values = _taken(constant, cuts[0][1])
+            origins[key] = Origin(key, len(constant.shape), made[0][1])
+            constant.values = _values(constant, made[0][1])
             continue
-        for each, kept in cuts:
-            each.reader.inputs[each.index] = found.graph.constant(each.scope, constant.name, _taken(constant, kept))
+        for each, indices in made:
+            each.reader.inputs[each.index] = found.graph.constant(each.scope, constant.name, _values(constant, indices))
 
 
-def _same(first: Kept, second: Kept) -> bool:
+def _same(first: Taken, second: Taken) -> bool:
     return first.keys() == second.keys() and all(np.array_equal(first[axis], second[axis]) for axis in first)
 
 
-def _taken(constant: Constant, kept: Kept) -> NDArray[Any]:
-    values = np.asarray(constant.values)
-    for axis, mask in kept.items():
-        values = np.compress(mask, values, axis)
+def _values(constant: Constant, indices: Taken) -> Array:
+    values: Any = np.asarray(constant.values)
+    for axis, index in indices.items():
+        values = taken(values, index, axis)
     return np.ascontiguousarray(values)

@@ -1,21 +1,24 @@
 """Whole-number vectors that a graph computes from shapes, as far as they are known before it runs.
 
-x: float[N, 3, 8]    Shape(x) -> [?, 3, 8]    Gather(Shape(x), [1, 2]) -> [3, 8]
+x: float[N, 3, 8]    Shape(x) -> [size of x's axis 0, 3, 8]    Gather(Shape(x), [1, 2]) -> [3, 8]
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto
 
-from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import constant_value, given, has_references, ints, is_onnx
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.writer import ordered
+
+if TYPE_CHECKING:
+    from onnxcomp.graph.infer.shapes import Shapes
 
 MAX_ELEMENTS = 1024
 WHOLE_TYPES: dict[int, type[np.signedinteger[Any]]] = {
@@ -23,11 +26,29 @@ WHOLE_TYPES: dict[int, type[np.signedinteger[Any]]] = {
     TensorProto.INT32: np.int32,
 }
 
-Partial = np.ndarray[Any, np.dtype[np.object_]]  # of int, or None for what is open
+Partial = np.ndarray[Any, np.dtype[np.object_]]  # of int, or AxisSize for what is open
+
+
+@dataclass(frozen=True, eq=False)
+class AxisSize:
+    """The size of a tensor's axis, which is not known before the model runs."""
+
+    tensor: Any
+    axis: int
 
 
 def known_integers(graph: Graph, shapes: Shapes) -> dict[Any, Array]:
     """The tensors made from shapes of which every element is known: tensor -> values."""
+    partial, types = partly_known_integers(graph, shapes)
+    return {
+        tensor: values.astype(WHOLE_TYPES[types[tensor]])
+        for tensor, values in partial.items()
+        if not any(isinstance(each, AxisSize) for each in values.flat)
+    }
+
+
+def partly_known_integers(graph: Graph, shapes: Shapes) -> tuple[dict[Any, Partial], dict[Any, int]]:
+    """The tensors made from shapes, with what is known of each element, and their types."""
     partial: dict[Any, Partial] = {}
     types: dict[Any, int] = {}
     for scope in graph.scopes:
@@ -38,11 +59,7 @@ def known_integers(graph: Graph, shapes: Shapes) -> dict[Any, Array]:
             if values is not None and values.size <= MAX_ELEMENTS:
                 partial[node.outputs[0]] = values
                 types[node.outputs[0]] = _type_of(node, types)
-    return {
-        tensor: values.astype(WHOLE_TYPES[types[tensor]])
-        for tensor, values in partial.items()
-        if not any(each is None for each in values.flat)
-    }
+    return partial, types
 
 
 def _type_of(node: Node, types: dict[Any, int]) -> int:
@@ -74,7 +91,8 @@ def _shape(node: Node, partial: dict[Any, Partial], shapes: Shapes, opset: int) 
     shape = shapes.shape(node.inputs[0])
     if shape is None:
         return None
-    part = list(shape)[slice(node.attrs.get("start", 0), node.attrs.get("end"))] if opset >= 15 else list(shape)
+    sizes = [AxisSize(node.inputs[0], axis) if size is None else size for axis, size in enumerate(shape)]
+    part = sizes[slice(node.attrs.get("start", 0), node.attrs.get("end"))] if opset >= 15 else sizes
     return _objects(part, (len(part),))
 
 
@@ -91,7 +109,7 @@ def _cast(node: Node, partial: dict[Any, Partial], shapes: Shapes, opset: int) -
     values = partial.get(node.inputs[0])
     if values is None or node.attrs.get("to") not in WHOLE_TYPES:
         return None
-    known = [int(each) for each in values.reshape(-1).tolist() if each is not None]
+    known = [int(each) for each in values.reshape(-1).tolist() if not isinstance(each, AxisSize)]
     return values if all(abs(each) < 2**31 for each in known) else None
 
 

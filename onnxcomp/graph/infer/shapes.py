@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, numpy_helper
 
 from onnxcomp.graph.infer.inference_model import skeleton
+from onnxcomp.graph.infer.shape_values import AxisSize, partly_known_integers
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.untouched import state_of
@@ -29,15 +31,19 @@ class Shapes:
     def __init__(self) -> None:
         self._types: dict[Any, int] = {}
         self._shapes: dict[Any, Shape] = {}
+        self._symbols: dict[Any, tuple[str, ...]] = {}
 
     def copy(self) -> Shapes:
         """The same, for edits of one's own."""
         made = Shapes()
-        made._types, made._shapes = self._types.copy(), self._shapes.copy()
+        made._types, made._shapes, made._symbols = self._types.copy(), self._shapes.copy(), self._symbols.copy()
         return made
 
-    def note(self, tensor: Any, data_type: int, shape: Shape | None) -> None:
-        """State a tensor's element type (0: unknown) and shape (None: unknown rank)."""
+    def note(self, tensor: Any, data_type: int, shape: Shape | None, symbols: tuple[str, ...] = ()) -> None:
+        """State a tensor's element type (0: unknown) and shape (None: unknown rank); symbols: of its dimensions, if any
+        has one, "" where they have none."""
+        if any(symbols):
+            self._symbols[tensor] = symbols
         if data_type:
             self._types[tensor] = data_type
         if shape is not None:
@@ -62,6 +68,13 @@ class Shapes:
         if shape is None or any(dim is None for dim in shape):
             return None
         return tuple(dim for dim in shape if dim is not None)
+
+    def same_size(self, first: Any, axis: int, second: Any, other: int) -> bool:
+        """Whether an axis (from 0) of one tensor is proven to have the size of an axis of another."""
+        if (first, axis) == (second, other):
+            return True
+        one, two = (list(self._symbols.get(each, ())) for each in (first, second))
+        return axis < len(one) and other < len(two) and bool(one[axis]) and one[axis] == two[other]
 
     def same_form(self, first: Any, second: Any) -> bool:
         """Whether two tensors of the same elements in the same order are proven to have the same shape.
@@ -102,8 +115,52 @@ def _inferred(graph: Graph, batch: int | None, every: int | None, *, computed: b
         _assume_every(proto, every)
     if batch is not None:
         _assume_batch(proto, batch)
+    if computed:
+        _name_open(proto)
     _collect(graph, infer(proto, computed=computed).graph, shapes)
+    if computed and restate_copied_sizes(graph, proto.graph, shapes):
+        _collect(graph, infer(proto, computed=computed).graph, shapes)
     return shapes
+
+
+def _name_open(proto: ModelProto) -> None:
+    """Give each open dimension of an input a name of its own, which inference carries on; those that the model gives
+    may promise too much."""
+    for each in proto.graph.input:
+        if each.type.HasField("tensor_type"):
+            for axis, dim in enumerate(each.type.tensor_type.shape.dim):
+                if is_open(dim):
+                    dim.dim_param = f"{each.name}, axis {axis}"
+
+
+def restate_copied_sizes(graph: Graph, proto: GraphProto, shapes: Shapes) -> bool:
+    """Write 0 for the sizes that a Reshape in the skeleton computes from those that its data has at the same place, so
+    that inference knows the others; whether there was any."""
+    partial, _ = partly_known_integers(graph, shapes)
+    found = False
+    for body, scope in bodies_of(graph, proto):
+        nodes = {node.outputs[0].name: node for node in scope.graph.nodes if node.op == "Reshape"}
+        for inner in body.node:
+            node = nodes.get(inner.output[0]) if inner.op_type == "Reshape" else None
+            sizes = None if node is None or node.attrs.get("allowzero") else partial.get(node.inputs[1])
+            stated = None if node is None or sizes is None else _copied(node.inputs[0], sizes, shapes)
+            if stated is not None:
+                name = f"{inner.output[0]}_sizes"
+                body.initializer.append(numpy_helper.from_array(np.array(stated, np.int64), name))
+                inner.input[1] = name
+                found = True
+    return found
+
+
+def _copied(data: Any, sizes: Any, shapes: Shapes) -> list[int] | None:
+    """The sizes that a Reshape states, with 0 for those that its data has; None where others are open, or none is."""
+    stated: list[int] = []
+    for place, size in enumerate(sizes.reshape(-1).tolist()):
+        is_open_size = isinstance(size, AxisSize)
+        if is_open_size and not shapes.same_size(size.tensor, size.axis, data, place):
+            return None
+        stated.append(0 if is_open_size else int(size))
+    return stated if any(isinstance(each, AxisSize) for each in sizes.flat) else None
 
 
 def _assume_batch(proto: ModelProto, batch: int) -> None:
@@ -167,6 +224,10 @@ def tensor_type(info: ValueInfoProto) -> tuple[int, Shape | None]:
     return tensor.elem_type, tuple(None if is_open(dim) else dim.dim_value for dim in tensor.shape.dim)
 
 
+def _symbols(info: ValueInfoProto) -> tuple[str, ...]:
+    return tuple(dim.dim_param if is_open(dim) else "" for dim in info.type.tensor_type.shape.dim)
+
+
 def is_open(dim: TensorShapeProto.Dimension) -> bool:
     """Whether a dimension is not fixed; some exporters write -1 for that."""
     return not dim.HasField("dim_value") or dim.dim_value < 0
@@ -185,7 +246,7 @@ def _collect(graph: Graph, proto: GraphProto, shapes: Shapes) -> None:
         tensors.update((out.name, out) for node in scope.graph.nodes for out in node.outputs)
         for info in (*body.value_info, *body.input, *body.output):
             if isinstance(tensors.get(info.name), Variable):
-                shapes.note(tensors[info.name], *tensor_type(info))
+                shapes.note(tensors[info.name], *tensor_type(info), _symbols(info))
 
 
 def bodies_of(graph: Graph, proto: GraphProto) -> Iterator[tuple[GraphProto, Scope]]:

@@ -46,12 +46,13 @@ def blind(model: Model, pick: Pick) -> Model:
     found = dependencies(graph)
     cut = ChannelCut(found.sets, pick(found))
     for each in found.slices:
-        kept = each.kept(cut) if each.is_read else {}
+        kept = each.taken(cut) if each.is_read else {}
         if not kept:
             continue
         values = np.array(each.constant.values)
-        for axis, mask in kept.items():
-            values[(slice(None),) * axis + (~mask,)] = 0
+        for axis, index in kept.items():
+            gone = np.setdiff1d(np.arange(values.shape[axis]), index)
+            values[(slice(None),) * axis + (gone,)] = 0
         each.constant.values = values
     return close_graph(graph)
 
