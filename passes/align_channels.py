@@ -13,17 +13,18 @@ numbers: 200 channels of 2 x 96 with kernels of 5 x 5 take 67 us, 208 take 36, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
-from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.query import constant_key, constant_value, given, is_onnx, named_outputs, node_key
+from onnxcomp.graph.channels.dependencies import Dependencies, dependencies
+from onnxcomp.graph.channels.owners import StatedSize
+from onnxcomp.graph.channels.removal import add_units
+from onnxcomp.graph.ir.nodes import Array, Constant, Node
+from onnxcomp.graph.ir.query import is_onnx, named_outputs, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.writer import ordered
-from onnxcomp.graph.provenance import NEW, Origin
 
 # Element by element, or window by window; finite where their input is.
 CHANNELWISE = frozenset({
@@ -35,35 +36,20 @@ SUMS = frozenset({"Add", "Sub", "Mul"})
 
 @dataclass(eq=False)
 class Family:
-    """Tensors that have the same channels, along axis 1.
+    """Depthwise convolutions of the same channels.
 
-    makers and readers: Conv nodes whose weight's axis 0, or 1, goes with the channels. depthwise: those that do both.
-    beside: nodes that read a constant of one value a channel, and where. counts: the numbers of channels that are
-    stated. ranks: of the weights. is_fixed: something else reads or makes one of the tensors.
+    units: (channels,) the unit that each channel is. touched: the names of all nodes and constants that adding to the
+    channels would change.
     """
 
-    tensors: list[Any] = field(default_factory=list)
-    makers: list[Node] = field(default_factory=list)
-    readers: list[Node] = field(default_factory=list)
-    depthwise: list[Node] = field(default_factory=list)
-    beside: list[tuple[Node, int]] = field(default_factory=list)
-    counts: set[int] = field(default_factory=set)
-    ranks: set[int] = field(default_factory=set)
-    is_fixed: bool = False
-
-    def take(self, other: Family) -> None:
-        """Become one with another family."""
-        for name in ("tensors", "makers", "readers", "depthwise", "beside"):
-            getattr(self, name).extend(getattr(other, name))
-        self.counts |= other.counts
-        self.ranks |= other.ranks
-        self.is_fixed |= other.is_fixed
+    units: Array
+    depthwise: list[tuple[Scope, Node]]
+    touched: list[str]
 
     @property
     def channels(self) -> int:
-        """Their number, 0 where it must stay as it is."""
-        stated = not self.is_fixed and len(self.counts) == 1 and len(self.ranks) == 1
-        return next(iter(self.counts)) if stated and self.depthwise else 0
+        """Their number."""
+        return self.units.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,171 +66,81 @@ class AlignChannels(Pass):
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         outcome = Outcome()
-        for scope in graph.scopes:
-            for family in _families(graph, scope):
-                channels = family.channels
-                wanted = -(-channels // self.multiple) * self.multiple
-                if channels == wanted or wanted > 2 * channels:
-                    continue
-                names = [name for node in _nodes(family) for name in _names(scope, node)]
-                if not context.selects(*names):
-                    outcome.skip(names[0], "excluded")
-                    continue
-                outcome.origins.update(_widen(graph, scope, family, wanted - channels))
-                for node in family.depthwise:
-                    outcome.change(node_key(scope, node), f"{channels} channels become {wanted}")
+        found = dependencies(graph)
+        for family in _families(found):
+            wanted = -(-family.channels // self.multiple) * self.multiple
+            if family.channels == wanted or wanted > 2 * family.channels:
+                continue
+            if not context.selects(*family.touched):
+                outcome.skip(family.touched[0], "excluded")
+                continue
+            outcome.origins.update(add_units(found, int(family.units[-1]), wanted - family.channels))
+            for scope, node in family.depthwise:
+                outcome.change(node_key(scope, node), f"{family.channels} channels become {wanted}")
         return outcome
 
 
-def _families(graph: Graph, scope: Scope) -> list[Family]:
-    """The families of a scope's tensors."""
-    tracer = _Tracer(graph, scope)
-    for node in ordered(scope.graph.nodes):
-        tracer.follow(node)
-    found = {id(each): each for each in tracer.families.values()}
-    return list(found.values())
+def _families(found: Dependencies) -> list[Family]:
+    """The families whose channels can be added to; of two that share channels without being the same, none."""
+    by_units: dict[bytes, tuple[Array, list[tuple[Scope, Node]]]] = {}
+    for each in found.owners:
+        if isinstance(each, StatedSize) and each.place == "group" and is_onnx(each.node, "Conv"):
+            units = found.sets.free_roots(each.numbers)
+            made = found.sets.roots(found.tensors[each.node.outputs[0]][1])
+            if made.size == units.size and units.all() and np.unique(units).size == units.size:
+                by_units.setdefault(units.tobytes(), (units, []))[1].append((each.scope, each.node))
+    held = np.concatenate([np.zeros(0, np.int64), *(units for units, _ in by_units.values())])
+    alone = np.bincount(held, minlength=found.sets.count) == 1
+    families = [_family(found, *each) for each in by_units.values() if alone[each[0]].all()]
+    return [each for each in families if each is not None]
 
 
-class _Tracer:
-    """Follows channels from node to node."""
+def _family(found: Dependencies, units: Array, depthwise: list[tuple[Scope, Node]]) -> Family | None:
+    """The family of depthwise convolutions, None where new channels might not be finite, or not be zeros."""
+    is_unit = np.zeros(found.sets.count, np.bool_)
+    is_unit[units] = True
 
-    def __init__(self, graph: Graph, scope: Scope) -> None:
-        self._graph = graph
-        self._scope = scope
-        self._own = {id(node) for node in scope.graph.nodes}
-        self._made = {id(out) for node in scope.graph.nodes for out in node.outputs}
-        self.families: dict[Any, Family] = {}
+    def goes_along(numbers: Array) -> bool:
+        return bool(is_unit[found.sets.roots(numbers)].any())
 
-    def follow(self, node: Node) -> None:
-        """Take in a node."""
-        if is_onnx(node, "Conv") and self._convolve(node):
-            return
-        if is_onnx(node, *CHANNELWISE) and _has_one_operand(node):
-            self._join(node.inputs[0], node.outputs[0])
-            return
-        if is_onnx(node, *SUMS, "Div") and self._combine(node):
-            return
-        for tensor in (*node.inputs, *node.outputs):
-            if not isinstance(tensor, Constant):
-                self._of(tensor).is_fixed = True
-
-    def _of(self, tensor: Any) -> Family:
-        if tensor not in self.families:
-            family = self.families[tensor] = Family([tensor])
-            inner = any(id(reader) not in self._own for reader in tensor.outputs)
-            family.is_fixed = inner or id(tensor) not in self._made or self._graph.is_output(tensor)
-        return self.families[tensor]
-
-    def _join(self, *tensors: Any) -> None:
-        first = self._of(tensors[0])
-        for tensor in tensors[1:]:
-            other = self._of(tensor)
-            if other is not first:
-                first.take(other)
-                self.families.update((each, first) for each in other.tensors)
-
-    def _convolve(self, node: Node) -> bool:
-        """Whether the node is a convolution whose channels can be added to."""
-        weight, bias = node.inputs[1], given(node, 2)
-        if not self._is_plain(weight) or len(weight.outputs) > 1 or not (bias is None or self._is_plain(bias)):
-            return False
-        group, (outputs, inputs) = int(node.attrs.get("group", 1)), weight.shape[:2]
-        read, made = self._of(node.inputs[0]), self._of(node.outputs[0])
-        if group == outputs and inputs == 1 and group > 1:
-            self._join(node.inputs[0], node.outputs[0])
-            read.depthwise.append(node)
-            read.counts.add(outputs)
-            read.ranks.add(len(weight.shape))
-            return True
-        if group != 1:
-            return False
-        read.readers.append(node)
-        made.makers.append(node)
-        for family, count in (read, inputs), (made, outputs):
-            family.counts.add(count)
-            family.ranks.add(len(weight.shape))
-        return True
-
-    def _is_plain(self, tensor: Any) -> bool:
-        """Whether it is a constant of floats that is kept in no special way."""
-        if not isinstance(tensor, Constant) or tensor.dtype is None or np.dtype(tensor.dtype).kind != "f":
-            return False
-        return constant_key(self._graph, tensor) not in self._graph.encodings and not self._graph.is_output(tensor)
-
-    def _combine(self, node: Node) -> bool:
-        """Whether the node adds or multiplies channel by channel."""
-        constants = [isinstance(each, Constant) for each in node.inputs]
-        if not any(constants):
-            if node.op == "Div" or not self._same_channels(node):
-                return False
-            self._join(*node.inputs, node.outputs[0])
-            return True
-        index = constants.index(True)
-        other = node.inputs[1 - index]
-        if all(constants) or (node.op == "Div" and (index == 0 or not np.all(node.inputs[1].values))):
-            return False
-        constant = node.inputs[index]
-        if constant.size != 1 or len(constant.shape) > 1:
-            if node.op == "Div" or not self._goes_with_channels(constant, self._of(other)):
-                return False
-            self._of(other).beside.append((node, index))
-        self._join(other, node.outputs[0])
-        return True
-
-    def _same_channels(self, node: Node) -> bool:
-        """Whether both operands are known to have the same number of channels, and the same rank."""
-        first, second = (self._of(each) for each in node.inputs)
-        return len(first.counts) == 1 and first.counts == second.counts and first.ranks == second.ranks
-
-    def _goes_with_channels(self, constant: Constant, family: Family) -> bool:
-        """Whether a constant has one value a channel, along the axis of the channels."""
-        if len(family.counts) != 1 or len(family.ranks) != 1 or not self._is_plain(constant):
-            return False
-        axis = len(constant.shape) - (next(iter(family.ranks)) - 1)
-        return axis in (0, 1) and constant.shape[axis] == constant.size == next(iter(family.counts))
+    slices = [each for each in found.slices if goes_along(each.numbers)]
+    beside = {(id(each.reader), id(each.constant)) for each in slices if each.axes()}
+    tensors = {tensor: scope for tensor, (scope, numbers, _) in found.tensors.items() if goes_along(numbers)}
+    if not all(_stays_finite(node, beside) for node in _around(tensors)):
+        return None
+    if not all(_is_plain(each.constant) for each in slices):
+        return None
+    names = [node_key(*each) for each in depthwise]
+    names += [name for each in slices for name in (each.key, each.scope.key(each.constant.name))]
+    return Family(units, depthwise, list(dict.fromkeys(names)))
 
 
-def _has_one_operand(node: Node) -> bool:
-    """Whether the node makes one tensor of one, and of constants."""
-    constant = all(isinstance(each, Constant) for each in node.inputs[1:] if each.name)
-    return constant and len(named_outputs(node)) == 1
+def _around(tensors: dict[Any, Scope]) -> Iterator[Node]:
+    """The nodes that make or read any of the tensors."""
+    for tensor in tensors:
+        yield from tensor.inputs
+        yield from tensor.outputs
 
 
-def _nodes(family: Family) -> Iterator[Node]:
-    yield from family.depthwise
-    yield from family.makers
-    yield from family.readers
+def _stays_finite(node: Node, beside: set[tuple[int, int]]) -> bool:
+    """Whether what a node makes of finite numbers, and of constants filled with zeros, is finite.
+
+    beside: the nodes with the constants that are filled.
+    """
+    constants = [each for each in node.inputs if isinstance(each, Constant)]
+    if is_onnx(node, "Conv"):
+        return isinstance(node.inputs[1], Constant)
+    if is_onnx(node, *CHANNELWISE):
+        known = all(isinstance(each, Constant) for each in node.inputs[1:] if each.name)
+        return known and len(named_outputs(node)) == 1
+    single = all(each.size == 1 and len(each.shape) <= 1 for each in constants)
+    if is_onnx(node, "Div"):
+        return single and node.inputs[1] in constants and bool(np.all(node.inputs[1].values))
+    filled = all((id(node), id(each)) in beside for each in constants)
+    return is_onnx(node, *SUMS) and (single or filled)
 
 
-def _names(scope: Scope, node: Node) -> list[str]:
-    return [node_key(scope, node), *(scope.key(each.name) for each in node.inputs if isinstance(each, Constant))]
-
-
-def _widen(graph: Graph, scope: Scope, family: Family, count: int) -> dict[str, Origin]:
-    """Give a family ``count`` channels more; what its tensors were before. Its weights get new names."""
-    kept = np.concatenate([np.arange(family.channels), np.full(count, NEW)])
-    rank = next(iter(family.ranks))
-    origins = {scope.key(each.name): Origin(scope.key(each.name), rank, {1: kept}) for each in family.tensors}
-    for node in (*family.depthwise, *family.makers):
-        _fill(graph, scope, node, 1, 0, count)
-        if given(node, 2) is not None:
-            _fill(graph, scope, node, 2, 0, count)
-    for node in family.readers:
-        _fill(graph, scope, node, 1, 1, count)
-    for node in family.depthwise:
-        node.attrs["group"] = int(node.attrs["group"]) + count
-    for node, index in family.beside:
-        constant = node.inputs[index]
-        _fill(graph, scope, node, index, list(constant.shape).index(constant.size), count)
-    for tensor in family.tensors:
-        tensor.origin, tensor.shape = None, None
-    return origins
-
-
-def _fill(graph: Graph, scope: Scope, node: Node, index: int, axis: int, count: int) -> None:
-    """Let a node read a constant with ``count`` zeros more along an axis."""
-    constant = node.inputs[index]
-    values = constant_value(constant)
-    assert values is not None
-    widths = [(0, count if each == axis else 0) for each in range(values.ndim)]
-    node.inputs[index] = graph.constant(scope, constant.name, np.pad(values, widths))
+def _is_plain(constant: Constant) -> bool:
+    """Whether it is a constant of floats that one node reads, or a vector."""
+    is_float = constant.dtype is not None and np.dtype(constant.dtype).kind == "f"
+    return is_float and (len(constant.outputs) == 1 or len(constant.shape) < 2)

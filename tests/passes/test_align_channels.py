@@ -67,6 +67,18 @@ def test_channels_become_a_multiple_and_nothing_changes(between: str) -> None:
     assert_same(model, result)
 
 
+def test_branches_that_are_added_are_filled_together() -> None:
+    text = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        e = Conv(x, W, b) [one] d = Conv<group=10, pads=[1,1,1,1]>(e, V, c) f = Conv(x, X)
+        [two] k = Conv<group=10, pads=[1,1,1,1]>(f, Z) h = Add(d, k) y = Conv(h, U, u) }"""
+    model = model_of(text, **WEIGHTS, X=drawn(10, 3, 1, 1, seed=2), Z=drawn(10, 1, 3, 3, seed=3))
+    result, outcome = aligned(model)
+    assert [(each.name, each.what) for each in outcome.changed] == [
+        ("one", "10 channels become 16"), ("two", "10 channels become 16"),
+    ]  # fmt: skip
+    assert_same(model, result)
+
+
 def test_new_rows_and_columns_are_zeros() -> None:
     result, _ = aligned(block("g = Relu(d)"))
     arrays = {each.name: numpy_helper.to_array(each) for each in result.proto.graph.initializer}

@@ -255,8 +255,8 @@ class Picks:
 
 
 def _picked(found: Array, taken: Array) -> Array:
-    """The positions that a Gather picks now. found: where what each of its picks took stands now; taken: what becomes of
-    its picks, each new one the next behind the place of the pick before it."""
+    """The positions that a Gather picks now. found: where what each of its picks took stands now. taken: what becomes
+    of its picks; a new one is the next behind the place of the pick before it."""
     behind = np.maximum.accumulate(taken)
     made: Array = found[behind] + np.arange(taken.size) - np.searchsorted(behind, behind)
     return made
