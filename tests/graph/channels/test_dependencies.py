@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup
-from onnxcomp.graph.channels.removal import remove_units
+from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
+from onnxcomp.graph.channels.removal import add_units, remove_units
+from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model, load
+from onnxcomp.runtime import Session
 from onnxcomp.testing.comparing import Feeds, rounding_of, run
 from onnxcomp.testing.models import draw_models, feeds_for
 from tests.conformance.cases import Case, node_cases, not_sampled, sampled, weight_cases
@@ -307,3 +309,25 @@ def test_channels_that_have_to_stay_are_not_cut() -> None:
     found = dependencies_of(built(f"{WORDS} {{ y = MatMul(x, w) }}", w=(6, 5)))
     with pytest.raises(ValueError, match="have to stay"):
         remove_units(found, found.sources[0].numbers[:1])
+
+
+# --- channels of zeros -----------------------------------------------------------------------------------------------
+
+
+@settings(ANY_NETWORK, max_examples=40)
+@given(networks(), st.integers(0, 20))
+def test_nothing_sees_channels_that_are_added(drawn: tuple[onnx.ModelProto, Feeds], which: int) -> None:
+    proto, feeds = drawn
+    source = prepared(load(proto))
+    groups = dependencies_of(source).groups
+    if not groups:
+        return
+    graph = open_graph(source)
+    found = dependencies(graph)
+    units = found.groups[which % len(groups)].units
+    add_units(found, int(units[which % units.size]), 3)
+    wider = close_graph(graph)
+    expected, got = (Session(each.to_bytes(), optimization="none").run(feeds) for each in (source, wider))
+    for name, value in got.items():
+        if np.isfinite(value).all():  # 0 / 0 is seen by all
+            np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4 * max(1.0, float(np.abs(value).max())))
