@@ -5,6 +5,7 @@ A rule returns False where it cannot follow; what the node reads then has to sta
 
 from __future__ import annotations
 
+import math
 import numpy as np
 
 from onnxcomp.graph.channels.dependency_flow import BROADCASTING_OPSET, DependencyFlow, Rule
@@ -94,8 +95,9 @@ def _may_add(flow: DependencyFlow, node: Node, axis: int) -> bool:
 def _product(flow: DependencyFlow, node: Node, index: int, is_swapped: int) -> Numbers | None:
     """The channels that a product makes with a constant matrix; None where it cannot be followed."""
     shape = flow.seen_shape(node, index)
-    if shape is None or len(shape) != 2:
+    if shape is None or len(shape) < 2 or math.prod(shape[:-2]) != 1:
         return None
+    shape = shape[-2:]
     summed = (1 if is_swapped else 0) if index else (0 if is_swapped else 1)
     read = along(flow.of(node.inputs[1 - index]), summed_data_axis(node, index), shape[summed])
     if read is None:

@@ -173,8 +173,13 @@ def attention(b: Builder, x: Value) -> Value:
     """Multi-head self-attention out of MatMul, Reshape, Transpose and Softmax."""
     batch, time, width = x.shape
     heads, size = b.choice([(2, 4), (1, 8), (4, 4)])
+    is_plain = b.may_hold_initializers and b.chance(50)
 
     def project(perm: list[int]) -> Value:
+        if is_plain:
+            weight = b.initializer(b.normal((width, heads * size), scale=width**-0.5))
+            y = Value(b.node("MatMul", [x.name, weight]), (batch, time, heads * size))
+            return b.transpose(b.reshape(y, [time, heads, size]), perm)
         y = matmul(b, x, columns=heads * size)
         if b.chance(50):
             bias = random_weight(b, (heads * size,), fan_in=4)
@@ -187,6 +192,8 @@ def attention(b: Builder, x: Value) -> Value:
     # Softmax before opset 13 flattens to two axes; axis 3 of 4 means the same in both
     mixed = b.node("MatMul", [b.node("Softmax", [scores], axis=3), value.name])
     y = b.reshape(b.transpose(Value(mixed, (batch, heads, time, size)), [0, 2, 1, 3]), [time, heads * size])
+    if is_plain:
+        return Value(b.node("MatMul", [y.name, b.initializer(b.normal((heads * size, width), scale=0.25))]), x.shape)
     return matmul(b, y, columns=width)
 
 
