@@ -12,6 +12,7 @@ from onnxcomp.cli import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
+    from onnxcomp.graph.report.channel_groups import GroupList
     from onnxcomp.graph.report.inspection import Inspection
     from onnxcomp.pipeline.reports.sensitivity_report import SensitivityTable
     from onnxcomp.target import Target
@@ -24,6 +25,7 @@ SHOWN = 15  # rows of a table without --verbose
 @options.model_argument
 @click.option("--sensitivity", is_flag=True,
               help="Measure on --calib-data how much each weight matters and the bits it tolerates.")  # fmt: skip
+@click.option("--groups", is_flag=True, help="List the channels, hidden units and heads that could be cut.")
 @options.data_options
 @options.target_options
 @options.json_option
@@ -31,6 +33,7 @@ SHOWN = 15  # rows of a table without --verbose
 def command(
     model: Path,
     sensitivity: bool,
+    groups: bool,
     calib_data: str | Sequences | None,
     seed: int,
     ep: str,
@@ -41,12 +44,18 @@ def command(
 ) -> None:
     """Show MODEL's weights, bytes, operators and multiply-accumulates, and what could be gained where.
 
-    With --sensitivity, a ranked table of its weights instead.
+    With --sensitivity, a ranked table of its weights instead; with --groups, what would have to be cut together and
+    what that would save.
     """
     from onnxcomp.cli import screen
     from onnxcomp.graph.report.inspection import inspect
     from onnxcomp.target import Target
 
+    if sensitivity and groups:
+        raise click.UsageError("--sensitivity and --groups are two tables: ask for one of them.")
+    if groups:
+        _groups(model, as_json=as_json, verbose=verbose)
+        return
     if sensitivity:
         if calib_data is None:
             raise click.UsageError("--sensitivity is measured on inputs: give them with --calib-data.")
@@ -91,6 +100,41 @@ def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
         f"of the node's own output. Bits: with all weights so, the divergence is at most {found.divergence:.3g}; "
         "none where it is more in 8 bits."
     )
+
+
+def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
+    from onnxcomp.cli import screen
+    from onnxcomp.graph.report.channel_groups import list_groups
+
+    found = list_groups(model)
+    if as_json:
+        screen.show_json(dataclasses.asdict(found))
+    else:
+        _show_groups(found, None if verbose else SHOWN)
+
+
+def _show_groups(found: GroupList, limit: int | None) -> None:
+    from onnxcomp.cli import formats, screen
+
+    headings = ("group", "units", "cut along", "bytes a unit", "bytes", "MACs a unit", "MACs")
+    listed = screen.table(*headings, right=headings[3:])
+    for each in found.groups[:limit]:
+        name = each.name if limit is None else formats.shortened(each.name)
+        members = [f"{member.constant}[{member.axis}]" for member in each.members]
+        along = "\n".join(members) if limit is None else formats.count(len(members), "constant")
+        sizes = (f"{size:,}" for size in (each.unit_bytes, each.bytes, each.unit_macs, each.macs))
+        listed.add_row(*screen.cells(name, f"{each.units:,} {each.kind}", along, *sizes))
+    stay = screen.table("has to stay", "why")
+    for declined in found.declined[:limit]:
+        name = declined.node if limit is None else formats.shortened(declined.node)
+        stay.add_row(*screen.cells(name, declined.reason))
+    if not found.groups:
+        screen.show("It has no channels that could be cut.")
+    else:
+        screen.show(listed, *_more(len(found.groups), limit, "groups"))
+    if found.declined:
+        screen.show("", stay, *_more(len(found.declined), limit, "nodes"))
+    screen.show("", "MACs for a batch of one; dimensions that the model leaves open counted as 1.")
 
 
 def _show(found: Inspection, *, verbose: bool) -> None:

@@ -136,3 +136,16 @@ def test_metadata_and_doc_strings_are_told_from_the_graph(invoke: Invoke, model_
     invoke("run", "strip-metadata", model_file, "-o", out)
     assert json.loads(invoke("inspect", out, "--json").stdout)["text_bytes"] == 0
     assert [each.key for each in onnx.load(out).metadata_props] == ["labels"]
+
+
+def test_groups_are_listed_with_what_stays(invoke: Invoke, model_file: Path) -> None:
+    content = json.loads(invoke("inspect", model_file, "--groups", "--json").stdout)
+    (group,) = content["groups"]
+    assert (group["units"], group["kind"], group["unit_bytes"]) == (64, "channels", 4 * (16 + 1 + 10))
+    assert [each["reason"] for each in content["declined"]] == ["it is an output of its graph"]
+    shown = invoke("inspect", model_file, "--groups", "-v").stdout
+    assert "64 channels" in shown and "W1[0]" in shown and "it is an output of its graph" in shown
+
+
+def test_one_table_at_a_time(invoke: Invoke, model_file: Path) -> None:
+    assert invoke("inspect", model_file, "--groups", "--sensitivity").exit_code == 2
