@@ -43,6 +43,12 @@ class DependencyFlow(Following):
             self.sets.fix(numbers, f"{tensor.name} has no other channel")
         return super().give(tensor, numbers)
 
+    def stop(self, node: Node) -> None:
+        super().stop(node)
+        for source in self.sources[-1:]:
+            if source.node is node:  # a rule should have stopped before
+                self.sets.fix(source.numbers, f"{source.key} ({node.op}) is not followed")
+
     def source(self, node: Node, count: int) -> Numbers:
         """New channels that the node makes."""
         numbers = self.sets.fresh((count,))

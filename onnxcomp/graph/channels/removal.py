@@ -54,22 +54,23 @@ def _change(found: Dependencies, change: ChannelChange) -> dict[str, Origin]:
         key = scope.key(tensor.name)
         origins[key] = Origin(None) if rank is None else Origin(key, rank, _indices(change, padded(numbers, rank)))
         tensor.origin, tensor.shape = None, None
-        _forget(scope, tensor, "Shape", origins)
+        for reader in tensor.outputs:
+            if is_onnx(reader, "Shape"):
+                _forget(scope, reader.outputs[0], origins)
     _change_constants(found, change, origins)
     for owner in found.owners:
         owner.change(found.graph, change)
         if change.touches(owner.numbers) and is_onnx(owner.node, "Concat"):
-            _forget(owner.scope, owner.node.outputs[0], "Concat", origins)
-            origins[owner.scope.key(owner.node.outputs[0].name)] = Origin(None)
+            _forget(owner.scope, owner.node.outputs[0], origins)
     return origins
 
 
-def _forget(scope: Scope, tensor: Any, op: str, origins: dict[str, Origin]) -> None:
-    """Sizes that nodes of this operator read off a tensor, or join with it, are others now."""
-    for reader in tensor.outputs:
-        if is_onnx(reader, op):
-            origins[scope.key(reader.outputs[0].name)] = Origin(None)
-            _forget(scope, reader.outputs[0], op, origins)
+def _forget(scope: Scope, sizes: Any, origins: dict[str, Origin]) -> None:
+    """Sizes are others now, and so is what is joined with them or cast."""
+    origins[scope.key(sizes.name)] = Origin(None)
+    for reader in sizes.outputs:
+        if is_onnx(reader, "Concat", "Cast", "Identity"):
+            _forget(scope, reader.outputs[0], origins)
 
 
 def _indices(change: ChannelChange, numbers: Numbers) -> Taken:
