@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxcomp.graph.channels.dependency_flow import DependencyFlow, Rule
-from onnxcomp.graph.channels.dependency_joins import as_one, together
+from onnxcomp.graph.channels.attention_rules import ATTENTION_RULES
+from onnxcomp.graph.channels.dependency_flow import DependencyFlow, Rule, as_one, together
 from onnxcomp.graph.channels.ids import Numbers, along
-from onnxcomp.graph.channels.product_rules import PRODUCT_RULES
+from onnxcomp.graph.channels.product_rules import FUSED_RULES, PRODUCT_RULES
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import given, ints, is_onnx, named_outputs, trains
@@ -210,6 +210,8 @@ _PLAIN: dict[str, Rule] = {
 }
 RULES: dict[tuple[str, str], Rule] = {
     **{(domain, op): rule for op, rule in _PLAIN.items() for domain in ONNX_DOMAINS if domain is not None},
+    **ATTENTION_RULES,
+    **{(MICROSOFT, op): rule for op, rule in FUSED_RULES.items()},
     **dict.fromkeys([(MICROSOFT, "Gelu"), (MICROSOFT, "QuickGelu")], _keep),
     **dict.fromkeys([(MICROSOFT, "BiasGelu"), (MICROSOFT, "FastGelu")], _biased),
 }

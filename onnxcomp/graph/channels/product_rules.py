@@ -6,11 +6,20 @@ A rule returns False where it cannot follow; what the node reads then has to sta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxcomp.graph.channels.dependency_flow import BROADCASTING_OPSET, DependencyFlow, Rule
-from onnxcomp.graph.channels.dependency_joins import COUPLED, as_one, is_computed, joined, sizes
+from onnxcomp.graph.channels.dependency_flow import (
+    BROADCASTING_OPSET,
+    COUPLED,
+    DependencyFlow,
+    Rule,
+    as_one,
+    is_computed,
+    joined,
+    sizes,
+)
 from onnxcomp.graph.channels.ids import Numbers, along, padded
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Node
@@ -74,7 +83,8 @@ def _gemm(flow: DependencyFlow, node: Node) -> bool:
     index = 1 if flow.seen_shape(node, 1) is not None else 0
     if flow.scope.opset < BROADCASTING_OPSET or not _may_add(flow, node, index - 2):
         return False
-    made = _product(flow, node, index, int(node.attrs.get("transB" if index else "transA", 0)))
+    axis = summed_data_axis(node, index)
+    made = _product(flow, node, index, axis, is_swapped=bool(node.attrs.get("transB" if index else "transA", 0)))
     if made is None:
         return False
     numbers = made if index else made[:, None]
@@ -93,14 +103,15 @@ def _may_add(flow: DependencyFlow, node: Node, axis: int) -> bool:
     return numbers.ndim <= 2 and padded(numbers, 2).shape[-1 if axis == -2 else -2] == 1
 
 
-def _product(flow: DependencyFlow, node: Node, index: int, is_swapped: int) -> Numbers | None:
-    """The channels that a product makes with a constant matrix; None where it cannot be followed."""
+def _product(flow: DependencyFlow, node: Node, index: int, axis: int, *, is_swapped: bool) -> Numbers | None:
+    """The channels that a product makes with a constant matrix, summing along an axis of its data; None where it cannot
+    be followed."""
     shape = flow.seen_shape(node, index)
     if shape is None or len(shape) < 2 or math.prod(shape[:-2]) != 1:
         return None
     shape = shape[-2:]
     summed = (1 if is_swapped else 0) if index else (0 if is_swapped else 1)
-    read = along(flow.of(node.inputs[1 - index]), summed_data_axis(node, index), shape[summed])
+    read = along(flow.of(node.inputs[1 - index]), axis, shape[summed])
     if read is None:
         return None
     made = flow.source(node, shape[1 - summed])
@@ -110,23 +121,29 @@ def _product(flow: DependencyFlow, node: Node, index: int, is_swapped: int) -> N
 
 
 def _matmul(flow: DependencyFlow, node: Node) -> bool:
+    """Also FusedMatMul, whose operands may be turned."""
+    turns = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]
+    if any(node.attrs.get(name, 0) for name in ("transBatchA", "transBatchB")):
+        return False
     constant = next((i for i in (1, 0) if flow.seen_shape(node, i) is not None), None)
     if constant is None:
-        return _product_of_computed(flow, node)
+        return _product_of_computed(flow, node, turns)
     if (flow.rank(node.inputs[1 - constant]) or 0) < 2:
         return False
-    made = _product(flow, node, constant, 0)
+    axis = (-2 if turns[0] else -1) if constant else (-1 if turns[1] else -2)
+    made = _product(flow, node, constant, axis, is_swapped=turns[constant])
     return made is not None and flow.give(node.outputs[0], made if constant else made[:, None])
 
 
-def _product_of_computed(flow: DependencyFlow, node: Node) -> bool:
+def _product_of_computed(flow: DependencyFlow, node: Node, turns: Sequence[bool]) -> bool:
     """Both operands' channels along what is summed go together, all of one product at once, since no constant can be
     blind to one of them; products side by side (heads) are channels of what is made."""
     ranks = [flow.rank(each) for each in node.inputs]
     if any(each is None or each < 2 for each in ranks):
         return False
     rank = max(each or 0 for each in ranks)
-    left, right = (padded(flow.of(each), rank) for each in node.inputs)
+    spread = [padded(flow.of(each), rank) for each in node.inputs]
+    left, right = (each.swapaxes(-1, -2) if turn else each for each, turn in zip(spread, turns, strict=True))
     if left.size == right.size == 1:
         return False
     if left.shape[-1] > 1 or right.shape[-2] > 1:
@@ -143,6 +160,17 @@ def _product_of_computed(flow: DependencyFlow, node: Node) -> bool:
         flow.sets.fix(left, f"{flow.key(node)} (MatMul) crosses its channels with others")
         return flow.give(node.outputs[0], right)
     return flow.give(node.outputs[0], left if left.shape[-2] > 1 else right)
+
+
+def _fused_convolution(flow: DependencyFlow, node: Node) -> bool:
+    """With something added before the activation."""
+    addend = given(node, 3)
+    if (addend is not None and not is_computed(node, 3)) or not _convolution(flow, node):
+        return False
+    if addend is not None:
+        made = flow.tensors[node.outputs[0]][1]
+        flow.sets.join(made, flow.of(addend), f"{flow.key(node)} ({node.op}) {COUPLED}")
+    return True
 
 
 def _recurrent(flow: DependencyFlow, node: Node) -> bool:
@@ -186,10 +214,103 @@ def _lookup(flow: DependencyFlow, node: Node) -> bool:
     return flow.give(node.outputs[0], made)
 
 
+# --- Einsum ----------------------------------------------------------------------------------------------------------
+
+
+def _einsum(flow: DependencyFlow, node: Node) -> bool:
+    """Of two operands, each letter once in each."""
+    terms = _terms(node)
+    ranks = [flow.rank(each) for each in node.inputs]
+    if terms is None or len(terms) != 3 or [len(each) for each in terms[:2]] != ranks:
+        return False
+    constant = next((i for i in (1, 0) if flow.seen_shape(node, i) is not None), None)
+    return _einsum_of_computed(flow, node, terms) if constant is None else _einsum_with(flow, node, constant, terms)
+
+
+def _terms(node: Node) -> list[str] | None:
+    """The letters of each operand and of what is made; None where a letter stands twice, or dots do."""
+    left, arrow, right = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")
+    operands = left.split(",")
+    if not arrow:
+        right = "".join(sorted(each for each in set("".join(operands)) if left.count(each) == 1))
+    terms = [*operands, right]
+    return None if "." in left or any(len(set(each)) < len(each) for each in terms) else terms
+
+
+def _einsum_with(flow: DependencyFlow, node: Node, constant: int, terms: Sequence[str]) -> bool:
+    """With a constant: letters that only it has are channels of one's own."""
+    data, weight, result = terms[1 - constant], terms[constant], terms[2]
+    numbers, shape = flow.spread(node.inputs[1 - constant]), flow.seen_shape(node, constant)
+    if numbers is None or shape is None:
+        return False
+    stated = dict(zip(weight, shape, strict=True))
+    held = [each for each, size in zip(data, numbers.shape, strict=True) if size > 1]
+    if any(stated.get(each, size) != size for each, size in zip(data, numbers.shape, strict=True) if size > 1):
+        return False
+    summed, kept = [each for each in held if each not in result], [each for each in held if each in result]
+    shared = [each for each in kept if each in weight]
+    if (summed and kept) or any(each not in weight for each in summed) or (shared and shared != kept):
+        return False
+    if held and held[0] in weight:
+        flow.takes(node, constant, _arranged(numbers, data, weight), is_read=bool(summed))
+    fresh = "".join(each for each in weight if each in result and each not in data)
+    if not fresh:
+        return flow.give(node.outputs[0], np.zeros((), np.int64) if summed else _arranged(numbers, data, result))
+    if kept:
+        flow.sets.fix(numbers, f"{flow.key(node)} (Einsum) crosses its channels with others")
+    counts = [stated[each] for each in fresh]
+    made = flow.source(node, math.prod(counts)).reshape(counts)
+    flow.takes(node, constant, _arranged(made, fresh, weight))
+    return flow.give(node.outputs[0], _arranged(made, fresh, result))
+
+
+def _einsum_of_computed(flow: DependencyFlow, node: Node, terms: Sequence[str]) -> bool:
+    """As a MatMul: what is summed goes together, products side by side are channels of what is made."""
+    one, other, result = terms
+    spread = [flow.spread(each) for each in node.inputs]
+    if any(each is None for each in spread):
+        return False
+    parts = [np.zeros(1, np.int64) if each is None else each for each in spread]
+    held = [{each for each, size in zip(term, part.shape, strict=True) if size > 1}
+            for term, part in zip(terms, parts, strict=False)]  # fmt: skip
+    both = "".join(each for each in one if each in other)
+    outer = (held[0] | held[1]) - set(both)
+    summed = {each for each in held[0] | held[1] if each in both and each not in result}
+    batch = {each for each in held[0] | held[1] if each in both and each in result}
+    if outer - set(result) or (outer and summed):
+        return False
+    if batch or not outer:
+        for at, term in enumerate((one, other)):
+            for axis in [term.index(each) for each in outer if each in term]:
+                parts[at] = as_one(flow, node, parts[at], axis)
+        left, right = (_arranged(part, term, both) for part, term in zip(parts, terms, strict=False))
+        flow.sets.join(left, right, f"{flow.key(node)} (Einsum) {COUPLED}")
+        made = np.broadcast_to(left if left.size >= right.size else right, np.broadcast_shapes(left.shape, right.shape))
+        for axis in [both.index(each) for each in summed]:
+            made = as_one(flow, node, made, axis)
+        flow.heads.extend([made] if batch else [])
+        return flow.give(node.outputs[0], _arranged(made, both, result))
+    if outer & held[0] and outer & held[1]:
+        flow.sets.fix(parts[0], f"{flow.key(node)} (Einsum) crosses its channels with others")
+    at = 1 if outer & held[1] else 0
+    return flow.give(node.outputs[0], _arranged(parts[at], terms[at], result))
+
+
+def _arranged(numbers: Numbers, letters: str, wanted: str) -> Numbers:
+    """Channels along letters' axes as they stand along those of others; letters that are not wanted have none."""
+    kept = [axis for axis, each in enumerate(letters) if each in wanted]
+    sizes_of = {letters[axis]: numbers.shape[axis] for axis in kept}
+    inner = numbers.reshape([numbers.shape[axis] for axis in kept])
+    order = np.argsort([wanted.index(letters[axis]) for axis in kept])
+    return inner.transpose(order).reshape([sizes_of.get(each, 1) for each in wanted])
+
+
 PRODUCT_RULES: dict[str, Rule] = {
     **dict.fromkeys(["Conv", "ConvTranspose"], _convolution),
     **dict.fromkeys(GATES, _recurrent),
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "Gather": _lookup,
 }
+FUSED_RULES: dict[str, Rule] = {"FusedConv": _fused_convolution, "FusedGemm": _gemm, "FusedMatMul": _matmul}

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, numpy_helper
 
 from onnxcomp.graph.infer.inference_model import skeleton
+from onnxcomp.graph.infer.plain_operators import restate_microsoft
 from onnxcomp.graph.infer.shape_values import AxisSize, partly_known_integers
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -117,6 +118,7 @@ def _inferred(graph: Graph, batch: int | None, every: int | None, *, computed: b
         _assume_batch(proto, batch)
     if computed:
         _name_open(proto)
+        restate_microsoft(proto.graph, graph.main.opset)
     _collect(graph, infer(proto, computed=computed).graph, shapes)
     if computed and restate_copied_sizes(graph, proto.graph, shapes):
         _collect(graph, infer(proto, computed=computed).graph, shapes)

@@ -237,6 +237,82 @@ def test_heads_go_whole(shape: str) -> None:
     assert shapes["wq"] == [6, 3] and shapes["u"] == [3, 5]
 
 
+MICROSOFT = ', "com.microsoft" : 1'
+PROJECTED = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)"
+THREE = {"wq": (6, 6), "wk": (6, 6), "wv": (6, 6), "u": (6, 5)}
+HEADS = {
+    "of ONNX, along": (
+        f"{PROJECTED} z = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, v) y = MatMul(z, u)", THREE, 23,
+    ),
+    "of ONNX, apart": (
+        f"""{PROJECTED} q4 = Reshape(q, s) k4 = Reshape(k, s) v4 = Reshape(v, s) qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+        kt = Transpose<perm = [0, 2, 1, 3]>(k4) vt = Transpose<perm = [0, 2, 1, 3]>(v4) a = Attention(qt, kt, vt)
+        t = Transpose<perm = [0, 2, 1, 3]>(a) z = Reshape(t, r) y = MatMul(z, u)""", THREE, 23,
+    ),
+    "of ONNX Runtime, with a bias": (
+        f"{PROJECTED} z = com.microsoft.MultiHeadAttention<num_heads = 2>(q, k, v, b) y = MatMul(z, u)",
+        {**THREE, "b": (18,)}, 17,
+    ),
+    "of ONNX Runtime, with weights": (
+        "z = com.microsoft.Attention<num_heads = 2>(x, w, b) y = MatMul(z, u)",
+        {"w": (6, 18), "b": (18,), "u": (6, 5)}, 17,
+    ),
+    "of ONNX Runtime, with weights of other sizes": (
+        "z = com.microsoft.Attention<num_heads = 2, qkv_hidden_sizes = [4, 4, 8]>(x, w, b) y = MatMul(z, u)",
+        {"w": (6, 16), "b": (16,), "u": (8, 5)}, 17,
+    ),
+    "by Einsum": (
+        """q = Einsum<equation = "abc,cde->abde">(x, w3) k = Einsum<equation = "abc,cde->abde">(x, v3)
+        v = Einsum<equation = "abc,cde->abde">(x, u3) s0 = Einsum<equation = "abde,afde->adbf">(q, k)
+        p = Softmax<axis = -1>(s0) o = Einsum<equation = "adbf,afde->abde">(p, v)
+        y = Einsum<equation = "abde,dec->abc">(o, o3)""",
+        {"w3": (6, 2, 3), "v3": (6, 2, 3), "u3": (6, 2, 3), "o3": (2, 3, 5)}, 17,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_of_fused_attentions_go_whole(kind: str) -> None:
+    body, shapes, opset = HEADS[kind]
+    head = f"{WORDS} <int64[4] s = {{0, 0, 2, 3}}, int64[3] r = {{0, 0, -1}}>"
+    source = built(f"{head} {{ {body} }}", opset=opset, more=MICROSOFT, **shapes)
+    found = dependencies_of(source)
+    assert [(each.units.size, each.kind) for each in found.groups] == [(2, "heads")]
+    assert {each.constant.name for each in found.groups[0].slices} == set(shapes)
+    check_all(source, {"x": floats(2, 4, 6)})
+
+
+FUSED = {
+    "a convolution with an addend": (
+        CONV, """a = Conv(x, w) b = com.microsoft.FusedConv<activation = "Relu">(x, v, c, a)
+        y = Conv(b, u)""", {"w": (4, 3, 1, 1), "v": (4, 3, 1, 1), "c": (4,), "u": (5, 4, 1, 1)},
+        {"a": (4, ["c", "v", "w"], ["u"])},
+    ),
+    "a product with turned operands": (
+        WORDS, """a = MatMul(x, w) b = com.microsoft.FusedMatMul<transB = 1, alpha = 0.5>(a, v)
+        y = com.microsoft.FusedMatMul<transB = 1>(b, u)""", {"w": (6, 4), "v": (3, 4), "u": (5, 3)},
+        {"a": (4, ["w"], ["v"]), "b": (3, ["v"], ["u"])},
+    ),
+    "an Einsum with a matrix": (
+        WORDS, """a = Einsum<equation = "abc,cd->abd">(x, w) b = Relu(a) y = Einsum<equation = "abc,dc->abd">(b, u)""",
+        {"w": (6, 4), "u": (5, 4)}, {"a": (4, ["w"], ["u"])},
+    ),
+    "an Einsum element by element": (
+        WORDS, """a = MatMul(x, w) b = Einsum<equation = "abc,c->abc">(a, s) y = MatMul(b, u)""",
+        {"w": (6, 4), "s": (4,), "u": (4, 5)}, {"a": (4, ["s", "w"], ["u"])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_channels_of_fused_operators_go_together(kind: str) -> None:
+    head, body, shapes, expected = FUSED[kind]
+    source = built(f"{head} {{ {body} }}", more=MICROSOFT, **shapes)
+    assert described(dependencies_of(source)) == expected
+    first = source.proto.graph.input[0].type.tensor_type.shape.dim
+    check_all(source, {"x": floats(*[each.dim_value or 2 for each in first])})
+
+
 def test_a_cut_of_one_unit_is_as_by_hand() -> None:
     source = built(f"{CONV} {{ a = Conv(x, w, b) h = Relu(a) y = Conv(h, u) }}", w=(4, 3, 1, 1), b=(4,), u=(5, 4, 1, 1))
     cut = check_cut(source, lambda now: now.groups[0].units[[1, 2]], {"x": floats(2, 3, 4, 4)})
@@ -267,9 +343,9 @@ STAYS = {
         "a", "n (LayerNormalization) reads its channels and cannot be cut",
     ),
     "a mean over channels": (
-        WORDS, "a = MatMul(x, w) m = ReduceMean<axes = [2]>(a) n = Sub(a, m) y = MatMul(n, u)",
+        WORDS, "a = MatMul(x, w) m = ReduceMax<keepdims = 1>(a) n = Sub(a, m) y = MatMul(n, u)",
         {"w": (6, 4), "u": (4, 5)},
-        "a", "m (ReduceMean) reads its channels and cannot be cut",
+        "a", "m (ReduceMax) reads its channels and cannot be cut",
     ),
     "a matrix that another node needs": (
         WORDS, "a = MatMul(x, w) b = MatMul(x, w) n = Softmax(b) h = MatMul(n, u) k = MatMul(a, v) y = Add(h, k)",
@@ -278,6 +354,24 @@ STAYS = {
     "a residual with an input": (
         WORDS, "a = MatMul(x, w) h = Add(a, x) y = MatMul(h, u)", {"w": (6, 6), "u": (6, 5)},
         "a", "h (Add) joins it with what cannot be cut",
+    ),
+    "what a fused normalization adds": (
+        WORDS, "a = MatMul(x, w) n = com.microsoft.SkipLayerNormalization(a, x, s) y = MatMul(n, u)",
+        {"w": (6, 6), "s": (6,), "u": (6, 5)}, "a", "n (SkipLayerNormalization) reads its channels and cannot be cut",
+    ),
+    "a group normalization": (
+        CONV, "a = Conv(x, w) n = GroupNormalization<num_groups = 2>(a, s, c) y = Conv(n, u)",
+        {"w": (4, 3, 1, 1), "s": (4,), "c": (4,), "u": (5, 4, 1, 1)},
+        "a", "n (GroupNormalization) reads its channels and cannot be cut",
+    ),
+    "heads that share keys": (
+        WORDS, "q = MatMul(x, w) z = Attention<q_num_heads = 4, kv_num_heads = 2>(q, x, x) y = MatMul(z, u)",
+        {"w": (6, 12), "u": (12, 5)}, "q", "z (Attention) reads its channels and cannot be cut",
+    ),
+    "a sum of an Einsum": (
+        WORDS, """a = MatMul(x, w) b = Einsum<equation = "abc,ab->ab">(a, s)
+        y = Einsum<equation = "ab,cd->abd">(b, u)""",
+        {"w": (6, 4), "s": (1, 1), "u": (4, 5)}, "a", "b (Einsum) reads its channels and cannot be cut",
     ),
     "a single channel": (
         WORDS, "a = MatMul(x, w) y = MatMul(a, u)", {"w": (6, 1), "u": (1, 5)}, "a", "a has no other channel",
@@ -292,7 +386,7 @@ STAYS = {
 @pytest.mark.parametrize("kind", STAYS)
 def test_channels_that_have_to_stay(kind: str) -> None:
     head, body, shapes, name, reason = STAYS[kind]
-    found = dependencies_of(built(f"{head} {{ {body} }}", **shapes))
+    found = dependencies_of(built(f"{head} {{ {body} }}", opset=21, more=MICROSOFT, **shapes))
     assert found.declined[name] == reason
     assert name not in {source.key for group in found.groups for source in group.sources}
 
