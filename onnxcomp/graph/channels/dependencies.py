@@ -141,7 +141,7 @@ def dependencies(graph: Graph) -> Dependencies:
             rule = RULES.get((node.domain or "", node.op))
             if rule is None or has_references(node) or not rule(flow, node):
                 flow.stop(node)
-                assert not flow.sources or flow.sources[-1].node is not node, "a rule stops before it has changed anything"
+                assert not flow.sources or flow.sources[-1].node is not node, "a rule that stops has changed nothing"
         for tensor in scope.graph.outputs:
             flow.fix(tensor, "it is an output of its graph")
     _keep_shared(flow)

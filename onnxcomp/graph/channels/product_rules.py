@@ -6,6 +6,7 @@ A rule returns False where it cannot follow; what the node reads then has to sta
 from __future__ import annotations
 
 import math
+
 import numpy as np
 
 from onnxcomp.graph.channels.dependency_flow import BROADCASTING_OPSET, DependencyFlow, Rule
