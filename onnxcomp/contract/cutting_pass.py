@@ -38,6 +38,7 @@ class CuttingPass(SitePass):
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
     destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
     prepared_by = ("inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
+    renews_reference = True
     variants = tuple({"ratio": share, "even": True} for share in SHARES)
 
     ratio: float = parameter(0.25, low=0.0, high=0.99, help="share of all units that is cut")

@@ -228,7 +228,7 @@ def solved(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
     form = matrix_form(weight)
     assert form is not None
     wanted, now = form.pack(before), form.pack(np.asarray(weight.values))
-    dropped = ~now.any(axis=1) & wanted.any(axis=1)
+    dropped: Array = np.logical_and(~np.any(now, axis=1), np.any(wanted, axis=1))
     has_bias = movable_bias(weight.graph, weight) is not None
     mean, mean_before = (moments.mean, moments.mean_before) if has_bias else (None, None)
     made = compensated(wanted, dropped, moments.gram, moments.cross, mean, mean_before)

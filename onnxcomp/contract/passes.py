@@ -73,6 +73,8 @@ class Pass(ABC):
     prepared_by: exact passes that `onnxcomp run` puts before it; recipes name them themselves.
     as_stored: it works on weights as they are stored, decoders included; others see what these decode to.
     stores_encodings: it stores what the weights' encodings say, so that what it leaves plain has no use for one.
+    renews_reference: it moves what weights do to others, as those that read cut channels make up for them: passes that
+        repair afterwards hold the model against what it left.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -84,6 +86,7 @@ class Pass(ABC):
     prepared_by: ClassVar[tuple[str, ...]] = ()
     as_stored: ClassVar[bool] = False
     stores_encodings: ClassVar[bool] = False
+    renews_reference: ClassVar[bool] = False
 
     def needed(self) -> Needs:
         """What this very instance cannot run without: one of its algorithms may need more than the pass does."""

@@ -50,6 +50,7 @@ def test_says_how_many_heads_there_were() -> None:
 
 def test_leaves_channels_to_the_other_pass() -> None:
     proto = model("g (float[N, 4] x) => (float[N, 2] y) { a = MatMul(x, w) h = Relu(a) y = MatMul(h, v) }")
-    proto.graph.initializer.extend([numpy_helper.from_array(floats(4, 6), "w"), numpy_helper.from_array(floats(6, 2), "v")])
+    for name, shape in (("w", (4, 6)), ("v", (6, 2))):
+        proto.graph.initializer.append(numpy_helper.from_array(floats(*shape), name))
     assert not rewrite(proto, "prune-heads").outcome.changed
     assert load(proto).proto.graph.initializer[0].dims[1] == 6

@@ -114,8 +114,8 @@ def _together(parts: Sequence[PairedSums]) -> PairedMoments | None:
     if not totals or len(totals) < len(parts):
         return None
     count = np.float32(sum(each[4] for each in totals))
-    gram, cross, mean, before = (sum(each[index] for each in totals) / count for index in range(4))
-    return PairedMoments(gram, cross, mean, before)
+    sums: list[Any] = [sum(each[index] for each in totals) for index in range(4)]
+    return PairedMoments(*(each / count for each in sums))
 
 
 def paired_moments(

@@ -28,7 +28,8 @@ def prices_of(found: Dependencies, groups: Sequence[DependencyGroup]) -> dict[st
     readers: set[tuple[int, int]] = set()
     for each in found.slices:
         at, known = index[each.constant], counted.get(each.node)
-        if known is not None and each.constant.size > 1 and len(each.constant.shape) > 1 and (at, id(each.node)) not in readers:
+        is_matrix = len(each.constant.shape) > 1 and each.constant.size > 1
+        if known is not None and is_matrix and (at, id(each.node)) not in readers:
             readers.add((at, id(each.node)))
             macs[at] += known.count
     other = sum(each.count for each in counted.values() if each is not None) - macs.sum()
@@ -59,6 +60,6 @@ def _shares(
             lines = np.moveaxis(found.sets.roots(each.numbers), theirs, 0).reshape(each.numbers.shape[theirs], -1)[:, 0]
             owners = group_of[lines]
             counts = np.bincount(owners[owners >= 0], minlength=len(groups))
-            for at in np.flatnonzero(counts):
+            for at in np.flatnonzero(counts).tolist():
                 shares[own, index[each.constant], at] = counts[at] / lines.size / groups[at].units.size
     return shares

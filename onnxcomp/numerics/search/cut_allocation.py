@@ -35,8 +35,8 @@ class Prices:
 def allowed_counts(units: int, multiple: int) -> Array:
     """How many of a group's units may go, none among them, so that what stays is a multiple; one stays at least."""
     kept = np.arange(units, 0, -1)
-    fits = kept[(kept % multiple == 0) | (kept == units)]
-    return units - fits
+    fits: Array = units - kept[(kept % multiple == 0) | (kept == units)]
+    return fits
 
 
 def allocated(errors: Sequence[Array], allowed: Sequence[Array], prices: Prices, goal: float) -> Array:
@@ -106,7 +106,7 @@ class _Allocation:
     def _instead(self, at: Array, barred: Array) -> Array:
         """Go on until the goal is met, by the least error of all that a group alone can do; else step by step."""
         ways = []
-        for group in np.flatnonzero(~barred):
+        for group in np.flatnonzero(~barred).tolist():
             tried = at.copy()
             while self.total(tried) > self._goal and tried[group] + 1 < len(self._allowed[group]):
                 tried[group] += 1
@@ -122,7 +122,7 @@ class _Allocation:
                 yield tried
 
     def _fewer(self, at: Array) -> Iterator[Array]:
-        for group in np.flatnonzero(at):
+        for group in np.flatnonzero(at).tolist():
             tried = at.copy()
             tried[group] -= 1
             yield tried

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 Array = NDArray[Any]
 
 STEPS = 64  # units are dropped this many at a time, as a share of those left; one by one where they are fewer
+LEAST = float(np.finfo(np.float32).tiny)
 ALONE = -1  # in ``owners``: a column that is of no unit, and stays
 
 
@@ -74,9 +75,9 @@ class _Part:
 
     def __init__(self, reader: Reader, count: int) -> None:
         dtype = np.float64 if len(reader.moment) <= 1024 else np.float32
-        self._matrix = np.array(reader.matrix, dtype)
-        self._inverse = np.linalg.inv(np.asarray(reader.moment, dtype))
-        self._power = max(reader.power, np.finfo(np.float32).tiny)
+        self._matrix: Array = np.array(reader.matrix, dtype)
+        self._inverse: Array = np.linalg.inv(np.asarray(reader.moment, dtype))
+        self._power = max(reader.power, LEAST)
         columns = np.argsort(reader.owners, kind="stable")
         starts = np.searchsorted(reader.owners[columns], np.arange(count + 1))
         self._columns = [columns[starts[i] : starts[i + 1]] for i in range(count)]
@@ -119,7 +120,7 @@ def without(matrix: Array, gram: Array, cross: Array, dropped: Array, *, amount:
     dropped: (K,) of bool. The pull towards W is that of a ridge: amount * mean(diag gram) * |V_S - W_S|^2.
     """
     kept = np.flatnonzero(~dropped)
-    ridge = amount * max(float(np.trace(gram)) / max(1, len(gram)), np.finfo(np.float32).tiny)
+    ridge = amount * max(float(np.trace(gram)) / max(1, len(gram)), LEAST)
     moment = np.asarray(gram, np.float64)[np.ix_(kept, kept)] + ridge * np.eye(kept.size)
     weights = np.asarray(matrix, np.float64)
     wanted = weights @ np.asarray(cross, np.float64)[:, kept] + ridge * weights[:, kept]

@@ -20,13 +20,15 @@ from onnxcomp.model import Model
 class Lineage:
     """A model, and ``reference``: as it was before the first pass that lost anything (itself, if none did).
 
-    origins: what tensors of the model that were cut or rescaled since are in the reference.
+    renewed: in its place for passes that repair, where a pass moved what weights do to others, so that none of them can
+    be compared with what it was. origins: what tensors of the model that were cut or rescaled since are in either.
     """
 
     current: Model
     reference: Model
     is_exact: bool = True
     origins: Origins = field(default_factory=dict)
+    renewed: Model | None = None
 
     @classmethod
     def of(cls, model: Model) -> Lineage:
@@ -35,14 +37,18 @@ class Lineage:
 
     def context(self, context: Context) -> Context:
         """The context for the next pass."""
-        return dataclasses.replace(context, reference=Reference(self.reference, self.origins))
+        return dataclasses.replace(context, reference=Reference(self.renewed or self.reference, self.origins))
 
     def after(self, rewrite: Pass, model: Model, outcome: Outcome) -> Lineage:
         """With ``model`` as what the pass left."""
         if self.is_exact and rewrite.effect.is_exact:
             return Lineage.of(model)
-        return Lineage(model, self.reference, is_exact=False, origins=since(outcome.origins, self.origins))
+        if rewrite.renews_reference and outcome.changed:
+            return Lineage(model, self.reference, is_exact=False, renewed=model)
+        return dataclasses.replace(
+            self, current=model, is_exact=False, origins=since(outcome.origins, self.origins)
+        )
 
     def lost(self, model: Model) -> Lineage:
         """With ``model``, of which something was lost on the way, and no tensor cut or rescaled."""
-        return Lineage(model, self.reference, is_exact=False, origins=self.origins)
+        return dataclasses.replace(self, current=model, is_exact=False)
