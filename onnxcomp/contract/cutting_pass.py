@@ -45,6 +45,12 @@ class CuttingPass(SitePass):
     even: bool = parameter(False, help="cut the same share of every group, instead of where it harms least")
     macs: float | None = parameter(None, low=0.0, high=1.0, help="share of the MACs kept, in place of ratio")
     size: float | None = parameter(None, low=0.0, high=1.0, help="share of the constants' bytes kept, likewise")
+    error: float | None = parameter(
+        None,
+        low=0.0,
+        high=1.0,
+        help="largest relative squared error of what reads a group, in place of ratio: 1e-4 is about that of 8 bits",
+    )
     importance: str = parameter(
         "auto",
         choices=("auto", "reconstruction", "activation", *BY_WEIGHTS),
@@ -104,6 +110,13 @@ class CuttingPass(SitePass):
         task.cut([(group, count) for group, count in chosen if count], outcome, repair=self.repair)
         return outcome
 
+    def _harmless_count(self, task: CuttingTask, group: DependencyGroup, most: float) -> int:
+        """How many units go without a larger error, which data alone can tell."""
+        if task.context.calibration is None:
+            return 0
+        allowed = allowed_counts(group.units.size, self.multiple)
+        return int(allowed[task.elimination(group).errors[allowed] <= most].max())
+
     def _groups(self, graph: Graph, context: Context) -> tuple[Dependencies, list[DependencyGroup], list[Skip]]:
         """The groups of the pass that the context selects, and why the others are left alone."""
         found = dependencies(graph)
@@ -122,6 +135,8 @@ class CuttingPass(SitePass):
 
     def _counts(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> dict[str, int]:
         """How many units of each group go."""
+        if self.error is not None:
+            return {group.name: self._harmless_count(task, group, self.error) for group in groups}
         if self.even or not groups:
             return {group.name: self.even_count(group) for group in groups}
         prices = prices_of(task.found, groups)
