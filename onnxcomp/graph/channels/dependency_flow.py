@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxcomp.graph.channels.following import Following
 from onnxcomp.graph.channels.groups import ChannelSource
-from onnxcomp.graph.channels.ids import NONE, ChannelSets, Numbers, padded
+from onnxcomp.graph.channels.ids import NONE, ChannelSets, Numbers, padded, trimmed
 from onnxcomp.graph.channels.owners import ConstantSlices, Owner, Picks, SlicePart, SplitParts, StatedSize
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
@@ -80,7 +80,7 @@ class DependencyFlow(Following):
             self.sets.fix(numbers, reason)
             return
         if path:
-            rank = len(behind.perm)
+            rank, numbers = len(behind.perm), trimmed(numbers)
             if numbers.ndim > rank:
                 self.sets.fix(numbers, f"{constant.name} is turned before it is added")
                 return

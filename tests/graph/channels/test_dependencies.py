@@ -185,6 +185,11 @@ TOGETHER = {
         WORDS, "a = MatMul(x, w) c = Add(a, b) h = Gelu(c) y = MatMul(h, u)",
         {"w": (6, 8), "b": (8,), "u": (8, 5)}, {"a": (8, ["b", "w"], ["u"])},
     ),
+    "a bias that two nodes get through Identity": (
+        WORDS, """d = Identity(b) a = MatMul(x, w) c = Add(a, d) e = Identity(b) h = MatMul(c, v) k = Add(h, e)
+        y = MatMul(k, u)""",
+        {"w": (6, 8), "b": (8,), "v": (8, 8), "u": (8, 5)}, {"a": (8, ["b", "w"], ["v"]), "h": (8, ["b", "v"], ["u"])},
+    ),
     "hidden units of both directions": (
         "g (float[L, N, 6] x) => (float[L, 2, N, D] y)",
         'h, z = GRU<hidden_size = 3, direction = "bidirectional">(x, w, r, b) y = MatMul(h, u)',
