@@ -45,11 +45,11 @@ class CuttingPass(SitePass):
     even: bool = parameter(False, help="cut the same share of every group, instead of where it harms least")
     macs: float | None = parameter(None, low=0.0, high=1.0, help="share of the MACs kept, in place of ratio")
     size: float | None = parameter(None, low=0.0, high=1.0, help="share of the constants' bytes kept, likewise")
-    error: float | None = parameter(
+    price: float | None = parameter(
         None,
         low=0.0,
-        high=1.0,
-        help="largest relative squared error of what reads a group, in place of ratio: 1e-4 is about that of 8 bits",
+        help="cut of each group, in place of ratio, as many as add no more relative squared error to the outputs of what "
+        "reads it than this times the share that goes; with data only",
     )
     importance: str = parameter(
         "auto",
@@ -110,12 +110,13 @@ class CuttingPass(SitePass):
         task.cut([(group, count) for group, count in chosen if count], outcome, repair=self.repair)
         return outcome
 
-    def _harmless_count(self, task: CuttingTask, group: DependencyGroup, most: float) -> int:
-        """How many units go without a larger error, which data alone can tell."""
+    def _worthwhile(self, task: CuttingTask, group: DependencyGroup, price: float) -> int:
+        """How many units of a group go for no larger an error than their share is worth."""
         if task.context.calibration is None:
             return 0
         allowed = allowed_counts(group.units.size, self.multiple)
-        return int(allowed[task.elimination(group).errors[allowed] <= most].max())
+        errors = task.elimination(group).errors[allowed]
+        return int(allowed[errors <= price * allowed / group.units.size].max())
 
     def _groups(self, graph: Graph, context: Context) -> tuple[Dependencies, list[DependencyGroup], list[Skip]]:
         """The groups of the pass that the context selects, and why the others are left alone."""
@@ -135,8 +136,8 @@ class CuttingPass(SitePass):
 
     def _counts(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> dict[str, int]:
         """How many units of each group go."""
-        if self.error is not None:
-            return {group.name: self._harmless_count(task, group, self.error) for group in groups}
+        if self.price is not None:
+            return {group.name: self._worthwhile(task, group, self.price) for group in groups}
         if self.even or not groups:
             return {group.name: self.even_count(group) for group in groups}
         prices = prices_of(task.found, groups)

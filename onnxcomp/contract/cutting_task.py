@@ -23,12 +23,13 @@ from onnxcomp.graph.pruning.importance import BY_WEIGHTS, l2_norms
 from onnxcomp.graph.pruning.readers import Consumer, Consumers, owners
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
-from onnxcomp.numerics.rounding.gram import shrunk
-from onnxcomp.numerics.structure.unit_elimination import Elimination, Reader, eliminated
+from onnxcomp.numerics.rounding.gram import relative_output_error, shrunk
+from onnxcomp.numerics.structure.unit_elimination import Elimination, UnitReader, eliminated
 
 # Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
 LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
 LEAST_ERROR = 1e-12
+LEAST_GAIN = 1e-3  # of a node's output: for less, a weight that reads all it did is not fitted to some samples
 
 
 class CuttingTask:
@@ -70,13 +71,13 @@ class CuttingTask:
         total = max(float(scores.sum()), LEAST_ERROR)
         return Elimination(order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
 
-    def _readers(self, group: DependencyGroup) -> Iterator[Reader]:
+    def _readers(self, group: DependencyGroup) -> Iterator[UnitReader]:
         for each in self._consumers.of(group):
             packed = np.asarray(each.form.pack(np.asarray(each.weight.values)), np.float64)
             moment = shrunk(self._moment(each, packed.shape))
             power = sum(_power(matrix, moment[_own(moment, at)]) for at, matrix in enumerate(packed))
             for at, matrix in enumerate(packed):
-                yield Reader(matrix, moment[_own(moment, at)], owners(each.numbers[at], group), power)
+                yield UnitReader(matrix, moment[_own(moment, at)], owners(each.numbers[at], group), power)
 
     def _moment(self, consumer: Consumer, shape: tuple[int, ...]) -> Array:
         """Of what a consumer reads, about the mean where its bias takes that up; the identity where it is not known."""
@@ -232,6 +233,8 @@ def solved(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
     has_bias = movable_bias(weight.graph, weight) is not None
     mean, mean_before = (moments.mean, moments.mean_before) if has_bias else (None, None)
     made = compensated(wanted, dropped, moments.gram, moments.cross, mean, mean_before)
+    if not dropped.any() and relative_output_error(made.matrices, now, shrunk(moments.gram)) < LEAST_GAIN:
+        return None
     values = form.unpack(made.matrices).reshape(weight.shape).astype(weight.dtype)
     if not np.isfinite(values).all():
         return None

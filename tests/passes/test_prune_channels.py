@@ -144,6 +144,15 @@ def test_cuts_are_where_they_harm_least(tmp_path: Path) -> None:
     assert done.outcome.changed[0].details["kept"] == 16 - 8
 
 
+def test_what_nothing_misses_goes_at_any_price(tmp_path: Path) -> None:
+    """Eight of sixteen units are copies; without data nothing tells so."""
+    weights, shift = floats(12, 8, seed=3), floats(8, seed=4)
+    proto = built(MLP, SHAPES, w0=np.tile(weights, 2), b0=np.tile(shift, 2))
+    done = rewrite(proto, "prune-channels", price=0.02, context=context(proto, tmp_path, inputs(300, 12)))
+    assert {each.name: each.details["kept"] for each in done.outcome.changed} == {"a": 8}
+    assert not rewrite(proto, "prune-channels", price=0.02).outcome.changed
+
+
 def test_numbers_kept_are_multiples() -> None:
     done = rewrite(built(MLP, SHAPES), "prune-channels", ratio=0.4, multiple=4)
     assert {name: done.initializer(name).shape[-1] % 4 for name in ("b0",)} == {"b0": 0}

@@ -26,7 +26,7 @@ ALONE = -1  # in ``owners``: a column that is of no unit, and stays
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class UnitReader:
     """A matrix that reads the units.
 
     matrix: (rows, K). moment: (K, K), positive definite, of its inputs. owners: (K,) the unit (from 0) of each column,
@@ -50,7 +50,7 @@ class Elimination:
     errors: Array
 
 
-def eliminated(readers: Sequence[Reader], count: int, *, steps: int = STEPS) -> Elimination:
+def eliminated(readers: Sequence[UnitReader], count: int, *, steps: int = STEPS) -> Elimination:
     """The order in which ``count`` units are dropped, each time those that add least to the error of all readers."""
     parts = [_Part(each, count) for each in readers]
     left = np.ones(count, np.bool_)
@@ -73,7 +73,7 @@ def eliminated(readers: Sequence[Reader], count: int, *, steps: int = STEPS) -> 
 class _Part:
     """What is left of one reader."""
 
-    def __init__(self, reader: Reader, count: int) -> None:
+    def __init__(self, reader: UnitReader, count: int) -> None:
         dtype = np.float64 if len(reader.moment) <= 1024 else np.float32
         self._matrix: Array = np.array(reader.matrix, dtype)
         self._inverse: Array = np.linalg.inv(np.asarray(reader.moment, dtype))

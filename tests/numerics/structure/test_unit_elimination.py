@@ -7,19 +7,19 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxcomp.numerics.structure.unit_elimination import ALONE, Reader, eliminated, without
+from onnxcomp.numerics.structure.unit_elimination import ALONE, UnitReader, eliminated, without
 
 
-def reader(rows: int, owners: list[int], seed: int) -> Reader:
+def reader(rows: int, owners: list[int], seed: int) -> UnitReader:
     rng = np.random.default_rng(seed)
     width = len(owners)
     inputs = rng.standard_normal((400, width)) @ rng.standard_normal((width, width))
     matrix = rng.standard_normal((rows, width))
     moment = inputs.T @ inputs / len(inputs)
-    return Reader(matrix, moment, np.array(owners), float(np.trace(matrix @ moment @ matrix.T)))
+    return UnitReader(matrix, moment, np.array(owners), float(np.trace(matrix @ moment @ matrix.T)))
 
 
-def least_error(each: Reader, gone: set[int]) -> float:
+def least_error(each: UnitReader, gone: set[int]) -> float:
     """The relative error of the best matrix that does not read these units: by the normal equations."""
     kept = np.array([unit not in gone for unit in each.owners.tolist()])
     best = each.matrix @ each.moment[:, kept] @ np.linalg.inv(each.moment[np.ix_(kept, kept)])
@@ -52,7 +52,7 @@ def test_first_two_are_the_best_pair_where_inputs_are_apart() -> None:
     """Of uncorrelated inputs no unit makes up for another, so that backward elimination is the optimum."""
     rng = np.random.default_rng(4)
     matrix = rng.standard_normal((3, 6))
-    each = Reader(matrix, np.diag(rng.random(6) + 0.1), np.arange(6), 1.0)
+    each = UnitReader(matrix, np.diag(rng.random(6) + 0.1), np.arange(6), 1.0)
     pairs = {frozenset(pair): least_error(each, set(pair)) for pair in itertools.combinations(range(6), 2)}
     assert frozenset(eliminated([each], 6).order[:2].tolist()) == min(pairs, key=pairs.__getitem__)
 
@@ -62,7 +62,7 @@ def test_a_copy_goes_at_no_error() -> None:
     inputs = rng.standard_normal((300, 4))
     inputs[:, 3] = 2 * inputs[:, 1]
     moment = inputs.T @ inputs / 300 + 1e-9 * np.eye(4)
-    found = eliminated([Reader(rng.standard_normal((2, 4)), moment, np.arange(4), 1.0)], 4)
+    found = eliminated([UnitReader(rng.standard_normal((2, 4)), moment, np.arange(4), 1.0)], 4)
     assert found.order[0] in (1, 3)
     assert found.errors[1] < 1e-6 < found.errors[2]
 
