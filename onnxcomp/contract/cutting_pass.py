@@ -48,8 +48,8 @@ class CuttingPass(SitePass):
     price: float | None = parameter(
         None,
         low=0.0,
-        help="cut of each group, in place of ratio, as many as add no more relative squared error to the outputs of what "
-        "reads it than this times the share that goes; with data only",
+        help="in place of ratio: relative squared error of what reads a group that the whole of it is worth, a share of it "
+        "in proportion; needs data",
     )
     importance: str = parameter(
         "auto",
