@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import ROOM_BYTES as SUMS_BYTES
-from onnxcomp.calibration.statistics.moments import Source, sources_of
+from onnxcomp.calibration.statistics.moments import Source, sources_of, sums_bytes
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
     PairedSums,
@@ -26,7 +25,7 @@ from onnxcomp.calibration.statistics.paired import (
     of_weights,
     paired_moments,
 )
-from onnxcomp.calibration.statistics.series import Room, Series
+from onnxcomp.calibration.statistics.series import Room, Series, kept_bytes
 from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun
 from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
 from onnxcomp.errors import TargetError, VerificationError
@@ -39,12 +38,12 @@ from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.parallel import in_threads
 from onnxcomp.runtime import Value
 from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
-ROOM_BYTES = 256 * 2**20  # of values in memory: half for the original's, half for those under way
 MOST_RESULTS = 4096  # remembered
 
 Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
@@ -65,9 +64,10 @@ class _Columns:
 class _Kept:
     """What is remembered of a reference for all models that are held against it. stages: the tensors of each."""
 
-    def __init__(self, stages: Any, data: CalibrationData, scratch: Scratch) -> None:
+    def __init__(self, stages: Any, data: CalibrationData, original: Model) -> None:
         self.stages, self.data = stages, data
-        self.own, self.under_way = Room(ROOM_BYTES // 2, scratch), Room(ROOM_BYTES // 2, scratch)
+        most = kept_bytes(original.size_bytes)
+        self.own, self.under_way = Room(most, original.scratch), Room(most, original.scratch)
         self.columns: dict[Hashable, _Columns] = {}
         self.checkpoints = Checkpoints()
         self.results: dict[bytes, Answer] = {}
@@ -135,7 +135,7 @@ class PairedStages:
         used: dict[Hashable, int] = {}
         for name in names:
             own = {each.key: 2 * each.size_bytes for each in self._sources[name]}
-            if not parts or sum((used | own).values()) > SUMS_BYTES:
+            if not parts or sum((used | own).values()) > sums_bytes(self._reference.model.size_bytes):
                 parts.append([])
                 used = {}
             parts[-1].append(name)
@@ -245,7 +245,7 @@ class PairedStages:
             names = sorted({name for own in stages for name in own})
             data = in_batches(self._reference.model, names, self._data, open_session=self._open_session)
             known.clear()
-            known[self._data] = kept = _Kept(stages, data, self._reference.model.scratch)
+            known[self._data] = kept = _Kept(stages, data, self._reference.model)
         return kept
 
     def _staged(self, graph: Graph, room: Room, checkpoints: Checkpoints) -> StagedRun:

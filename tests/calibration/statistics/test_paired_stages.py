@@ -244,8 +244,8 @@ def test_the_original_runs_once_for_all_models(tmp_path: Path) -> None:
 
 def test_columns_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
     data, answers = data_of("convolutions", tmp_path), []
-    for room in (paired_stages.ROOM_BYTES, 0):
-        monkeypatch.setattr(paired_stages, "ROOM_BYTES", room)
+    for room in (2**26, 0):
+        monkeypatch.setattr(paired_stages, "kept_bytes", lambda size, room=room: room)
         monkeypatch.setattr("onnxcomp.calibration.statistics.series.SMALL_BYTES", 0)
         original = model_of("convolutions")
         graph = rough(original)
@@ -262,8 +262,8 @@ def test_sums_that_do_not_fit_together_are_made_in_turn(tmp_path: Path, monkeypa
             ran.extend(names)
             return super().run(feeds, names, **options)
 
-    for room in (paired_stages.SUMS_BYTES, 1):
-        monkeypatch.setattr(paired_stages, "SUMS_BYTES", room)
+    for room in (2**26, 1):
+        monkeypatch.setattr(paired_stages, "sums_bytes", lambda size, room=room: room)
         del ran[:]
         original = model_of("side by side")
         graph = rough(original)
