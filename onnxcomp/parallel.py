@@ -8,7 +8,9 @@ workers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import joblib
@@ -40,6 +42,22 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int)
             return
         pool = joblib.Parallel(jobs, backend="threading", return_as="generator", batch_size=1)
         yield from pool(joblib.delayed(_on_one_thread)(work, each, OPENMP) for each in tasks)
+
+
+def in_threads_ahead(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
+    """The same of tasks that need not be there all at once: they are taken while results are, ``jobs`` ahead of these."""
+    with threadpool_limits(1):
+        if jobs == 1:
+            yield from map(work, tasks)
+            return
+        waiting: deque[Future[Result]] = deque()
+        with ThreadPoolExecutor(jobs, initializer=threadpool_limits, initargs=(1, OPENMP)) as pool:
+            for each in tasks:
+                waiting.append(pool.submit(work, each))
+                if len(waiting) > jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:

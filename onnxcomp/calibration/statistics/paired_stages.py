@@ -47,6 +47,7 @@ from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 MOST_RESULTS = 4096  # remembered
 
 Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
+_Cut = tuple[Source, Value, Array | None]  # a batch's value, and its columns
 Solve = Callable[[Weight, Array, PairedMoments], Answer]
 
 
@@ -163,15 +164,18 @@ class PairedStages:
         sources = {each.key: each for name in names for each in self._sources[name]}
         sums = {key: PairedSums() for key in sources}
 
-        def see(name: str, batch: int, value: Value) -> None:
-            for each in sources.values():
-                if each.tensor == name:
-                    before, after = self._before(each, batch), self._cut(each, value)
-                    sums[each.key].fault |= before is None or after is None
-                    if before is not None and after is not None:
-                        sums[each.key].add(before, after)
+        def work(name: str, batch: int, value: Value) -> dict[Hashable, tuple[Array | None, Array | None]]:
+            read = [each for each in sources.values() if each.tensor == name]
+            return {each.key: (self._before(each, batch), self._cut(each, value)) for each in read}
 
-        self._run.show(index, sorted({each.tensor for each in sources.values()}), see)
+        def see(name: str, batch: int, columns: dict[Hashable, tuple[Array | None, Array | None]]) -> None:
+            for key in list(columns):
+                before, after = columns.pop(key)
+                sums[key].fault |= before is None or after is None
+                if before is not None and after is not None:
+                    sums[key].add(before, after)
+
+        self._run.show(index, sorted({each.tensor for each in sources.values()}), see, work)
         return of_weights({name: self._sources[name] for name in names}, sums)
 
     def _before(self, source: Source, batch: int) -> Array | None:
@@ -202,23 +206,24 @@ class PairedStages:
         for index, found in enumerate(missing):
             columns |= {key: _Columns(Series(self._kept.own)) for key in found}
 
-            def see(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> None:
-                for each in found.values():
-                    if each.tensor == name:
-                        self._keep(each, value)
+            def work(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> list[_Cut]:
+                return [(each, value, self._cut(each, value)) for each in found.values() if each.tensor == name]
+
+            def see(name: str, batch: int, cut: list[_Cut]) -> None:
+                for each in cut:
+                    self._keep(*each)
 
             if found:
-                run.show(index, sorted({each.tensor for each in found.values()}), see)
+                run.show(index, sorted({each.tensor for each in found.values()}), see, work)
 
     def _has(self, source: Source) -> bool:
         """Whether the original's columns are there, in a form that can be brought to the sizes and units of now."""
         columns = self._kept.columns.get(source.key)
         return columns is not None and (self._reference.is_as_it_was(source.tensor) or not columns.is_cut)
 
-    def _keep(self, source: Source, value: Value) -> None:
+    def _keep(self, source: Source, value: Any, rows: Array | None) -> None:
         """Keep a batch of the original: its columns, where these are fewer bytes than the value and as they were."""
         columns = self._kept.columns[source.key]
-        rows = self._cut(source, value)
         columns.fault |= rows is None
         if rows is None:
             return
@@ -250,7 +255,7 @@ class PairedStages:
 
     def _staged(self, graph: Graph, room: Room, checkpoints: Checkpoints) -> StagedRun:
         stages = cut(graph, self._kept.stages, self._changes)
-        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints)
+        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints, self._jobs)
 
     def _shown_by_both(self) -> dict[str, list[Source]]:
         """The sources of each weight, by name, where both models have the tensors."""
