@@ -45,7 +45,7 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int)
 
 
 def in_threads_ahead(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
-    """The same of tasks that need not be there all at once: they are taken while results are, ``jobs`` ahead of these."""
+    """The same of tasks that need not be there all at once: they are taken as results are, ``jobs`` ahead of these."""
     with threadpool_limits(1):
         if jobs == 1:
             yield from map(work, tasks)
