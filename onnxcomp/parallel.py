@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
@@ -73,6 +74,11 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         yield from (_on_one_thread(work, each) for each in tasks)
     else:
         yield from _in_own_processes(work, tasks, jobs)
+
+
+def end_processes() -> None:
+    """Let go of the processes that tasks had, each of which holds some hundred MB; tasks to come get new ones."""
+    get_reusable_executor().shutdown(wait=False)
 
 
 def _in_own_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from threadpoolctl import threadpool_info
 
 from onnxcomp.errors import OnnxcompError, PassError
 from onnxcomp.numerics.quantizers.codebook import fit_vector_codebook
-from onnxcomp.parallel import in_processes, in_threads, in_threads_ahead
+from onnxcomp.parallel import end_processes, in_processes, in_threads, in_threads_ahead
 
 WAYS = pytest.mark.parametrize("way", [in_threads, in_threads_ahead, in_processes])
 JOBS = (1, 2, 3)
@@ -38,6 +40,13 @@ def most_threads(_: Any) -> int:
 
 def square(value: int) -> tuple[int, int]:
     return value**2, os.getpid()
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def fail(value: int) -> int:
@@ -146,6 +155,14 @@ def test_a_task_that_kills_its_process_every_time_is_told(jobs: int) -> None:
     with pytest.raises(OnnxcompError, match="killed while it worked on task 4 of 6, which may need more memory"):
         found.extend(in_processes(die, range(6), jobs))
     assert list(in_processes(die, range(3), jobs)) == [0, 1, 2]
+
+
+def test_processes_that_are_ended_are_made_anew() -> None:
+    first = {each for _, each in in_processes(square, range(4), 2)}
+    end_processes()
+    second = {each for _, each in in_processes(square, range(4), 2)}
+    assert second and not first & second
+    wait_until(lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in first))
 
 
 @WAYS

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
@@ -45,6 +45,7 @@ from onnxcomp.runtime import Value
 from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
 MOST_RESULTS = 4096  # remembered
+BATCHES = 32  # at least, where there are as many samples: to be shared among threads
 
 Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
 _Cut = tuple[Source, Value, Array | None]  # a batch's value, and its columns
@@ -249,6 +250,7 @@ class PairedStages:
         if kept is None or kept.stages != stages:
             names = sorted({name for own in stages for name in own})
             data = in_batches(self._reference.model, names, self._data, open_session=self._open_session)
+            data = replace(data, batch_size=max(1, min(data.batch_size, data.sample_count // BATCHES)))
             known.clear()
             known[self._data] = kept = _Kept(stages, data, self._reference.model)
         return kept
