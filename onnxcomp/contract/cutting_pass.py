@@ -48,8 +48,8 @@ class CuttingPass(SitePass):
     price: float | None = parameter(
         None,
         low=0.0,
-        help="in place of ratio: relative squared error of what reads a group that the whole of it is worth, a share of it "
-        "in proportion; needs data",
+        help="in place of ratio: relative squared error of what reads a group that cutting all of it is worth, parts "
+        "of it in proportion; needs data",
     )
     importance: str = parameter(
         "auto",
