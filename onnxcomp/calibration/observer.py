@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.channel_means import channel_means
 from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
+from onnxcomp.calibration.statistics.lookup_counts import lookup_counts
 from onnxcomp.calibration.statistics.moments import Moments, input_moments
 from onnxcomp.calibration.statistics.observe import Observation, observe
 from onnxcomp.calibration.statistics.paired_stages import PairedStages
@@ -79,6 +80,10 @@ class Observer:
             graph, weights, self.data, limit=limit, open_session=self.open_session, progress=self.progress
         )
 
+    def lookups(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Array]:
+        """How often each row of tables that are only looked up was read, by name."""
+        return lookup_counts(graph, weights, self.data, open_session=self.open_session, progress=self.progress)
+
     def means(self, model: Model, axes: Mapping[str, int], *, limit: int | None = None) -> Mapping[str, Array]:
         """The mean of each channel of the named tensors, along the axis stated for each."""
         return channel_means(
@@ -89,6 +94,4 @@ class Observer:
         self, model: Model, names: Sequence[str], see: Callable[[str, Value], None], *, limit: int | None = None
     ) -> None:
         """Hand over every value of the named tensors."""
-        watch(
-            model, names, self.data, see, limit=limit, open_session=self.open_session, progress=self.progress
-        )
+        watch(model, names, self.data, see, limit=limit, open_session=self.open_session, progress=self.progress)

@@ -1,0 +1,1 @@
+"""Pruning weights by what their nodes' outputs miss."""
