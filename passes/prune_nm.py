@@ -17,7 +17,7 @@ from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure,
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem, inputs_seen, of_each
+from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem, of_each
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.numerics.structure.pruned_matrices import IMPORTANCES, Criterion
@@ -66,7 +66,7 @@ class PruneNm(WeightPass):
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, InputsSeen]:
         draws = self.draws_on_data(calibration=context.calibration is not None) or self.needed() is Needs.CALIBRATION
-        return inputs_seen(context.observe, graph, weights) if draws else {}
+        return context.observe.inputs(graph, weights) if draws else {}
 
     def edit(self, weight: Weight, known: InputsSeen | None, context: Context, outcome: Outcome) -> None:
         pattern = of_each(weight, self.n, self.m)

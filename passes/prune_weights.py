@@ -17,7 +17,7 @@ from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure,
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem, inputs_seen
+from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.numerics.structure.patterns import AtLeast, Pattern, ShareOfAll, ShareOfRows
@@ -99,7 +99,7 @@ class PruneWeights(WeightPass):
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, KnownOfWeight]:
         draws = self.draws_on_data(calibration=context.calibration is not None) or self.needed() is Needs.CALIBRATION
-        seen = inputs_seen(context.observe, graph, weights) if draws else {}
+        seen = context.observe.inputs(graph, weights) if draws else {}
         if self.scope != "model":
             return {name: KnownOfWeight(each) for name, each in seen.items()}
         found = self._shares(weights, seen, context)

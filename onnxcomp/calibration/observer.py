@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.channel_means import channel_means
 from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
@@ -17,10 +19,16 @@ from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
+from onnxcomp.graph.pruning.problem import InputsSeen
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.model import Model
 from onnxcomp.runtime import Value
+
+
+def seen_in(moments: Moments) -> InputsSeen:
+    """What pruning is to know of inputs that have these moments."""
+    return InputsSeen(moments.gram, moments.mean, moments.independent_count)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,12 @@ class Observer:
     def lookups(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Array]:
         """How often each row of tables that are only looked up was read, by name."""
         return lookup_counts(graph, weights, self.data, open_session=self.open_session, progress=self.progress)
+
+    def inputs(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, InputsSeen]:
+        """What pruning is to know of each weight's inputs, by name; without those of which the data show nothing."""
+        lookups = {name: InputsSeen(lookups=own) for name, own in self.lookups(graph, weights).items()}
+        moments = {name: seen_in(own) for name, own in self.moments(graph, weights).items() if np.any(own.peak)}
+        return lookups | moments
 
     def means(self, model: Model, axes: Mapping[str, int], *, limit: int | None = None) -> Mapping[str, Array]:
         """The mean of each channel of the named tensors, along the axis stated for each."""

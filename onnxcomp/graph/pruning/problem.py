@@ -6,27 +6,17 @@ values -> matrices (g, r, k) -> which stay and what they become (``numerics.stru
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from onnxcomp.graph.ir.nodes import Array
-from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight
-from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, shrunk
+from onnxcomp.numerics.rounding.gram import shrunk_by_count
 from onnxcomp.numerics.structure.patterns import OfEach, Pattern
 from onnxcomp.numerics.structure.pruned_matrices import Criterion, PrunedMatrices
-
-
-class Observes(Protocol):
-    """What is asked for statistics of activations (``calibration.observer``)."""
-
-    def moments(self, graph: Graph, weights: Sequence[Weight], /) -> Mapping[str, Any]: ...
-
-    def lookups(self, graph: Graph, weights: Sequence[Weight], /) -> Mapping[str, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -43,19 +33,15 @@ class Sparse:
 class InputsSeen:
     """What data show of a weight's inputs; None: nothing.
 
-    gram: (g or 1, k, k), their second moments in the weight's matrix form. lookups: (n,) how often each index of the
-    channel axis is looked up, of a weight that is read in no other way.
+    gram: (g or 1, k, k), their second moments in the weight's matrix form; mean: (g or 1, k); count: about how many
+    independent ones there were. lookups: (n,) how often each index of the channel axis is looked up, of a weight that
+    is read in no other way.
     """
 
     gram: Array | None = None
+    mean: Array | None = None
+    count: float = math.inf
     lookups: Array | None = None
-
-
-def inputs_seen(observe: Observes, graph: Graph, weights: Sequence[Weight]) -> dict[str, InputsSeen]:
-    """What the data show of the inputs of each weight, by name; without those of which they show nothing."""
-    lookups = {name: InputsSeen(lookups=own) for name, own in observe.lookups(graph, weights).items()}
-    moments = observe.moments(graph, weights).items()
-    return lookups | {name: InputsSeen(own.gram) for name, own in moments if np.any(own.peak)}
 
 
 class PruningProblem:
@@ -64,10 +50,12 @@ class PruningProblem:
     def __init__(self, weight: Weight, seen: InputsSeen | None = None) -> None:
         self._weight = weight
         self._form = matrix_form(weight)
-        gram, lookups = (None, None) if seen is None else (seen.gram, seen.lookups)
-        moment = None if gram is None or self._form is None else shrunk(gram, CAUTIOUS_SHRINKAGE)
+        seen = seen or InputsSeen()
+        moment, lookups = None, seen.lookups
+        if seen.gram is not None and seen.mean is not None and self._form is not None:
+            moment = shrunk_by_count(seen.gram, seen.mean, seen.count)
         power = None if lookups is None else (lookups + 1.0) / (lookups.sum() + lookups.size)
-        self._matrices = PrunedMatrices(self._pack(np.asarray(weight.values)), moment, power)
+        self._matrices = PrunedMatrices(self._pack(np.asarray(weight.values)), moment, power, seen.mean)
 
     def pruned(self, criterion: Criterion, pattern: Pattern) -> Sparse:
         """The weight after pruning. Zeros that are there stay zero."""
@@ -77,7 +65,8 @@ class PruningProblem:
         return Sparse(values, zeros, self._matrices.error(self._pack(values)))
 
     def errors(self, criterion: Criterion, sparsities: Sequence[float]) -> list[float]:
-        """What each of these shares of zeros costs the outputs, relative and squared, told by a sample."""
+        """What each of these shares of zeros costs the outputs, squared and relative to how much they vary, told by a
+        sample."""
         return self._matrices.errors(criterion, sparsities)
 
     # --- a weight that has no matrix form: columns are its summed axis, or what is looked up, or it is one row ---

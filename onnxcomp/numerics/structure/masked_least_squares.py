@@ -19,7 +19,7 @@ from onnxcomp.numerics.rounding.coordinate_descent import chunks, of_group
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-6  # of the residual of a row, relative to where it began
+TOLERANCE = 1e-5  # of the residual of a row, relative to where it began
 MOST_STEPS = 200
 
 

@@ -99,4 +99,5 @@ def _least(worth: Array, count: int) -> Array:
     is_tied = (equal.sum(axis=1, keepdims=True) > wanted)[:, 0]
     if is_tied.any():
         equal[is_tied] &= np.cumsum(equal[is_tied], axis=1) <= wanted[is_tied]
-    return below | equal
+    least: Array = below | equal
+    return least

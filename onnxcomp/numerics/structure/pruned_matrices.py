@@ -27,7 +27,9 @@ Array = NDArray[Any]
 SEARCHED = "second-order"  # whose masks are found along with the values
 IMPORTANCES = ("auto", *SALIENCIES)
 MOST_GROWTH = 1e3  # of the largest value: what grows more was fitted to inputs that hardly occur
-SAMPLED = 2**16  # values of the rows that tell what a share of zeros costs
+SAMPLED = 2**14  # values of the rows that tell what a share of zeros costs
+LEAST_ROWS = 16
+LEAST_VARYING = 1e-3  # of the outputs' power
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class PrunedMatrices:
     """Matrices W (g, r, k) to be pruned. Zeros that are there stay.
 
     moment: H (g or 1, k, k), positive definite. power: its diagonal (k,), where there is nothing else.
-    None: not known; at most one is given.
+    None: not known; at most one is given. mean: (g or 1, k) of the inputs.
     """
 
-    def __init__(self, matrices: Array, moment: Array | None = None, power: Array | None = None) -> None:
+    def __init__(
+        self, matrices: Array, moment: Array | None = None, power: Array | None = None, mean: Array | None = None
+    ) -> None:
         self._matrices = np.asarray(matrices, np.float64)
-        self._moment, self._power = moment, power
+        self._moment, self._power, self._mean = moment, power, mean
 
     def pruned(self, criterion: Criterion, pattern: Pattern) -> Array:
         """D (g, r, k) float64. A threshold is one of saliencies as they are at first; other masks are found along with
@@ -79,9 +83,19 @@ class PrunedMatrices:
         return self._cost(np.asarray(values, np.float64) - self._matrices) / whole if whole > 0 else 0.0
 
     def errors(self, criterion: Criterion, sparsities: Sequence[float]) -> list[float]:
-        """What each of these shares of zeros costs, told by some of the rows."""
+        """What each of these shares of zeros costs, squared and relative to how much the outputs vary: a mean of theirs
+        says nothing. Told by some of the rows."""
         sample = self._sample()
-        return [sample.error(sample.pruned(criterion, ShareOfAll(each))) for each in sparsities]
+        varying = sample._varying_share()
+        return [sample.error(sample.pruned(criterion, ShareOfAll(each))) / varying for each in sparsities]
+
+    def _varying_share(self) -> float:
+        """The share of the outputs' power that is not their mean's."""
+        whole = self._cost(self._matrices)
+        if self._mean is None or not whole > 0:
+            return 1.0
+        means = np.matmul(self._matrices, np.asarray(self._mean, np.float64)[:, :, None])
+        return max(LEAST_VARYING, 1 - float(np.square(means).sum()) / whole)
 
     def _separate_worth(self, importance: str) -> Array:
         size = np.abs(self._matrices)
@@ -109,11 +123,11 @@ class PrunedMatrices:
         groups, rows, columns = self._matrices.shape
         if groups * rows * columns <= SAMPLED:
             return self
-        most = max(16, SAMPLED // columns)
+        most = max(LEAST_ROWS, SAMPLED // columns)
         some = _evenly(groups, most)
         taken = self._matrices[some][:, _evenly(rows, max(1, most // some.size))]
-        moment = self._moment if self._moment is None or len(self._moment) == 1 else self._moment[some]
-        return PrunedMatrices(taken, moment, self._power)
+        moment, mean = (each if each is None or len(each) == 1 else each[some] for each in (self._moment, self._mean))
+        return PrunedMatrices(taken, moment, self._power, mean)
 
 
 def _evenly(count: int, most: int) -> Array:

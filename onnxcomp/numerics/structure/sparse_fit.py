@@ -114,4 +114,5 @@ class _Part:
             sparse = projected(owed)
             owed -= sparse
             penalty = penalty * np.float32(growth)
-        return sparse != 0
+        kept: Array = sparse != 0
+        return kept
