@@ -44,7 +44,7 @@ class WeightOption:
     """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
 
     family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
-    where the weight takes part; None: as many as it takes part in as it is. noise: see ``Fit``.
+    where the weight takes part; None: as many as it takes part in as it is. noise, zeros: see ``Fit``.
     """
 
     choice: int | None
@@ -53,6 +53,7 @@ class WeightOption:
     family: int = 0
     macs: float | None = None
     noise: float = 0.0
+    zeros: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,16 @@ def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
             option = own
         found[name] = option
     return found
+
+
+def foresee_compensation(table: Table) -> None:
+    """Count the errors of what is pruned for what they will be next to those of others, once data are drawn on."""
+    share, factor = table.tuning.pruned, table.tuning.compensated
+    for name, found in table.options.items():
+        table.options[name] = [
+            replace(each, error=factor * each.error) if each.zeros > share and not table.is_made(name, each) else each
+            for each in found
+        ]
 
 
 @dataclass
@@ -289,7 +300,9 @@ class Candidates:
 
     def _note(self, table: Table, look: FirstLook) -> None:
         options = [
-            WeightOption(each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise)
+            WeightOption(
+                each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise, zeros=each.zeros
+            )
             for each in look.estimates
         ]
         if options:
@@ -303,7 +316,9 @@ class Candidates:
         """Keep what was made, and put its figures in the place of estimates."""
         for name, fit in fits.items():
             table.fits[choice, name] = fit.kept(self.model.scratch)
-            made = WeightOption(choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise)
+            made = WeightOption(
+                choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
+            )
             options = table.options.setdefault(name, [])
             at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))
             options[at : at + 1] = [made]

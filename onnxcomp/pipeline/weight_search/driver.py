@@ -32,6 +32,7 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     as_made,
+    foresee_compensation,
     rewritten,
     with_values,
 )
@@ -202,7 +203,9 @@ class Choosing:
         plain = with_data.without_data()
         if tuner is None:
             return plain.look(most_error=NOISE_ERROR, **options)
-        return plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
+        table = plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
+        foresee_compensation(table)
+        return table
 
     def _hold_back(self, table: Table) -> None:
         """Few samples license little more than none."""

@@ -35,7 +35,7 @@ class Fit:
     """What a candidate makes of a weight. held: the codes of ``encoding``, or the values where that has none.
 
     error: relative and squared, of the node's output where data tell it. noise: times what symmetric 8-bit rounding
-    per channel leaves, of the whole or of its channels, whichever is more. entry: for the receipt.
+    per channel leaves, of the whole or of its channels, whichever is more. zeros: their share. entry: for the receipt.
     """
 
     held: Array
@@ -43,6 +43,7 @@ class Fit:
     shape: tuple[int, ...]
     error: float
     noise: float
+    zeros: float
     size_bytes: int
     entry: Entry
 
@@ -68,7 +69,7 @@ class Fit:
         codes = None if encoding is None or encoding.values_are_free else encoding.encode(values)
         held = values if codes is None else codes
         return cls(held, None if codes is None and encoding is None else encoding, weight.shape, error,
-                   bound.times(values), size, entry)  # fmt: skip
+                   bound.times(values), zeros, size, entry)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class FitEstimate:
     size_bytes: int
     error: float
     noise: float
+    zeros: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Looking:
             fit = fitted(sample, rewrite, None, self.context, bound, skipped)
             if fit is None:
                 continue
-            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise))
+            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise, fit.zeros))
             if fit.error > self.most_error:
                 hopeless.add(family)
         return found
