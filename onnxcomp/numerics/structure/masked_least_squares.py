@@ -19,31 +19,34 @@ from onnxcomp.numerics.rounding.coordinate_descent import chunks, of_group
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-5  # of the residual of a row, relative to where it began
+TOLERANCE = 1e-5  # of the residual of a row, relative to that of nothing but zeros
 MOST_STEPS = 200
 
 
-def best_under_mask(target: Array, moment: Array, kept: Array) -> Array:
+def best_under_mask(target: Array, moment: Array, kept: Array, start: Array | None = None) -> Array:
     """D (g, r, k) float64 of least output error, zero outside ``kept``.
 
-    target: T (g, r, k). moment: H (g or 1, k, k), positive definite. kept: (g, r, k) bool.
+    target: T (g, r, k). moment: H (g or 1, k, k), positive definite. kept: (g, r, k) bool. start: (g, r, k), values to
+    begin with; those of T by default.
     """
     best = np.empty(target.shape)
     for where in chunks(target.shape):
         part = np.asarray(target[where], np.float64)
-        best[where] = _solved(part, np.asarray(of_group(moment, where[0]), np.float64), kept[where])
+        first = part if start is None else np.asarray(start[where], np.float64)
+        best[where] = _solved(part, np.asarray(of_group(moment, where[0]), np.float64), kept[where], first)
     return best
 
 
-def _solved(target: Array, moment: Array, kept: Array) -> Array:
+def _solved(target: Array, moment: Array, kept: Array, start: Array) -> Array:
     """Conjugate gradients for each row, preconditioned by the diagonal of H."""
     inverse = 1.0 / np.diagonal(moment, axis1=1, axis2=2)[:, None, :]
-    values = np.where(kept, target, 0.0)
-    residual = np.where(kept, (target - values) @ moment, 0.0)
+    values = np.where(kept, start, 0.0)
+    wanted = target @ moment
+    residual = np.where(kept, wanted - values @ moment, 0.0)
     turned = inverse * residual
     direction = turned.copy()
     power = np.sum(residual * turned, axis=2, keepdims=True)
-    least = TOLERANCE**2 * power
+    least = TOLERANCE**2 * np.sum(np.where(kept, inverse * np.square(wanted), 0.0), axis=2, keepdims=True)
     for _ in range(MOST_STEPS):
         if (power <= least).all():
             break

@@ -47,19 +47,19 @@ class SparseFit:
 
     def fitted(self, pattern: Pattern, allowed: Array | None = None) -> tuple[Array, Array]:
         """Values (g, r, k) float64 of the pattern and where they stay (bool), at most where ``allowed``."""
-        kept = self.kept(pattern, allowed)
-        return best_under_mask(self._wanted, self._moment, kept), kept
+        near = self._near(pattern, allowed)
+        kept = near != 0
+        return best_under_mask(self._wanted, self._moment, kept, near), kept
 
-    def kept(self, pattern: Pattern, allowed: Array | None = None) -> Array:
-        """Where values stay, at most where ``allowed``. Of matrices that are worked on in parts each part has the
-        pattern."""
-        kept = np.empty(self._wanted.shape, bool)
+    def _near(self, pattern: Pattern, allowed: Array | None) -> Array:
+        """Values of the pattern that are near the best; of matrices that are worked on in parts each part has it."""
+        near = np.empty(self._wanted.shape)
         for where in chunks(self._wanted.shape):
             for part in self._parted(pattern.width):
                 inner = (*where, part.columns)
-                free = np.broadcast_to(True, kept[inner].shape) if allowed is None else allowed[inner]
-                kept[inner] = part.kept(self._wanted[inner], where[0], pattern, free)
-        return kept
+                free = np.broadcast_to(True, near[inner].shape) if allowed is None else allowed[inner]
+                near[inner] = part.near(self._wanted[inner], where[0], pattern, free)
+        return near
 
     def error(self, values: Array) -> float:
         """The squared error of the outputs of other matrices, relative to their power."""
@@ -88,13 +88,13 @@ class _Part:
         self._values, self._vectors = np.linalg.eigh(scaled)
         self._moment = scaled
 
-    def kept(self, wanted: Array, groups: slice, pattern: Pattern, allowed: Array) -> Array:
-        """Where values of these groups (g, r, k) stay; ``wanted`` has this part's columns only."""
+    def near(self, wanted: Array, groups: slice, pattern: Pattern, allowed: Array) -> Array:
+        """Values of these groups (g, r, k) that are of the pattern; ``wanted`` has this part's columns only."""
         moment, vectors, values = (of_group(each, groups) for each in (self._moment, self._vectors, self._values))
         unit, power = of_group(self._unit, groups), of_group(self._power, groups)
         largest = np.abs(wanted).max(initial=0.0)
         if not largest > 0:
-            return np.zeros(wanted.shape, bool)
+            return np.zeros(wanted.shape)
         target = (wanted / largest * unit).astype(np.float32)
         asked, turned = target @ moment, vectors.swapaxes(1, 2)
         steps, growth = (FEW_STEPS, LARGE_GROWTH) if target.size > LARGE else (STEPS, GROWTH)
@@ -114,5 +114,5 @@ class _Part:
             sparse = projected(owed)
             owed -= sparse
             penalty = penalty * np.float32(growth)
-        kept: Array = sparse != 0
-        return kept
+        found: Array = sparse / unit * largest
+        return found
