@@ -20,6 +20,7 @@ from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
 Evaluate = Callable[[Assignment], float]
@@ -30,9 +31,11 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     """Leave each weight the options that assignments for limits around this one take, and those much like them.
 
     always: options that stay in any case, as do those that need no making. Made with data later, options cause a
-    fraction of the divergence that is predicted now, some less than others.
+    fraction of the divergence that is predicted now, some less than others; that of pruned ones is foreseen least, so
+    that what would be taken without them is made, too.
     """
-    chosen = [always, *(allot(table, share * limit) for share in table.tuning.shortlisted)]
+    tables = (table, without_pruned(table))
+    chosen = [always, *(allot(each, share * limit) for each in tables for share in table.tuning.shortlisted)]
     for name, options in table.options.items():
         taken = [assignment[name] for assignment in chosen]
         table.options[name] = [

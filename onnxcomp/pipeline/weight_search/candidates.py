@@ -134,16 +134,6 @@ def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
     return found
 
 
-def foresee_compensation(table: Table) -> None:
-    """Count the errors of what is pruned for what they will be next to those of others, once data are drawn on."""
-    share, factor = table.tuning.pruned, table.tuning.compensated
-    for name, found in table.options.items():
-        table.options[name] = [
-            replace(each, error=factor * each.error) if each.zeros > share and not table.is_made(name, each) else each
-            for each in found
-        ]
-
-
 @dataclass
 class Candidates:
     """Makes the options of a table. context: without data where ``look`` is to do without. last_moment: until when what

@@ -32,12 +32,12 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     as_made,
-    foresee_compensation,
     rewritten,
     with_values,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
 from onnxcomp.pipeline.weight_search.measured import divergence_of
+from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
@@ -194,6 +194,7 @@ class Choosing:
         until = self._after(FITTED)
         given = dataclasses.replace(context, deadline=until)
         dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
+        leave_out_idle(table)
         self._hold_back(table)
         return table, {name: mild[name] for name in table.options}
 

@@ -12,7 +12,8 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import optimize
-from onnxcomp.pipeline.weight_search.candidates import Table, WeightOption, foresee_compensation
+from onnxcomp.pipeline.weight_search.candidates import Table, WeightOption
+from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle, without_pruned
 from onnxcomp.recipe import Recipe
 from tests.pipeline.weight_search.fits import put_in
 
@@ -28,6 +29,26 @@ def test_errors_of_pruned_options_count_for_what_data_will_leave() -> None:
     foresee_compensation(table)
     assert [each.error for each in table.options["w"]] == [0.0, 0.02, 0.25 * 0.2, 0.4]
     assert [each.size_bytes for each in table.options["w"]] == [4000, 500, 400, 300]
+
+
+def test_what_is_taken_without_pruned_options_is_known() -> None:
+    plain, dense = WeightOption(None, 4000, 0.0), WeightOption(1, 500, 0.02)
+    pruned = WeightOption(2, 400, 0.2, zeros=0.5)
+    table = Table({"w": [plain, dense, pruned]})
+    found = without_pruned(table)
+    assert found.options == {"w": [plain, dense]}
+    assert table.options == {"w": [plain, dense, pruned]} and found.influence is table.influence
+
+
+def test_pruned_options_stay_where_they_are_clearly_better() -> None:
+    """Half more error at no more bytes is what an option without a mask may have."""
+    plain = WeightOption(None, 4000, 0.0)
+    dense = [WeightOption(1, 500, 0.010), WeightOption(2, 300, 0.100)]
+    better, idle = WeightOption(3, 500, 0.0066, zeros=0.5), WeightOption(4, 500, 0.0067, zeros=0.5)
+    smaller, later = WeightOption(5, 499, 0.06, zeros=0.8), WeightOption(6, 290, 0.5, zeros=0.9)
+    table = Table({"w": [plain, *dense, better, idle, smaller, later]})
+    leave_out_idle(table)
+    assert table.options["w"] == [plain, *dense, better, smaller, later]
 
 
 def test_a_search_prunes_a_weight_whose_inputs_have_much_in_common(tmp_path: Path) -> None:
