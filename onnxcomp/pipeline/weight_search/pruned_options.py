@@ -34,7 +34,7 @@ def without_pruned(table: Table) -> Table:
 
 
 def leave_out_idle(table: Table) -> None:
-    """Leave out pruned options beside which an option without a mask takes no more bytes and has not much more error."""
+    """Leave out pruned options beside which one without a mask takes no more bytes and has not much more error."""
     more = table.tuning.dominating
     for name, found in table.options.items():
         dense = [each for each in found if not is_pruned(table, each)]
