@@ -60,12 +60,13 @@ class PrunedMatrices:
     def __init__(
         self, matrices: Array, moment: Array | None = None, power: Array | None = None, mean: Array | None = None
     ) -> None:
-        self._matrices = np.asarray(matrices, np.float64)
+        values = np.asarray(matrices)
+        self._matrices = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
         self._moment, self._power, self._mean = moment, power, mean
 
     def pruned(self, criterion: Criterion, pattern: Pattern) -> Array:
-        """D (g, r, k) float64. A threshold is one of saliencies as they are at first; other masks are found along with
-        the values where the criterion says so."""
+        """D (g, r, k) float32 or float64. A threshold is one of saliencies as they are at first; other masks are found
+        along with the values where the criterion says so."""
         importance = criterion.of(known=self._moment is not None or self._power is not None)
         allowed = self._matrices != 0
         if self._moment is None:

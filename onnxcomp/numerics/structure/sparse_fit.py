@@ -35,13 +35,14 @@ MOST_COLUMNS = 2048  # of a part, whose eigenvectors take some seconds
 
 
 class SparseFit:
-    """The search for one weight: matrices (g, r, k) and the moment (g or 1, k, k) of their inputs, positive definite.
+    """The search for one weight: matrices (g, r, k), float32 or float64, and the moment (g or 1, k, k) of their inputs,
+    positive definite.
 
     What depends on the inputs alone is computed once for all patterns of the same width.
     """
 
     def __init__(self, matrices: Array, moment: Array) -> None:
-        self._wanted = np.asarray(matrices, np.float64)
+        self._wanted = matrices
         self._moment = np.asarray(moment, np.float64)
         self._parts: dict[int, list[_Part]] = {}
 
@@ -53,12 +54,12 @@ class SparseFit:
 
     def _near(self, pattern: Pattern, allowed: Array | None) -> Array:
         """Values of the pattern that are near the best; of matrices that are worked on in parts each part has it."""
-        near = np.empty(self._wanted.shape)
+        near = np.empty(self._wanted.shape, self._wanted.dtype)
         for where in chunks(self._wanted.shape):
             for part in self._parted(pattern.width):
                 inner = (*where, part.columns)
                 free = np.broadcast_to(True, near[inner].shape) if allowed is None else allowed[inner]
-                near[inner] = part.near(self._wanted[inner], where[0], pattern, free)
+                near[inner] = part.near(np.asarray(self._wanted[inner], np.float64), where[0], pattern, free)
         return near
 
     def error(self, values: Array) -> float:
