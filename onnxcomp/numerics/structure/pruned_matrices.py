@@ -99,7 +99,7 @@ class PrunedMatrices:
         return max(LEAST_VARYING, 1 - float(np.square(means).sum()) / whole)
 
     def _separate_worth(self, importance: str) -> Array:
-        size = np.abs(self._matrices)
+        size: Array = np.abs(self._matrices)
         return size if importance == "magnitude" or self._power is None else size * np.sqrt(self._power)
 
     def _cost(self, difference: Array) -> float:
