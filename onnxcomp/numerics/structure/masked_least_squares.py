@@ -19,7 +19,7 @@ from onnxcomp.numerics.rounding.coordinate_descent import chunks, of_group
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-5  # of the residual of a row, relative to that of nothing but zeros
+TOLERANCE = 1e-4  # of the residual of a row, relative to that of nothing but zeros
 MOST_STEPS = 200
 
 

@@ -34,14 +34,20 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     fraction of the divergence that is predicted now, some less than others; that of pruned ones is foreseen least, so
     that what would be taken without them is made, too.
     """
-    tables = (table, without_pruned(table))
-    chosen = [always, *(allot(each, share * limit) for each in tables for share in table.tuning.shortlisted)]
+    tuning, plain = table.tuning, without_pruned(table)
+    dense, pruned = ([allot(each, share * limit) for share in tuning.shortlisted] for each in (plain, table))
+    few = [found for found, share in zip(pruned, tuning.shortlisted, strict=True) if share <= tuning.pruned_within]
     for name, options in table.options.items():
-        taken = [assignment[name] for assignment in chosen]
+        is_large = options[0].size_bytes > tuning.pruned_bytes  # of which pruned options take long to make
+        taken = [assignment[name] for assignment in (always, *dense, *(() if is_large else pruned))]
+        alone = [assignment[name] for assignment in few]
         table.options[name] = [
             each
             for each in options
-            if each.choice is None or each.choice in table.rewrites or any(_alike(table, each, one) for one in taken)
+            if each.choice is None
+            or each.choice in table.rewrites
+            or each in alone
+            or any(_alike(table, each, one) for one in taken)
         ]
 
 

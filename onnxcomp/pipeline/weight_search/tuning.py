@@ -22,7 +22,8 @@ class Tuning:
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
         errors of options that may change places then. pruned: share of zeros from which on they are a mask; data then
         leave ``compensated`` of the error that they leave of a weight without one, since what stays makes up for what
-        goes. corrections: whole assignments measured on the way to the limit.
+        goes. pruned_within: of weights over pruned_bytes, whose pruned options take long to fit, those that limits up
+        to this one take. corrections: whole assignments measured on the way to the limit.
         descents: single changes tried on a whole assignment, at most; one for each dozen of evaluations. fewest_moves:
         tried on an assignment with all that follows; one for each 16 evaluations. least_move: of all cost, what a
         change should save for its price alone to count. carrying_share: of the predicted divergence; a weight that has
@@ -56,6 +57,8 @@ class Tuning:
     alike: tuple[float, float] = (1.08, 2.0)
     pruned: float = 0.4
     compensated: float = 0.25
+    pruned_within: float = 8.0
+    pruned_bytes: int = 2**21
     corrections: int = 6
     descents: int = 20
     fewest_moves: int = 3

@@ -27,7 +27,10 @@ def test_is_the_least_squares_of_each_row(
     for group, row in np.ndindex(groups, 5):
         own, x = kept[group, row], inputs[group % moments]
         wanted = np.linalg.lstsq(x[:, own], x @ matrices[group, row], rcond=None)[0]
-        assert found[group, row, own] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+        assert found[group, row, own] == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+        missed, least = (np.square(x[:, own] @ each - x @ matrices[group, row]).mean() for each in
+                         (found[group, row, own], wanted))  # fmt: skip
+        assert missed <= least + 1e-6 * np.square(x @ matrices[group, row]).mean()
         assert not found[group, row, ~own].any()
 
 
@@ -42,7 +45,7 @@ def test_scale_of_inputs_makes_no_difference() -> None:
     inputs, matrices, kept = problem(1, 1)
     moment = inputs.swapaxes(1, 2) @ inputs
     found = best_under_mask(matrices, moment, kept)
-    assert best_under_mask(matrices, 1e-12 * moment, kept) == pytest.approx(found, rel=1e-4, abs=1e-6)
+    assert best_under_mask(matrices, 1e-12 * moment, kept) == pytest.approx(found, rel=1e-3, abs=1e-4)
 
 
 def test_ends_by_itself_long_before_it_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
