@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from onnxcomp.budget import Budget, Drop
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
@@ -64,6 +65,26 @@ def test_a_search_prunes_a_weight_whose_inputs_have_much_in_common(tmp_path: Pat
     found = np.asarray(weights(open_plain(result.model))[0].values)  # whatever it is stored as
     assert np.mean(found == 0) >= 0.6
     assert result.model.size_bytes < 0.06 * values.nbytes
+
+
+def test_a_budget_decides_how_much_is_pruned(tmp_path: Path) -> None:
+    """The target is a drop: the same weight loses more within a wider budget."""
+    rng = np.random.default_rng(0)
+    model = _net(rng.standard_normal((256, 48)).astype(np.float32))
+    x = rng.standard_normal((400, 60)) @ rng.standard_normal((60, 256)) + 0.3 * rng.standard_normal((400, 256))
+    np.savez(tmp_path / "calib.npz", x=x.astype(np.float32))
+    recipe = Recipe.from_dict(
+        {"description": "made up", "step": [{"pass": "prune-weights", "sparsity": "auto"}]}, name="made up"
+    )
+    zeros = []
+    for drop in (0.05, 0.3):
+        budget = Budget(max_drop=Drop(drop))
+        result = optimize(
+            model, recipe=recipe, calibration=str(tmp_path / "calib.npz"), measure=False, budget=budget
+        )
+        assert result.receipt.verdict["divergence"] <= drop
+        zeros.append(float(np.mean(np.asarray(weights(open_plain(result.model))[0].values) == 0)))
+    assert 0 < zeros[0] < zeros[1]
 
 
 def _net(values: np.ndarray) -> Model:
