@@ -20,7 +20,7 @@ from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
-from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
+from onnxcomp.pipeline.weight_search.pruned_options import is_pruned, without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
 Evaluate = Callable[[Assignment], float]
@@ -39,15 +39,16 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     few = [found for found, share in zip(pruned, tuning.shortlisted, strict=True) if share <= tuning.pruned_within]
     for name, options in table.options.items():
         is_large = options[0].size_bytes > tuning.pruned_bytes  # of which pruned options take long to make
-        taken = [assignment[name] for assignment in (always, *dense, *(() if is_large else pruned))]
+        taken = [assignment[name] for assignment in (always, *dense)]
+        masked = [assignment[name] for assignment in (() if is_large else pruned)]
         alone = [assignment[name] for assignment in few]
         table.options[name] = [
             each
             for each in options
             if each.choice is None
             or each.choice in table.rewrites
-            or each in alone
             or any(_alike(table, each, one) for one in taken)
+            or (is_pruned(table, each) and (each in alone or any(_alike(table, each, one) for one in masked)))
         ]
 
 

@@ -164,8 +164,8 @@ class Candidates:
         """
         table = Table({}, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
-        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
-                          Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
+        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, table.tuning.pruned,
+                          LEAST_GAIN_BYTES, Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights

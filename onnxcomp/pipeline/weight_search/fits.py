@@ -100,7 +100,8 @@ class Looking:
     """How to look at a weight.
 
     families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
-    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. least_gain: bytes that a fit saves.
+    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros from which on
+    they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
     until: when only the first candidate is still tried, and last_moment: when none is.
     """
 
@@ -109,6 +110,7 @@ class Looking:
     context: Context
     most_error: float
     probe_error: float | None
+    pruned: float
     least_gain: int
     until: Moment
     last_moment: Moment
@@ -126,6 +128,7 @@ class Looking:
         useful = [each for each in saving if each.error > 0]
         if useful and self.probe_error is not None:
             wanted = self.probe_error
+            useful = [each for each in useful if each.zeros <= self.pruned] or useful
             nearest = min(useful, key=lambda each: abs(math.log(each.error / wanted)))
             probe = whole.fit(nearest.choice)
         return FirstLook(weight.name, estimates, mild, probe, skipped[-1:])

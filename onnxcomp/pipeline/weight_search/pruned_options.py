@@ -2,7 +2,7 @@
 
 Without data zeros cost what the values were; with data the values that stay make up for them. So pruned options are
 counted for less before they are made, what would be taken without them is made all the same, and made they stay only
-where they are clearly better than what has no such zeros.
+where they are clearly better than what has no such zeros. What a search finds without them is never given up for more.
 """
 
 from __future__ import annotations

@@ -228,7 +228,8 @@ def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOptio
         first.extend((name, _nearest(table, [each for each in worth[name] if each.family == one])) for one in families)
     seen = {(name, option.choice) for name, option in first}
     rest = [(name, each) for name in ranked for each in worth[name] if (name, each.choice) not in seen]
-    return [*first, *rest][: max(0, evaluations(table) - len(table.measured))]
+    wanted = sorted([*first, *rest], key=lambda change: is_pruned(table, change[1]))  # these last, all else as it is
+    return wanted[: max(0, evaluations(table) - len(table.measured))]
 
 
 def evaluations(table: Table) -> int:

@@ -40,6 +40,7 @@ class Tuning:
         measured within it and is far beyond has its own cause. less_error: of what carried a failure, at most, is left
         to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
         it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
+        promising: of the cost that is predicted without pruned options, what these must leave, at most, to be searched.
         eased: milder assignments timed, at most, where a goal of latency is reached.
     """
 
@@ -79,4 +80,5 @@ class Tuning:
     less_error: float = 0.1
     unforeseen: float = 3.0
     held_back: int = 4
+    promising: float = 0.97
     eased: int = 6
