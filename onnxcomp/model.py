@@ -64,6 +64,7 @@ T = TypeVar("T")
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20  # protobuf's 2 GB, less room for what the headers grow by
 INLINE_LIMIT_BYTES = 256 * 2**20  # a model that came with external data is inlined below this size
 EXTERNAL_FROM_BYTES = 1024  # smaller tensors stay in the model file beside external data
+KEPT_OPEN = "kept open"  # in ``Model.memo``
 HASH_DIGITS = 12  # of the data's SHA-256, in the name of an external data file
 
 
@@ -198,9 +199,26 @@ class Model:
 
     @contextlib.contextmanager
     def opened_on(self, open_session: Callable[[ModelSource], T]) -> Iterator[T]:
-        """What ``open_session`` makes of the model."""
-        with tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder) as folder:
-            yield open_session(self._source(Path(folder)))
+        """What ``open_session`` makes of the model; the same again within ``kept_open``."""
+        kept: tuple[contextlib.ExitStack, dict[Any, Any]] | None = self.memo.get(KEPT_OPEN)
+        with contextlib.ExitStack() as own:
+            stack, sessions = kept or (own, {})
+            if open_session not in sessions:
+                with contextlib.ExitStack() as opening:
+                    folder = tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder)
+                    sessions[open_session] = open_session(self._source(Path(opening.enter_context(folder))))
+                    stack.push(opening.pop_all())
+            yield sessions[open_session]
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Have the model opened once in each way: ONNX Runtime takes seconds to open thousands of nodes."""
+        with contextlib.ExitStack() as stack:
+            self.memo[KEPT_OPEN] = stack, {}
+            try:
+                yield
+            finally:
+                del self.memo[KEPT_OPEN]
 
     def _source(self, folder: Path) -> bytes | Referring:
         """The model in one message, or referring to its data. folder: for what has to lie in one place."""

@@ -8,10 +8,13 @@ workers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
@@ -42,6 +45,22 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int)
         yield from pool(joblib.delayed(_on_one_thread)(work, each, OPENMP) for each in tasks)
 
 
+def in_threads_ahead(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
+    """The same of tasks that need not be there all at once: they are taken as results are, ``jobs`` ahead of these."""
+    with threadpool_limits(1):
+        if jobs == 1:
+            yield from map(work, tasks)
+            return
+        waiting: deque[Future[Result]] = deque()
+        with ThreadPoolExecutor(jobs, initializer=threadpool_limits, initargs=(1, OPENMP)) as pool:
+            for each in tasks:
+                waiting.append(pool.submit(work, each))
+                if len(waiting) > jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
     """The same by as many processes, or by those of the cluster that the run is on (see ``onnxcomp.cluster``).
 
@@ -55,6 +74,11 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         yield from (_on_one_thread(work, each) for each in tasks)
     else:
         yield from _in_own_processes(work, tasks, jobs)
+
+
+def end_processes() -> None:
+    """Let go of the processes that tasks had, each of which holds some hundred MB; tasks to come get new ones."""
+    get_reusable_executor().shutdown(wait=False)
 
 
 def _in_own_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:

@@ -4,13 +4,14 @@
     Q <- levels nearest to  W C G^-1  in the sense of G,   G = E[x' x'^T],  C = E[x x'^T]
 
 A weight that was rounded or clustered keeps its form and its number of levels; codes, scales and the values of a
-codebook are found anew. The nodes are taken in order, so that the errors of one are seen by the next.
+codebook are found anew. The nodes are taken in order, so that the errors of one are seen by the next. The other way
+(``towards``) is  Q <- levels nearest to W  in the sense of the same G: it makes up for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class MatchOutputs(SelectingPass):
     Needs the model from before the weights were rounded, as the steps of a recipe have it. Weights without levels
     take whatever values match best; those that are pruned keep their zeros. Left alone are weights in subgraphs, whose
     inputs cannot be seen. Deviations from the paper: levels and scales are fitted along with the codes, and codes are
-    improved by coordinate descent.
+    improved by coordinate descent. Making up for what came before helps convolutional networks and hurts where its
+    error also comes along beside the node, as in a transformer's residual stream: a search finds out by samples that it
+    holds out.
     """
 
     needs = Needs.CALIBRATION
@@ -54,8 +57,19 @@ class MatchOutputs(SelectingPass):
     makes = frozenset({Structure.LEVELS})
     destroys = frozenset({Structure.COMPACT})
 
+    towards: str = parameter(
+        "auto",
+        choices=("auto", "outputs", "weights"),
+        help="what values are to be near: those that give the original's outputs from inputs as they now are, or the "
+        "original's; auto: in a search what is better on samples held out, else outputs",
+    )
     free: bool = parameter(True, help="move weights that have no levels, too")
     rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")
+
+    def ways(self) -> Sequence[MatchOutputs]:
+        if self.towards != "auto":
+            return (self,)
+        return tuple(replace(self, towards=each) for each in ("outputs", "weights"))
 
     def sites(self, graph: Graph, context: Context) -> Survey:
         outcome = Outcome()
@@ -90,7 +104,8 @@ class MatchOutputs(SelectingPass):
                 outcome.is_cut_short = True
                 break
             context.progress(done, len(turns), f"matching {stages.by_stage[index][0]}")
-            for name, answer in stages.solved(index, rounded).items():
+            solve = nearest_to_weights if self.towards == "weights" else rounded
+            for name, answer in stages.solved(index, solve).items():
                 if answer is not None and not np.array_equal(answer[0], present[name].values):
                     values, encoding, errors[name] = answer
                     present[name].set(values, encoding)
@@ -128,9 +143,26 @@ class MatchOutputs(SelectingPass):
 def rounded(weight: Weight, before: Array, moments: PairedMoments) -> tuple[Array, Encoding | None, float] | None:
     """Values nearest to what gives the original's outputs from the inputs as they now are, on the weight's levels
     where it has some; with their encoding and relative output error. None where there is nothing to gain."""
+    form = matrix_form(weight)
+    assert form is not None
+    return _nearest(weight, best_weights(form.pack(before), moments.gram, moments.cross), moments)
+
+
+def nearest_to_weights(
+    weight: Weight, before: Array, moments: PairedMoments
+) -> tuple[Array, Encoding | None, float] | None:
+    """The same nearest to the original's values, as the inputs now are; weights without levels stay."""
+    form = matrix_form(weight)
+    assert form is not None
+    return None if weight.encoding is None else _nearest(weight, form.pack(before), moments)
+
+
+def _nearest(
+    weight: Weight, wanted: Array, moments: PairedMoments
+) -> tuple[Array, Encoding | None, float] | None:
+    """wanted: matrices (groups, outputs, K)."""
     form, encoding = matrix_form(weight), weight.encoding
     assert form is not None
-    wanted = best_weights(form.pack(before), moments.gram, moments.cross)
     reference = form.unpack(wanted).astype(weight.dtype)
     if not np.isfinite(reference).all():
         return None

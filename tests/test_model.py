@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp import model as model_module
-from onnxcomp.errors import ModelError
+from onnxcomp.errors import ModelError, TargetError
 from onnxcomp.model import Model, load, save
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.receipt import digest
@@ -193,3 +193,37 @@ def test_tensors_are_found_in_subgraphs_and_attributes() -> None:
     )  # fmt: skip
     names = [each.name for each in tensors_of(helper.make_model(graph))]
     assert sorted(names) == ["c", "c", "inner", "inner"]
+
+
+def test_a_model_that_is_kept_open_is_opened_once_in_each_way(external: Path) -> None:
+    opened: list[str] = []
+
+    def one(source: object) -> str:
+        opened.append("one")
+        return "session one"
+
+    def other(source: object) -> str:
+        opened.append("other")
+        return "session other"
+
+    model = load(external)
+    with model.kept_open():
+        for open_session, session in ((one, "session one"), (other, "session other"), (one, "session one")):
+            with model.opened_on(open_session) as found:
+                assert found == session
+    assert opened == ["one", "other"]
+    with model.opened_on(one), model.opened_on(one):
+        pass
+    assert opened == ["one", "other", "one", "one"], "afterwards each is its own"
+
+
+def test_what_does_not_open_is_tried_again_while_it_is_kept_open(external: Path) -> None:
+    def refuse(source: object) -> None:
+        raise TargetError("no")
+
+    model = load(external)
+    with model.kept_open():
+        for _ in range(2):
+            with pytest.raises(TargetError), model.opened_on(refuse):
+                pass
+    assert not [each for each in model.scratch.folder.iterdir() if each.is_dir()]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from threadpoolctl import threadpool_info
 
 from onnxcomp.errors import OnnxcompError, PassError
 from onnxcomp.numerics.quantizers.codebook import fit_vector_codebook
-from onnxcomp.parallel import in_processes, in_threads
+from onnxcomp.parallel import end_processes, in_processes, in_threads, in_threads_ahead
 
-WAYS = pytest.mark.parametrize("way", [in_threads, in_processes])
+WAYS = pytest.mark.parametrize("way", [in_threads, in_threads_ahead, in_processes])
 JOBS = (1, 2, 3)
 
 
@@ -38,6 +40,13 @@ def most_threads(_: Any) -> int:
 
 def square(value: int) -> tuple[int, int]:
     return value**2, os.getpid()
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def fail(value: int) -> int:
@@ -82,6 +91,26 @@ def test_results_wait_for_those_before_them() -> None:
     assert list(in_threads(wait_for_the_next, [(each, events) for each in range(4)], 4)) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("jobs", JOBS)
+def test_tasks_are_taken_no_further_ahead_than_there_are_jobs(jobs: int) -> None:
+    taken = []
+
+    def tasks() -> Iterator[int]:
+        for value in range(20):
+            taken.append(value)
+            yield value
+
+    for done, (value, _) in enumerate(in_threads_ahead(square, tasks(), jobs)):
+        assert value == done**2
+        assert len(taken) <= done + 1 + (jobs if jobs > 1 else 0)
+
+
+@pytest.mark.parametrize("jobs", [2, 4])
+def test_tasks_that_wait_for_each_other_run_side_by_side(jobs: int) -> None:
+    together = threading.Barrier(jobs)
+    assert len(list(in_threads_ahead(lambda _: together.wait(60), range(2 * jobs), jobs))) == 2 * jobs
+
+
 def test_processes_are_other_ones_and_threads_are_not() -> None:
     assert os.getpid() not in {each for _, each in in_processes(square, range(4), 2)}
     assert {each for _, each in in_threads(square, range(4), 2)} == {os.getpid()}
@@ -90,7 +119,7 @@ def test_processes_are_other_ones_and_threads_are_not() -> None:
 @pytest.mark.parametrize("work", [product, codebook])
 def test_any_number_of_workers_gives_the_same_bytes(work: Callable[[int], bytes]) -> None:
     expected = list(in_threads(work, range(4), 1))
-    for way in (in_threads, in_processes):
+    for way in (in_threads, in_threads_ahead, in_processes):
         for jobs in JOBS:
             assert list(way(work, range(4), jobs)) == expected, (way, jobs)
 
@@ -126,6 +155,14 @@ def test_a_task_that_kills_its_process_every_time_is_told(jobs: int) -> None:
     with pytest.raises(OnnxcompError, match="killed while it worked on task 4 of 6, which may need more memory"):
         found.extend(in_processes(die, range(6), jobs))
     assert list(in_processes(die, range(3), jobs)) == [0, 1, 2]
+
+
+def test_processes_that_are_ended_are_made_anew() -> None:
+    first = {each for _, each in in_processes(square, range(4), 2)}
+    end_processes()
+    second = {each for _, each in in_processes(square, range(4), 2)}
+    assert second and not first & second
+    wait_until(lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in first))
 
 
 @WAYS

@@ -7,11 +7,11 @@ import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxcomp.clock import clock
 from onnxcomp.contract.outcome import Outcome
-from onnxcomp.errors import CalibrationError
+from onnxcomp.errors import CalibrationError, PassError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +49,8 @@ class Context:
         (infinite for one that fails); None without data.
     progress: called with (done, total, what).
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
-    jobs: tasks that may be worked on at once; the result does not depend on it.
     deadline: on the clock of ``time.monotonic``, when a long pass is to leave the rest as it is.
+    jobs: how many threads a pass may use for what does not depend on each other; the result does not depend on it.
     """
 
     seed: int = 0
@@ -78,6 +78,10 @@ class Context:
     def limited_to(self, names: Iterable[str]) -> Context:
         """The context in which only these weights and nodes may be touched."""
         return dataclasses.replace(self, include=frozenset(names))
+
+    def alone(self) -> Context:
+        """What is left of it where one weight is changed by itself, maybe on another machine: seed and max_opset."""
+        return AloneContext(seed=self.seed, max_opset=self.max_opset)
 
     def is_over(self) -> bool:
         """Whether the deadline has come: a pass stops between two weights or nodes and says so in its outcome."""
@@ -120,3 +124,18 @@ class Context:
         import numpy
 
         return numpy.random.default_rng([self.seed, *(zlib.crc32(part.encode()) for part in key)])
+
+
+class AskedInEditError(PassError):
+    """A pass asked where one weight is changed by itself for what is not there."""
+
+
+class AloneContext(Context):
+    """Says plainly what is not to be had where one weight is changed by itself (see ``WeightPass.edit``)."""
+
+    ELSEWHERE = frozenset({"calibration", "divergence", "observe", "open_session", "reference", "target"})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in AloneContext.ELSEWHERE:
+            raise AskedInEditError(f"edit asks for context.{name}, which is where the model is. Ask for it in prepare.")
+        return super().__getattribute__(name)

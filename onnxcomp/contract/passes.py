@@ -129,6 +129,11 @@ class Pass(ABC):
             return cls.variants
         return tuple({strength.name: value} for value in strength.strengths or ())
 
+    def ways(self) -> Sequence[Pass]:
+        """The pass as it may act, the usual way first: a search that has it follow on its choices goes on with another
+        where that is better for sure on samples held out."""
+        return (self,)
+
     def faults(self, before: Model, after: Model) -> Sequence[str]:
         """Names of what the pass got wrong, found by comparing the models: it is applied once more without them."""
         return ()

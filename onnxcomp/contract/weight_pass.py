@@ -1,4 +1,10 @@
-"""Passes whose sites are weights, each of which becomes other values by itself; the graph stays as it is."""
+"""Passes whose sites are weights, each of which becomes other values by itself; the graph stays as it is.
+
+A search has weights changed one by one, by other processes or machines: ``edit`` gets a weight with the nodes that read
+it and nothing else of its model, what ``prepare`` gave for it, pickled, and of the context the seed and max_opset. What
+it makes is what it makes in the model, bit for bit. Strengths are first tried on samples, some of a weight's output
+channels; there both methods get a graph that holds the sample alone.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +26,18 @@ class WeightPass(SitePass):
 
     @abstractmethod
     def edit(self, weight: Weight, known: Any, context: Context, outcome: Outcome) -> None:
-        """Give the weight its new values, or say in the outcome why not. known: of it, from ``prepare``."""
+        """Give the weight its new values, or say in the outcome why not.
+
+        known: of it, from ``prepare``, None where that gave nothing. context: without data, see above.
+        """
 
     def obstacle(self, weight: Weight) -> str | None:
         """Why a weight whose values are finite is left alone all the same, or None."""
         return None
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Any]:
-        """What ``edit`` needs to know, by name of the weight: looked up for all that get the same fields at once."""
+        """What ``edit`` needs to know, by name of the weight, to be pickled: looked up for all that get the same fields
+        at once, in the data where there are some (``context.calibration``)."""
         return {}
 
     def composes(self) -> bool:
@@ -50,7 +60,7 @@ class WeightPass(SitePass):
                     outcome.is_cut_short = True
                     return outcome
                 context.progress(index, len(able), weight.name)
-                own.edit(weight, known.get(weight.name), context, outcome)
+                own.edit(weight, known.get(weight.name), context.alone(), outcome)
         return outcome
 
     def _able(self, chosen: Iterable[Weight], outcome: Outcome) -> list[Weight]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -17,6 +18,7 @@ import onnx
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
+from onnxcomp.calibration.data.calibration_data import FEW_RANDOM_BATCHES, RANDOM_BATCHES
 from onnxcomp.calibration.states.rollout import rolled_out
 from onnxcomp.calibration.states.states import named_states
 from onnxcomp.clock import clock
@@ -26,13 +28,13 @@ from onnxcomp.errors import CalibrationError, ModelError, TargetError, Verificat
 from onnxcomp.files import Transaction
 from onnxcomp.graph.dataflow.time_axes import time_axes
 from onnxcomp.graph.ir.reader import open_graph
-from onnxcomp.graph.ir.seeds import seeded, unseeded
+from onnxcomp.graph.ir.seeds import is_drawing, seeded, unseeded
 from onnxcomp.graph.report.inspection import contributed_operators, custom_operators
 from onnxcomp.graph.storage.amplified import refuse_amplified
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
 from onnxcomp.parallel import cores
-from onnxcomp.pipeline.costs import compare_costs
+from onnxcomp.pipeline.costs import ONE_LOAD_BYTES, compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.run import Progress, Run
@@ -47,6 +49,7 @@ from onnxcomp.room import refuse_lack, room_told
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
+from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.repeatable import draws_differently
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
@@ -137,7 +140,8 @@ def optimize(
     refuse_lack(f"{model.name}: the recipe {chosen.name}", needed)
     with room_told(model.scratch.folder, needed), on_cluster(cluster, jobs or cores()):
         time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
-        run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time)
+        with _opened_once(model):
+            run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time)
         run.context = dataclasses.replace(run.context, jobs=jobs or cores())
         execute(run)
         _finish(run)
@@ -157,12 +161,20 @@ def open_data(model: Model, source: Any, target: Target, seed: int) -> Calibrati
             barred = time_axes(model)
             if source is None:
                 run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
-                return CalibrationData.random(session.inputs, seed=seed, run=run, not_samples=barred)
+                batches = FEW_RANDOM_BATCHES if model.size_bytes > ONE_LOAD_BYTES else RANDOM_BATCHES
+                return CalibrationData.random(session.inputs, seed=seed, run=run, batches=batches, not_samples=barred)
             states = {state.input for state in named_states(model, session)}
             data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
             return rolled_out(model, session, data, seed=seed)
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+
+
+def _opened_once(model: Model) -> contextlib.AbstractContextManager[None]:
+    """While the original is read: not of a model that draws, which each session begins anew, nor of one that is
+    verified in a process of its own."""
+    is_plain = not is_drawing(model) and model.size_bytes < ISOLATE_FROM_BYTES
+    return model.kept_open() if is_plain else contextlib.nullcontext()
 
 
 def _refuse_newer(model: Model, target: Target) -> None:

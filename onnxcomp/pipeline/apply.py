@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
+from onnxcomp.contract.context import AskedInEditError
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError, TimeIsUp
 from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, uncollected
@@ -104,6 +105,8 @@ def foreseen(where: str, rewrite: Pass) -> Iterator[None]:
     """Turn what a pass did not foresee into an error that names it."""
     try:
         yield
+    except AskedInEditError as error:
+        raise AskedInEditError(f"{rewrite.pass_name()}: {error}") from error
     except (OnnxcompError, MemoryError):
         raise
     except Exception as error:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from onnxcomp.contract import Pass, SitePass
+from onnxcomp.contract.weight_pass import WeightPass
+from onnxcomp.testing.by_itself import check_by_itself
 from onnxcomp.testing.declarations import (
     check_dataclass,
     check_docstring,
@@ -84,6 +86,8 @@ def _applicable(kind: type[Pass]) -> list[Callable[[Trial], None]]:
         chosen += AT_SITES
         if kind().composes():
             chosen.append(check_weights_alone)
+    if issubclass(kind, WeightPass):
+        chosen.append(check_by_itself)
     return chosen
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import onnx
 
 from onnxcomp.contract import Context, Outcome, Pass, SitePass
+from onnxcomp.contract.context import AskedInEditError
 from onnxcomp.errors import CalibrationError, OnnxcompError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.model import Model, load
@@ -32,6 +33,11 @@ NEEDS = Rule(
     "needs",
     "needed() says whether the pass asks for calibration data or for the original",
     "set needs = Needs.CALIBRATION, or override needed() where that depends on the fields",
+)
+BY_ITSELF = Rule(
+    "by itself",
+    "edit goes by the weight and the nodes that read it, what prepare gave, and of the context by seed and max_opset",
+    "look up in prepare what edit has to know of data, the model and other weights, and give it by the weight's name",
 )
 
 
@@ -129,6 +135,8 @@ def attempt(rewrite: Pass, where: str, act: Callable[[], T]) -> T:
     """What the act gives; an error of the pass is an AssertionError that says so."""
     try:
         return act()
+    except AskedInEditError as error:
+        raise BY_ITSELF.broken(type(rewrite), f"{rewrite} on {where}: {error}") from error
     except CalibrationError as error:
         raise NEEDS.broken(type(rewrite), f"{rewrite} on {where}: {error}") from error
     except Exception as error:

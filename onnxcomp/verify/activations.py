@@ -2,6 +2,8 @@
 
     x -> 1 -> 2 -> 3 -> y        kept after 1 and 2, within a room: a change at 3 starts from 2's output
 
+They lie in memory as far as that has been set aside, and in files of the scratch folder beyond it.
+
 Which tensors: those that all of what comes after a weight needs, for weights at a few depths. Running from them must
 give the outputs that the whole model gives, which is tried on all samples: where ONNX Runtime computes otherwise once
 a tensor is handed out (rounded to integers or to short floats at other places), nothing is kept.
@@ -18,12 +20,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration.statistics.series import Room, Series
 from onnxcomp.graph.slices import Slices
 from onnxcomp.runtime import Session, Value
 from onnxcomp.verify.reference import flatten
 
 Array = NDArray[Any]
 OpenSession = Callable[[ModelProto], Session]
+Form = tuple[np.dtype[Any], tuple[int, ...]]
 
 ROOM_BYTES = 256 * 2**20
 DEPTHS = 64  # of weights whose surroundings are looked at
@@ -33,20 +37,43 @@ FED = frozenset("fiub")  # kinds of arrays that may be kept; float16 is left out
 
 @dataclass
 class Activations:
-    """Tensors of each batch by name; ``known``: those that all batches have."""
+    """Tensors by name, batch after batch, and what type and shapes they have there."""
 
-    batches: list[dict[str, Array]] = field(default_factory=list)
-    known: frozenset[str] = frozenset()
+    series: dict[str, Series] = field(default_factory=dict)
+    forms: dict[str, list[Form]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The tensors that are kept."""
+        return frozenset(self.series)
 
     def infos(self) -> dict[str, ValueInfoProto]:
         """Type and shape of each tensor; sizes that differ between batches are open."""
-        return {name: _info(name, [batch[name] for batch in self.batches]) for name in self.known}
+        return {name: _info(name, forms) for name, forms in self.forms.items()}
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Take in a batch."""
+        for name, series in self.series.items():
+            series.append(values[name])
+            self.forms.setdefault(name, []).append((values[name].dtype, values[name].shape))
+
+    def drop(self, names: Set[str]) -> None:
+        """Give up some tensors."""
+        for name in names:
+            self.series.pop(name, None)
+            self.forms.pop(name, None)
 
 
 def keep_activations(
-    slices: Slices, weights: Sequence[str], data: CalibrationData, open_session: OpenSession, *, room: int = ROOM_BYTES
+    slices: Slices,
+    weights: Sequence[str],
+    data: CalibrationData,
+    open_session: OpenSession,
+    memory: Room,
+    *,
+    room: int = ROOM_BYTES,
 ) -> Activations:
-    """What is worth keeping of a model for changes of ``weights``.
+    """What is worth keeping of a model for changes of ``weights``. memory: what of it lies there; room: bytes of all.
 
     Raises TargetError or VerificationError where the model does not load or run.
     """
@@ -59,7 +86,7 @@ def keep_activations(
     share = data.sample_count / max(batch.count, 1)
     sizes = {name: share * each.nbytes for name, each in seen.items() if _can_be_fed(each)}
     order = _worth_keeping(depths, sizes, room)
-    kept = Activations([], frozenset().union(*order))
+    kept = Activations({name: Series(memory) for name in frozenset().union(*order)})
     if not kept.known:
         return kept
     plain, showing = open_session(slices.proto), open_session(_showing(slices, kept.known))
@@ -68,7 +95,7 @@ def keep_activations(
         found = showing.run(feeds, sorted({*outputs, *kept.known}))
         if not _same(flatten(outputs), flatten({name: found[name] for name in outputs})):
             return Activations()
-        kept.batches.append({name: found[name] for name in kept.known})
+        kept.add(found)
         _fit(kept, order, room)
     return kept
 
@@ -119,10 +146,8 @@ def _worth_keeping(
 
 def _fit(kept: Activations, order: list[frozenset[str]], room: int) -> None:
     """Give up the depths that were taken last while there is no room: samples may differ in size."""
-    while order and sum(each.nbytes for batch in kept.batches for each in batch.values()) > room:
-        lost = order.pop()
-        kept.known -= lost
-        kept.batches = [{name: each for name, each in batch.items() if name in kept.known} for batch in kept.batches]
+    while order and sum(each.size_bytes for each in kept.series.values()) > room:
+        kept.drop(order.pop())
 
 
 def _showing(slices: Slices, names: Set[str]) -> ModelProto:
@@ -153,9 +178,9 @@ def _alike(one: Array, other: Array) -> bool:
     return bool(np.allclose(left, right, rtol=0.0, atol=SAME * scale, equal_nan=True))
 
 
-def _info(name: str, arrays: Sequence[Array]) -> ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
-    if len({each.ndim for each in arrays}) > 1:
+def _info(name: str, forms: Sequence[Form]) -> ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(forms[0][0])
+    if len({len(shape) for _, shape in forms}) > 1:
         return helper.make_tensor_value_info(name, kind, None)
-    sizes = [set(dims) for dims in zip(*(each.shape for each in arrays), strict=True)]
+    sizes = [set(dims) for dims in zip(*(shape for _, shape in forms), strict=True)]
     return helper.make_tensor_value_info(name, kind, [each.pop() if len(each) == 1 else None for each in sizes])

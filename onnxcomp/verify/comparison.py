@@ -69,6 +69,17 @@ class ComparedBatches:
             found.append(OutputDivergence(name, "values", f"{self.prefix}copied rows", got.value, got.low, got.high))
         return found, affected
 
+    def by_sample(self) -> dict[str, tuple[float, Floats]]:
+        """By output and measure the divergence and the numbers that it is the mean of, or that mean's root, where each
+        sample has one and it grows with the error (a shift may have either sign)."""
+        found = {}
+        for (name, at), parts in self._values.items():
+            lens, numbers = lenses_of(self.metric, self.outputs.described[name])[at], np.concatenate(parts)
+            for measure, values in lens.summaries(numbers).items():
+                if values.shape == (len(numbers),) and lens.power <= 1:
+                    found[f"{name}: {measure}"] = self._divergence(name, measure, values, lens).value, values
+        return found
+
     def _divergence(self, name: str, measure: str, values: Floats, lens: Lens) -> OutputDivergence:
         kind = self.outputs.described[name].kind
         if measure in ("labels", "top1") and np.isin(values, (0.0, 1.0)).all():

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
+from onnxcomp.calibration.statistics.series import Room, kept_bytes
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.graph.slices import Slice, Slices
 from onnxcomp.graph.weights.detached import Detached, detach
@@ -46,7 +47,8 @@ MOST_RUN = 0.8  # of the nodes, for a change to be worth running from what is ke
 class ValueTrials:
     """Judges ``model`` with other values in some of its weights. Several threads may ask at once.
 
-    It holds a copy of the weights and up to 256 MB of what the model makes of the samples, until it is dropped.
+    It holds a copy of the weights and up to 256 MB of what the model makes of the samples, most of that in files, until
+    it is dropped.
     """
 
     def __init__(self, verifier: Verifier, model: Model) -> None:
@@ -90,6 +92,7 @@ class _Prepared:
     def __init__(self, verifier: Verifier, model: Model) -> None:
         self.target, self.data = verifier.target, verifier.data
         shown_model, self.shown = verifier.watched.prepare(model)
+        self._memory = Room(kept_bytes(model.size_bytes), model.scratch)
         self.plain = detach(model)
         self.whole = self.plain if shown_model is model else detach(shown_model)
         self.slices = Slices(self.whole.proto)
@@ -129,7 +132,7 @@ class _Prepared:
     @functools.cached_property
     def _kept(self) -> Activations:
         try:
-            return keep_activations(self.slices, self.whole.weights, self.data, self._open_proto)
+            return keep_activations(self.slices, self.whole.weights, self.data, self._open_proto, self._memory)
         except (TargetError, VerificationError):  # which the verdict on the whole model will say
             return Activations()
 
@@ -167,12 +170,14 @@ class _Changed:
     def _part(self, part: Slice) -> Iterator[Mapping[str, Value]]:
         prepared = self.prepared
         session = prepared.open_part(part, self.values) if part.outputs else None
-        known = prepared.kept().batches
-        batches = prepared.data.batches() if part.inputs else ({} for _ in known)
-        for feeds, kept in zip(batches, known, strict=True):
+        kept = prepared.kept()
+        count = len(next(iter(kept.series.values())))
+        batches = prepared.data.batches() if part.inputs else ({} for _ in range(count))
+        for index, feeds in enumerate(batches):
             fed = {name: feeds[name] for name in part.inputs if name in feeds}
-            made = {} if session is None else session.run(fed | {name: kept[name] for name in part.feeds})
-            yield {name: made[name] if name in made else kept[name] for name in prepared.slices.outputs}
+            fed |= {name: kept.series[name][index] for name in part.feeds}
+            made = {} if session is None else session.run(fed)
+            yield {name: made[name] if name in made else kept.series[name][index] for name in prepared.slices.outputs}
 
     def opened(self) -> AbstractContextManager[Session]:
         """A session on the whole model as it is."""

@@ -176,6 +176,16 @@ class Verifier:
         except (TargetError, VerificationError, ModelError) as error:
             return failure(str(error), limit=self.limit, samples=self.samples)
 
+    def measures(self, model: Model) -> dict[str, tuple[float, Floats]]:
+        """For each output and measure the divergence, and what every sample counts for it.
+
+        Raises TargetError or VerificationError where the model does not load or run.
+        """
+        found = ComparedBatches(self._outputs, "divergence", self.seed)
+        for i, (reference, candidate) in enumerate(zip(self._outputs.store, self._whole(model).outputs(), strict=True)):
+            found.add(i, reference, widened(candidate) if self.shorter_ends else candidate)
+        return found.by_sample()
+
     # --- running ---
 
     def _read_outputs(self, asked: Mapping[str, str], metric: str) -> Outputs:

@@ -96,6 +96,40 @@ def test_second_node_makes_up_for_the_first(tmp_path: Path) -> None:
     assert limit < after < before
 
 
+def test_towards_weights_makes_up_for_nothing(tmp_path: Path) -> None:
+    """With w0 zero nothing of the original's outputs is left to be matched; w1 is rounded to its own old values."""
+    original = model_of()
+    rough = clustered(original)
+    data = data_of(original, tmp_path)
+    context = {"calibration": data, "reference": Reference(original), "include": frozenset({"w1"})}
+    found = {}
+    for towards in ("outputs", "weights"):
+        graph = open_graph(rough)
+        moved = next(each for each in weights(graph) if each.name == "w0")
+        moved.set((np.asarray(moved.values) * 0.5).astype(np.float32))
+        halved = close_graph(graph)
+        after, _ = matched(halved, fields={"towards": towards}, **context)
+        found[towards] = values_of(after)["w1"]
+    before = values_of(original)["w1"]
+    scale = {name: float(np.sum(each * before) / np.sum(before**2)) for name, each in found.items()}
+    assert scale["outputs"] > 1.6 and 0.9 < scale["weights"] < 1.1
+
+
+def test_towards_weights_leaves_what_has_no_levels(tmp_path: Path) -> None:
+    original = model_of()
+    rough = compose(original, {"w0": clustered(original)})
+    context = {"calibration": data_of(original, tmp_path), "reference": Reference(original)}
+    after, outcome = matched(rough, fields={"towards": "weights"}, **context)
+    assert [each.name for each in outcome.changed] == ["w0"]
+    assert np.array_equal(values_of(after)["w1"], values_of(original)["w1"])
+
+
+def test_of_both_ways_a_search_tries_the_one_that_makes_up_first() -> None:
+    kind = get_pass("match-outputs")
+    assert [each.towards for each in kind().ways()] == ["outputs", "weights"]  # type: ignore[attr-defined]
+    assert [each.towards for each in kind(towards="weights").ways()] == ["weights"]  # type: ignore[attr-defined]
+
+
 def test_weights_keep_their_number_of_levels_and_encoding(tmp_path: Path) -> None:
     original = model_of()
     rough = clustered(original)

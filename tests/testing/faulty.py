@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -439,3 +439,34 @@ class NamesTheFirst(Halving):
         outcome = super().rewrite(graph, choice, context)
         del outcome.changed[1:]
         return outcome
+
+
+# --- weights by themselves -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsksWhileEditing(Halving):
+    """Halve weights that the data reach."""
+
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+
+    def edit(self, weight: Weight, known: None, context: Context, outcome: Outcome) -> None:
+        if weight.name in context.observe.moments(weight.graph, [weight]):
+            super().edit(weight, known, context, outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LooksAround(Halving):
+    """Divide weights by how many there are in the graph."""
+
+    def edit(self, weight: Weight, known: None, context: Context, outcome: Outcome) -> None:
+        weight.set((weight.values / (1 + len(weights(weight.graph)))).astype(weight.dtype))
+        outcome.change(weight.name, "divided")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandsOutTheGraph(Halving):
+    """Halve weights by the nodes that read them."""
+
+    def prepare(self, graph: Graph, weights: object, context: Context) -> dict[str, Any]:
+        return {each.name: lambda own=each: own.roles for each in weights}  # type: ignore[attr-defined]

@@ -58,6 +58,9 @@ CAUGHT: list[tuple[type[Pass], str, str, str]] = [  # the pass, the check, the r
     (faulty.ForgetsNodes, "touches", "touches", "u changed though first is excluded"),
     (faulty.GrowsDearer, "options", "options", "more bytes for .*'times': 2.* after .*'times': 1"),
     (faulty.NamesTheFirst, "weights_alone", "weights alone", r"\['v', 'w'\] changed and not named in the outcome"),
+    (faulty.AsksWhileEditing, "by_itself", "by itself", r"edit asks for context.observe, which is where the model is"),
+    (faulty.LooksAround, "by_itself", "by itself", "other values by itself for u, the net"),
+    (faulty.HandsOutTheGraph, "by_itself", "by itself", "prepare gives a function for u, the net: .*pickle"),
 ]  # fmt: skip
 
 

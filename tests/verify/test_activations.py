@@ -10,8 +10,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration.statistics.series import Room
 from onnxcomp.graph.slices import Slices
 from onnxcomp.runtime import Session
+from onnxcomp.tensors import Scratch
 from onnxcomp.verify.activations import Activations, keep_activations
 from tests.verify.chains import CHAIN, WEIGHTS, model_of
 from tests.verify.models import X, opened
@@ -26,7 +28,8 @@ def session(proto: ModelProto) -> Session:
 
 
 def kept(data: CalibrationData, text: str = CHAIN, *, open_session: Any = session, **options: Any) -> Activations:
-    return keep_activations(Slices(model_of(text).proto), ["u", "w", "v"], data, open_session, **options)
+    memory = Room(options.pop("memory", 2**20), Scratch())
+    return keep_activations(Slices(model_of(text).proto), ["u", "w", "v"], data, open_session, memory, **options)
 
 
 @pytest.fixture
@@ -34,11 +37,16 @@ def data(tmp_path: Path) -> CalibrationData:
     return opened(model_of(CHAIN), tmp_path, x=X)
 
 
-def test_keeps_what_enters_all_that_comes_after_a_weight(data: CalibrationData) -> None:
-    found = kept(data)
+@pytest.mark.parametrize("memory", [2**20, 0])
+def test_keeps_what_enters_all_that_comes_after_a_weight(
+    data: CalibrationData, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.calibration.statistics.series.SMALL_BYTES", 0)
+    found = kept(data, memory=memory)
     assert found.known == {"r", "b"}
     for name, expected in CHAINED.items():
-        rows = np.concatenate([batch[name] for batch in found.batches])
+        series = found.series[name]
+        rows = np.concatenate([np.asarray(series[batch]) for batch in range(len(series))])
         np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
 
 

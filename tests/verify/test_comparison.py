@@ -248,3 +248,16 @@ def test_a_classifier_alone_is_compared_as_one_output(tmp_path: Path) -> None:
     outputs = read(classifier(), data)
     found, affected = compared(outputs, classifier(noisy(WEIGHT, 0.3)), data).divergences()
     assert {each.name for each in found} == {"y"} and affected is not None and 1 / 120 <= affected <= 1
+
+
+def test_what_each_sample_counts_gives_the_divergence(data: CalibrationData) -> None:
+    """The mean of the numbers, or its root where they are squares."""
+    outputs, candidate = read(several(), data), several(noisy(WEIGHT, 0.1), 1.05)
+    comparison = compared(outputs, candidate, data)
+    stated = {f"{each.name}: {each.measure}": each for each in comparison.divergences()[0]}
+    found = comparison.by_sample()
+    assert found
+    for name, (value, numbers) in found.items():
+        assert numbers.shape == (len(X),) and value == stated[name].value
+        mean = abs(float(np.mean(numbers)))
+        assert value == pytest.approx(np.sqrt(mean) if stated[name].is_squared else mean)

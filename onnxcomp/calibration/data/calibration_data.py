@@ -32,6 +32,7 @@ Run = Callable[[Feeds], object]
 BATCH_SIZE = 32
 BATCH_BYTES = 2**20  # of inputs: what a model makes of them is often a hundred times as large, and must fit the caches
 RANDOM_BATCHES = 8
+FEW_RANDOM_BATCHES = 4  # of a large model: each runs five times, and what breaks shows in the first
 VERIFICATION_SHARE = 0.5
 VERIFICATION_MINIMUM = 64
 

@@ -27,11 +27,11 @@ from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights.roles import Role, Weight
 from onnxcomp.numerics.arrays.im2col import unfold
 from onnxcomp.runtime import Session, Value
-from onnxcomp.tensors import SPILL_BYTES, spill
+from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
 LEAST_ROWS = 16384  # input columns of a weight, at most; more where the matrix is larger
 ROWS_PER_COLUMN = 8
-ROOM_BYTES = 512 * 2**20  # of sums that are under way together
+LEAST_ROOM, MOST_ROOM = 64 * 2**20, 512 * 2**20  # of sums that are under way together, and what the model has
 
 Unfold = Callable[[Array, int], Array]  # values of a tensor, most rows -> (groups, rows, K)
 
@@ -114,14 +114,14 @@ def input_moments(
     wanted = {each.key: each for sources in missing.values() for each in sources}
     samples = data.sample_count if limit is None else min(limit, data.sample_count)
     sums: dict[Hashable, _Sums] = {}
-    for part in _parts(list(wanted.values())):
+    for part in _parts(list(wanted.values()), sums_bytes(graph.model.size_bytes)):
         sums.update(_run(graph, part, data, limit, max(1, samples), open_session, progress))
         sums = {key: _spilled(each, graph) for key, each in sums.items()}
     found: dict[Hashable, Moments | None] = {}
     for name, sources in missing.items():
         keys = tuple(sorted({each.key for each in sources}, key=repr))
         if keys not in found:
-            found[keys] = _together([sums[key] for key in keys], samples) if keys else None
+            found[keys] = _together([sums[key] for key in keys], samples, graph.model.scratch) if keys else None
         known[name] = found[keys]
     return {each.name: moments for each in weights if (moments := known[each.name]) is not None}
 
@@ -214,12 +214,17 @@ def _thinned(rows: Array, most_rows: int) -> Array:
     return rows[:, (step - 1) // 2 :: step] if rows.shape[1] > step else rows
 
 
-def _parts(sources: list[Source]) -> list[list[Source]]:
+def sums_bytes(model_bytes: int) -> int:
+    """How many bytes of sums may be under way together: no more than the model has, where that is large."""
+    return min(MOST_ROOM, max(LEAST_ROOM, model_bytes))
+
+
+def _parts(sources: list[Source], room: int) -> list[list[Source]]:
     """Sources whose sums fit in the room together."""
     parts: list[list[Source]] = []
-    used = ROOM_BYTES
+    used = room
     for each in sources:
-        if used + each.size_bytes > ROOM_BYTES:
+        if used + each.size_bytes > room:
             parts.append([])
             used = 0
         parts[-1].append(each)
@@ -264,16 +269,16 @@ def rows_of(value: Array, samples: int, wanted: int) -> int:
 def _spilled(sums: _Sums, graph: Graph) -> _Sums:
     """The sums as means would need them, on disk where they are large."""
     if isinstance(sums.gram, np.ndarray) and not isinstance(sums.gram, np.memmap) and sums.gram.nbytes >= SPILL_BYTES:
-        sums.gram = spill(sums.gram, graph.model.scratch)
+        sums.gram = lent(sums.gram, graph.model.scratch)
     return sums
 
 
-def _together(sums: Sequence[_Sums], samples: int) -> Moments | None:
-    """The means over all readers of a weight."""
+def _together(sums: Sequence[_Sums], samples: int, scratch: Scratch) -> Moments | None:
+    """The means over all readers of a weight, on disk where they are large."""
     if any(each.fault for each in sums) or not all(each.count for each in sums):
         return None
     count = sum(each.count for each in sums)
     gram = np.asarray(sum(np.asarray(each.gram) for each in sums) / np.float32(count))
     mean = (sum(each.total for each in sums) / count).astype(np.float32)
     peak = functools.reduce(np.maximum, [each.peak for each in sums])
-    return Moments(gram, mean, peak, count, samples)
+    return Moments(lent(gram, scratch) if scratch.takes(gram.nbytes) else gram, mean, peak, count, samples)

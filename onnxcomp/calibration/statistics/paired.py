@@ -26,7 +26,7 @@ from onnxcomp.runtime import Session, Value
 MOST_ROWS = 8192  # columns of a weight's inputs; of large matrices more
 ENOUGH_PER_COLUMN = 64  # of a small matrix
 LEAST_BYTES = 2**20  # of columns that are multiplied together: of few rows the product is little more than its sum
-MOST_BYTES = 2**25
+MOST_BYTES = 2**23
 
 
 @dataclass(frozen=True)

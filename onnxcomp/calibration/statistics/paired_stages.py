@@ -11,12 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import ROOM_BYTES as SUMS_BYTES
-from onnxcomp.calibration.statistics.moments import Source, sources_of
+from onnxcomp.calibration.statistics.moments import Source, sources_of, sums_bytes
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
     PairedSums,
@@ -26,7 +25,7 @@ from onnxcomp.calibration.statistics.paired import (
     of_weights,
     paired_moments,
 )
-from onnxcomp.calibration.statistics.series import Room, Series
+from onnxcomp.calibration.statistics.series import Room, Series, kept_bytes
 from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun
 from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
 from onnxcomp.errors import TargetError, VerificationError
@@ -39,15 +38,17 @@ from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.parallel import in_threads
 from onnxcomp.runtime import Value
 from onnxcomp.tensors import SPILL_BYTES, Scratch, lent
 
-ROOM_BYTES = 256 * 2**20  # of values in memory: half for the original's, half for those under way
 MOST_RESULTS = 4096  # remembered
+BATCHES = 32  # at least, where there are as many samples: to be shared among threads
 
 Answer = tuple[Array, Encoding | None, float] | None  # a weight's new values, their encoding and error
+_Cut = tuple[Source, Value, Array | None]  # a batch's value, and its columns
 Solve = Callable[[Weight, Array, PairedMoments], Answer]
 
 
@@ -65,9 +66,10 @@ class _Columns:
 class _Kept:
     """What is remembered of a reference for all models that are held against it. stages: the tensors of each."""
 
-    def __init__(self, stages: Any, data: CalibrationData, scratch: Scratch) -> None:
+    def __init__(self, stages: Any, data: CalibrationData, original: Model) -> None:
         self.stages, self.data = stages, data
-        self.own, self.under_way = Room(ROOM_BYTES // 2, scratch), Room(ROOM_BYTES // 2, scratch)
+        most = kept_bytes(original.size_bytes)
+        self.own, self.under_way = Room(most, original.scratch), Room(most, original.scratch)
         self.columns: dict[Hashable, _Columns] = {}
         self.checkpoints = Checkpoints()
         self.results: dict[bytes, Answer] = {}
@@ -135,7 +137,7 @@ class PairedStages:
         used: dict[Hashable, int] = {}
         for name in names:
             own = {each.key: 2 * each.size_bytes for each in self._sources[name]}
-            if not parts or sum((used | own).values()) > SUMS_BYTES:
+            if not parts or sum((used | own).values()) > sums_bytes(self._reference.model.size_bytes):
                 parts.append([])
                 used = {}
             parts[-1].append(name)
@@ -163,15 +165,18 @@ class PairedStages:
         sources = {each.key: each for name in names for each in self._sources[name]}
         sums = {key: PairedSums() for key in sources}
 
-        def see(name: str, batch: int, value: Value) -> None:
-            for each in sources.values():
-                if each.tensor == name:
-                    before, after = self._before(each, batch), self._cut(each, value)
-                    sums[each.key].fault |= before is None or after is None
-                    if before is not None and after is not None:
-                        sums[each.key].add(before, after)
+        def work(name: str, batch: int, value: Value) -> dict[Hashable, tuple[Array | None, Array | None]]:
+            read = [each for each in sources.values() if each.tensor == name]
+            return {each.key: (self._before(each, batch), self._cut(each, value)) for each in read}
 
-        self._run.show(index, sorted({each.tensor for each in sources.values()}), see)
+        def see(name: str, batch: int, columns: dict[Hashable, tuple[Array | None, Array | None]]) -> None:
+            for key in list(columns):
+                before, after = columns.pop(key)
+                sums[key].fault |= before is None or after is None
+                if before is not None and after is not None:
+                    sums[key].add(before, after)
+
+        self._run.show(index, sorted({each.tensor for each in sources.values()}), see, work)
         return of_weights({name: self._sources[name] for name in names}, sums)
 
     def _before(self, source: Source, batch: int) -> Array | None:
@@ -202,23 +207,24 @@ class PairedStages:
         for index, found in enumerate(missing):
             columns |= {key: _Columns(Series(self._kept.own)) for key in found}
 
-            def see(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> None:
-                for each in found.values():
-                    if each.tensor == name:
-                        self._keep(each, value)
+            def work(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> list[_Cut]:
+                return [(each, value, self._cut(each, value)) for each in found.values() if each.tensor == name]
+
+            def see(name: str, batch: int, cut: list[_Cut]) -> None:
+                for each in cut:
+                    self._keep(*each)
 
             if found:
-                run.show(index, sorted({each.tensor for each in found.values()}), see)
+                run.show(index, sorted({each.tensor for each in found.values()}), see, work)
 
     def _has(self, source: Source) -> bool:
         """Whether the original's columns are there, in a form that can be brought to the sizes and units of now."""
         columns = self._kept.columns.get(source.key)
         return columns is not None and (self._reference.is_as_it_was(source.tensor) or not columns.is_cut)
 
-    def _keep(self, source: Source, value: Value) -> None:
+    def _keep(self, source: Source, value: Any, rows: Array | None) -> None:
         """Keep a batch of the original: its columns, where these are fewer bytes than the value and as they were."""
         columns = self._kept.columns[source.key]
-        rows = self._cut(source, value)
         columns.fault |= rows is None
         if rows is None:
             return
@@ -244,13 +250,14 @@ class PairedStages:
         if kept is None or kept.stages != stages:
             names = sorted({name for own in stages for name in own})
             data = in_batches(self._reference.model, names, self._data, open_session=self._open_session)
+            data = replace(data, batch_size=max(1, min(data.batch_size, data.sample_count // BATCHES)))
             known.clear()
-            known[self._data] = kept = _Kept(stages, data, self._reference.model.scratch)
+            known[self._data] = kept = _Kept(stages, data, self._reference.model)
         return kept
 
     def _staged(self, graph: Graph, room: Room, checkpoints: Checkpoints) -> StagedRun:
         stages = cut(graph, self._kept.stages, self._changes)
-        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints)
+        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints, self._jobs)
 
     def _shown_by_both(self) -> dict[str, list[Source]]:
         """The sources of each weight, by name, where both models have the tensors."""

@@ -1,4 +1,8 @@
-"""Values of a tensor, batch after batch, in memory as long as there is room and in a file beyond it."""
+"""Values of a tensor, batch after batch, in memory as long as there is room and in a file beyond it.
+
+A run keeps activations for the judge of a search, for the judge of the result, and two kinds for matching outputs: each
+has a quarter of what there is for them all. Files are read and not mapped: what is mapped counts as memory, too.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,14 @@ from onnxcomp.tensors import Scratch
 
 SMALL_BYTES = 4096  # not worth a place in a file
 ALIGNMENT_BYTES = 64  # of values in a file
-MAPPED = frozenset("biufc")  # kinds of numpy's types that a file can hold
+FILED = frozenset("biufc")  # kinds of numpy's types that a file can hold
+LEAST_KEPT, MOST_KEPT = 64 * 2**20, 512 * 2**20  # bytes of all activations that a run keeps in memory
+KEEPERS = 4
+
+
+def kept_bytes(model_bytes: int) -> int:
+    """How many bytes of activations each of the keepers may hold in memory: all together no more than the model has."""
+    return min(MOST_KEPT, max(LEAST_KEPT, model_bytes)) // KEEPERS
 
 
 class Room:
@@ -49,7 +60,6 @@ class Series:
         self._room = room
         self._values: list[Value] = []  # or where a value lies in the file
         self._held = _Held()
-        self._mapped: np.memmap[Any, Any] | None = None
         self._finalizer = weakref.finalize(self, _release, room, self._held)
 
     def __len__(self) -> int:
@@ -59,7 +69,7 @@ class Series:
         """Add the value of the next batch."""
         size = _size_bytes(value)
         self.size_bytes += size
-        if size < SMALL_BYTES or not _is_mapped(value):
+        if size < SMALL_BYTES or not _is_filed(value):
             self._values.append(value)
         elif self._room.take(size):
             self._held.bytes += size
@@ -72,10 +82,8 @@ class Series:
         if not isinstance(value, _Place):
             return value
         assert self._held.path is not None
-        end = value.offset + value.size_bytes
-        if self._mapped is None or self._mapped.size < end:
-            self._mapped = np.memmap(self._held.path, np.uint8, "r")
-        return np.asarray(self._mapped)[value.offset : end].view(value.dtype).reshape(value.shape)
+        read = np.fromfile(self._held.path, np.uint8, value.size_bytes, offset=value.offset)
+        return read.view(value.dtype).reshape(value.shape)
 
     def _written(self, value: Array) -> _Place:
         if self._held.path is None:
@@ -110,8 +118,8 @@ def _size_bytes(value: Value) -> int:
     return int(getattr(value, "nbytes", 0))
 
 
-def _is_mapped(value: Value) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in MAPPED
+def _is_filed(value: Value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in FILED
 
 
 def _release(room: Room, held: _Held) -> None:

@@ -4,7 +4,7 @@
 
 What later nodes read is held of every sample, in memory up to a room and in files beyond it. Each stage is known by
 the content of all that was computed up to it, so that another run of a model that begins alike goes on from where they
-part.
+part. Batches run side by side; what they give is taken in their order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
@@ -23,12 +24,15 @@ from onnxcomp.errors import TargetError
 from onnxcomp.graph.dataflow.contents import Contents
 from onnxcomp.graph.dataflow.segments import Segment, Stage, overridable_name, segment_model
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.seeds import is_drawing
 from onnxcomp.graph.ir.value_infos import required_info
+from onnxcomp.parallel import in_threads_ahead
 from onnxcomp.runtime import Value, ValueSpec
 
 CHECKPOINTS = 8  # kept along the model, each the smallest of its stretch
 CHECKPOINT_BYTES = 64 * 2**20  # of one
-See = Callable[[str, int, Value], None]  # a tensor's name, the number of the batch, the value
+Work = Callable[[str, int, Value], Any]  # a tensor's name, the number of the batch, the value
+See = Callable[[str, int, Any], None]  # the same, the value or what was made of it
 
 Live = dict[str, Series]
 
@@ -68,17 +72,22 @@ class Checkpoints:
             self.by_stretch[stretch] = checkpoint
 
 
-def _ignored(name: str, batch: int, value: Value) -> None:
+def _ignored(name: str, batch: int, value: Any) -> None:
     """Look at nothing."""
+
+
+def _as_it_is(name: str, batch: int, value: Value) -> Value:
+    return value
 
 
 @dataclass
 class Watching:
-    """What is looked at while a segment runs. also: outputs that are held beside those that later stages read, in
-    ``held``."""
+    """What is looked at while a segment runs: ``see`` gets, in the order of the batches, what ``work`` makes of values,
+    several batches at a time. also: outputs that are held beside those that later stages read, in ``held``."""
 
     names: Collection[str] = ()
     see: See = _ignored
+    work: Work = _as_it_is
     also: Collection[str] = ()
     held: Live = field(default_factory=dict)
 
@@ -86,7 +95,8 @@ class Watching:
 class StagedRun:
     """A graph whose constants change while it runs, stage by stage.
 
-    data: in the batches that are fed. checkpoints: from other runs of the same stages, gets those of this one.
+    data: in the batches that are fed. checkpoints: from other runs of the same stages, gets those of this one. jobs:
+    batches that run at a time; a graph that draws numbers draws them batch after batch.
     Methods raise TargetError or VerificationError where a segment does not load or run.
     """
 
@@ -98,6 +108,7 @@ class StagedRun:
         open_session: OpenSession,
         room: Room,
         checkpoints: Checkpoints | None = None,
+        jobs: int = 1,
     ) -> None:
         self._graph, self._stages, self._data, self._room = graph, stages, data, room
         self._open_session = functools.partial(opened_somehow, open_session)
@@ -107,33 +118,46 @@ class StagedRun:
         self._infos = {each.name: required_info(each) for each in graph.main.graph.inputs if each.name not in default}
         self._inputs = frozenset(self._infos)
         self._recent: list[Checkpoint] = []
+        self._jobs = 1 if is_drawing(graph.model) else jobs
 
     def state(self, index: int) -> bytes:
         """A digest of all that what is wanted in a stage is computed from, the samples aside."""
         return self._contents.wanted(index)
 
-    def show(self, index: int, names: Collection[str], see: See) -> None:
+    def show(self, index: int, names: Collection[str], see: See, work: Work = _as_it_is) -> None:
         """Hand over what tensors that are wanted in a stage hold, with the constants as they are now.
 
-        What was computed before, with these constants, is not computed again.
+        work: is done to each value first, several at a time. What was computed before, with these constants, is not
+        computed again.
         """
         states = self._contents.left()
         before = self._latest(index, states)
         for between in range(before.stage + 1, index):
             before = self._advanced(before, between, states)
         seen = set(names)
-        for name in seen & before.live.keys():
-            for batch in range(len(before.live[name])):
-                see(name, batch, before.live[name][batch])
-        if seen & self._inputs:
-            for batch, feeds in enumerate(self._data.batches()):
-                for name in seen & self._inputs & feeds.keys():
-                    see(name, batch, feeds[name])
+        self._hand_over(self._known_values(seen, before.live), see, work)
         stage = self._stages[index]
         beyond: Live = {}
-        after = self._advanced(before, index, states, Watching(seen, see, frozenset(stage.ahead.feeds), beyond))
+        after = self._advanced(before, index, states, Watching(seen, see, work, frozenset(stage.ahead.feeds), beyond))
         if seen & set(stage.ahead.outputs):
-            self._run(stage.ahead, before.live | beyond, after.infos, Watching(seen, see))
+            self._run(stage.ahead, before.live | beyond, after.infos, Watching(seen, see, work))
+
+    def _known_values(self, names: Collection[str], live: Live) -> Iterator[tuple[str, int, Value]]:
+        """What need not be computed: what the stage before left, and inputs."""
+        for name in sorted(live.keys() & names):
+            for batch in range(len(live[name])):
+                yield name, batch, live[name][batch]
+        fed = sorted(self._inputs.intersection(names))
+        if fed:
+            for batch, feeds in enumerate(self._data.batches()):
+                yield from ((name, batch, feeds[name]) for name in fed if name in feeds)
+
+    def _hand_over(self, values: Iterator[tuple[str, int, Value]], see: See, work: Work) -> None:
+        def worked(value: tuple[str, int, Value]) -> tuple[str, int, Any]:
+            return value[0], value[1], work(*value)
+
+        for each in in_threads_ahead(worked, values, self._jobs):
+            see(*each)
 
     def _latest(self, index: int, states: Sequence[bytes]) -> Checkpoint:
         """The last that is known before a stage, with the constants as they are now."""
@@ -170,14 +194,18 @@ class StagedRun:
             return {}, {}
         model = segment_model(self._graph, segment, {**self._infos, **infos})
         with model.opened_on(self._open_session) as session:
-            for batch, feeds in enumerate(self._fed(segment, live)):
-                values = session.run(feeds, fetched)
-                for name in fetched:
-                    value = values.pop(name)
-                    if name in made:
-                        made[name].append(value)
-                    if name in see.names:
-                        see.see(name, batch, value)
+
+            def run(fed: tuple[int, dict[str, Value]]) -> tuple[dict[str, Value], dict[str, Any]]:
+                values = session.run(fed[1], fetched)
+                shown = {name: see.work(name, fed[0], values[name]) for name in fetched if name in see.names}
+                return {name: values[name] for name in made}, shown
+
+            ran = in_threads_ahead(run, enumerate(self._fed(segment, live)), self._jobs)
+            for batch, (kept, shown) in enumerate(ran):
+                for name, series in made.items():
+                    series.append(kept.pop(name))
+                for name in list(shown):
+                    see.see(name, batch, shown.pop(name))
             types = {each.name: info_of_values(each, made[each.name]) for each in session.outputs if each.name in made}
         see.held |= made
         return made, types

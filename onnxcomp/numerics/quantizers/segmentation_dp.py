@@ -1,7 +1,7 @@
 """The exact optimum over the cuts between cells, by dynamic programming over the number of runs.
 
 Where the last run of the first j cells begins grows with j (the costs are concave Monge, Wu 1991), so that
-a row takes O(cells log cells).
+a row takes O(cells log cells). Of few cells the costs of all runs are made once, and a row is one sum and one minimum.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnxcomp.numerics.quantizers.prefix_sums import Sums, run_costs
 
 Array = NDArray[Any]
+
+FEW_CELLS = 256  # up to which a table of all runs is the shorter way
 
 
 class CutProgram:
@@ -28,12 +30,14 @@ class CutProgram:
         self.most_runs = min(most_runs, cells)
         self.errors = [np.where(np.arange(cells + 1) == 0, 0.0, np.inf)]
         self._begins = [np.zeros(cells + 1, np.int64)]
+        costs = self._costs() if self.most_runs > 1 and cells <= FEW_CELLS else None
         if self.most_runs:
             first = (sums[0][0], sums[1][0], sums[2][0])
             self.errors.append(np.append(np.inf, run_costs(first, sums)[1:]))
             self._begins.append(np.zeros(cells + 1, np.int64))
         for runs in range(1, self.most_runs):
-            errors, begins = self._row(self.errors[-1], runs)
+            row = self._row(self.errors[-1], runs) if costs is None else _row_of_few(costs, self.errors[-1], runs)
+            errors, begins = row
             self.errors.append(errors)
             self._begins.append(begins)
 
@@ -49,6 +53,15 @@ class CutProgram:
         squares = self._sums[2]
         errors = np.stack(self.errors) + (squares[-1] - squares)
         return errors.argmin(axis=1), errors.min(axis=1)
+
+    def _costs(self) -> Array:
+        """(end, begin): the error of the run of the cells between; infinite where there are none."""
+        count, total, squares = self._sums
+        length = count[:, None] - count[None, :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            costs = squares[:, None] - squares[None, :] - (total[:, None] - total[None, :]) ** 2 / length
+        places = np.arange(count.size)
+        return np.where(places[:, None] > places[None, :], costs, np.inf)
 
     def _row(self, before: Array, runs: int) -> tuple[Array, Array]:
         """Errors and begins of the last run for ``runs`` + 1 runs, from the errors for ``runs``.
@@ -87,6 +100,15 @@ class CutProgram:
         owner = np.searchsorted(start, hits, side="right") - 1
         chosen[owner[::-1]] = begin[hits[::-1]]
         return least, chosen
+
+
+def _row_of_few(costs: Array, before: Array, runs: int) -> tuple[Array, Array]:
+    """As ``CutProgram._row``, from the costs of all runs."""
+    sums = costs[:, runs:] + before[runs:]
+    begins = sums.argmin(axis=1) + runs
+    errors = sums[np.arange(len(sums)), begins - runs]
+    few = np.arange(len(sums)) <= runs
+    return np.where(few, np.inf, errors), np.where(few, runs, begins)
 
 
 def mirrored(sums: Sums) -> Sums:

@@ -169,7 +169,12 @@ class Candidates:
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights
-        tasks = [(self._alone(name), looking if at < probed else least) for at, name in enumerate(names)]
+        known = self._known(dict.fromkeys(names, tuple(alone)))
+        tasks = [
+            (self._alone(name), {each: own[name] for each, own in known.items() if name in own},
+             looking if at < probed else least)
+            for at, name in enumerate(names)
+        ]  # fmt: skip
         looks = self._mapped(looked_at, tasks)
         for index, look in enumerate(looks):
             self.context.progress(index, len(names), f"trying strengths of {look.name}")

@@ -17,7 +17,9 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.clock import clock
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, Quantity, Skip, own_choice
 from onnxcomp.errors import RecipeError
+from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
+from onnxcomp.parallel import end_processes
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application, entries
 from onnxcomp.pipeline.model_search.timing import Course
@@ -42,6 +44,7 @@ from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.pipeline.weight_search.tuning import Tuning
+from onnxcomp.pipeline.weight_search.ways import better_way
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
@@ -81,6 +84,7 @@ class Choosing:
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
+    _ways: dict[int, Pass] = field(default_factory=dict)  # of what follows, by its place
     _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
 
@@ -96,6 +100,8 @@ class Choosing:
         if tuner is not None:
             self._hold(tuner)
         table, mild = self._table(context, tuner)
+        end_processes()  # trials have none
+        return_freed()
         self.skipped = list(table.skipped)
         if not table.options:
             return None
@@ -282,7 +288,11 @@ class Choosing:
             self._apply(applications, candidates[choice % len(candidates)], given, own_choice(names))
         model = with_values(model, table, assignment)
         context = dataclasses.replace(context, calibration=self.context.calibration)
-        for rewrite in self.step.then:
+        return_freed()
+        for index, following in enumerate(self.step.then):
+            if index not in self._ways:
+                self._ways[index] = better_way(following, model, context, self.tuner)
+            rewrite = self._ways[index]
             model, outcome = apply_pass(model, rewrite, context)
             noted.extend(entries(outcome))
             if outcome.changed:

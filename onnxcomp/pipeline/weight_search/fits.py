@@ -28,6 +28,7 @@ Array = NDArray[Any]
 
 SAMPLED_VALUES = 2**13  # of a weight, from which errors are told
 UNSURE = 1.25  # times what noise allows: errors of a sample so far beyond may turn out to be within it
+_PREPARE: Any = object()  # in place of what is known: to be looked up
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,16 @@ class Looking:
     until: Moment
     last_moment: Moment
 
-    def __call__(self, weight: LoneWeight) -> FirstLook:
-        """Try all candidates on a sample of the weight, and make those that are needed of the whole."""
+    def __call__(self, weight: LoneWeight, known: Mapping[int, Any]) -> FirstLook:
+        """Try all candidates on a sample of the weight, and make those that are needed of the whole.
+
+        known: what the candidates prepared for the whole.
+        """
         skipped: list[Skip] = []
         if self.last_moment.is_past:
             return FirstLook(weight.name, [], None, None, [Skip(weight.name, "the time budget was used up")])
         estimates = self._estimates(weight, skipped)
-        whole = _Whole(weight, self.candidates, self.context)
+        whole = _Whole(weight, known, self.candidates, self.context)
         saving = [each for each in estimates if each.size_bytes + self.least_gain < weight.values.nbytes]
         mild = next(self._allowed(whole, saving), None)
         probe = None
@@ -142,7 +146,7 @@ class Looking:
             family = self.families[choice]
             if family in hopeless or (found and self.until.is_past):
                 continue
-            fit = fitted(sample, rewrite, None, self.context, bound, skipped)
+            fit = fitted(sample, rewrite, _PREPARE, self.context, bound, skipped)
             if fit is None:
                 continue
             found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise, fit.zeros))
@@ -158,17 +162,19 @@ class Looking:
                 yield made
 
 
-def looked_at(task: tuple[LoneWeight, Looking]) -> FirstLook:
+def looked_at(task: tuple[LoneWeight, Mapping[int, Any], Looking]) -> FirstLook:
     """A weight looked at in the way that is meant for it."""
-    weight, looking = task
-    return looking(weight)
+    weight, known, looking = task
+    return looking(weight, known)
 
 
 class _Whole:
     """Makes choices of a whole weight, each once."""
 
-    def __init__(self, weight: LoneWeight, candidates: Mapping[int, WeightPass], context: Context) -> None:
-        self._weight, self._candidates, self._context = weight, candidates, context
+    def __init__(
+        self, weight: LoneWeight, known: Mapping[int, Any], candidates: Mapping[int, WeightPass], context: Context
+    ) -> None:
+        self._weight, self._known, self._candidates, self._context = weight, known, candidates, context
         self._bound = NoiseBound.of(weight.opened())
         self._made: dict[int, Fit | None] = {}
 
@@ -176,7 +182,8 @@ class _Whole:
         """The choice and what it makes, None where it cannot be made."""
         if choice not in self._made:
             rewrite = self._candidates[choice]
-            self._made[choice] = fitted(self._weight, rewrite, None, self._context, self._bound, [])
+            known = self._known.get(choice)
+            self._made[choice] = fitted(self._weight, rewrite, known, self._context, self._bound, [])
         made = self._made[choice]
         return None if made is None else (choice, made)
 
@@ -208,13 +215,18 @@ class Fitting:
 def fitted(
     weight: LoneWeight, rewrite: WeightPass, known: Any, context: Context, bound: NoiseBound, skipped: list[Skip]
 ) -> Fit | None:
-    """What a pass makes of the weight; None where it leaves it alone, and ``skipped`` gets the reason."""
+    """What a pass makes of the weight; None where it leaves it alone, and ``skipped`` gets the reason.
+
+    known: what the pass prepared for it; _PREPARE: it is to look at this graph.
+    """
     own = weight.opened()
     outcome = Outcome()
     reason = rewrite.obstacle(own)
     if reason is None:
         with foreseen(weight.name, rewrite):
-            rewrite.edit(own, known, context, outcome)
+            if known is _PREPARE:
+                known = rewrite.prepare(own.graph, [own], context).get(own.name)
+            rewrite.edit(own, known, context.alone(), outcome)
     else:
         outcome.skip(own.name, reason)
     skipped += outcome.skipped

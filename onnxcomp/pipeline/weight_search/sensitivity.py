@@ -21,6 +21,7 @@ from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
+from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
@@ -51,6 +52,7 @@ def measure_influence(
     smallest weights and all that comes after the deadline, and what no sample reaches, stays as it is or becomes what
     it is in ``mild``. tolerable: the divergence that samples which see a weight may have of it.
     """
+    return_freed()
     probe = Probe(model, table, tuner)
     ranked = sorted(table.options, key=lambda name: -table.options[name][0].size_bytes)
     first: list[tuple[str, WeightOption]] = []

@@ -231,7 +231,7 @@ def test_the_original_runs_once_for_all_models(tmp_path: Path) -> None:
             return super().run(feeds, names, **options)
 
     original, data = model_of("chain"), data_of("chain", tmp_path)
-    batches = len(list(data.batches()))
+    batches = data.sample_count  # so few samples run one by one, to be shared among threads
     counts = []
     for shift in (0.0, 0.25):
         del ran[:]
@@ -244,8 +244,8 @@ def test_the_original_runs_once_for_all_models(tmp_path: Path) -> None:
 
 def test_columns_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
     data, answers = data_of("convolutions", tmp_path), []
-    for room in (paired_stages.ROOM_BYTES, 0):
-        monkeypatch.setattr(paired_stages, "ROOM_BYTES", room)
+    for room in (2**26, 0):
+        monkeypatch.setattr(paired_stages, "kept_bytes", lambda size, room=room: room)
         monkeypatch.setattr("onnxcomp.calibration.statistics.series.SMALL_BYTES", 0)
         original = model_of("convolutions")
         graph = rough(original)
@@ -262,25 +262,26 @@ def test_sums_that_do_not_fit_together_are_made_in_turn(tmp_path: Path, monkeypa
             ran.extend(names)
             return super().run(feeds, names, **options)
 
-    for room in (paired_stages.SUMS_BYTES, 1):
-        monkeypatch.setattr(paired_stages, "SUMS_BYTES", room)
+    for room in (2**26, 1):
+        monkeypatch.setattr(paired_stages, "sums_bytes", lambda size, room=room: room)
         del ran[:]
         original = model_of("side by side")
         graph = rough(original)
         answers.append(gone_through(stages_of(Reference(original), graph, data, Counted), graph))
-        assert ran.count("c") == 2 * len(list(data.batches())) + 1  # no stage before is run again for a second part
+        assert ran.count("c") == 2 * data.sample_count + 1  # no stage before is run again for a second part
     same(*answers)
 
 
 def test_threads_give_what_one_gives(tmp_path: Path) -> None:
     data, answers = data_of("side by side", tmp_path), []
-    for jobs in (1, 2):
+    for jobs in (1, 2, 3):
         original = model_of("side by side")
         graph = rough(original)
         stages = stages_of(Reference(original), graph, data, jobs=jobs)
         assert [len(each) for each in stages.by_stage] == [2, 1]
         answers.append(gone_through(stages, graph, halved))
-    same(*answers)
+    same(answers[0], answers[1])
+    same(answers[0], answers[2])
 
 
 def test_the_original_is_seen_in_the_units_of_now(tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def changed(graph: Graph, name: str, by: float = 0.1) -> None:
 def staged_run(graph: Graph, stages: list[list[str]], data: CalibrationData, **options: Any) -> StagedRun:
     cuts = cut(graph, stages, options.pop("changes", {"w0": 0, "w1": 1, "w2": 2}))
     room = options.pop("room", None) or Room(2**30, graph.model.scratch)
-    return StagedRun(graph, cuts, data, options.pop("open_session", Session), room, options.pop("checkpoints", None))
+    open_session, checkpoints = options.pop("open_session", Session), options.pop("checkpoints", None)
+    return StagedRun(graph, cuts, data, open_session, room, checkpoints, options.pop("jobs", 1))
 
 
 def shown(run: StagedRun, index: int, names: list[str]) -> dict[str, list[Any]]:
@@ -182,6 +183,34 @@ def test_shows_what_the_whole_model_holds(case: str, room_bytes: int, tmp_path: 
     run = staged_run(graph, stages, data, room=Room(room_bytes, graph.model.scratch))
     for index, found in in_turn(graph, run, stages):
         same(found, watched(graph, stages[index], data))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_work_is_done_to_each_value_and_handed_over_in_order(case: str, jobs: int, tmp_path: Path) -> None:
+    """Whatever the stage: inputs, what an earlier one left, what its own segments compute."""
+    text, stages = CASES[case]
+    graph = graph_of(text)
+    data = data_of(graph, tmp_path)
+    run = staged_run(graph, stages, data, jobs=jobs)
+    for index, names in enumerate(stages):
+        found: dict[str, list[Any]] = defaultdict(list)
+        batches: dict[str, list[int]] = defaultdict(list)
+
+        def see(name: str, batch: int, value: Any, found: Any = found, batches: Any = batches) -> None:
+            batches[name].append(batch)
+            found[name].append(value)
+
+        run.show(index, names, see, lambda name, batch, value: (name, batch, 2 * np.asarray(value)))
+        expected = watched(graph, names, data)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert batches[name] == list(range(len(values)))
+            assert [each[:2] for each in found[name]] == [(name, batch) for batch in range(len(values))]
+            for one, other in zip(found[name], values, strict=True):
+                np.testing.assert_allclose(one[2], 2 * np.asarray(other), rtol=1e-4, atol=1e-5)
+        if index < 3:
+            changed(graph, f"w{index}")
 
 
 @pytest.mark.parametrize("case", CASES)

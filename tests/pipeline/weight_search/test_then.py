@@ -30,6 +30,8 @@ def test_what_was_chosen_and_matched_verifies_and_replays(tmp_path: Path) -> Non
     result = optimize(proto, recipe=recipe, calibration=str(data), measure=False)
     assert result.receipt.verdict["passed"]
     assert any(each.rewrite == "match-outputs" for each in result.receipt.applied)
+    ways = {each.parameters["towards"] for each in result.receipt.applied if each.rewrite == "match-outputs"}
+    assert ways <= {"outputs", "weights"}, "a replay decides nothing"
     again = replay(proto, result.receipt, calibration=str(data))
     assert again.model.to_bytes() == result.model.to_bytes()
     with pytest.raises(RecipeError, match="replaying needs the calibration data"):
