@@ -17,22 +17,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxcomp.calibration.observer import seen_in
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.pruning.problem import PruningProblem
 from onnxcomp.graph.rounding.codebook import round_to_codebook, round_to_vectors
-from onnxcomp.graph.weights.matrix_form import matrix_form
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import NO_CHANNELS, decoded, has_levels, is_pruned
 from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
-from onnxcomp.numerics.rounding.gram import removal_cost, shrunk
-from onnxcomp.numerics.structure.sparsity import pruned_masks
+from onnxcomp.numerics.structure.patterns import ShareOfAll
+from onnxcomp.numerics.structure.pruned_matrices import Criterion
 
 SCALE_BYTES = 4
 SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file
@@ -54,7 +55,7 @@ class ClusterWeights(WeightPass):
     destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     # From 4 bits a value down, pairs of values in one codebook leave less error than single values do, and so
-    # does a mask of zeros beside the codes of the others where most values are small.
+    # does a mask of zeros beside the codes of the others where most values matter little.
     variants = tuple(
         {"bits": bits, "vector_size": vector_size, "sparsity": sparsity, "granularity": granularity}
         for bits, vector_size, sparsity, granularity in (
@@ -64,7 +65,8 @@ class ClusterWeights(WeightPass):
             (3.5, 1, 0.0, "channel"), (3.5, 1, 0.0, "tensor"), (4.0, 1, 0.5, "auto"), (3.0, 1, 0.0, "channel"),
             (3.0, 1, 0.0, "tensor"), (6.0, 2, 0.0, "auto"), (3.0, 1, 0.6, "auto"), (2.6, 1, 0.0, "channel"),
             (2.4, 1, 0.0, "channel"), (2.0, 1, 0.6, "auto"), (8.0, 4, 0.0, "auto"), (2.0, 1, 0.0, "channel"),
-            (2.0, 1, 0.75, "auto"), (1.6, 1, 0.0, "channel"),
+            (4.0, 1, 0.65, "auto"), (2.0, 1, 0.75, "auto"), (4.0, 1, 0.75, "auto"), (1.6, 1, 0.0, "channel"),
+            (4.0, 1, 0.82, "auto"), (4.0, 1, 0.88, "auto"), (4.0, 1, 0.93, "auto"),
         )
     )  # fmt: skip
 
@@ -91,7 +93,7 @@ class ClusterWeights(WeightPass):
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
     sparsity: float = parameter(
-        0.0, low=0.0, high=0.95, help="share of the smallest magnitudes set to zero first; zero is then a level more"
+        0.0, low=0.0, high=0.99, help="share of the values set to zero first; zero is then a level more"
     )
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class ClusterWeights(WeightPass):
         values, encoding = best
         how = ""
         if known is not None:
-            found = self._by_output(weight, encoding, kept, known)
+            found = self._by_output(weight, encoding, kept, known.gram)
             if found is not None:
                 values, encoding, error = found
                 how = ", by output error"
@@ -155,32 +157,26 @@ class ClusterWeights(WeightPass):
         outcome.change(weight.name, _description(encoding) + how, bits=bits, error=error)
 
     def _by_output(
-        self, weight: Weight, encoding: Encoding, kept: Array, moments: Moments
+        self, weight: Weight, encoding: Encoding, kept: Array, gram: Array
     ) -> tuple[Array, Encoding, float] | None:
         """Values, encoding and relative output error of the codes that cost the outputs least."""
         if isinstance(encoding, VectorEncoding):
-            found = round_to_vectors(weight, encoding, moments.gram)
+            found = round_to_vectors(weight, encoding, gram)
         else:
             assert isinstance(encoding, CodebookEncoding)
             zeros = kept == 0 if self.keep_zero or self.sparsity or is_pruned(weight) else None
-            found = round_to_codebook(weight, encoding, moments.gram, keep=zeros)
+            found = round_to_codebook(weight, encoding, gram, keep=zeros, reference=kept)
         if found is None or not math.isfinite(found.error):
             return None
         return found.values, found.encoding, found.error
 
     def _without_smallest(self, weight: Weight, moments: Moments | None) -> Array:
         """The values with the asked share at zero: those of smallest magnitude (Deep Compression's first step), or,
-        where the inputs are known, those that the outputs miss least."""
-        old = np.asarray(weight.values)
+        where the inputs are known, those that the outputs miss least; the others then make up for them."""
         if not self.sparsity:
-            return old
-        form = None if moments is None else matrix_form(weight)
-        if moments is None or form is None:
-            (mask,) = pruned_masks([old], sparsity=self.sparsity)
-        else:
-            cost = np.sqrt(removal_cost(form.pack(old), shrunk(moments.gram)))
-            (mask,) = pruned_masks([form.unpack(cost.astype(np.float32))], sparsity=self.sparsity)
-        return np.where(mask, old.dtype.type(0), old)
+            return np.asarray(weight.values)
+        seen = None if moments is None else seen_in(moments)
+        return PruningProblem(weight, seen).pruned(Criterion(), ShareOfAll(self.sparsity)).values
 
     def _bit_widths(self, weight: Weight) -> Iterator[float]:
         """The widths to try, fewest first; none for which there are more levels than values."""

@@ -23,12 +23,13 @@ from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
 from onnxcomp.graph.rounding.grid import Rounded
-from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
+from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
-from onnxcomp.graph.weights.value_pass import editable_weights
+from onnxcomp.graph.weights.value_pass import editable_weights, is_pruned
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding, VectorEncoding
 from onnxcomp.numerics.metrics.weight_error import relative_error
-from onnxcomp.numerics.rounding.gram import best_weights, relative_output_error, shrunk
+from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, best_weights, relative_output_error, shrunk
+from onnxcomp.numerics.structure.masked_least_squares import best_under_mask
 
 UNLIKE = 1.0  # squared error relative to the original's weight: beyond, it is no rounded form of that
 LEAST_CHANGE = 1e-9  # of the output's power: what a weight without levels is worth moving for
@@ -44,8 +45,8 @@ class MatchOutputs(SelectingPass):
     """Round weights anew, in order, so that their nodes' outputs match the original's from inputs as they now are.
 
     Needs the model from before the weights were rounded, as the steps of a recipe have it. Weights without levels
-    take whatever values match best. Left alone are weights in subgraphs, whose inputs cannot be seen, and pruned ones
-    without levels. Deviations from the paper: levels and scales are fitted along with the codes, and codes are
+    take whatever values match best; those that are pruned keep their zeros. Left alone are weights in subgraphs, whose
+    inputs cannot be seen. Deviations from the paper: levels and scales are fitted along with the codes, and codes are
     improved by coordinate descent. Making up for what came before helps convolutional networks and hurts where its
     error also comes along beside the node, as in a transformer's residual stream: a search finds out by samples that it
     holds out.
@@ -127,7 +128,7 @@ class MatchOutputs(SelectingPass):
 
     def _obstacle(self, weight: Weight, graph: Graph, before: Array | None) -> str | None:
         """Why the weight is left alone, or None. before: what it was in the original, None where there is none."""
-        if not isinstance(weight.encoding, LEVELLED) and not (self.free and weight.encoding is None):
+        if not isinstance(weight.encoding, LEVELLED) and not (self.free and _is_free(weight)):
             return "it has no levels"
         if weight.scope is not graph.main or matrix_form(weight) is None:
             return "its inputs cannot be seen"
@@ -135,8 +136,6 @@ class MatchOutputs(SelectingPass):
             return "it has too many inputs for its size"
         if before is None or tuple(before.shape) != weight.shape or before.dtype != weight.dtype:
             return UNKNOWN
-        if weight.encoding is None and np.mean(np.asarray(weight.values) == 0) > MASKED_SHARE:
-            return "it is pruned, and its zeros are to stay"
         if not relative_error(before, np.asarray(weight.values)) < UNLIKE:
             return "it is no rounded form of the original's weight of that name"
         return None
@@ -159,16 +158,35 @@ def nearest_to_weights(weight: Weight, before: Array, moments: PairedMoments) ->
 
 def _nearest(weight: Weight, wanted: Array, moments: PairedMoments) -> Answer:
     """wanted: matrices (groups, outputs, K)."""
-    form, encoding, values = matrix_form(weight), weight.encoding, np.asarray(weight.values)
+    form, encoding = matrix_form(weight), weight.encoding
     assert form is not None
     reference = form.unpack(wanted).astype(weight.dtype)
     if not np.isfinite(reference).all():
         return None
-    if encoding is None:
-        error = relative_output_error(wanted, form.pack(values), shrunk(moments.gram))
-        return (reference, None, error, None) if error > LEAST_CHANGE else None
+    if _is_free(weight):
+        return _of_free_values(weight, form, wanted, moments.gram)
+    assert encoding is not None
     found = _on_levels(weight, encoding, reference, moments.gram)
     return None if found is None else (found.values, found.encoding, found.error, None)
+
+
+def _is_free(weight: Weight) -> bool:
+    """Whether its values, other than its zeros, may be any."""
+    return weight.encoding is None or is_pruned(weight)
+
+
+def _of_free_values(weight: Weight, form: MatrixForm, wanted: Array, gram: Array) -> Answer:
+    """The values wanted, or the best of those that keep the zeros of a pruned weight."""
+    present, moment = form.pack(np.asarray(weight.values)), shrunk(gram, CAUTIOUS_SHRINKAGE)
+    kept = present != 0
+    is_masked = is_pruned(weight) or kept.mean() < 1 - MASKED_SHARE
+    found = best_under_mask(wanted, moment, kept) if is_masked else wanted
+    power = relative_output_error(wanted, np.zeros_like(wanted), moment)
+    gained = relative_output_error(wanted, present, moment) - relative_output_error(wanted, found, moment)
+    if not gained > LEAST_CHANGE * power:
+        return None
+    values = form.unpack(found).astype(weight.dtype)
+    return values, weight.encoding, relative_output_error(wanted, found, moment), None
 
 
 def _on_levels(weight: Weight, encoding: Encoding, reference: Array, gram: Array) -> Rounded | None:

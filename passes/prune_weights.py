@@ -1,8 +1,9 @@
-"""The weights of smallest magnitude become zero.
+"""Values that their nodes' outputs miss least become zero, and the others make up for them.
 
-    w -> w where |w| is among the largest (1 - sparsity) of all, else 0.0
+    W -> D    of least |W X - D X|^2 + lambda |D|_0,    X: the inputs of its node on calibration data
 
-The bytes are gained when the weight is stored compactly: the encoding says that the zeros are meant.
+Without data the values of smallest magnitude go. The bytes are gained when the weight is stored compactly: the encoding
+says that the zeros are meant.
 """
 
 from __future__ import annotations
@@ -12,24 +13,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxcomp.contract import Context, Effect, Exact, Outcome, Structure, parameter
+from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
 from onnxcomp.contract.weight_pass import WeightPass
-from onnxcomp.graph.ir.nodes import Array
+from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
+from onnxcomp.numerics.structure.patterns import AtLeast, Pattern, ShareOfAll, ShareOfRows
+from onnxcomp.numerics.structure.pruned_matrices import IMPORTANCES, Criterion
 from onnxcomp.numerics.structure.sparsity import pruned_masks
+from onnxcomp.numerics.structure.sparsity_shares import MEASURED_AT, shares
+
+
+@dataclass(frozen=True)
+class KnownOfWeight:
+    """What is known of a weight beside its values. share: of zeros, where those of all weights were weighed."""
+
+    inputs: InputsSeen
+    share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneWeights(WeightPass):
-    """Set the weights of smallest magnitude to zero.
+    """Set the weights that matter least to zero, and let the others make up for them.
 
-    ``sparsity`` counts zeros that are there already. Deviation from the paper: one shot, no retraining here.
+    Importances, as far as calibration data show the inputs: magnitude; input-norm, which is Wanda's (Sun et al. 2023,
+    https://arxiv.org/abs/2306.11695; scope = row compares as it does); second-order, which is what the outputs miss
+    when the other weights make up for it (Optimal Brain Surgeon, SparseGPT). With ``compensate`` these get the values
+    of least output error, and the mask of second-order is found along with them. Tables that are only looked up are
+    weighed by how often each row is. ``sparsity`` counts zeros that are there already, which stay; ``scope = model``
+    shares them out so that relative output errors add up to least, and by one threshold where importance is magnitude.
+    With ``auto`` strengths each weight gets the share that an accuracy budget allows.
+
+    Deviations from the paper: the mask comes from alternating directions (ALPS, Meng et al. 2024,
+    https://arxiv.org/abs/2406.07831) and the values from least squares under it, instead of column by column; the
+    second moment of the inputs is shrunk towards the identity.
     """
 
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
-    paper = "https://arxiv.org/abs/1506.02626"
+    paper = "https://arxiv.org/abs/2301.00774"
     makes = frozenset({Structure.ZEROS})
     destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
@@ -40,29 +63,77 @@ class PruneWeights(WeightPass):
         strengths=(0.3, 0.5, 0.6, 0.7, 0.8, 0.9),
         help="share of the values that become zero",
     )
+    threshold: float | None = parameter(
+        None,
+        low=0.0,
+        help="prune what is worth less instead: by magnitude, or by the root mean square that an output misses",
+    )
     scope: str = parameter(
         "weight",
-        choices=("weight", "model"),
-        help="whether the share holds for each weight, or for all of them together by one threshold",
+        choices=("weight", "row", "model"),
+        help="whether the share holds for each weight, for each output of it, or for all weights together",
     )
+    importance: str = parameter(
+        "auto",
+        choices=IMPORTANCES,
+        help="what values are ranked by; auto: second-order where data show the inputs, else magnitude",
+    )
+    compensate: bool = parameter(True, help="fit the values that stay to the outputs on calibration data")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None and self.scope != "weight":
+            raise ParameterError(
+                f"{self.pass_name()}: threshold must be unset with scope = {self.scope}, got {self.threshold}. "
+                "It is one for all weights by itself."
+            )
+
+    def needed(self) -> Needs:
+        return Needs.NOTHING if self.importance in ("auto", "magnitude") else Needs.CALIBRATION
+
+    def draws_on_data(self, *, calibration: bool) -> bool:
+        return calibration and self._criterion.draws_on_data
 
     def composes(self) -> bool:
-        return self.scope == "weight"  # one threshold for all depends on which weights there are
+        return self.scope != "model"  # how zeros are shared out depends on which weights there are
 
-    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Array]:
-        """For each weight which of its values become zero."""
-        if self.scope == "model":
+    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, KnownOfWeight]:
+        draws = self.draws_on_data(calibration=context.calibration is not None) or self.needed() is Needs.CALIBRATION
+        seen = context.observe.inputs(graph, weights) if draws else {}
+        if self.scope != "model":
+            return {name: KnownOfWeight(each) for name, each in seen.items()}
+        found = self._shares(weights, seen, context)
+        return {name: KnownOfWeight(seen.get(name, InputsSeen()), share) for name, share in found.items()}
+
+    def _shares(self, weights: Sequence[Weight], seen: Mapping[str, InputsSeen], context: Context) -> dict[str, float]:
+        """The share of zeros of each weight, by name."""
+        names = [each.name for each in weights]
+        if self._criterion.of(known=bool(seen)) == "magnitude":
             masks = pruned_masks([each.values for each in weights], sparsity=self.sparsity)
-            return {each.name: mask for each, mask in zip(weights, masks, strict=True)}
-        return {}
+            return {name: float(mask.mean()) for name, mask in zip(names, masks, strict=True)}
+        errors = []
+        for index, each in enumerate(weights):
+            context.progress(index, len(weights), f"weighing zeros of {each.name}")
+            errors.append(PruningProblem(each, seen.get(each.name)).errors(self._criterion, MEASURED_AT))
+        return dict(zip(names, shares([each.size for each in weights], errors, self.sparsity), strict=True))
 
-    def edit(self, weight: Weight, known: Array | None, context: Context, outcome: Outcome) -> None:
-        mask = pruned_masks([weight.values], sparsity=self.sparsity)[0] if known is None else known
-        if not mask.any():
+    @property
+    def _criterion(self) -> Criterion:
+        return Criterion(self.importance, self.compensate)
+
+    def edit(self, weight: Weight, known: KnownOfWeight | None, context: Context, outcome: Outcome) -> None:
+        known = known or KnownOfWeight(InputsSeen())
+        before = np.count_nonzero(weight.values)
+        found = PruningProblem(weight, known.inputs).pruned(self._criterion, self._pattern(known.share))
+        if np.count_nonzero(found.values) == before:
             outcome.skip(weight.name, "all of its values are among the ones to keep")
             return
-        values = np.array(weight.values)
-        values[mask | (values == 0)] = 0
-        weight.set(values, MaskEncoding(dtype=str(weight.dtype)))
-        zeros = 1 - np.count_nonzero(values) / values.size
-        outcome.change(weight.name, f"{zeros:.1%} zeros", sparsity=zeros)
+        weight.set(found.values, MaskEncoding(dtype=str(weight.dtype)))
+        outcome.change(weight.name, f"{found.zeros:.1%} zeros", sparsity=found.zeros, error=found.error)
+
+    def _pattern(self, share: float | None) -> Pattern:
+        if self.threshold is not None:
+            return AtLeast(self.threshold)
+        if self.scope == "row":
+            return ShareOfRows(self.sparsity)
+        return ShareOfAll(self.sparsity if share is None else share)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxcomp.calibration.data.calibration_data import CalibrationData
 from onnxcomp.calibration.statistics.channel_means import channel_means
 from onnxcomp.calibration.statistics.input_rows import InputRows, input_rows
+from onnxcomp.calibration.statistics.lookup_counts import lookup_counts
 from onnxcomp.calibration.statistics.moments import Moments, input_moments
 from onnxcomp.calibration.statistics.observe import Observation, observe
 from onnxcomp.calibration.statistics.paired_stages import PairedStages
@@ -16,10 +19,16 @@ from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
+from onnxcomp.graph.pruning.problem import InputsSeen
 from onnxcomp.graph.weights.matrix_form import worth_moments
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.model import Model
 from onnxcomp.runtime import Value
+
+
+def seen_in(moments: Moments) -> InputsSeen:
+    """What pruning is to know of inputs that have these moments."""
+    return InputsSeen(moments.gram, moments.mean, moments.independent_count)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,16 @@ class Observer:
             graph, weights, self.data, limit=limit, open_session=self.open_session, progress=self.progress
         )
 
+    def lookups(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, Array]:
+        """How often each row of tables that are only looked up was read, by name."""
+        return lookup_counts(graph, weights, self.data, open_session=self.open_session, progress=self.progress)
+
+    def inputs(self, graph: Graph, weights: Sequence[Weight]) -> Mapping[str, InputsSeen]:
+        """What pruning is to know of each weight's inputs, by name; without those of which the data show nothing."""
+        lookups = {name: InputsSeen(lookups=own) for name, own in self.lookups(graph, weights).items()}
+        moments = {name: seen_in(own) for name, own in self.moments(graph, weights).items() if np.any(own.peak)}
+        return lookups | moments
+
     def means(self, model: Model, axes: Mapping[str, int], *, limit: int | None = None) -> Mapping[str, Array]:
         """The mean of each channel of the named tensors, along the axis stated for each."""
         return channel_means(
@@ -89,6 +108,4 @@ class Observer:
         self, model: Model, names: Sequence[str], see: Callable[[str, Value], None], *, limit: int | None = None
     ) -> None:
         """Hand over every value of the named tensors."""
-        watch(
-            model, names, self.data, see, limit=limit, open_session=self.open_session, progress=self.progress
-        )
+        watch(model, names, self.data, see, limit=limit, open_session=self.open_session, progress=self.progress)

@@ -21,9 +21,9 @@ from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Effect, Exact, Structure
 from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Survey
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
+from onnxcomp.graph.cutting.costs import prices_of
+from onnxcomp.graph.cutting.importance import BY_WEIGHTS
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.pruning.costs import prices_of
-from onnxcomp.graph.pruning.importance import BY_WEIGHTS
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.search.cut_allocation import allocated, allowed_counts
 

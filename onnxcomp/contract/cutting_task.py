@@ -15,12 +15,12 @@ from onnxcomp.errors import TimeIsUp
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
 from onnxcomp.graph.channels.owners import ChannelCut
 from onnxcomp.graph.channels.removal import remove_units
+from onnxcomp.graph.cutting.compensation import compensated, give_bias, movable_bias, shift_bias
+from onnxcomp.graph.cutting.importance import BY_WEIGHTS, l2_norms
+from onnxcomp.graph.cutting.readers import Consumer, Consumers, owners
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
-from onnxcomp.graph.pruning.compensation import compensated, give_bias, movable_bias, shift_bias
-from onnxcomp.graph.pruning.importance import BY_WEIGHTS, l2_norms
-from onnxcomp.graph.pruning.readers import Consumer, Consumers, owners
 from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.numerics.rounding.gram import relative_output_error, shrunk

@@ -39,12 +39,20 @@ Unfold = Callable[[Array, int], Array]  # values of a tensor, most rows -> (grou
 @dataclass(frozen=True)
 class Moments:
     """Of the input columns of a weight: gram (groups, K, K) and mean (groups, K) in float32, and the largest
-    magnitude (groups, K). groups is 1 where all matrices of the weight see the same columns. count: of columns."""
+    magnitude (groups, K). groups is 1 where all matrices of the weight see the same columns. count: of columns, from
+    ``samples`` samples."""
 
     gram: Array
     mean: Array
     peak: Array
     count: int
+    samples: int = 1
+
+    @property
+    def independent_count(self) -> float:
+        """About how many columns there were that do not depend on each other: those of one sample do, and so count for
+        more than one and less than all of them."""
+        return math.sqrt(self.count * min(max(1, self.samples), self.count))
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def input_moments(
     for name, sources in missing.items():
         keys = tuple(sorted({each.key for each in sources}, key=repr))
         if keys not in found:
-            found[keys] = _together([sums[key] for key in keys], graph.model.scratch) if keys else None
+            found[keys] = _together([sums[key] for key in keys], samples, graph.model.scratch) if keys else None
         known[name] = found[keys]
     return {each.name: moments for each in weights if (moments := known[each.name]) is not None}
 
@@ -265,7 +273,7 @@ def _spilled(sums: _Sums, graph: Graph) -> _Sums:
     return sums
 
 
-def _together(sums: Sequence[_Sums], scratch: Scratch) -> Moments | None:
+def _together(sums: Sequence[_Sums], samples: int, scratch: Scratch) -> Moments | None:
     """The means over all readers of a weight, on disk where they are large."""
     if any(each.fault for each in sums) or not all(each.count for each in sums):
         return None
@@ -273,4 +281,4 @@ def _together(sums: Sequence[_Sums], scratch: Scratch) -> Moments | None:
     gram = np.asarray(sum(np.asarray(each.gram) for each in sums) / np.float32(count))
     mean = (sum(each.total for each in sums) / count).astype(np.float32)
     peak = functools.reduce(np.maximum, [each.peak for each in sums])
-    return Moments(lent(gram, scratch) if scratch.takes(gram.nbytes) else gram, mean, peak, count)
+    return Moments(lent(gram, scratch) if scratch.takes(gram.nbytes) else gram, mean, peak, count, samples)

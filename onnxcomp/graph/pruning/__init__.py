@@ -1,1 +1,1 @@
-"""Units of dependency groups: what they cost, which are worth least, and weights that are blind to them."""
+"""Pruning weights by what their nodes' outputs miss."""

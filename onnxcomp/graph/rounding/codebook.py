@@ -38,20 +38,29 @@ SWEEPS = 3  # of single changes
 FITTED_PRODUCTS = 2 * 10**9  # multiplications of one fit of the levels: larger weights keep those of their values
 
 
-def round_to_codebook(weight: Weight, encoding: CodebookEncoding, gram: Array, *, keep: Array | None = None) -> Rounded:
+def round_to_codebook(
+    weight: Weight,
+    encoding: CodebookEncoding,
+    gram: Array,
+    *,
+    keep: Array | None = None,
+    reference: Array | None = None,
+) -> Rounded:
     """The weight on the codebook, its levels and scales fitted to the outputs; the nearest values where that is worse.
 
     encoding: fitted to the values. gram: (groups or 1, K, K) second moments of the inputs. keep: where values stay
-    zero (bool, of the weight's shape); zero must then be a level.
+    zero (bool, of the weight's shape); zero must then be a level. reference: of that shape, what is rounded: by default
+    the weight's own values, else those that make up for what was pruned. The error is that of the weight's outputs.
     """
     old = np.asarray(weight.values)
+    reference = old if reference is None else reference
     form = _form(weight)
     moment = shrunk(gram, CAUTIOUS_SHRINKAGE)
     lattice = lattice_of(encoding, weight.shape)
     lattice = replace(lattice, unit=form.pack(lattice.unit))
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
-    problem = Problem(form.pack(old).astype(np.float64), moment, weight.dtype, fixed)
-    near = old if keep is None else np.where(keep, old.dtype.type(0), old)
+    problem = Problem(form.pack(reference).astype(np.float64), moment, weight.dtype, fixed)
+    near = reference if keep is None else np.where(keep, old.dtype.type(0), reference)
     trials = _Trials(form, old, moment)
     trials.add(encoding, encoding.nearest(near))
     codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)

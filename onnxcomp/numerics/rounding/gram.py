@@ -19,6 +19,8 @@ Array = NDArray[Any]
 
 SHRINKAGE = 0.02
 CAUTIOUS_SHRINKAGE = 0.05  # better on samples that were not seen where these are few, worse on those that were
+LEAST_SHRINKAGE = 0.03  # however many inputs were seen
+LEAST_SPREAD = 1e-4  # of the inputs' power: constant inputs have no other spread
 JITTER = 1e-6
 
 
@@ -30,6 +32,27 @@ def shrunk(gram: Array, amount: float = SHRINKAGE, *, dtype: DTypeLike = np.floa
     diagonal = np.einsum("gkk->gk", mixed)
     diagonal += np.where(power > 0, amount * power, 1.0)[:, None]
     return mixed
+
+
+def shrunk_by_count(gram: Array, mean: Array, count: float) -> Array:
+    """H (groups, K, K) for G (groups, K, K), the inputs' mean (groups, K) and how many independent ones there were.
+
+    H = (1 - a) S + a * mean(diag S) * I + mean mean^T,   S = G - mean mean^T, with a of the oracle approximating
+    shrinkage (Chen et al. 2010, https://arxiv.org/abs/0907.4698): with fewer inputs than columns, what they have in
+    common by chance is not taken for a law. At least ``LEAST_SHRINKAGE``; the identity where all inputs were zero.
+    """
+    outer = np.asarray(mean, np.float64)[:, :, None] * np.asarray(mean, np.float64)[:, None, :]
+    spread = np.asarray(gram, np.float64) - outer
+    length = spread.shape[1]
+    total, squares = np.maximum(np.trace(spread, axis1=1, axis2=2), 0), np.einsum("gkl,gkl->g", spread, spread)
+    above = (1 - 2 / length) * squares + total**2
+    below = (count + 1 - 2 / length) * (squares - total**2 / length)
+    amount = np.clip(np.divide(above, below, out=np.ones_like(above), where=below > 0), LEAST_SHRINKAGE, 1.0)
+    power = np.trace(gram, axis1=1, axis2=2, dtype=np.float64) / length
+    floor = np.where(power > 0, np.maximum(amount * total / length, LEAST_SPREAD * power), 1.0)
+    moment: Array = (1 - amount)[:, None, None] * spread + outer
+    np.einsum("gkk->gk", moment)[...] += floor[:, None]
+    return moment
 
 
 def feedback(moment: Array) -> tuple[Array, Array]:

@@ -20,6 +20,7 @@ from onnxcomp.clock import clock
 from onnxcomp.contract import Context
 from onnxcomp.numerics.search.rate_allocation import PricedOption, least_cost, least_harm
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.pruned_options import is_pruned, without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import evaluations
 
 Evaluate = Callable[[Assignment], float]
@@ -30,15 +31,24 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     """Leave each weight the options that assignments for limits around this one take, and those much like them.
 
     always: options that stay in any case, as do those that need no making. Made with data later, options cause a
-    fraction of the divergence that is predicted now, some less than others.
+    fraction of the divergence that is predicted now, some less than others; that of pruned ones is foreseen least, so
+    that what would be taken without them is made, too.
     """
-    chosen = [always, *(allot(table, share * limit) for share in table.tuning.shortlisted)]
+    tuning, plain = table.tuning, without_pruned(table)
+    dense, pruned = ([allot(each, share * limit) for share in tuning.shortlisted] for each in (plain, table))
+    few = [found for found, share in zip(pruned, tuning.shortlisted, strict=True) if share <= tuning.pruned_within]
     for name, options in table.options.items():
-        taken = [assignment[name] for assignment in chosen]
+        is_large = options[0].size_bytes > tuning.pruned_bytes  # of which pruned options take long to make
+        taken = [assignment[name] for assignment in (always, *dense)]
+        masked = [assignment[name] for assignment in (() if is_large else pruned)]
+        alone = [assignment[name] for assignment in few]
         table.options[name] = [
             each
             for each in options
-            if each.choice is None or each.choice in table.rewrites or any(_alike(table, each, one) for one in taken)
+            if each.choice is None
+            or each.choice in table.rewrites
+            or any(_alike(table, each, one) for one in taken)
+            or (is_pruned(table, each) and (each in alone or any(_alike(table, each, one) for one in masked)))
         ]
 
 

@@ -44,7 +44,7 @@ class WeightOption:
     """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
 
     family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
-    where the weight takes part; None: as many as it takes part in as it is. noise: see ``Fit``.
+    where the weight takes part; None: as many as it takes part in as it is. noise, zeros: see ``Fit``.
     """
 
     choice: int | None
@@ -53,6 +53,7 @@ class WeightOption:
     family: int = 0
     macs: float | None = None
     noise: float = 0.0
+    zeros: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ class Candidates:
         """
         table = Table({}, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
-        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, LEAST_GAIN_BYTES,
-                          Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
+        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, table.tuning.pruned,
+                          LEAST_GAIN_BYTES, Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights
@@ -294,7 +295,9 @@ class Candidates:
 
     def _note(self, table: Table, look: FirstLook) -> None:
         options = [
-            WeightOption(each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise)
+            WeightOption(
+                each.choice, each.size_bytes, each.error, self.families[each.choice], noise=each.noise, zeros=each.zeros
+            )
             for each in look.estimates
         ]
         if options:
@@ -308,7 +311,9 @@ class Candidates:
         """Keep what was made, and put its figures in the place of estimates."""
         for name, fit in fits.items():
             table.fits[choice, name] = fit.kept(self.model.scratch)
-            made = WeightOption(choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise)
+            made = WeightOption(
+                choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
+            )
             options = table.options.setdefault(name, [])
             at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))
             options[at : at + 1] = [made]

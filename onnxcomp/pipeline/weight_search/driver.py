@@ -39,6 +39,7 @@ from onnxcomp.pipeline.weight_search.candidates import (
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
 from onnxcomp.pipeline.weight_search.measured import divergence_of
+from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
@@ -199,6 +200,7 @@ class Choosing:
         until = self._after(FITTED)
         given = dataclasses.replace(context, deadline=until)
         dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
+        leave_out_idle(table)
         self._hold_back(table)
         return table, {name: mild[name] for name in table.options}
 
@@ -208,7 +210,9 @@ class Choosing:
         plain = with_data.without_data()
         if tuner is None:
             return plain.look(most_error=NOISE_ERROR, **options)
-        return plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
+        table = plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
+        foresee_compensation(table)
+        return table
 
     def _hold_back(self, table: Table) -> None:
         """Few samples license little more than none."""

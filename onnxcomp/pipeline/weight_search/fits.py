@@ -36,7 +36,7 @@ class Fit:
     """What a candidate makes of a weight. held: the codes of ``encoding``, or the values where that has none.
 
     error: relative and squared, of the node's output where data tell it. noise: times what symmetric 8-bit rounding
-    per channel leaves, of the whole or of its channels, whichever is more. entry: for the receipt.
+    per channel leaves, of the whole or of its channels, whichever is more. zeros: their share. entry: for the receipt.
     """
 
     held: Array
@@ -44,6 +44,7 @@ class Fit:
     shape: tuple[int, ...]
     error: float
     noise: float
+    zeros: float
     size_bytes: int
     entry: Entry
 
@@ -69,7 +70,7 @@ class Fit:
         codes = None if encoding is None or encoding.values_are_free else encoding.encode(values)
         held = values if codes is None else codes
         return cls(held, None if codes is None and encoding is None else encoding, weight.shape, error,
-                   bound.times(values), size, entry)  # fmt: skip
+                   bound.times(values), zeros, size, entry)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class FitEstimate:
     size_bytes: int
     error: float
     noise: float
+    zeros: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Looking:
     """How to look at a weight.
 
     families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
-    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. least_gain: bytes that a fit saves.
+    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros from which on
+    they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
     until: when only the first candidate is still tried, and last_moment: when none is.
     """
 
@@ -108,6 +111,7 @@ class Looking:
     context: Context
     most_error: float
     probe_error: float | None
+    pruned: float
     least_gain: int
     until: Moment
     last_moment: Moment
@@ -128,6 +132,7 @@ class Looking:
         useful = [each for each in saving if each.error > 0]
         if useful and self.probe_error is not None:
             wanted = self.probe_error
+            useful = [each for each in useful if each.zeros <= self.pruned] or useful
             nearest = min(useful, key=lambda each: abs(math.log(each.error / wanted)))
             probe = whole.fit(nearest.choice)
         return FirstLook(weight.name, estimates, mild, probe, skipped[-1:])
@@ -144,7 +149,7 @@ class Looking:
             fit = fitted(sample, rewrite, _PREPARE, self.context, bound, skipped)
             if fit is None:
                 continue
-            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise))
+            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise, fit.zeros))
             if fit.error > self.most_error:
                 hopeless.add(family)
         return found

@@ -27,6 +27,7 @@ from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.measured import measured
+from onnxcomp.pipeline.weight_search.pruned_options import is_pruned
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
 LEAST_DIVERGENCE = 1e-9  # what is counted for a change that no sample shows
@@ -62,7 +63,9 @@ def measure_influence(
             hold_to(table, name, mild)
             table.influence[name, ANY_FAMILY] = 0.0
         else:
-            first.append((name, _nearest(table, [each for each in changed if each in table.options[name]] or changed)))
+            left = [each for each in changed if each in table.options[name]] or changed
+            plain = [each for each in left if not is_pruned(table, each)]  # zeros have an influence of their own
+            first.append((name, _nearest(table, plain or left)))
     most = probes(table)
     if len(first) > most:
         _measure_together(probe, first, 1 if once else most, mild, context, deadline)
@@ -227,7 +230,8 @@ def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOptio
         first.extend((name, _nearest(table, [each for each in worth[name] if each.family == one])) for one in families)
     seen = {(name, option.choice) for name, option in first}
     rest = [(name, each) for name in ranked for each in worth[name] if (name, each.choice) not in seen]
-    return [*first, *rest][: max(0, evaluations(table) - len(table.measured))]
+    wanted = sorted([*first, *rest], key=lambda change: is_pruned(table, change[1]))  # these last, all else as it is
+    return wanted[: max(0, evaluations(table) - len(table.measured))]
 
 
 def evaluations(table: Table) -> int:
@@ -259,14 +263,17 @@ def hold_to(table: Table, name: str, mild: Assignment) -> None:
 
 
 def _undominated(table: Table, name: str) -> list[WeightOption]:
-    """A weight's options without those that take more than another one and leave much more error."""
+    """A weight's options without those that take more than another one and leave much more error; errors of pruned ones
+    are compared with each other's only, since they do more harm."""
     options = table.options[name]
     costs = [table.cost(name, each) for each in options]
 
     def beaten(option: WeightOption, cost: float) -> bool:
         factor = table.tuning.dominating
         return any(
-            other <= cost and each.error * factor < option.error for each, other in zip(options, costs, strict=True)
+            other <= cost and each.error * factor < option.error
+            for each, other in zip(options, costs, strict=True)
+            if is_pruned(table, option) or not is_pruned(table, each)
         )
 
     return [each for each, cost in zip(options, costs, strict=True) if each.choice is None or not beaten(each, cost)]

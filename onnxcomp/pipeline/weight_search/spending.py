@@ -19,6 +19,7 @@ from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.measured import divergence_of
+from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
@@ -67,9 +68,31 @@ class Spending:
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
         work, table = self.work, self.table
-        limit = first = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
+        limit = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
         options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
         measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+        self.table = without_pruned(table)
+        has_choice = any(len(options) > 1 for options in self.table.options.values())
+        best = self._strongest(limit) if has_choice else None
+        self.table, self.known = table, {}
+        if self._pruning_promises(best, limit):
+            other = self._strongest(limit)
+            best = min((each for each in (best, other) if each is not None), key=lambda each: each.cost, default=None)
+        return best
+
+    def _pruning_promises(self, best: Attempt | None, limit: float) -> bool:
+        """Whether options that prune are predicted to save more within a limit than a search is uncertain by: what it
+        finds without them stands, and is found as though there were none."""
+        if self.table.options == without_pruned(self.table).options or clock() > self.work.deadline:
+            return False
+        if self.goal is not None and best is not None and best.cost <= self.goal:
+            return False
+        costs = [self.table.total(search.allot(each, limit)) for each in (self.table, without_pruned(self.table))]
+        return best is None or costs[0] <= self.tuning.promising * costs[1]
+
+    def _strongest(self, first: float) -> Attempt | None:
+        """The same of the options that the table has now. first: the limit of the search to begin with."""
+        work, limit = self.work, first
         best: Attempt | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
         for _ in range(self.tuning.limits_tried):

@@ -20,7 +20,10 @@ class Tuning:
 
     How strengths are chosen
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
-        errors of options that may change places then. corrections: whole assignments measured on the way to the limit.
+        errors of options that may change places then. pruned: share of zeros from which on they are a mask; data then
+        leave ``compensated`` of the error that they leave of a weight without one, since what stays makes up for what
+        goes. pruned_within: of weights over pruned_bytes, whose pruned options take long to fit, those that limits up
+        to this one take. corrections: whole assignments measured on the way to the limit.
         descents: single changes tried on a whole assignment, at most; one for each dozen of evaluations. fewest_moves:
         tried on an assignment with all that follows; one for each 16 evaluations. least_move: of all cost, what a
         change should save for its price alone to count. carrying_share: of the predicted divergence; a weight that has
@@ -37,6 +40,7 @@ class Tuning:
         measured within it and is far beyond has its own cause. less_error: of what carried a failure, at most, is left
         to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
         it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
+        promising: of the cost that is predicted without pruned options, what these must leave, at most, to be searched.
         eased: milder assignments timed, at most, where a goal of latency is reached.
     """
 
@@ -52,6 +56,10 @@ class Tuning:
 
     shortlisted: tuple[float, ...] = tuple(2.0**power for power in range(-1, 6))
     alike: tuple[float, float] = (1.08, 2.0)
+    pruned: float = 0.4
+    compensated: float = 0.25
+    pruned_within: float = 8.0
+    pruned_bytes: int = 2**21
     corrections: int = 6
     descents: int = 20
     fewest_moves: int = 3
@@ -72,4 +80,5 @@ class Tuning:
     less_error: float = 0.1
     unforeseen: float = 3.0
     held_back: int = 4
+    promising: float = 0.97
     eased: int = 6

@@ -72,6 +72,17 @@ def test_inputs_that_are_not_finite_give_no_moments(tmp_path: Path) -> None:
     assert "w" not in input_moments(graph, found, data_of(model, tmp_path, x))
 
 
+@pytest.mark.parametrize(("shape", "count", "independent"), [((9, 6), 9, 9), ((4, 9, 6), 36, 12)])
+def test_columns_of_one_sample_are_not_all_independent(
+    shape: tuple[int, ...], count: int, independent: float, tmp_path: Path
+) -> None:
+    model = model_of(CHAIN.replace("[N,6]", "[N,6]" if len(shape) == 2 else "[N,9,6]"), w=(6, 6), v=(6, 6))
+    graph, found = opened(model)
+    data = data_of(model, tmp_path, np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    moments = input_moments(graph, [each for each in found if each.name == "v"], data)["v"]
+    assert (moments.count, moments.independent_count) == (count, independent)
+
+
 def test_the_model_remembers_its_moments(tmp_path: Path) -> None:
     model, x = model_of(CHAIN, w=(6, 6), v=(6, 6)), drawn()
     data = data_of(model, tmp_path, x)

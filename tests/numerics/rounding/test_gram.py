@@ -13,6 +13,7 @@ from onnxcomp.numerics.rounding.gram import (
     relative_output_error,
     removal_cost,
     shrunk,
+    shrunk_by_count,
 )
 
 
@@ -106,3 +107,45 @@ def test_errors_are_those_of_the_outputs() -> None:
     assert output_error(q - w, moment_of(x)) == pytest.approx(error / 200)
     assert relative_output_error(w, q, moment_of(x)) == pytest.approx(error / power)
     assert relative_output_error(np.zeros_like(w), q, moment_of(x)) == 0
+
+
+def seen(count: int, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs of mean 2 and uneven spread: the true moment, and Gram matrix and mean of ``count`` of them."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((length, length)) * np.geomspace(1, 0.1, length)
+    x = 2 + rng.standard_normal((count, length)) @ mixing.T
+    return 4 + mixing @ mixing.T, (x.T @ x / count)[None], x.mean(axis=0)[None]
+
+
+@pytest.mark.parametrize("count", [10, 20, 40, 400])
+def test_fewer_inputs_are_shrunk_more_and_come_nearer_to_the_truth(count: int) -> None:
+    """Errors told by 20 columns, over ten draws: nearer to the truth than without shrinkage."""
+    better = 0.0
+    for seed in range(10):
+        true, gram, mean = seen(count, 20, seed)
+        difference = np.random.default_rng(99).standard_normal((1, 200, 20))
+        wanted = np.einsum("grk,kl,grl->gr", difference, true, difference)
+        errors = [
+            np.mean(np.log(np.einsum("grk,gkl,grl->gr", difference, each, difference) / wanted) ** 2)
+            for each in (gram + 1e-9 * np.eye(20), shrunk_by_count(gram, mean, count))
+        ]
+        better += (errors[0] - errors[1]) / errors[0]
+    assert better > (0 if count < 400 else -1)
+
+
+def test_shrinking_keeps_power_and_mean_and_leaves_much_data_alone() -> None:
+    _, gram, mean = seen(30, 20)
+    found = shrunk_by_count(gram, mean, 30)
+    assert np.trace(found[0]) == pytest.approx(np.trace(gram[0]))
+    assert np.linalg.eigvalsh(found).min() > 0
+    many = shrunk_by_count(gram, mean, 1e9)
+    spread = gram[0] - np.outer(mean, mean)
+    off = ~np.eye(20, dtype=bool)
+    assert (many[0] - np.outer(mean, mean))[off] == pytest.approx(0.97 * spread[off])  # the least shrinkage
+
+
+def test_inputs_that_say_nothing_give_a_form_all_the_same() -> None:
+    zero, constant = np.zeros((1, 4, 4)), np.ones((1, 4, 4))
+    assert np.array_equal(shrunk_by_count(zero, np.zeros((1, 4)), 5.0)[0], np.eye(4))
+    assert np.linalg.eigvalsh(shrunk_by_count(constant, np.ones((1, 4)), 5.0)).min() > 0
+    assert np.linalg.eigvalsh(shrunk_by_count(3 * np.ones((1, 1, 1)), np.ones((1, 1)), 2.0)).min() > 0

@@ -16,9 +16,9 @@ import numpy as np
 
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup
 from onnxcomp.graph.channels.owners import ConstantSlices
+from onnxcomp.graph.cutting.readers import owners
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.query import is_onnx
-from onnxcomp.graph.pruning.readers import owners
 
 Importance = Callable[[Dependencies, DependencyGroup], Array | None]
 """None where it cannot be told."""
