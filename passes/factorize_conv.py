@@ -85,7 +85,7 @@ class FactorizeConv(FactorPass):
         }
 
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph
+        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
     ) -> list[Option]:
         assert isinstance(place, ConvPlace)
         key = FactorizeConv, place.name, self.decomposition, None if inputs is None else inputs.samples

@@ -31,6 +31,8 @@ from onnxcomp.numerics.structure.lowrank import PlainSpectrum, Spectrum, rank_fo
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
 MOST_RANKS = 16  # to choose from, evenly apart
+FINE_BELOW = 512  # full rank up to which ranks within one share for all are finer than the step, so many in all:
+FINE_RANKS = 48
 LEAST_RANK = 4  # to which the least of these is halved: columns are wasted, bytes are not
 
 
@@ -71,14 +73,15 @@ class FactorizeLinear(FactorPass):
         }
 
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph
+        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
     ) -> list[Option]:
         assert isinstance(place, Place)
         most = place.largest_rank
         if self.rank is not None or self.energy is not None:
             wanted: dict[int, Fields] = {self._rank(place, inputs, graph): {}}
         else:
-            wanted = {rank: {"rank": rank} for rank in _ladder(most, place.full_rank)}
+            step = _fine_step(place.full_rank) if fine else 0
+            wanted = {rank: {"rank": rank} for rank in _ladder(most, place.full_rank, step=step)}
         able = {rank: fields for rank, fields in wanted.items() if rank <= most}
         if not able:
             return []
@@ -186,14 +189,20 @@ def _plain_factors(place: Place, rank: int, seed: int, graph: Graph) -> tuple[Ar
     return left, right
 
 
-def _ladder(most: int, full: int) -> list[int]:
-    """Ranks to choose from, the largest first: evenly apart, then halved."""
-    step = RANK_STEP if full >= ROUNDED_FROM else 1
-    step *= max(1, -(-most // (step * MOST_RANKS)))
+def _ladder(most: int, full: int, *, step: int = 0) -> list[int]:
+    """Ranks to choose from, the largest first: evenly apart, then halved. step: 0 for few of them."""
+    if not step:
+        step = RANK_STEP if full >= ROUNDED_FROM else 1
+        step *= max(1, -(-most // (step * MOST_RANKS)))
     ranks = list(range(most // step * step, 0, -step)) or [step]
     while ranks[-1] > LEAST_RANK:
         ranks.append(ranks[-1] // 2)
     return ranks
+
+
+def _fine_step(full: int) -> int:
+    """Of ranks within one share for all: wide enough for the kernels where that costs little of the share."""
+    return RANK_STEP if full >= FINE_BELOW else max(1, full // FINE_RANKS)
 
 
 def _rounded(rank: int, full: int) -> int:

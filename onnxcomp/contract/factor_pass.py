@@ -112,9 +112,9 @@ class FactorPass(SitePass):
 
     @abstractmethod
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph
+        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
     ) -> list[Option]:
-        """What the place can become, each smaller than it is, the mildest first."""
+        """What the place can become, each smaller than it is, the mildest first. fine: in small steps."""
 
     @abstractmethod
     def split(
@@ -194,7 +194,7 @@ class FactorPass(SitePass):
         return found, skipped
 
     def _surveyed(
-        self, graph: Graph, found: Sequence[Splittable], context: Context
+        self, graph: Graph, found: Sequence[Splittable], context: Context, *, fine: bool = False
     ) -> tuple[list[Site], list[Skip]]:
         """The places with their options, which may be none, and what was left when the time was up."""
         sites: list[Site] = []
@@ -207,7 +207,7 @@ class FactorPass(SitePass):
                 continue
             context.progress(index, len(found), f"{self.pass_name()}: decomposing {each.name}")
             own = costs[each.name]
-            options = self.options(each, own, inputs.get(each.name), context, graph)
+            options = self.options(each, own, inputs.get(each.name), context, graph, fine=fine)
             sites.append(_site(each, own, tuple(options)))
             if not options:
                 skipped.append(Skip(each.name, NOT_SMALLER))
@@ -241,7 +241,7 @@ class FactorPass(SitePass):
 
     def _shared_out(self, graph: Graph, places: Sequence[Splittable], context: Context) -> dict[str, Fields]:
         plain = self.at({"weights": None, "macs": None})
-        sites, _ = plain._surveyed(graph, places, context)
+        sites, _ = plain._surveyed(graph, places, context, fine=True)
         quantity = Quantity.BYTES if self.weights is not None else Quantity.MACS
         share = self.weights if self.weights is not None else self.macs
         assert share is not None
