@@ -200,7 +200,7 @@ class FactorPass(SitePass):
         sites: list[Site] = []
         skipped: list[Skip] = []
         inputs = self._inputs(graph, found, context)
-        costs = self.costs(found, graph) if found else {}
+        costs = self.costs(found, graph) if found and not context.is_over() else {}
         for index, each in enumerate(found):
             if context.is_over():
                 skipped.append(Skip(each.name, TOO_LATE))

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.graph.factors.conv_chain import put_chain, strides_of
-from onnxcomp.graph.factors.places import NODE_BYTES, convolutions, shiftable_bias
+from onnxcomp.graph.factors.places import CONV_BYTES, convolutions, shiftable_bias
 from onnxcomp.graph.ir.nodes import Array, Node
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import Macs
 from onnxcomp.graph.weights.bias import Bias
 from onnxcomp.graph.weights.linear_op import LinearOp
 from onnxcomp.graph.weights.roles import Weight
-from onnxcomp.numerics.structure.conv_fit import mode_vectors
+from onnxcomp.numerics.structure.conv_fit import kept_power
 from onnxcomp.numerics.structure.conv_schemes import (
     SCHEMES,
     Kernel,
@@ -29,7 +29,7 @@ from onnxcomp.numerics.structure.conv_schemes import (
 
 RANK_STEP = 16  # the kernels work on 16 channels
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded
-MOST_CP_WORK = 2**26  # values of the kernel times rank: a canonical decomposition of more takes minutes
+MOST_CP_WORK = 2**22  # values of the kernel times rank: a canonical decomposition of more takes minutes
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class ConvPlace:
         """What a chain takes in the file."""
         sizes = parts(scheme, self.kernel, ranks)
         values = sum(each.size for each in sizes)
-        return values * self.weight.dtype.itemsize + NODE_BYTES * (len(sizes) - 1) * len(self.uses)
+        return values * self.weight.dtype.itemsize + CONV_BYTES * (len(sizes) - 1) * len(self.uses)
 
     def is_smaller(self, scheme: str, ranks: Ranks) -> bool:
         """Whether a chain takes less than the kernel, of bytes and of multiply-accumulates."""
@@ -93,27 +93,27 @@ class ConvPlace:
         full = full_ranks(scheme, self.kernel)
         if scheme == "tucker":
             return self._tucker_ranks(share, full)
-        able = [
-            (rank,)
-            for rank in range(1, full[0] + 1)
-            if self.macs_share(scheme, (rank,)) <= share * (1 + 1e-9) and self.is_smaller(scheme, (rank,))
-        ]
-        if scheme == "cp":
-            able = [each for each in able if each[0] * self.kernel.size <= MOST_CP_WORK]
-        return (_rounded_down(able[-1][0], full[0]),) if able else None
+        low, high = 0, full[0]  # cost grows with the rank
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._is_within(scheme, (middle,), share):
+                low = middle
+            else:
+                high = middle - 1
+        if not low or (scheme == "cp" and low * self.kernel.size > MOST_CP_WORK):
+            return None
+        return (_rounded_down(low, full[0]),)
+
+    def _is_within(self, scheme: str, ranks: Ranks, share: float) -> bool:
+        return self.macs_share(scheme, ranks) <= share * (1 + 1e-9) and self.is_smaller(scheme, ranks)
 
     def _tucker_ranks(self, share: float, full: Ranks) -> Ranks | None:
-        outer, inner = mode_vectors(self.target)
-        core = np.einsum("goi...,gor,gis->grs...", self.target, outer, inner, optimize=True)
-        power = np.square(core).sum(axis=(0, *range(3, core.ndim)))
-        kept = power.cumsum(axis=0).cumsum(axis=1)
+        kept = kept_power(self.target)
         best: tuple[float, Ranks] | None = None
         for first, second in self._pairs(full):
             if best is not None and kept[first - 1, second - 1] <= best[0]:
                 continue
-            if self.macs_share("tucker", (first, second)) <= share * (1 + 1e-9) and self.is_smaller(
-                "tucker", (first, second)
-            ):
+            if self._is_within("tucker", (first, second), share):
                 best = float(kept[first - 1, second - 1]), (first, second)
         return None if best is None else best[1]
 

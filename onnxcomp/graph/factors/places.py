@@ -30,6 +30,7 @@ from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.operators import RECURRENT
 
 NODE_BYTES = 120  # what one node more, its names and the second tensor's header take in the file
+CONV_BYTES = 260  # the same of a convolution, with all that it says
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,9 @@ class Place(ABC):
         return min(self.matrices.shape[1:])
 
     @property
-    def added_nodes(self) -> int:
-        """How many nodes factors need more."""
-        return len(self.weight.roles)
+    def node_bytes(self) -> int:
+        """What the nodes take that factors need more."""
+        return NODE_BYTES * len(self.weight.roles)
 
     def values_of(self, rank: int) -> int:
         """How many values both factors have."""
@@ -69,12 +70,12 @@ class Place(ABC):
 
     def bytes_of(self, rank: int) -> int:
         """What both factors and the nodes that they need take in the file."""
-        return self.values_of(rank) * self.weight.dtype.itemsize + NODE_BYTES * self.added_nodes
+        return self.values_of(rank) * self.weight.dtype.itemsize + self.node_bytes
 
     @property
     def largest_rank(self) -> int:
         """The largest rank whose factors are smaller than the weight, 0 where none are."""
-        room = self.weight.size_bytes - NODE_BYTES * self.added_nodes - 1
+        room = self.weight.size_bytes - self.node_bytes - 1
         return max(0, min(self.full_rank, room // (self.values_of(1) * self.weight.dtype.itemsize)))
 
     def macs(self, counted: Mapping[Node, Macs | None], shapes: Shapes) -> tuple[float, float]:
@@ -127,6 +128,10 @@ class PointwisePlace(Place):
     """The kernel of convolutions that has one tap."""
 
     uses: tuple[LinearOp, ...]
+
+    @property
+    def node_bytes(self) -> int:
+        return CONV_BYTES * len(self.uses)
 
     @property
     def matrices(self) -> Array:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.structure.conv_schemes import Kernel, Ranks, multiplied, product
+from onnxcomp.numerics.structure.conv_schemes import Kernel, Ranks, folded, multiplied, product
 
 Array = NDArray[Any]
 Factors = list[Array]
 
 HOOI_ROUNDS = 3
 CP_ROUNDS = 60
-ROUNDS = 12  # of all factors
+ROUNDS = 6  # of all factors
 STEPS = 12  # of conjugate gradients for one factor
 ENOUGH = 1e-3  # a round that lessens the error by no more, relative, is the last
 RIDGE = 1e-9
@@ -89,15 +89,28 @@ def _tucker(target: Array, ranks: Ranks) -> Factors:
     inner = _first_vectors(by_input, ranks[1])
     outer = _first_vectors(target, ranks[0])
     for _ in range(HOOI_ROUNDS):
-        outer = _first_vectors(np.einsum("goi...,gis->gos...", target, inner, optimize=True), ranks[0])
-        inner = _first_vectors(np.einsum("gio...,gor->gir...", by_input, outer, optimize=True), ranks[1])
-    core = np.einsum("goi...,gor,gis->grs...", target, outer, inner, optimize=True)
+        outer = _first_vectors(_along(by_input, inner).swapaxes(1, 2), ranks[0])
+        inner = _first_vectors(_along(target, outer).swapaxes(1, 2), ranks[1])
+    core = _along(_along(target, outer).swapaxes(1, 2), inner).swapaxes(1, 2)
     return [outer, core, inner.swapaxes(1, 2)]
 
 
-def mode_vectors(target: Array) -> tuple[Array, Array]:
-    """Of outputs (g, o, o) and of inputs (g, i, i) the directions of most power, most first."""
-    return _first_vectors(target, target.shape[1]), _first_vectors(target.swapaxes(1, 2), target.shape[2])
+def kept_power(target: Array) -> Array:
+    """The power (o, i) of a kernel that its first outputs' and inputs' directions hold, as many as the indices say
+    and one more: what a tucker of these ranks keeps, but for what iteration gains."""
+    outer = _first_vectors(target, target.shape[1])
+    inner = _first_vectors(target.swapaxes(1, 2), target.shape[2])
+    core = _along(_along(target, outer).swapaxes(1, 2), inner).swapaxes(1, 2)
+    power = np.square(core).sum(axis=(0, *range(3, core.ndim)))
+    kept: Array = power.cumsum(axis=0).cumsum(axis=1)
+    return kept
+
+
+def _along(tensor: Array, vectors: Array) -> Array:
+    """The second axis (g, n, ..) of a tensor in the directions (g, n, r)."""
+    flat = tensor.reshape(*tensor.shape[:2], -1)
+    made: Array = np.matmul(vectors.swapaxes(1, 2), flat).reshape(len(tensor), vectors.shape[2], *tensor.shape[2:])
+    return made
 
 
 def _first_vectors(tensor: Array, count: int) -> Array:
@@ -116,21 +129,27 @@ def _cp(target: Array, rank: int, seed: int) -> Factors:
 
 def _cp_of(target: Array, rank: int, random: np.random.Generator) -> Factors:
     factors = [random.standard_normal((size, rank)) for size in target.shape]
-    letters = "oixyzuvw"[: target.ndim]
+    flats = [np.moveaxis(target, at, 0).reshape(size, -1) for at, size in enumerate(target.shape)]
     for _ in range(CP_ROUNDS):
         for at in range(target.ndim):
-            others = [(letters[k] + "r", each) for k, each in enumerate(factors) if k != at]
-            gram = math.prod((each.T @ each for _, each in others), start=np.ones((rank, rank)))
+            others = [each for k, each in enumerate(factors) if k != at]
+            gram = math.prod((each.T @ each for each in others), start=np.ones((rank, rank)))
             gram += RIDGE * np.trace(gram) / rank * np.eye(rank)
-            indices = ",".join([letters, *(each for each, _ in others)])
-            right = np.einsum(f"{indices}->{letters[at]}r", target, *(each for _, each in others), optimize=True)
-            factors[at] = np.linalg.solve(gram, right.T).T
+            factors[at] = np.linalg.solve(gram, (flats[at] @ _all_products(others)).T).T
             if at:  # the size stays in the first
                 size = np.linalg.norm(factors[at], axis=0)
                 size[size == 0] = 1.0
                 factors[at] /= size
                 factors[0] *= size
     return factors
+
+
+def _all_products(factors: Sequence[Array]) -> Array:
+    """Column by column the products of all elements (Khatri & Rao): (product of the sizes, r)."""
+    made = factors[0]
+    for each in factors[1:]:
+        made = (made[:, None] * each[None]).reshape(-1, made.shape[1])
+    return made
 
 
 def _refined(
@@ -159,11 +178,11 @@ def _last_solved(scheme: str, kernel: Kernel, target: Array, factors: Factors, w
     own = [each for each in inner if each in result]
     sizes = dict(zip(inner, factors[0].shape[2:], strict=True))
     marks = {each: each.upper() for each in own}  # an axis of its own picks one of the kernel's
-    picks = [np.eye(sizes[each]) for each in own]
+    picks = [np.broadcast_to(np.eye(sizes[each]), (kernel.groups, sizes[each], sizes[each])) for each in own]
     left = "".join(marks.get(each, each) for each in inner)
-    terms = [*indices[1:], *(marks[each] + each for each in own)]
+    terms = [*indices[1:], *("g" + marks[each] + each for each in own)]
     inputs = result.replace("o", "")
-    basis = np.einsum(f"{','.join(terms)}->g{left}{inputs[1:]}", *factors[1:], *picks, optimize=True)
+    basis = folded(terms[::-1], f"g{left}{inputs[1:]}", [*picks[::-1], *factors[:0:-1]])
     flat = basis.reshape(kernel.groups, math.prod(sizes.values()), -1)
     wanted = target.reshape(kernel.groups, kernel.outputs, -1)
     seen = np.matmul(flat, weights)
@@ -177,15 +196,14 @@ def _moved(scheme: str, kernel: Kernel, target: Array, factors: Factors, at: int
     """One factor after some steps of conjugate gradients, with the others as they are."""
     indices, result = product(scheme, kernel)
     others = [each for k, each in enumerate(factors) if k != at]
-    back = ",".join([result, *(each for k, each in enumerate(indices) if k != at)]) + f"->{indices[at]}"
+    back = [result, *(each for k, each in enumerate(indices) if k != at)]
 
     def through(factor: Array) -> Array:
         return multiplied(scheme, kernel, [*factors[:at], factor, *factors[at + 1 :]])
 
     def gradient(difference: Array) -> Array:
         seen = np.matmul(difference.reshape(kernel.groups, kernel.outputs, -1), weights).reshape(target.shape)
-        made: Array = np.einsum(back, seen, *others, optimize=True)
-        return made
+        return folded(back, indices[at], [seen, *others])
 
     step = gradient(target - through(factors[at]))
     return factors[at] + conjugate_gradients(lambda each: gradient(through(each)), step, STEPS)

@@ -129,8 +129,23 @@ def product(scheme: str, kernel: Kernel) -> tuple[list[str], str]:
 def multiplied(scheme: str, kernel: Kernel, factors: Sequence[Array]) -> Array:
     """The kernel (g, o, i, *extent) that the factors make."""
     indices, result = product(scheme, kernel)
-    made: Array = np.einsum(f"{','.join(indices)}->{result}", *factors, optimize=True)
-    return made
+    return folded(indices[::-1], result, factors[::-1])
+
+
+def folded(indices: Sequence[str], result: str, arrays: Sequence[Array]) -> Array:
+    """The arrays multiplied one after the other, group by group ("g" is the first index of all), and summed over what
+    neither the result nor a later array has: sums over one index that two share go to the BLAS."""
+    made = [_folded([each[1:] for each in indices], result[1:], own) for own in zip(*arrays, strict=True)]
+    return np.stack(made)
+
+
+def _folded(indices: Sequence[str], result: str, arrays: Sequence[Array]) -> Array:
+    held, have = arrays[0], indices[0]
+    for at in range(1, len(arrays)):
+        wanted = set(result).union(*indices[at + 1 :])
+        kept = "".join(each for each in dict.fromkeys(have + indices[at]) if each in wanted)
+        held, have = np.einsum(f"{have},{indices[at]}->{kept}", held, arrays[at], optimize=True), kept
+    return np.einsum(f"{have}->{result}", held)
 
 
 def chained(scheme: str, kernel: Kernel, ranks: Ranks, factors: Sequence[Array]) -> list[tuple[Array, int]]:
