@@ -136,8 +136,10 @@ class ConvPlace:
 
 def conv_place(weight: Weight) -> ConvPlace | str | None:
     """Where the kernel can be taken apart, why it cannot, or None for what is no kernel of several taps."""
-    if "conv" not in weight.kinds or len(weight.shape) < 3:
+    if not weight.kinds & {"conv", "conv_transpose"} or len(weight.shape) < 3:
         return None
+    if "conv" not in weight.kinds:
+        return "what reads it is no Conv"
     if weight.kinds != {"conv"}:
         return f"it is also read as {', '.join(sorted(weight.kinds - {'conv'}))}"
     found = convolutions(weight)
