@@ -18,7 +18,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ CASES: dict[str, Case] = {
     "lenet5: all to 1/4": Case(
         "lenet5_caffe_mnist",
         frozenset({"linear", "conv"}),
-        ((CONV, {"ratio": 0.5, "decomposition": "spatial"}, ()), (LINEAR, {"weights": 0.24}, ()), ("match-outputs", {}, ())),
+        ((CONV, {"ratio": 0.5}, ()), (LINEAR, {"weights": 0.24}, ()), ("match-outputs", {}, ())),
         (
             (CONV, {"ratio": 0.5, "weighted": False}, ()),
             (LINEAR, {"ratio": 0.14, "weighted": False}, ("7.weight", "0.*", "2.*")),
@@ -171,8 +171,11 @@ def run(case: Case, data: Path, work: Path) -> list[str]:
     asked = "" if case.latency is None else f" (<= {case.latency})"
     return [
         f"{size_of(made, model, case):.3f} ({size_of(plain, model, case):.3f})",
-        score(folder, path), score(folder, other), score(folder, out), case.reach, f"{ratio:.2f}{asked}", f"{seconds:.0f}",
-    ]  # fmt: skip
+        *(score(folder, each) for each in (path, other, out)),
+        case.reach,
+        f"{ratio:.2f}{asked}",
+        f"{seconds:.0f}",
+    ]
 
 
 def held_back(data: Path, work: Path) -> list[list[str]]:
@@ -216,7 +219,8 @@ def vgg16() -> onnx.ModelProto:
         names = [source]
         if shape is not None:
             spread = math.sqrt(2 / math.prod(shape[1:]))
-            held.append(numpy_helper.from_array((random.standard_normal(shape) * spread).astype(np.float32), f"w{name}"))
+            drawn = (random.standard_normal(shape) * spread).astype(np.float32)
+            held.append(numpy_helper.from_array(drawn, f"w{name}"))
             held.append(numpy_helper.from_array(np.zeros(shape[0], np.float32), f"b{name}"))
             names += [f"w{name}", f"b{name}"]
         nodes.append(helper.make_node(op, names, [name], name, **attributes))
@@ -264,23 +268,25 @@ def main() -> None:
         return words is None or any(each in name for each in words)
 
     console = Console(width=170)
+    data = options.data.resolve()
     with tempfile.TemporaryDirectory(prefix="onnxcomp-lowrank-") as folder:
         work = Path(folder)
         for name, case in CASES.items():
             if is_wanted(name):
-                _print(console, ["case", "left (plain)", "original", "plain", "weighed", "asked", "latency", "CPU s"],
-                       lambda name=name, case=case: [[name, *run(case, options.data.resolve(), work)]])  # fmt: skip
+                columns = "case", "left (plain)", "original", "plain", "weighed", "asked", "latency", "CPU s"
+                console.print(table(columns, [[name, *run(case, data, work)]]))
         if is_wanted("held back"):
-            _print(console, ["held back", "error over plain's", "asked"], lambda: held_back(options.data.resolve(), work))
+            console.print(table(("held back", "error over plain's", "asked"), held_back(data, work)))
         if is_wanted("vgg"):
-            _print(console, ["network", "convolutions", "latency", "CPU s"], lambda: [run_vgg(work)])
+            console.print(table(("network", "convolutions", "latency", "CPU s"), [run_vgg(work)]))
 
 
-def _print(console: Console, columns: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]) -> None:
-    table = Table(*columns, box=None)
-    for row in rows():
-        table.add_row(*row)
-    console.print(table)
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The rows under these headings."""
+    made = Table(*columns, box=None)
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from onnxcomp.numerics.structure.conv_fit import fitted
 from onnxcomp.numerics.structure.conv_schemes import SCHEMES, Ranks, full_ranks, multiplied
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)  # of multiply-accumulates, to choose from
+ALIKE = 1.1  # squared errors that differ by less: the shorter chain runs faster
 MOST_WEIGHED = 4608  # inputs times taps: beyond, products with the second moments take minutes
 
 
@@ -39,6 +40,11 @@ class _Fit:
     ranks: Ranks
     factors: list[Array]
     error: float
+
+    @property
+    def length(self) -> int:
+        """How many factors it has, each a convolution."""
+        return len(self.factors)
 
     @property
     def label(self) -> str:
@@ -85,7 +91,14 @@ class FactorizeConv(FactorPass):
         }
 
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: Inputs | None,
+        context: Context,
+        graph: Graph,
+        *,
+        fine: bool = False,
     ) -> list[Option]:
         assert isinstance(place, ConvPlace)
         key = FactorizeConv, place.name, self.decomposition, None if inputs is None else inputs.samples
@@ -139,7 +152,7 @@ class FactorizeConv(FactorPass):
             for scheme in place.schemes(self.decomposition)
             if (ranks := self._ranks(place, scheme)) is not None
         ]
-        return sorted(fits, key=lambda each: each.error)
+        return _ordered(fits)
 
     def _ranks(self, place: ConvPlace, scheme: str) -> Ranks | None:
         if self.rank is None:
@@ -160,7 +173,7 @@ class FactorizeConv(FactorPass):
                 if (ranks := place.ranks_within(scheme, share)) is not None
             ]
             if fits:
-                best = min(fits, key=lambda each: each.error)
+                best = _ordered(fits)[0]
                 found.append(_option(place, best, {"decomposition": best.scheme, "ratio": share}, costs))
         return _in_order(found)
 
@@ -168,6 +181,15 @@ class FactorizeConv(FactorPass):
 def _fit(place: ConvPlace, scheme: str, ranks: Ranks, weights: Array | None, seed: int) -> _Fit:
     factors, error = fitted(scheme, place.kernel, place.target, ranks, weights=weights, seed=seed)
     return _Fit(scheme, ranks, factors, max(error, 0.0))
+
+
+def _ordered(fits: Sequence[_Fit]) -> list[_Fit]:
+    """The best first: of those whose errors are alike the chain of fewest convolutions, then by error."""
+    least = min((each.error for each in fits), default=0.0)
+    alike = [each for each in fits if each.error <= ALIKE * least]
+    others = [each for each in fits if each.error > ALIKE * least]
+    by_error = sorted(others, key=lambda each: each.error)
+    return sorted(alike, key=lambda each: (each.length, each.error)) + by_error
 
 
 def _weights(inputs: Inputs | None) -> Array | None:

@@ -73,7 +73,14 @@ class FactorizeLinear(FactorPass):
         }
 
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: Inputs | None,
+        context: Context,
+        graph: Graph,
+        *,
+        fine: bool = False,
     ) -> list[Option]:
         assert isinstance(place, Place)
         most = place.largest_rank

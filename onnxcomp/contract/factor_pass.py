@@ -112,7 +112,14 @@ class FactorPass(SitePass):
 
     @abstractmethod
     def options(
-        self, place: Splittable, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context, graph: Graph, *, fine: bool = False
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: Inputs | None,
+        context: Context,
+        graph: Graph,
+        *,
+        fine: bool = False,
     ) -> list[Option]:
         """What the place can become, each smaller than it is, the mildest first. fine: in small steps."""
 

@@ -1,4 +1,4 @@
-"""factorize-conv against the convolution itself: kernels of known rank come through, errors are those of the factors."""
+"""factorize-conv against the convolution itself: kernels of known rank come through, errors are the chains'."""
 
 from __future__ import annotations
 

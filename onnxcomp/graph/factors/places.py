@@ -56,7 +56,7 @@ class Place(ABC):
     @property
     def full_rank(self) -> int:
         """From which on factors hold any such matrices."""
-        return min(self.matrices.shape[1:])
+        return int(min(self.matrices.shape[1:]))
 
     @property
     def node_bytes(self) -> int:
@@ -208,7 +208,7 @@ class RecurrentPlace(Place):
 
     def macs(self, counted: Mapping[Node, Macs | None], shapes: Shapes) -> tuple[float, float]:
         total, _ = super().macs(counted, shapes)
-        directions, gates, length = self.weight.shape
+        length = self.weight.shape[2]
         hidden = self.weight.roles[0].node.attrs.get("hidden_size") or length
         own = total * length / (length + hidden)  # the others are those of the hidden state
         return own, own / self.weight.size

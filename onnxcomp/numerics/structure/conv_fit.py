@@ -241,7 +241,8 @@ def _relative(error: float, target: Array, weights: Array | None) -> float:
 def _input_scale(kernel: Kernel, weights: Array) -> Array:
     """By how much the inputs count, channel by channel: (g or 1, 1, i, 1, ..)."""
     power = np.diagonal(weights, axis1=1, axis2=2).reshape(len(weights), kernel.inputs, -1).mean(axis=2)
-    return np.sqrt(power).reshape(len(weights), 1, kernel.inputs, *(1 for _ in kernel.extent))
+    scale: Array = np.sqrt(power).reshape(len(weights), 1, kernel.inputs, *(1 for _ in kernel.extent))
+    return scale
 
 
 def _spread(scheme: str, kernel: Kernel, scale: Array) -> Array:

@@ -145,7 +145,8 @@ def _folded(indices: Sequence[str], result: str, arrays: Sequence[Array]) -> Arr
         wanted = set(result).union(*indices[at + 1 :])
         kept = "".join(each for each in dict.fromkeys(have + indices[at]) if each in wanted)
         held, have = np.einsum(f"{have},{indices[at]}->{kept}", held, arrays[at], optimize=True), kept
-    return np.einsum(f"{have}->{result}", held)
+    made: Array = np.einsum(f"{have}->{result}", held)
+    return made
 
 
 def chained(scheme: str, kernel: Kernel, ranks: Ranks, factors: Sequence[Array]) -> list[tuple[Array, int]]:
