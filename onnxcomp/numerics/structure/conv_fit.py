@@ -37,7 +37,7 @@ def fitted(
     """
     if weights is None:
         factors = _by_singular_values(scheme, kernel, target, ranks, seed)
-        return factors, _relative(_error(kernel, target - multiplied(scheme, kernel, factors), None), target, None)
+        return factors, _relative(_error(kernel, target - multiplied(scheme, kernel, factors), None), target)
     scale = _input_scale(kernel, weights)
     factors = _by_singular_values(scheme, kernel, target * scale, ranks, seed)
     factors[-1] = factors[-1] / _spread(scheme, kernel, scale)
@@ -233,7 +233,7 @@ def _error(kernel: Kernel, difference: Array, weights: Array | None) -> float:
     return float(np.vdot(flat, flat) if weights is None else np.vdot(np.matmul(flat, weights), flat))
 
 
-def _relative(error: float, target: Array, weights: Array | None) -> float:
+def _relative(error: float, target: Array) -> float:
     power = float(np.vdot(target, target))
     return error / power if power > 0 else 0.0
 
