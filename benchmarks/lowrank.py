@@ -32,7 +32,7 @@ from rich.table import Table
 from benchmarks.processes import calibration_inputs
 from benchmarks.scored import score
 from onnxcomp.contract import Context, Pass
-from onnxcomp.contract.factor_pass import Inputs
+from onnxcomp.contract.factor_pass import SeenInputs
 from onnxcomp.graph.factors.places import place_of_weight
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.provenance import Reference
@@ -199,7 +199,7 @@ def held_back(data: Path, work: Path) -> list[list[str]]:
             place = place_of_weight(each)
             assert place is not None and not isinstance(place, str)
             matrices, rank = place.matrices, place.full_rank // 4
-            spectrum = Spectrum(matrices, Inputs(seen[each.name], fitted.sample_count).weights, rank)
+            spectrum = Spectrum(matrices, SeenInputs(seen[each.name], fitted.sample_count).weights, rank)
             pairs = spectrum.factors(matrices, rank), [part[None] for part in truncated_svd(matrices[0], rank)]
             gram = np.asarray(fresh[each.name].gram, np.float64)
             errors = [output_error(matrices - np.matmul(left, right, dtype=np.float64), gram) for left, right in pairs]

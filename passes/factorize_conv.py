@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Option, Outcome, Quantity, parameter
-from onnxcomp.contract.factor_pass import FactorPass, Inputs, Splittable, shift_bias
+from onnxcomp.contract.factor_pass import FactorPass, SeenInputs, Splittable, shift_bias
 from onnxcomp.graph.factors.conv_places import ConvPlace, conv_place
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -94,7 +94,7 @@ class FactorizeConv(FactorPass):
         self,
         place: Splittable,
         costs: Mapping[Quantity, float],
-        inputs: Inputs | None,
+        inputs: SeenInputs | None,
         context: Context,
         graph: Graph,
         *,
@@ -112,7 +112,7 @@ class FactorizeConv(FactorPass):
         return options
 
     def split(
-        self, graph: Graph, place: Splittable, inputs: Inputs | None, context: Context, outcome: Outcome
+        self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
         assert isinstance(place, ConvPlace)
         found = self._best(place, inputs, context, graph)
@@ -138,7 +138,7 @@ class FactorizeConv(FactorPass):
             nodes=list(place.weight.node_names),
         )
 
-    def _best(self, place: ConvPlace, inputs: Inputs | None, context: Context, graph: Graph) -> list[_Fit]:
+    def _best(self, place: ConvPlace, inputs: SeenInputs | None, context: Context, graph: Graph) -> list[_Fit]:
         """What comes of each way at the pass's own fields, the best first."""
         if self.energy is not None:
             ladder = self.at({"energy": None}).options(place, dict.fromkeys(Quantity, 1.0), inputs, context, graph)
@@ -161,7 +161,7 @@ class FactorizeConv(FactorPass):
         return ranks if place.is_smaller(scheme, ranks) else None
 
     def _ladder(
-        self, place: ConvPlace, costs: Mapping[Quantity, float], inputs: Inputs | None, context: Context
+        self, place: ConvPlace, costs: Mapping[Quantity, float], inputs: SeenInputs | None, context: Context
     ) -> list[Option]:
         """For each share the best way, the mildest first; none that costs as much as one before and loses more."""
         weights = _weights(inputs)
@@ -192,7 +192,7 @@ def _ordered(fits: Sequence[_Fit]) -> list[_Fit]:
     return sorted(alike, key=lambda each: (each.length, each.error)) + by_error
 
 
-def _weights(inputs: Inputs | None) -> Array | None:
+def _weights(inputs: SeenInputs | None) -> Array | None:
     if inputs is None or inputs.moments is None or inputs.moments.gram.shape[-1] > MOST_WEIGHED:
         return None
     return inputs.weights

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Fields, Option, Outcome, Quantity, parameter
-from onnxcomp.contract.factor_pass import FactorPass, Inputs, Splittable, shift_bias
+from onnxcomp.contract.factor_pass import FactorPass, SeenInputs, Splittable, shift_bias
 from onnxcomp.graph.factors.places import Place, place_of_weight
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array
@@ -76,7 +76,7 @@ class FactorizeLinear(FactorPass):
         self,
         place: Splittable,
         costs: Mapping[Quantity, float],
-        inputs: Inputs | None,
+        inputs: SeenInputs | None,
         context: Context,
         graph: Graph,
         *,
@@ -104,7 +104,7 @@ class FactorizeLinear(FactorPass):
         ]
 
     def split(
-        self, graph: Graph, place: Splittable, inputs: Inputs | None, context: Context, outcome: Outcome
+        self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
         assert isinstance(place, Place)
         weight, matrices = place.weight, place.matrices
@@ -134,7 +134,7 @@ class FactorizeLinear(FactorPass):
             nodes=list(weight.node_names),
         )
 
-    def _rank(self, place: Place, inputs: Inputs | None, graph: Graph) -> int:
+    def _rank(self, place: Place, inputs: SeenInputs | None, graph: Graph) -> int:
         full = place.full_rank
         if self.rank is not None:
             return min(self.rank, full)
@@ -169,7 +169,7 @@ def _weights(graph: Graph) -> list[Weight]:
     return weights(graph)
 
 
-def _spectrum(place: Place, inputs: Inputs | None, graph: Graph) -> PlainSpectrum | Spectrum:
+def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpectrum | Spectrum:
     """The decomposition of a place, which the model remembers."""
     key = _key(place, inputs)
     memo = graph.model.memo
@@ -181,7 +181,7 @@ def _spectrum(place: Place, inputs: Inputs | None, graph: Graph) -> PlainSpectru
     return found
 
 
-def _key(place: Place, inputs: Inputs | None) -> tuple[object, ...]:
+def _key(place: Place, inputs: SeenInputs | None) -> tuple[object, ...]:
     return Spectrum, place.name, None if inputs is None else (inputs.samples, inputs.is_centered)
 
 

@@ -56,7 +56,7 @@ P = TypeVar("P", bound=Splittable)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class SeenInputs:
     """What calibration data show of the inputs of a weight. samples: how many ran. is_centered: a bias makes up for
     errors in the mean. counts: of rows that were looked up, in place of moments."""
 
@@ -115,7 +115,7 @@ class FactorPass(SitePass):
         self,
         place: Splittable,
         costs: Mapping[Quantity, float],
-        inputs: Inputs | None,
+        inputs: SeenInputs | None,
         context: Context,
         graph: Graph,
         *,
@@ -125,7 +125,7 @@ class FactorPass(SitePass):
 
     @abstractmethod
     def split(
-        self, graph: Graph, place: Splittable, inputs: Inputs | None, context: Context, outcome: Outcome
+        self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
         """Split the weight at the pass's own fields, or say in the outcome why not."""
 
@@ -220,19 +220,19 @@ class FactorPass(SitePass):
                 skipped.append(Skip(each.name, NOT_SMALLER))
         return sites, skipped
 
-    def _inputs(self, graph: Graph, places: Sequence[Splittable], context: Context) -> dict[str, Inputs]:
+    def _inputs(self, graph: Graph, places: Sequence[Splittable], context: Context) -> dict[str, SeenInputs]:
         """What the data show of the inputs of those that can be watched, by name."""
         data = context.calibration
         if data is None or not self.weighted or not places or context.is_over():
             return {}
         tables = [each for each in places if each.weight.kinds == {"embedding"}]
         counts = _row_counts(graph, [each.weight for each in tables], context)
-        found = {name: Inputs(None, data.sample_count, counts=each) for name, each in counts.items()}
+        found = {name: SeenInputs(None, data.sample_count, counts=each) for name, each in counts.items()}
         moments = context.observe.moments(graph, [each.weight for each in places if each not in tables])
         for each in places:
             if each.name in moments:
                 centered = each.bias(graph) is not None
-                found[each.name] = Inputs(moments[each.name], data.sample_count, centered)
+                found[each.name] = SeenInputs(moments[each.name], data.sample_count, centered)
         return found
 
     # --- one share for all ------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def _row_counts(graph: Graph, tables: Sequence[Weight], context: Context) -> dic
     return counts
 
 
-def shift_bias(graph: Graph, place: Splittable, inputs: Inputs | None, difference: Array) -> None:
+def shift_bias(graph: Graph, place: Splittable, inputs: SeenInputs | None, difference: Array) -> None:
     """Add to the bias what the outputs' means lost; difference: (groups, outputs, K), the weight minus what is now."""
     if inputs is None or inputs.moments is None or not inputs.is_centered:
         return

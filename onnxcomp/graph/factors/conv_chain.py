@@ -15,7 +15,7 @@ from typing import Any
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.linear_op import LinearOp
-from onnxcomp.numerics.structure.conv_schemes import Part, holders
+from onnxcomp.numerics.structure.conv_schemes import ChainLink, holders
 
 
 def chain_obstacle(op: LinearOp) -> str | None:
@@ -42,7 +42,7 @@ def strides_of(op: LinearOp) -> tuple[int, ...]:
 def put_chain(graph: Graph, op: LinearOp, weights: Sequence[Any], groups: Sequence[int]) -> None:
     """Let new nodes convolve with all weights but the last and the old node, which keeps its name, with that one."""
     node, source = op.node, op.data
-    sizes = [Part(tuple(each.shape), own) for each, own in zip(weights, groups, strict=True)]
+    sizes = [ChainLink(tuple(each.shape), own) for each, own in zip(weights, groups, strict=True)]
     attributes = [_attributes(node, sizes, at) for at in range(len(sizes))]
     for weight, own in zip(weights[:-1], attributes[:-1], strict=True):
         between = graph.variable(f"{node.outputs[0].name}_lowrank", dtype=node.outputs[0].dtype)
@@ -54,7 +54,7 @@ def put_chain(graph: Graph, op: LinearOp, weights: Sequence[Any], groups: Sequen
     node.attrs.update(attributes[-1])
 
 
-def _attributes(node: Node, sizes: Sequence[Part], at: int) -> dict[str, Any]:
+def _attributes(node: Node, sizes: Sequence[ChainLink], at: int) -> dict[str, Any]:
     """Of one convolution of the chain: what the node says of the axes that are its own, nothing of the others."""
     extent = sizes[at].extent
     rank = len(extent)

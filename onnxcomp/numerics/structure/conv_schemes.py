@@ -45,7 +45,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Part:
+class ChainLink:
     """One convolution of a chain: the sizes of its weight, groups and all, and how many groups it has."""
 
     shape: tuple[int, ...]
@@ -90,25 +90,25 @@ def full_ranks(scheme: str, kernel: Kernel) -> Ranks:
     return (math.prod(sizes[:-1]),)
 
 
-def parts(scheme: str, kernel: Kernel, ranks: Ranks) -> list[Part]:
+def parts(scheme: str, kernel: Kernel, ranks: Ranks) -> list[ChainLink]:
     """The convolutions of the chain, first to last."""
     g, o, i, extent = kernel.groups, kernel.outputs, kernel.inputs, kernel.extent
     ones = (1,) * len(extent)
     r = ranks[0]
     match scheme:
         case "channel":
-            return [Part((g * r, i, *extent), g), Part((g * o, r, *ones), g)]
+            return [ChainLink((g * r, i, *extent), g), ChainLink((g * o, r, *ones), g)]
         case "spatial":
-            return [Part((g * r, i, extent[0], *ones[1:]), g), Part((g * o, r, 1, *extent[1:]), g)]
+            return [ChainLink((g * r, i, extent[0], *ones[1:]), g), ChainLink((g * o, r, 1, *extent[1:]), g)]
         case "tucker":
             s = ranks[1]
-            first = [Part((g * s, i, *ones), g)] if s < i else []
-            last = [Part((g * o, r, *ones), g)] if r < o else []
-            return [*first, Part((g * r, s, *extent), g), *last]
+            first = [ChainLink((g * s, i, *ones), g)] if s < i else []
+            last = [ChainLink((g * o, r, *ones), g)] if r < o else []
+            return [*first, ChainLink((g * r, s, *extent), g), *last]
         case "depthwise":
-            return [Part((g * i * r, 1, *extent), g * i), Part((g * o, i * r, *ones), g)]
-    along = [Part((g * r, 1, *_alone(extent, axis)), g * r) for axis in range(len(extent)) if extent[axis] > 1]
-    return [Part((g * r, i, *ones), g), *along, Part((g * o, r, *ones), g)]
+            return [ChainLink((g * i * r, 1, *extent), g * i), ChainLink((g * o, i * r, *ones), g)]
+    along = [ChainLink((g * r, 1, *_alone(extent, axis)), g * r) for axis in range(len(extent)) if extent[axis] > 1]
+    return [ChainLink((g * r, i, *ones), g), *along, ChainLink((g * o, r, *ones), g)]
 
 
 def product(scheme: str, kernel: Kernel) -> tuple[list[str], str]:
@@ -165,7 +165,7 @@ def chained(scheme: str, kernel: Kernel, ranks: Ranks, factors: Sequence[Array])
     return [(each.reshape(part.shape), part.groups) for each, part in zip(held[::-1], sizes, strict=True)]
 
 
-def share_of_macs(sizes: Sequence[Part], kernel: Kernel, strides: Sequence[int]) -> float:
+def share_of_macs(sizes: Sequence[ChainLink], kernel: Kernel, strides: Sequence[int]) -> float:
     """Multiply-accumulates of a chain over those of the kernel: what stands before an axis is strided over meets more
     places than the outputs have."""
     held = holders(sizes, len(kernel.extent))
@@ -176,7 +176,7 @@ def share_of_macs(sizes: Sequence[Part], kernel: Kernel, strides: Sequence[int])
     return total / kernel.size
 
 
-def holders(sizes: Sequence[Part], rank: int) -> list[int]:
+def holders(sizes: Sequence[ChainLink], rank: int) -> list[int]:
     """For each spatial axis the convolution of a chain that moves along it: the first that extends along it, the very
     first where none does."""
     return [next((at for at, part in enumerate(sizes) if part.extent[axis] > 1), 0) for axis in range(rank)]
