@@ -24,6 +24,7 @@ from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import count_macs
 from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.numerics.encodings.encoding import compute_dtype
 from onnxcomp.numerics.structure.conv_fit import fitted
 from onnxcomp.numerics.structure.conv_schemes import SCHEMES, Ranks, full_ranks, multiplied
 
@@ -101,13 +102,13 @@ class FactorizeConv(FactorPass):
         fine: bool = False,
     ) -> list[Option]:
         assert isinstance(place, ConvPlace)
-        key = FactorizeConv, place.name, self.decomposition, None if inputs is None else inputs.samples
+        key = FactorizeConv, place.name, self.decomposition, None if inputs is None else inputs.key
         memo: dict[Any, Any] = graph.model.memo
         if self.rank is not None or self.energy is not None:
             found = self._best(place, inputs, context, graph)
             return [_option(place, found[0], {}, costs)] if found else []
         if key not in memo:
-            memo[key] = self._ladder(place, costs, inputs, context)
+            memo[key] = self._ladder(graph, place, costs, inputs, context)
         options: list[Option] = memo[key]
         return options
 
@@ -146,9 +147,8 @@ class FactorizeConv(FactorPass):
             if not enough:
                 return []
             return self.at({"energy": None, **enough[-1].fields})._best(place, inputs, context, graph)
-        weights = _weights(inputs)
         fits = [
-            _fit(place, scheme, ranks, weights, context.seed)
+            _fit(graph, place, scheme, ranks, inputs, context.seed)
             for scheme in place.schemes(self.decomposition)
             if (ranks := self._ranks(place, scheme)) is not None
         ]
@@ -161,14 +161,18 @@ class FactorizeConv(FactorPass):
         return ranks if place.is_smaller(scheme, ranks) else None
 
     def _ladder(
-        self, place: ConvPlace, costs: Mapping[Quantity, float], inputs: SeenInputs | None, context: Context
+        self,
+        graph: Graph,
+        place: ConvPlace,
+        costs: Mapping[Quantity, float],
+        inputs: SeenInputs | None,
+        context: Context,
     ) -> list[Option]:
         """For each share the best way, the mildest first; none that costs as much as one before and loses more."""
-        weights = _weights(inputs)
         found: list[Option] = []
         for share in SHARES:
             fits = [
-                _fit(place, scheme, ranks, weights, context.seed)
+                _fit(graph, place, scheme, ranks, inputs, context.seed)
                 for scheme in place.schemes(self.decomposition)
                 if (ranks := place.ranks_within(scheme, share)) is not None
             ]
@@ -178,9 +182,18 @@ class FactorizeConv(FactorPass):
         return _in_order(found)
 
 
-def _fit(place: ConvPlace, scheme: str, ranks: Ranks, weights: Array | None, seed: int) -> _Fit:
-    factors, error = fitted(scheme, place.kernel, place.target, ranks, weights=weights, seed=seed)
-    return _Fit(scheme, ranks, factors, max(error, 0.0))
+def _fit(
+    graph: Graph, place: ConvPlace, scheme: str, ranks: Ranks, inputs: SeenInputs | None, seed: int
+) -> _Fit:
+    """One way at its ranks, which the model remembers: a search asks for the same again and again."""
+    key = _Fit, place.name, scheme, ranks, None if inputs is None else inputs.key, seed
+    memo: dict[Any, Any] = graph.model.memo
+    if key not in memo:
+        found, error = fitted(scheme, place.kernel, place.target, ranks, weights=_weights(inputs), seed=seed)
+        kept = [each.astype(compute_dtype(place.weight.dtype)) for each in found]
+        memo[key] = _Fit(scheme, ranks, kept, max(error, 0.0))
+    made: _Fit = memo[key]
+    return made
 
 
 def _ordered(fits: Sequence[_Fit]) -> list[_Fit]:

@@ -182,7 +182,7 @@ def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpe
 
 
 def _key(place: Place, inputs: SeenInputs | None) -> tuple[object, ...]:
-    return Spectrum, place.name, None if inputs is None else (inputs.samples, inputs.is_centered)
+    return Spectrum, place.name, None if inputs is None else inputs.key
 
 
 def _plain_factors(place: Place, rank: int, seed: int, graph: Graph) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract.context import Context
 from onnxcomp.contract.outcome import Outcome, Skip
@@ -64,6 +65,12 @@ class SeenInputs:
     samples: int
     is_centered: bool = False
     counts: Array | None = None
+    data: CalibrationData | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """By what to remember what was made of them."""
+        return self.data, self.is_centered
 
     @property
     def weights(self) -> Array:
@@ -227,12 +234,12 @@ class FactorPass(SitePass):
             return {}
         tables = [each for each in places if each.weight.kinds == {"embedding"}]
         counts = _row_counts(graph, [each.weight for each in tables], context)
-        found = {name: SeenInputs(None, data.sample_count, counts=each) for name, each in counts.items()}
+        found = {name: SeenInputs(None, data.sample_count, counts=each, data=data) for name, each in counts.items()}
         moments = context.observe.moments(graph, [each.weight for each in places if each not in tables])
         for each in places:
             if each.name in moments:
                 centered = each.bias(graph) is not None
-                found[each.name] = SeenInputs(moments[each.name], data.sample_count, centered)
+                found[each.name] = SeenInputs(moments[each.name], data.sample_count, centered, data=data)
         return found
 
     # --- one share for all ------------------------------------------------------------------------------------

@@ -275,4 +275,3 @@ def _recurrent(weight: Weight) -> Place | str:
         if isinstance(node.inputs[0], Constant):
             return f"{node.name or node.op}: its inputs are a constant too"
     return RecurrentPlace(weight)
-
