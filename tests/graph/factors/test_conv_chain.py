@@ -95,9 +95,9 @@ def test_a_chain_of_full_rank_is_the_convolution(scheme: str, drawn: Any, bias: 
     random = np.random.default_rng(seed)
     weight = random.standard_normal(shape).astype(np.float32)
     if scheme == "cp":  # of a rank that is known: what rank any kernel has nobody can say
+        axes = "oixyz"[: len(shape)]
         parts = [random.standard_normal((size, 1)) for size in shape]
-        weight = np.einsum(",".join(f"{each}r" for each in "oixyz"[: len(shape)]), *parts).astype(np.float32)
-        weight = weight.reshape(shape)
+        weight = np.einsum(f"{','.join(each + 'r' for each in axes)}->{axes}", *parts).astype(np.float32)
     model = convolution(weight, spatial, bias=bias, **said)
     place = conv_place(weights(open_graph(model))[0]) if weight.size > 1 else None
     if not isinstance(place, ConvPlace) or not is_apt(scheme, place.kernel):
