@@ -142,10 +142,12 @@ def test_says_why_it_leaves_a_weight(body: str, reason: str) -> None:
     assert reason in outcome.skipped[0].reason
 
 
-def test_leaves_a_weight_of_three_dimensions() -> None:
-    model = model_of("g (float[2,4,40] x) => (float[2,4,50] y) { y = MatMul(x, W) }", W=drawn(2, 40, 50))
-    _, outcome = factorized(model, rank=1)
-    assert outcome.skipped[0].reason == "it has 3 dimensions"
+def test_splits_stacked_matrices_at_one_rank() -> None:
+    stack = np.stack([low_rank(40, 50, 3, seed=seed) for seed in range(2)])
+    model = model_of("g (float[5,2,4,40] x) => (float[5,2,4,50] y) { y = MatMul(x, W) }", W=stack)
+    result, _ = factorized(model, rank=3)
+    assert sorted(tuple(each.dims) for each in result.proto.graph.initializer) == [(2, 3, 50), (2, 40, 3)]
+    assert_same(model, result, x=drawn(5, 2, 4, 40))
 
 
 def test_leaves_what_would_not_shrink() -> None:

@@ -2,6 +2,12 @@
 
 Eckart and Young: cut the singular value decomposition after the r largest values. Both factors get the root
 of the singular values, so that neither is harder to quantize than the other.
+
+    of least |W - L R|^2        L = U sqrt(S), R = sqrt(S) V^T          W = U S V^T
+    of least |(W - L R) C|^2    L = U, R = U^T W                        W C = U S V^T, U of the r largest S
+
+The second is that of least error at the outputs, with C C^T = H the second moments of the inputs (Wang et al. 2024,
+SVD-LLM, https://arxiv.org/abs/2403.07378). U are the first eigenvectors of W H W^T.
 """
 
 from __future__ import annotations
@@ -108,3 +114,62 @@ def _randomized(matrix: Array, rank: int, seed: int) -> tuple[Array, Array, Arra
         basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
     left, values, right = _decomposed(basis.T @ matrix)
     return basis @ left, values, right
+
+
+class PlainSpectrum:
+    """The decompositions of stacked matrices (g, m, n), all cut at the same rank; most: the largest rank wanted."""
+
+    def __init__(self, matrices: Array, most: int) -> None:
+        self.parts = [svd(each, most) for each in matrices]
+        power = np.sum([np.square(each.values.astype(np.float64)) for each in self.parts], axis=0)
+        self._whole = Svd(self.parts[0].left, np.sqrt(power), self.parts[0].right)
+
+    def error(self, rank: int) -> float:
+        """The squared error of the best matrices of that rank over the squared norm."""
+        return self._whole.error(rank)
+
+    def rank_for(self, energy: float) -> int:
+        """The least rank, at least 1, that leaves no more than 1 - energy of the squared norm."""
+        return rank_for(self._whole.values, energy=energy)
+
+
+class Spectrum:
+    """The decomposition of stacked matrices (g, m, n), all cut at the same rank, by errors that are weighed.
+
+    weights: (g or 1, n, n) symmetric and positive definite, or (g or 1, n) its diagonal. most: the largest rank wanted.
+    """
+
+    def __init__(self, matrices: Array, weights: Array, most: int) -> None:
+        parts = [_weighted(each, weights[at % len(weights)]) for at, each in enumerate(matrices)]
+        self._power = np.sum([power for power, _ in parts], axis=0)
+        self._total = float(self._power.sum())
+        self._basis = np.stack([basis[:, :most].astype(compute_dtype(matrices.dtype)) for _, basis in parts])
+
+    def error(self, rank: int) -> float:
+        """The squared error, weighed, of the best matrices of that rank over the squared norm."""
+        return float(self._power[rank:].sum() / self._total) if self._total > 0 else 0.0
+
+    def rank_for(self, energy: float) -> int:
+        """The least rank, at least 1, that leaves no more than 1 - energy of the squared norm."""
+        return rank_for(np.sqrt(self._power), energy=energy)
+
+    def factors(self, matrices: Array, rank: int) -> tuple[Array, Array]:
+        """left (g, m, r), right (g, r, n) of the matrices' type; both of a size, for each of the r."""
+        left = np.asarray(self._basis[:, :, :rank], np.float64)
+        right = np.matmul(left.swapaxes(1, 2), np.asarray(matrices, np.float64))
+        size = np.sqrt(np.linalg.norm(right, axis=2))  # the columns of left have norm 1
+        size[size == 0] = 1.0
+        return (left * size[:, None, :]).astype(matrices.dtype), (right / size[:, :, None]).astype(matrices.dtype)
+
+
+def _weighted(matrix: Array, weights: Array) -> tuple[Array, Array]:
+    """Squared singular values (k,), largest first, of W C, and its left singular vectors (m, k), k = min(m, n)."""
+    wide = np.asarray(matrix, np.float64)
+    rows, columns = wide.shape
+    if rows <= columns:
+        seen = wide * weights if weights.ndim == 1 else wide @ weights
+        power, basis = np.linalg.eigh(seen @ wide.T)
+        return np.maximum(power[::-1], 0.0), basis[:, ::-1]
+    root = np.diag(np.sqrt(weights)) if weights.ndim == 1 else np.linalg.cholesky(weights)
+    left, values, _ = _decomposed(wide @ root)
+    return np.square(values), left

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxcomp.numerics.structure import lowrank
-from onnxcomp.numerics.structure.lowrank import rank_for, singular_values, truncated_svd
+from onnxcomp.numerics.structure.lowrank import Spectrum, rank_for, singular_values, truncated_svd
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (5, 5), (1, 4)])
@@ -65,3 +65,41 @@ def test_singular_values_of_a_diagonal() -> None:
 def test_refuses_rank_zero() -> None:
     with pytest.raises(ValueError, match="rank must be at least 1"):
         truncated_svd(np.eye(2), 0)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (5, 5)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weighed_factors_are_the_best_of_their_rank(shape: tuple[int, int], groups: int) -> None:
+    """Against whitening by a Cholesky factor, a whole decomposition, and its inverse."""
+    random = np.random.default_rng(0)
+    matrices = random.standard_normal((groups, *shape))
+    rows = random.standard_normal((groups, 40, shape[1])) * np.linspace(0.1, 2, shape[1])
+    moments = np.matmul(rows.swapaxes(1, 2), rows) / 40
+    spectrum = Spectrum(matrices, moments, min(shape))
+    for rank in (1, 3, min(shape)):
+        left, right = spectrum.factors(matrices, rank)
+        assert left.shape == (groups, shape[0], rank)
+        lost = total = 0.0
+        for each, own, other, moment in zip(matrices, left, right, moments, strict=True):
+            root = np.linalg.cholesky(moment)
+            u, s, v = np.linalg.svd(each @ root, full_matrices=False)
+            best = (u[:, :rank] * s[:rank]) @ v[:rank] @ np.linalg.inv(root)
+            np.testing.assert_allclose(own @ other, best, atol=1e-8)
+            np.testing.assert_allclose(np.linalg.norm(own, axis=0), np.linalg.norm(other, axis=1))
+            lost += float(np.square(s[rank:]).sum())
+            total += float(np.square(s).sum())
+        assert spectrum.error(rank) == pytest.approx(lost / total, abs=1e-12)
+    assert spectrum.rank_for(1.0) == min(shape)
+
+
+def test_a_diagonal_weighs_as_its_matrix() -> None:
+    matrices = np.random.default_rng(0).standard_normal((1, 4, 12))
+    shares = np.linspace(0, 1, 12)
+    one, other = Spectrum(matrices, shares[None], 3), Spectrum(matrices, np.diag(shares)[None] + 0.0, 3)
+    np.testing.assert_allclose(np.matmul(*one.factors(matrices, 2)), np.matmul(*other.factors(matrices, 2)), atol=1e-9)
+
+
+def test_zeros_have_factors() -> None:
+    spectrum = Spectrum(np.zeros((1, 4, 6)), np.eye(6)[None], 2)
+    assert spectrum.error(1) == 0.0
+    assert not np.matmul(*spectrum.factors(np.zeros((1, 4, 6)), 2)).any()

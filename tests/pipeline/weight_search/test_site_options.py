@@ -174,7 +174,7 @@ def test_a_size_goal_is_reached_wherever_it_can_be_and_with_little_divergence() 
 
 
 def test_ranks_are_chosen_matrix_by_matrix(calib: str, tmp_path: Path) -> None:
-    result = chosen(calib, {"pass": "factorize-linear", "ratio": "auto"})
+    result = chosen(calib, {"pass": "factorize-linear", "ratio": "auto", "weighted": False})
     ranks = ranks_of(result)
     assert ranks["w"] == 8 and 3 <= ranks["u"] <= 4 and "v" not in ranks
     assert result.receipt.applied[0].choice == {name: {"rank": rank} for name, rank in ranks.items()}
@@ -197,7 +197,7 @@ def test_ranks_and_bits_are_chosen_together_and_made_again(calib: str, tmp_path:
 def test_several_passes_that_rewrite_go_on_from_each_other(calib: str, tmp_path: Path) -> None:
     """Energy finds rank 3 of "u", which the ranks of the first pass do not have, and 16 of "w", which takes more."""
     kind = get_pass("factorize-linear")
-    step = Choose((kind(), kind(energy=0.9999)))
+    step = Choose((kind(weighted=False), kind(energy=0.9999, weighted=False)))
     result = optimize(net(), recipe=Recipe("r", (step,)), calibration=calib, measure=False)
     first, second = result.receipt.applied
     assert (first.choice, first.beside) == ({"w": {"rank": 8}}, False)

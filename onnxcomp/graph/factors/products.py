@@ -29,7 +29,7 @@ def matrix_use(role: Role, weight: Weight) -> LinearOp | str:
         return f"it is also read by {node.op} {node.name}".rstrip()
     if has_references(node):
         return f"{node.name or node.op}: its attributes are parameters of a function"
-    if len(weight.shape) != 2:
+    if len(weight.shape) < 2 or (len(weight.shape) > 2 and (node.op != "MatMul" or role.input_index == 0)):
         return f"it has {len(weight.shape)} dimensions"
     if role.axes is None:
         return f"{node.name or node.op} reads it through a Reshape"
@@ -59,12 +59,16 @@ def obstacle(uses: Sequence[LinearOp | str]) -> str | None:
 
 def _form(use: LinearOp) -> tuple[Any, ...]:
     """Uses of the same form can read the same factors."""
-    return use.index, is_transposed(use), use.cast, use.swaps_weight
+    turn = is_transposed(use) if len(use.perm) == 2 else use.perm
+    return use.index, turn, use.cast, use.swaps_weight
 
 
 @dataclass(eq=False)
 class Factors:
-    """The factors of one weight as constants of its scope, put into the nodes that read it."""
+    """The factors of one weight as constants of its scope, put into the nodes that read it.
+
+    left (.., m, r) and right (.., r, n), as the product takes them.
+    """
 
     graph: Graph
     weight: Weight
