@@ -88,7 +88,7 @@ class FactorPass(SitePass):
 
     makes = frozenset({Structure.FACTORS})
     destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
-    ways: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs")  # to say how far, one of which may be given
+    extents: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs")  # to say how far, one of which may be given
 
     weights: float | None = parameter(
         None, low=0.0, high=1.0, help="share of all their weights kept, with ranks where they serve most"
@@ -102,7 +102,7 @@ class FactorPass(SitePass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [each for each in self.ways if getattr(self, each) is not None]
+        given = [each for each in self.extents if getattr(self, each) is not None]
         if len(given) > 1:
             raise ParameterError(
                 f"{self.pass_name()}: {given[1]} must be left out where {given[0]} is given, "
