@@ -88,7 +88,7 @@ class FactorPass(SitePass):
 
     makes = frozenset({Structure.FACTORS})
     destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
-    extents: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs")  # to say how far, one of which may be given
+    extents: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs")  # how far, by one of them
 
     weights: float | None = parameter(
         None, low=0.0, high=1.0, help="share of all their weights kept, with ranks where they serve most"
