@@ -12,7 +12,7 @@ since errors interact. Uneven bits for uneven sensitivity: Dong et al., HAWQ-V2,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -163,10 +163,11 @@ def moves_tried(table: Table) -> int:
 
 
 def cheapest_move(
-    table: Table, assignment: Assignment, room: float, refuted: Collection[tuple[str, int | None]]
+    table: Table, assignment: Assignment, room: float, refuted: Mapping[str, float]
 ) -> tuple[str, WeightOption] | None:
     """The weight and the option of lower cost that add least divergence for what they save, at most ``room``; changes
-    that save little come after all others. None where there is no such change but those in ``refuted``."""
+    that save little come after all others. None where there is no such change but to errors that are as large as one
+    that failed for the weight (``refuted``)."""
     least = table.tuning.least_move * table.total(assignment)
     moves = []
     for name, options in table.options.items():
@@ -174,7 +175,7 @@ def cheapest_move(
         for option in options:
             saved = table.cost(name, now) - table.cost(name, option)
             added = table.predicted(name, option) - table.predicted(name, now)
-            if saved > 0 and added <= room and (name, option.choice) not in refuted:
+            if saved > 0 and added <= room and option.error < refuted.get(name, math.inf):
                 moves.append((saved < least, added / saved, name, option))
     best = min(moves, key=lambda each: each[:2], default=None)
     return None if best is None else best[2:]

@@ -91,8 +91,24 @@ class Spending:
         return best is None or costs[0] <= self.tuning.promising * costs[1]
 
     def _strongest(self, first: float) -> Attempt | None:
-        """The same of the options that the table has now. first: the limit of the search to begin with."""
-        work, limit = self.work, first
+        """The same of the options that the table has now: by stricter limits alone and, where several failed, once more
+        with a weight held back that carries a failure. first: the limit of the search to begin with."""
+        options, mild, held_back = dict(self.table.options), dict(self.mild), dict(self.work.held_back)
+        patient = self._searched(first, may_hold_back=False)
+        if self.failures < 2 or clock() > self.work.deadline:
+            return patient
+        self.table.options, self.mild, self.known = dict(options), dict(mild), {}
+        other = self._searched(first, may_hold_back=True)
+        if patient is None or (other is not None and other.cost < patient.cost):
+            return other
+        self.table.options, self.mild = options, mild
+        self.work.held_back.clear()
+        self.work.held_back.update(held_back)
+        return patient
+
+    def _searched(self, first: float, *, may_hold_back: bool) -> Attempt | None:
+        """The strongest trial of one way to answer failures."""
+        work, limit, self.failures = self.work, first, 0
         best: Attempt | None = None
         held, broken = 0.0, math.inf  # the last limit of the search that verified, the least that did not
         for _ in range(self.tuning.limits_tried):
@@ -106,7 +122,7 @@ class Spending:
                 if self._is_enough(trial.verdict, limit) or limit * self.tuning.close >= broken:
                     break
                 limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
-            elif best is None and self._hold_back(trial, limit):
+            elif best is None and self._fails(trial, limit, may_hold_back):
                 limit = first
             else:
                 broken = min(broken, limit)
@@ -135,13 +151,21 @@ class Spending:
         """Let the models of all other attempts go."""
         self.known = {key: each if each is best else each.lost() for key, each in self.known.items()}
 
+    def _fails(self, trial: Attempt, limit: float, may_hold_back: bool) -> bool:
+        """Whether a failure is answered by fewer options; else a stricter limit has to do."""
+        if may_hold_back:
+            return self._hold_back(trial, limit)
+        self.failures += self._is_surprising(trial.verdict, limit)
+        return not self.work.step.then and search.retreat(self.table, trial.assignment)
+
     def _hold_back(self, trial: Attempt, limit: float) -> bool:
         """Whether one weight carries the failure of a trial that the search found within ``limit``; the table then has
         no such option of it any more. A first failure is answered by a stricter limit: most are of many weights."""
         if clock() > self.work.deadline:
             return False
         self.failures += 1
-        if self.failures > 1 and self._is_surprising(trial.verdict, limit) and self.held_back < self.tuning.held_back:
+        may_seek = self.failures > 1 and self.held_back < self.tuning.held_back
+        if may_seek and self._is_surprising(trial.verdict, limit):
             self.held_back += 1
             most = self.work.verifier.search_limit * (self.tuning.recovered if self.work.step.then else 1.0)
             alone = self.work.divergence_alone
@@ -177,7 +201,7 @@ class Spending:
         Tried is what the budget left over should tolerate, by prediction and what that was worth for the whole.
         """
         table = self.table
-        refuted: set[tuple[str, int | None]] = set()
+        refuted: dict[str, float] = {}
         for _ in range(search.moves_tried(table)):
             left = 1 / max(self._spent(best.verdict), self.tuning.least_spent) - 1 + self.tuning.uncertain
             room = left * search.predicted_total(table, best.assignment)
@@ -190,7 +214,7 @@ class Spending:
                 best = trial
                 self._keep(best)
             else:
-                refuted.add((name, option.choice))
+                refuted[name] = option.error
         return best
 
     def _holds(self, verdict: Verdict) -> bool:

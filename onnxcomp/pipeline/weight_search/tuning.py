@@ -62,7 +62,7 @@ class Tuning:
     pruned_bytes: int = 2**21
     corrections: int = 6
     descents: int = 20
-    fewest_moves: int = 3
+    fewest_moves: int = 6
     least_move: float = 0.01
     carrying_share: float = 0.3
     carried: float = 0.5
@@ -71,7 +71,7 @@ class Tuning:
     nearly: float = 0.9
     enough: float = 0.75
     least_spent: float = 0.1
-    uncertain: float = 0.05
+    uncertain: float = 1.0
     most_tightened: float = 0.3
     limits_tried: int = 24
     stronger: float = 2.0

@@ -52,18 +52,25 @@ def test_the_cheapest_change_adds_least_divergence_for_a_byte() -> None:
     dear, cheap = WeightOption(0, 500, 0.05), WeightOption(0, 500, 0.01)
     table = table_of(one=[dear], other=[cheap])
     now = {"one": PLAIN, "other": PLAIN}
-    assert cheapest_move(table, now, 1.0, set()) == ("other", cheap)
-    assert cheapest_move(table, now, 1.0, {("other", 0)}) == ("one", dear)
-    assert cheapest_move(table, now, 0.001, set()) is None
-    assert cheapest_move(table, {"one": dear, "other": cheap}, 1.0, set()) is None
+    assert cheapest_move(table, now, 1.0, {}) == ("other", cheap)
+    assert cheapest_move(table, now, 1.0, {"other": cheap.error}) == ("one", dear)
+    assert cheapest_move(table, now, 0.001, {}) is None
+    assert cheapest_move(table, {"one": dear, "other": cheap}, 1.0, {}) is None
+
+
+def test_after_a_failure_only_milder_changes_of_the_weight_are_tried() -> None:
+    ladder = [WeightOption(0, 700, 0.01), WeightOption(1, 500, 0.02), WeightOption(2, 400, 0.03)]
+    table = table_of(one=ladder)
+    assert cheapest_move(table, {"one": PLAIN}, 1.0, {"one": 0.02}) == ("one", ladder[0])
+    assert cheapest_move(table, {"one": PLAIN}, 1.0, {"one": 0.01}) is None
 
 
 def test_a_change_that_saves_next_to_nothing_comes_last() -> None:
     trifle, worth = WeightOption(0, 995, 0.0), WeightOption(0, 500, 0.05)
     table = table_of(one=[trifle], other=[worth])
     now = {"one": PLAIN, "other": PLAIN}
-    assert cheapest_move(table, now, 1.0, set()) == ("other", worth)
-    assert cheapest_move(table, now, 0.01, set()) == ("one", trifle)
+    assert cheapest_move(table, now, 1.0, {}) == ("other", worth)
+    assert cheapest_move(table, now, 0.01, {}) == ("one", trifle)
 
 
 def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> None:
@@ -161,7 +168,7 @@ def test_large_models_get_few_moves() -> None:
     assert moves_tried(two_weights(second=STRONG)) == 256 // 16
     large = table_of(w=[STRONG])
     large.options["w"][0] = WeightOption(None, 4 * 10**8, 0.0)  # of which 5 evaluations are allowed
-    assert moves_tried(large) == 3
+    assert moves_tried(large) == 6
 
 
 def classifier(factor: float = 1.0) -> Model:
