@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +25,7 @@ from tests.graph.channels.wrapping import wrapped
 from tests.passes.exactly import floats, model
 from tests.test_real_models import MODELS, real
 
+THOROUGH = "ONNXCOMP_THOROUGH" in os.environ  # `make test-thorough`
 ANY_NETWORK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -68,7 +71,7 @@ def test_networks_without_channels_are_blind_to_them(drawn: tuple[onnx.ModelProt
 
 
 @pytest.mark.slow
-@settings(ANY_NETWORK, max_examples=1500)
+@settings(ANY_NETWORK, max_examples=1500 if THOROUGH else 150)
 @given(networks(max_blocks=12), st.booleans(), st.integers(0, 100))
 def test_many_networks_without_channels_are_blind_to_them(
     drawn: tuple[onnx.ModelProto, Feeds], is_prepared: bool, seed: int
@@ -84,7 +87,7 @@ def test_exported_forms_without_channels_are_blind_to_them(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 40))
+@pytest.mark.parametrize("seed", range(3, 40 if THOROUGH else 6))
 def test_more_exported_forms_without_channels_are_blind_to_them(seed: int) -> None:
     for proto in draw_models(20, seed):
         for source in load(proto), prepared(load(proto)):
@@ -101,6 +104,7 @@ def test_channels_go_through_every_operator_or_stop_there(shard: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not THOROUGH, reason="takes long: make test-thorough")
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_channels_go_through_every_node_test_or_stop_there(shard: int) -> None:
     cases = [*not_sampled(weight_cases().cases), *not_sampled(node_cases().cases)]
