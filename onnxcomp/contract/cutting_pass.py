@@ -112,7 +112,7 @@ class CuttingPass(SitePass):
 
     def _worthwhile(self, task: CuttingTask, group: DependencyGroup, price: float) -> int:
         """How many units of a group go for no larger an error than their share is worth."""
-        if task.context.calibration is None:
+        if task.context.calibration is None or not task.is_told(group):
             return 0
         allowed = allowed_counts(group.units.size, self.multiple)
         errors = task.elimination(group).errors[allowed]

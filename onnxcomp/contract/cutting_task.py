@@ -29,6 +29,7 @@ from onnxcomp.numerics.structure.unit_elimination import Elimination, UnitReader
 # Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
 LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
 LEAST_ERROR = 1e-12
+MOST_COLUMNS = 6144  # of a reader whose moment is inverted: half a minute, and 150 MB
 LEAST_GAIN = 1e-3  # of a node's output: for less, a weight that reads all it did is not fitted to some samples
 
 
@@ -56,10 +57,8 @@ class CuttingTask:
         kind = self._importance
         if kind == "auto":
             kind = "l2" if self.context.calibration is None else "reconstruction"
-        if kind == "reconstruction":
-            readers = list(self._readers(group))
-            if readers:
-                return eliminated(readers, group.units.size)
+        if kind == "reconstruction" and self._is_solvable(group):
+            return eliminated(list(self._readers(group)), group.units.size)
         scores = self._activation(group) if kind == "activation" else None
         if kind in BY_WEIGHTS:
             scores = BY_WEIGHTS[kind](self.found, group)
@@ -70,6 +69,17 @@ class CuttingTask:
         order = np.argsort(scores, kind="stable")
         total = max(float(scores.sum()), LEAST_ERROR)
         return Elimination(order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+
+    def is_told(self, group: DependencyGroup) -> bool:
+        """Whether the data show what all readers of a group lose."""
+        consumers = self._consumers.of(group)
+        shown = all(each.weight.name in self._known() for each in consumers)
+        return shown and len(consumers) == len({each.constant for each in group.consumers}) and self._is_solvable(group)
+
+    def _is_solvable(self, group: DependencyGroup) -> bool:
+        """Whether the moments of its readers are small enough to be inverted."""
+        consumers = self._consumers.of(group)
+        return bool(consumers) and all(each.numbers.shape[1] <= MOST_COLUMNS for each in consumers)
 
     def _readers(self, group: DependencyGroup) -> Iterator[UnitReader]:
         for each in self._consumers.of(group):

@@ -159,6 +159,19 @@ def test_what_hardly_anything_misses_goes_at_any_price(tmp_path: Path) -> None:
     assert not rewrite(proto, "prune-channels", price=1e-4).outcome.changed
 
 
+def test_what_cannot_be_seen_has_no_price(tmp_path: Path) -> None:
+    """The reader stands in a branch, where no data show what it reads."""
+    proto = model("""g (float[N, 12] x, bool c) => (float[N, 4] y) {
+        a = Gemm(x, w0, b0) h = Relu(a)
+        y = If(c) <then_branch = t () => (float[N, 4] p) { p = MatMul(h, w1) },
+                   else_branch = e () => (float[N, 4] q) { q = MatMul(h, w1) }> }""")
+    for name, held in (("w0", floats(12, 16)), ("b0", floats(16)), ("w1", np.zeros((16, 4), np.float32))):
+        proto.graph.initializer.append(numpy_helper.from_array(held, name))
+    np.savez(tmp_path / "calib.npz", x=inputs(50, 12), c=np.array(True))
+    data = CalibrationData.open(tmp_path / "calib.npz", Session(load(proto).to_bytes()).inputs)
+    assert not rewrite(proto, "prune-channels", price=1.0, context=Context(calibration=data)).outcome.changed
+
+
 def test_numbers_kept_are_multiples() -> None:
     done = rewrite(built(MLP, SHAPES), "prune-channels", ratio=0.4, multiple=4)
     assert {name: done.initializer(name).shape[-1] % 4 for name in ("b0",)} == {"b0": 0}
