@@ -104,9 +104,16 @@ def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
 
 def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
     from onnxcomp.cli import screen
+    from onnxcomp.contract import Context
     from onnxcomp.graph.report.channel_groups import list_groups
+    from onnxcomp.model import load
+    from onnxcomp.pipeline.apply import apply_pass
+    from onnxcomp.registry import get_pass
 
-    found = list_groups(model)
+    seen = load(model)
+    for name in get_pass("prune-channels").prepared_by:  # what cuts sees the model after these
+        seen, _ = apply_pass(seen, get_pass(name)(), Context())
+    found = list_groups(seen)
     if as_json:
         screen.show_json(dataclasses.asdict(found))
     else:
