@@ -12,7 +12,7 @@ import ctypes, psutil
 from onnxcomp.memory import return_freed
 ctypes.CDLL(None).mallopt(-3, 2**30)  # no mapping of its own for any piece
 held = [bytearray(2**20) for _ in range(200)]
-last = bytearray(100)
+last = bytearray(2**20)  # on top of the heap, so that freeing does not shrink it
 own = psutil.Process()
 full = own.memory_info().rss
 del held
