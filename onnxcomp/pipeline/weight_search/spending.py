@@ -56,6 +56,7 @@ class Spending:
     goal: float | None
     failures: int = 0
     held_back: int = 0
+    searches_again: bool = False
     known: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
 
     @property
@@ -76,8 +77,10 @@ class Spending:
         best = self._strongest(limit) if has_choice else None
         self.table, self.known = table, {}
         if self._pruning_promises(best, limit):
+            self.searches_again = True
             other = self._strongest(limit)
-            best = min((each for each in (best, other) if each is not None), key=lambda each: each.cost, default=None)
+            if best is None or (other is not None and other.cost <= self.tuning.promising * best.cost):
+                best = other
         return best
 
     def _pruning_promises(self, best: Attempt | None, limit: float) -> bool:
@@ -218,10 +221,12 @@ class Spending:
         return best
 
     def _holds(self, verdict: Verdict) -> bool:
-        """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance."""
+        """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance; of a
+        second search on the same samples the whole 95% interval has to."""
         if not self.work.step.then or self._counts_otherwise():
             return verdict.passed
-        return verdict.passed_safely and verdict.quadratic_divergence <= self.work.verifier.search_limit
+        is_sure = verdict.interval[1] <= verdict.limit or not self.searches_again
+        return is_sure and verdict.passed_safely and verdict.quadratic_divergence <= self.work.verifier.search_limit
 
     def _counts_otherwise(self) -> bool:
         """Whether the budget is in another unit than the search's divergence."""

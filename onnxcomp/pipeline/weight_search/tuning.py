@@ -40,7 +40,7 @@ class Tuning:
         measured within it and is far beyond has its own cause. less_error: of what carried a failure, at most, is left
         to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
         it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
-        promising: of the cost that is predicted without pruned options, what these must leave, at most, to be searched.
+        promising: of the cost without pruned options, what these must leave, at most, by prediction and in the end.
         eased: milder assignments timed, at most, where a goal of latency is reached.
     """
 
@@ -62,7 +62,7 @@ class Tuning:
     pruned_bytes: int = 2**21
     corrections: int = 6
     descents: int = 20
-    fewest_moves: int = 6
+    fewest_moves: int = 3
     least_move: float = 0.01
     carrying_share: float = 0.3
     carried: float = 0.5
@@ -71,7 +71,7 @@ class Tuning:
     nearly: float = 0.9
     enough: float = 0.75
     least_spent: float = 0.1
-    uncertain: float = 1.0
+    uncertain: float = 0.05
     most_tightened: float = 0.3
     limits_tried: int = 24
     stronger: float = 2.0

@@ -168,7 +168,7 @@ def test_large_models_get_few_moves() -> None:
     assert moves_tried(two_weights(second=STRONG)) == 256 // 16
     large = table_of(w=[STRONG])
     large.options["w"][0] = WeightOption(None, 4 * 10**8, 0.0)  # of which 5 evaluations are allowed
-    assert moves_tried(large) == 6
+    assert moves_tried(large) == 3
 
 
 def classifier(factor: float = 1.0) -> Model:

@@ -219,16 +219,12 @@ def test_both_weights_become_strong_where_that_holds() -> None:
     assert best == {"v": STRONG, "w": STRONG} and len(seen) == 2
 
 
-@pytest.mark.parametrize(("added", "tried"), [(1.03, True), (1.06, False)])
-def test_a_change_is_tried_that_should_go_over_what_is_left_by_so_much(added: float, tried: bool) -> None:
-    """What is left of the budget is 1 / 0.97 - 1 of what both take up by prediction; as much again is tried."""
+@pytest.mark.parametrize(("share", "tried"), [(0.79, True), (0.81, False)])
+def test_a_change_is_tried_that_should_fit_into_what_is_left(share: float, tried: bool) -> None:
+    """It should add 0.3 of what both take up by prediction; 1 / share - 1 and a twentieth more is left."""
     harm = {("v", 0): 0.0, ("w", 0): 0.0, ("v", 1): 1.0, ("w", 1): 1.0}
-    found = spending(then=True, harm=harm)
-    for name in ("v", "w"):
-        found.table.measured[name, 0], found.table.measured[name, 1] = 0.5, 0.5 + added
-    told: Any = found.work
-    best = found._strengthened(trial(START, 0.97 * LIMIT, 1200)).assignment
-    assert best == START and bool(told.seen) == tried
+    best, seen = strengthened(share * LIMIT, harm=harm)
+    assert best == START and bool(seen) == tried
 
 
 def test_after_the_deadline_no_change_is_tried() -> None:
