@@ -23,9 +23,8 @@ from onnxcomp.graph.channels.ids import ChannelSets, Numbers, connected
 from onnxcomp.graph.channels.owners import ConstantSlices, Owner
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
-from onnxcomp.graph.ir.query import has_references, node_key
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.operators import RECURRENT
 
 
@@ -135,14 +134,7 @@ class Dependencies:
 def dependencies(graph: Graph) -> Dependencies:
     """The channels of a model's tensors that can be cut. Nothing is changed."""
     flow = DependencyFlow(graph, infer_shapes(graph, computed=True))
-    for scope in graph.scopes:  # outer ones first
-        flow.enter(scope)
-        for node in ordered(scope.graph.nodes):
-            rule = RULES.get((node.domain or "", node.op))
-            if rule is None or has_references(node) or not rule(flow, node):
-                flow.stop(node)
-        for tensor in scope.graph.outputs:
-            flow.fix(tensor, "it is an output of its graph")
+    flow.through(RULES)
     _keep_shared(flow)
     _keep_whole_slices(flow)
     return Dependencies(flow)

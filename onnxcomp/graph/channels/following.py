@@ -7,13 +7,15 @@ are, or which, the second has to know.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxcomp.graph.channels.ids import NONE, ChannelSets, Numbers, padded, trimmed
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.query import node_key
+from onnxcomp.graph.ir.query import has_references, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
+from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 
 
@@ -82,6 +84,17 @@ class Following:
     def weight_of(self, node: Node, index: int) -> tuple[Role, Weight] | None:
         """The weight that a node reads at an input, and its role there."""
         return self._weights.get((node, index))
+
+    def through(self, rules: Mapping[tuple[str, str], Callable[[Any, Node], bool]]) -> None:
+        """Follow the channels of the whole graph by the rule of each operator, by domain and name."""
+        for scope in self.graph.scopes:  # outer ones first
+            self.enter(scope)
+            for node in ordered(scope.graph.nodes):
+                rule = rules.get((node.domain or "", node.op))
+                if rule is None or has_references(node) or not rule(self, node):
+                    self.stop(node)
+            for tensor in scope.graph.outputs:
+                self.fix(tensor, "it is an output of its graph")
 
     # --- what a node says of channels that it moves: nothing to scaling, and False where cutting cannot change it ----
 
