@@ -154,6 +154,8 @@ class Session:
     custom_ops: shared libraries with custom operators to register first.
     initializers: by name the values of initializers of the main graph whose data, by what the model says, lie in
         another file: they are taken from here instead, and copied.
+    plans_memory: whether tensors get their places before a run, once the shapes of the inputs are known. That takes a
+        second block as large as all that is alive at once.
     profile: a folder to which ONNX Runtime writes how long each node took (see ``end_profile``).
 
     Raises TargetError when the model does not load there, or the provider gave way to CPU in silence.
@@ -170,6 +172,7 @@ class Session:
         config: Mapping[str, str] | None = None,
         custom_ops: Sequence[Path] = (),
         initializers: Mapping[str, Array] | None = None,
+        plans_memory: bool = True,
         profile: Path | None = None,
     ) -> None:
         if provider not in available_providers():
@@ -180,6 +183,7 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = LEVELS[optimization]
+        options.enable_mem_pattern = plans_memory
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile / "profile")

@@ -62,3 +62,10 @@ class Engine(ABC):
 
         A parameter that the loss does not depend on has zeros.
         """
+
+    def step_bytes(self, feeds: Mapping[str, Array]) -> int | None:
+        """Memory that one step takes with inputs of these shapes, before any is run; None where it cannot tell.
+
+        What the optimizer keeps of the parameters is not in it.
+        """
+        return None

@@ -16,6 +16,7 @@ import numpy as np
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.model import Model
 from onnxcomp.runtime.session import Session
+from onnxcomp.training.backward.memory import peak_bytes
 from onnxcomp.training.backward.prepare import free, step_of
 from onnxcomp.training.engine import Array, Engine, NoGradientError
 
@@ -37,7 +38,7 @@ class BackwardEngine(Engine):
             told = "; ".join(f"{op} ({reason})" for op, reason in step.reasons.items())
             raise NoGradientError(f"no gradients through {told}")
         self._model, self._loss, self._parameters, self._threads = model, loss, list(parameters), threads
-        self._outputs = step.outputs
+        self._step, self._outputs = step.model, step.outputs
         self._session = self._opened(step.model)
 
     def forward(self, feeds: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
@@ -54,6 +55,9 @@ class BackwardEngine(Engine):
         }
         return float(found[self._loss].reshape(())), gradients
 
+    def step_bytes(self, feeds: Mapping[str, Array]) -> int:
+        return peak_bytes(self._step, feeds)
+
     @functools.cached_property
     def _forward(self) -> Session:
         graph = open_graph(self._model)
@@ -62,6 +66,6 @@ class BackwardEngine(Engine):
         return self._opened(close_graph(graph))
 
     def _opened(self, model: Model) -> Session:
-        opened = functools.partial(Session, threads=self._threads, config=SIMULATED)
+        opened = functools.partial(Session, threads=self._threads, config=SIMULATED, plans_memory=False)
         with model.opened_on(opened) as session:
             return session

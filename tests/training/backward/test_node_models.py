@@ -1,6 +1,6 @@
 """ONNX's node models, as far as the engine differentiates them: gradients beside finite differences.
 
-One in many for `make test`, all of them with ONNXCOMP_THOROUGH.
+They run with ONNXCOMP_THOROUGH (`make test-thorough`): to collect them alone takes seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from tests.training.backward.finite_differences import check_model
 from tests.training.backward.node_models import with_loss
 
 PARTS = 36
-TRIED = range(PARTS) if THOROUGH else [5]
 LEFT_OUT = re.compile(
     "_expanded|^test_resize"  # scales are no parameters; test_moving has both
     "|fullymasked|nan_robustness|gqa_rank4_mask|mask_causal$"  # 0 * inf in a row that is masked whole
@@ -32,8 +31,10 @@ def cases(part: int) -> list[Case]:
     return sorted(every, key=lambda case: case.name)[part::PARTS]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not THOROUGH, reason="takes long: make test-thorough")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("part", TRIED)
+@pytest.mark.parametrize("part", range(PARTS))
 def test_gradients_of_onnx_s_node_models(part: int) -> None:
     checked, wrong = 0, []
     for case in cases(part):
