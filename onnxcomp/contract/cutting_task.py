@@ -14,16 +14,19 @@ from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, 
 from onnxcomp.graph.channels.owners import ChannelCut
 from onnxcomp.graph.channels.removal import remove_units
 from onnxcomp.graph.cutting.compensation import compensated, give_bias, movable_bias
+from onnxcomp.graph.cutting.folding import fold, merging_of
 from onnxcomp.graph.cutting.importance import BY_WEIGHTS, l2_norms
 from onnxcomp.graph.cutting.readers import Consumer, Consumers, owners
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import Weight, with_arrays
 from onnxcomp.numerics.rounding.gram import shrunk
+from onnxcomp.numerics.structure.merging import Merging
 from onnxcomp.numerics.structure.unit_elimination import Elimination, UnitReader, eliminated
 
 # Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
 LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
+LIKENESS = "likeness"  # an importance: units merge into others instead of being dropped
 LEAST_ERROR = 1e-12
 MOST_COLUMNS = 6144  # of a reader whose moment is inverted: half a minute, and 150 MB
 
@@ -39,6 +42,7 @@ class CuttingTask:
         self._eliminations: dict[str, Elimination] = memo.setdefault((CuttingTask, importance, context.calibration), {})
         self._harms: dict[str, Array] = memo.setdefault((CuttingTask, importance, context.calibration, "harms"), {})
         self._moments: Mapping[str, Moments] | None = None
+        self._mergings: dict[str, Merging] = {}
 
     # --- which go first ----------------------------------------------------------------------------------------------
 
@@ -52,6 +56,8 @@ class CuttingTask:
         kind = self._importance
         if kind == "auto":
             kind = "l2" if self.context.calibration is None else "reconstruction"
+        if kind == LIKENESS:
+            return self._merging(group).elimination
         if kind == "reconstruction" and self._is_solvable(group):
             return eliminated(list(self._readers(group)), group.units.size)
         scores = self._activation(group) if kind == "activation" else None
@@ -64,6 +70,11 @@ class CuttingTask:
         order = np.argsort(scores, kind="stable")
         total = max(float(scores.sum()), LEAST_ERROR)
         return Elimination(order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+
+    def _merging(self, group: DependencyGroup) -> Merging:
+        if group.name not in self._mergings:
+            self._mergings[group.name] = merging_of(self.found, group)
+        return self._mergings[group.name]
 
     def is_told(self, group: DependencyGroup) -> bool:
         """Whether the data show what all readers of a group lose."""
@@ -173,6 +184,10 @@ class CuttingTask:
             return
         gone = [self._spared(group.units[self.elimination(group).order[:count]]) for group, count in chosen]
         units = np.concatenate(gone)
+        if self._importance == LIKENESS:
+            for (group, _), own in zip(chosen, gone, strict=True):
+                homes = self._merging(group).homes(np.flatnonzero(np.isin(group.units, own)))
+                fold(self.found, group, self._consumers.of(group), homes)
         if repair and self.context.calibration is not None:
             self._repair(units, outcome)
         outcome.origins.update(remove_units(dependencies(self.graph), units))
