@@ -13,7 +13,7 @@ from onnxcomp.training.engine import Engine, NoGradientError
 AUTO = "auto"
 TORCH, ORT = "torch", "ort"
 PLACES = {  # of each engine's class; the first that can is taken
-    TORCH: ("onnxcomp.training.torch_graph.engine", "TorchEngine"),
+    TORCH: ("onnxcomp.training.torch_engine", "TorchEngine"),
     ORT: ("onnxcomp.training.backward.engine", "BackwardEngine"),
 }
 CHOICES = (AUTO, *PLACES)

@@ -143,9 +143,21 @@ def _windowed(data: CalibrationData, rng: np.random.Generator, groups_at_once: i
     numbers = rng.permutation(np.unique(order[:, 0]))
     window_of = np.zeros(int(order[:, 0].max(initial=0)) + 1, np.int64)
     window_of[numbers] = np.arange(len(numbers)) // max(1, groups_at_once)
-    mixed = order[rng.permutation(len(order))]
+    mixed = _in_units(data, order[rng.permutation(len(order))], rng)
     shuffled: Rows = mixed[np.argsort(window_of[mixed[:, 0]], kind="stable")]
     return shuffled
+
+
+def _in_units(data: CalibrationData, rows: Rows, rng: np.random.Generator) -> Rows:
+    """The rows with those of one group side by side that make a batch of the size that it demands."""
+    demanded = {number: data.groups[number].cut.exact or 1 for number in np.unique(rows[:, 0]).tolist()}
+    if all(size == 1 for size in demanded.values()):
+        return rows
+    units = []
+    for number, size in demanded.items():
+        own = rows[rows[:, 0] == number]
+        units += [own[at : at + size] for at in range(0, len(own) - size + 1, size)]
+    return np.concatenate([units[each] for each in rng.permutation(len(units))])
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
