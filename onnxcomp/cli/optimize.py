@@ -10,7 +10,21 @@ from click.core import ParameterSource
 from onnxcomp.cli import options
 
 FOLLOWED = frozenset(
-    {"model", "replay", "output", "force", "report", "calib_data", "custom_ops", "as_json", "quiet", "verbose"}
+    {
+        "model",
+        "replay",
+        "output",
+        "force",
+        "report",
+        "calib_data",
+        "custom_ops",
+        "as_json",
+        "quiet",
+        "verbose",
+        "reference",
+        "train_data",
+        "checkpoints",
+    }
 )
 
 
@@ -20,6 +34,7 @@ FOLLOWED = frozenset(
               help="A preset (default, small, fast, lossless) or a TOML file.")  # fmt: skip
 @options.output_options
 @options.data_options
+@options.training_options
 @options.target_options
 @options.budget_options
 @options.limit_options
