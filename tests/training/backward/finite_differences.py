@@ -34,14 +34,14 @@ def check_rule(
     seed: int = 0,
     dynamic: bool = True,
     known: Sequence[int] = (),
-    by_runtime: bool = False,
+    by_runtime: float = 0.0,
     **attrs: Any,
 ) -> None:
     """Hold an operator's rule to finite differences, with shapes known and with shapes open.
 
     inputs: float32 ones are trained but for those at ``fixed``; the shapes of those at ``known`` are never open.
-    outputs: how many, or which of so many count. by_runtime: differences of what ONNX Runtime computes in float32, far
-    apart: for operators that are linear in each input and that onnx's reference evaluator does not know well.
+    outputs: how many, or which of so many count. by_runtime: differences of what ONNX Runtime computes in float32,
+    this far up and down, for operators that onnx's reference evaluator does not know well.
     """
     model = rule_model(
         op, inputs, outputs=outputs, opset=opset, domain=domain, seed=seed, attrs=attrs, by_runtime=by_runtime
@@ -62,7 +62,7 @@ def rule_model(
     domain: str = "",
     seed: int = 0,
     attrs: Mapping[str, Any] | None = None,
-    by_runtime: bool = False,
+    by_runtime: float = 0.0,
 ) -> ModelProto:
     """One node on initializers i0, i1, ...; the loss is a drawn linear function of its float outputs."""
     names = [f"i{index}" if each is not None else "" for index, each in enumerate(inputs)]
@@ -132,12 +132,16 @@ def check_model(
     directions: int = 2,
     per_element: int = 24,
     seed: int = 0,
-    by_runtime: bool = False,
+    by_runtime: float = 0.0,
 ) -> dict[str, Array]:
     """Hold the engine's gradients of a model to differences: each element of small parameters, directions in others."""
     engine = BackwardEngine(load(proto), loss, list(values))
     _, gradients = engine.loss_and_gradients(feeds, values)
-    differ = (RuntimeDifferences if by_runtime else Differences)(proto, loss, values, feeds)
+    differ: Differences | RuntimeDifferences = (
+        Differences(proto, loss, values, feeds)
+        if not by_runtime
+        else (RuntimeDifferences(proto, loss, values, feeds, by_runtime))
+    )
     rng = np.random.default_rng(seed)
     for name, value in values.items():
         assert gradients[name].shape == value.shape
@@ -171,20 +175,26 @@ class Differences:
 
 
 class RuntimeDifferences:
-    """The same by ONNX Runtime in float32, half a unit up and down."""
+    """The same by ONNX Runtime in float32, ``reach`` up and down."""
 
-    def __init__(self, proto: ModelProto, loss: str, values: Mapping[str, Array], feeds: Mapping[str, Array]) -> None:
+    def __init__(
+        self, proto: ModelProto, loss: str, values: Mapping[str, Array], feeds: Mapping[str, Array], reach: float
+    ) -> None:
+        self._reach = reach
         self._loss, self._values, self._feeds = loss, values, feeds
         self._engine = BackwardEngine(load(proto), loss, list(values))
 
     def along(self, ways: Mapping[str, Array]) -> float:
         """The derivative in a direction that is given for some of the parameters."""
         up, down = (
-            {**self._values, **{name: self._values[name] + np.float32(sign / 2 * way) for name, way in ways.items()}}
+            {
+                **self._values,
+                **{name: self._values[name] + np.float32(sign * self._reach * way) for name, way in ways.items()},
+            }
             for sign in (1, -1)
         )
         one, other = (self._engine.forward(self._feeds, each)[self._loss] for each in (up, down))
-        return float(one) - float(other)
+        return (float(one) - float(other)) / (2 * self._reach)
 
 
 def check_open_shapes(
