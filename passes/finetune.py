@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxcomp.clock import clock
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Pass, Structure, parameter
 from onnxcomp.graph.ir.query import constants_by_key
 from onnxcomp.graph.ir.reader import Graph, close_graph
@@ -34,7 +33,7 @@ from onnxcomp.training.optimization.schedules import SHAPES
 from onnxcomp.training.samples.stream import LEAST_SAMPLES
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import StepTooLargeError
-from onnxcomp.training.student import ROUNDINGS, Choosing, Part, untie
+from onnxcomp.training.student import ROUNDINGS, PartFinder, TrainedPart, untie
 
 NO_REFERENCE = "nothing was lost before, or the model from before is not known (--reference names it)"
 NO_NEARER = "training brings the outputs no nearer to the original's"
@@ -85,7 +84,7 @@ class Finetune(Pass):
         "auto",
         choices=ROUNDINGS,
         help="how weights with levels are trained: their levels alone (fixed), with levels that may be exchanged "
-        "(straight-through; blend: more and more so), by choosing up or down (adaround); auto: straight-through",
+        "(straight-through; blend: more and more so), by finder up or down (adaround); auto: straight-through",
     )
     biases: bool = parameter(True, help="train biases and the vectors of normalizations, too")
     untie: bool = parameter(False, help="give each node its own copy of a bias that several share")
@@ -142,29 +141,29 @@ class Finetune(Pass):
 
     # --- what is trained ---
 
-    def _choosing(self, context: Context, reference: Reference, outcome: Outcome) -> Choosing:
-        return Choosing(context.selects, outcome.skip, self.rounding, self.biases, reference.constant)
+    def _finder(self, context: Context, reference: Reference, outcome: Outcome) -> PartFinder:
+        return PartFinder(context.selects, outcome.skip, self.rounding, self.biases, reference.constant)
 
     def _tied(self, graph: Graph, context: Context) -> list[str]:
         """The vectors that several nodes read."""
-        choosing = Choosing(context.selects, lambda name, reason: None)
-        return [part.name for part in choosing.parts(graph) if part.is_vector and part.readers > 1]
+        finder = PartFinder(context.selects, lambda name, reason: None)
+        return [part.name for part in finder.parts(graph) if part.is_vector and part.readers > 1]
 
     def _parts(
         self, graph: Graph, context: Context, reference: Reference, outcome: Outcome, tied: Sequence[str]
-    ) -> list[Part]:
+    ) -> list[TrainedPart]:
         own = graph
         if tied:
             own = open_plain(graph.model)
             untie(own, tied)
-        return self._choosing(context, reference, outcome).parts(own)
+        return self._finder(context, reference, outcome).parts(own)
 
     # --- training ---
 
     def _train(
         self,
         graph: Graph,
-        parts: list[Part],
+        parts: list[TrainedPart],
         tied: Sequence[str],
         context: Context,
         teacher: Reference,
@@ -186,7 +185,7 @@ class Finetune(Pass):
         _tell(parts, made, trained, work, outcome)
 
     def _finetuning(
-        self, model: Model, parts: list[Part], tied: Sequence[str], context: Context, teacher: Reference
+        self, model: Model, parts: list[TrainedPart], tied: Sequence[str], context: Context, teacher: Reference
     ) -> Finetuning:
         data = _data_of(context)
         assert data is not None
@@ -205,7 +204,7 @@ class Finetune(Pass):
             edit=(lambda graph: untie(graph, tied)) if tied else None,
             progress=context.progress,
             is_over=context.is_over,
-            left_s=context.deadline - clock() if math.isfinite(context.deadline) else math.inf,
+            left_s=context.left_s,
             belongs_to=training_identity(model, teacher.model, data, setup, names, self, context.seed),
         )  # fmt: skip
 
@@ -244,7 +243,7 @@ def _put_in(graph: Graph, made: Made, tied: Sequence[str]) -> None:
             graph.encodings[name] = encoding
 
 
-def _tell(parts: list[Part], made: Made, trained: Trained, work: Finetuning, outcome: Outcome) -> None:
+def _tell(parts: list[TrainedPart], made: Made, trained: Trained, work: Finetuning, outcome: Outcome) -> None:
     """Say what was trained, and how to do exactly that again."""
     assert work.plan is not None
     what = f"trained by {work.engine}, loss on samples held back {trained.first_loss:.3g} to {trained.loss:.3g}"

@@ -95,6 +95,11 @@ class Context:
         """Whether the deadline has come: a pass stops between two weights or nodes and says so in its outcome."""
         return clock() > self.deadline
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, infinite where there is none."""
+        return self.deadline - clock()
+
     def editable_weights(
         self, graph: Graph, outcome: Outcome, obstacle: Callable[[Weight], str | None] | None = None
     ) -> Iterator[Weight]:

@@ -1,4 +1,4 @@
-"""Choosing an engine: torch where it is installed, else plain ONNX Runtime, whichever can differentiate the model."""
+"""PartFinder an engine: torch where it is installed, else plain ONNX Runtime, whichever can differentiate the model."""
 
 from __future__ import annotations
 

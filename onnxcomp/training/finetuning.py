@@ -23,14 +23,14 @@ from onnxcomp.model import Model, copied
 from onnxcomp.training.engines import chosen_engine
 from onnxcomp.training.loss.matching import Matching, open_dimensions
 from onnxcomp.training.loss.terms import LossTerm, add_loss
-from onnxcomp.training.optimization.checkpoint import Checkpoint
+from onnxcomp.training.optimization.checkpoint import TrainingCheckpoint
 from onnxcomp.training.optimization.loop import Trained, Training, TrainingPlan
 from onnxcomp.training.optimization.task import TrainingTask
 from onnxcomp.training.samples.stream import Chunk, TrainingStream, held_out
 from onnxcomp.training.samples.teacher import OpenSession, Teacher
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import activation_bytes, refuse_large_step, step_bytes
-from onnxcomp.training.student import Part, free_count, private_copy
+from onnxcomp.training.student import TrainedPart, free_count, private_copy
 
 Array = NDArray[Any]
 
@@ -73,7 +73,7 @@ class Finetuning:
 
     model: Model
     reference: Reference
-    parts: Sequence[Part]
+    parts: Sequence[TrainedPart]
     data: CalibrationData
     matching: Matching
     choices: Choices
@@ -190,11 +190,11 @@ class Finetuning:
 
     # --- on disk ---
 
-    def _checkpoint(self) -> Checkpoint | None:
+    def _checkpoint(self) -> TrainingCheckpoint | None:
         if self.setup.checkpoints is None:
             return None
         path = self.setup.checkpoints / f"training-{str(self.belongs_to.get('model', ''))[:12]}.npz"
-        return Checkpoint(path, dict(self.belongs_to) | {"engine": self.engine})
+        return TrainingCheckpoint(path, dict(self.belongs_to) | {"engine": self.engine})
 
     def _checkpoint_facts(self) -> Mapping[str, Any]:
         """What the checkpoint says, where there is one: it may have been written under another limit of time."""

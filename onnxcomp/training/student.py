@@ -22,10 +22,10 @@ from onnxcomp.graph.weights.bias import biases
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, is_pruned
 from onnxcomp.model import Model
-from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding
 from onnxcomp.numerics.trainable.coded import TrainedLevels, TrainedRounding
 from onnxcomp.numerics.trainable.soft_rounding import TrainedChoice
-from onnxcomp.numerics.trainable.tensor import TrainedTensor, TrainedValues, typical
+from onnxcomp.numerics.trainable.tensor import TrainedNonzeros, TrainedTensor, TrainedUnderMask, TrainedValues, typical
 
 KINDS = frozenset({"conv", "conv_transpose", "linear", "embedding", "recurrent"})
 NORMALIZATIONS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization",
@@ -43,7 +43,7 @@ Selects = Callable[..., bool]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class TrainedPart:
     """One constant that is trained: its key, how it is made, and how many nodes read it."""
 
     name: str
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Choosing:
+class PartFinder:
     """What of a model is trained, and how. rounding: one of ``ROUNDINGS``, for weights with levels. vectors: biases
     and the like, too. before: the values that a weight had, by its name, None where they are not known."""
 
@@ -64,7 +64,7 @@ class Choosing:
     vectors: bool = True
     before: Callable[[str], Array | None] = lambda name: None
 
-    def parts(self, graph: Graph) -> list[Part]:
+    def parts(self, graph: Graph) -> list[TrainedPart]:
         """The constants of the main graph that are trained; others that could be are skipped with the reason."""
         found = [part for weight in weights(graph) if (part := self._of_weight(weight, graph)) is not None]
         if self.vectors:
@@ -74,7 +74,7 @@ class Choosing:
             found += [self._of_vector(each, least, graph) for each in self._vectors(graph) if each not in taken]
         return found
 
-    def _of_weight(self, weight: Weight, graph: Graph) -> Part | None:
+    def _of_weight(self, weight: Weight, graph: Graph) -> TrainedPart | None:
         if not self.selects(weight.name, *weight.node_names) or not weight.kinds & KINDS:
             return None
         reason = self._obstacle(weight, graph)
@@ -82,7 +82,7 @@ class Choosing:
         if form is None:
             self.skip(weight.name, reason or "its encoding does not make its values")
             return None
-        return Part(weight.name, weight.tensor, form, len(weight.roles))
+        return TrainedPart(weight.name, weight.tensor, form, len(weight.roles))
 
     def _obstacle(self, weight: Weight, graph: Graph) -> str | None:
         if weight.scope is not graph.main:
@@ -95,7 +95,9 @@ class Choosing:
         values, encoding = np.asarray(weight.values), weight.encoding
         zeros = float((values == 0).mean()) if values.size else 0.0
         if encoding is None or encoding.values_are_free:
-            return TrainedValues(values, is_pruned(weight) or zeros >= MASKED_SHARE, encoding=encoding)
+            if is_pruned(weight) or zeros >= MASKED_SHARE:
+                return TrainedNonzeros(values, TrainedValues(nonzeros(values)), encoding)
+            return TrainedValues(values, encoding=encoding)
         if encoding.encode(values) is None:
             return None
         before = self.before(weight.name)
@@ -103,17 +105,23 @@ class Choosing:
         return self._levels(encoding, values, before if fits else None, zeros >= MEANT_ZEROS)
 
     def _levels(self, encoding: Encoding, values: Array, before: Array | None, keep_zeros: bool) -> TrainedTensor:
+        """keep_zeros: what is zero stays."""
+        if keep_zeros and has_one_scale(encoding) and (inner := nonzeros(values)).size:
+            known = None if before is None else before[values != 0]
+            return TrainedNonzeros(values, self._levels(encoding, inner, known, False))
+        if keep_zeros:
+            return TrainedUnderMask(values, self._levels(encoding, values, before, False))
         in_order = encoding.level_count <= SCALARS_LEVELS and encoding.kind != "vector"
         if self.rounding == "fixed" or not in_order:
             return TrainedLevels(encoding, values)
         if self.rounding == "adaround":
-            return TrainedChoice(encoding, values, before, keep_zeros)
+            return TrainedChoice(encoding, values, before)
         softness = BLENDED if self.rounding == "blend" else 0.0
-        return TrainedRounding(encoding, values, before, keep_zeros, softness)
+        return TrainedRounding(encoding, values, before, softness)
 
-    def _of_vector(self, constant: Constant, least: float, graph: Graph) -> Part:
+    def _of_vector(self, constant: Constant, least: float, graph: Graph) -> TrainedPart:
         form = TrainedValues(np.asarray(constant.values), least=least)
-        return Part(graph.main.key(constant.name), constant, form, len(constant.outputs), is_vector=True)
+        return TrainedPart(graph.main.key(constant.name), constant, form, len(constant.outputs), is_vector=True)
 
     def _vectors(self, graph: Graph) -> Iterator[Constant]:
         """Constants that are added to channels, or that these are multiplied with."""
@@ -123,6 +131,18 @@ class Choosing:
             if constant not in seen and self.selects(*names) and all_finite(constant.values):
                 seen.add(constant)
                 yield constant
+
+
+def nonzeros(values: Array) -> Array:
+    """(n,) the values that are not zero."""
+    return np.asarray(values[values != 0])
+
+
+def has_one_scale(encoding: Encoding) -> bool:
+    """Whether the values stand for themselves wherever they are."""
+    if not isinstance(encoding, CodebookEncoding | GridEncoding):
+        return False
+    return encoding.axis is None and (encoding.scale is None or np.ndim(encoding.scale) == 0)
 
 
 def vectors(graph: Graph) -> Iterator[tuple[Constant, Node]]:
@@ -180,11 +200,13 @@ def untie(graph: Graph, names: Iterable[str]) -> dict[str, list[str]]:
     return made
 
 
-def values_of(parts: Iterable[Part], arrays: Mapping[str, Mapping[str, Array]], progress: float) -> dict[str, Array]:
+def values_of(
+    parts: Iterable[TrainedPart], arrays: Mapping[str, Mapping[str, Array]], progress: float
+) -> dict[str, Array]:
     """The values of all trained constants, by name."""
     return {each.name: each.form.values(arrays[each.name], progress) for each in parts}
 
 
-def free_count(parts: Iterable[Part]) -> int:
+def free_count(parts: Iterable[TrainedPart]) -> int:
     """How many numbers are trained."""
     return sum(math.prod(array.shape) for part in parts for array in part.form.start().values())

@@ -84,14 +84,13 @@ class TrainedRounding(TrainedTensor):
     """A shadow of the values is free, and rounded to the encoding's levels, which are free too.
 
     towards: values from before they were rounded, of the same shape: the shadow starts as near to them as its codes
-    allow. keep_zeros: what is zero stays. softness: until this share of the training the values go from the shadow to
+    allow. softness: until this share of the training the values go from the shadow to
     its rounded form (alpha-blending, Liu et al. 2019, https://arxiv.org/abs/1903.01061).
     """
 
     encoding: Encoding
     initial: Array
     towards: Array | None = None
-    keep_zeros: bool = False
     softness: float = 0.0
     own: Mapping[str, Array] = field(init=False)
 
@@ -108,12 +107,9 @@ class TrainedRounding(TrainedTensor):
     def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
         hard = self._rounded(arrays)[2]
         share = self._hardness(progress)
-        mixed = hard if share >= 1 else share * hard + (1 - share) * arrays["shadow"]
-        return np.where(self.initial != 0, mixed, 0).astype(hard.dtype) if self.keep_zeros else mixed
+        return hard if share >= 1 else np.asarray(share * hard + (1 - share) * arrays["shadow"], hard.dtype)
 
     def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
-        if self.keep_zeros:
-            adjoint = np.where(self.initial != 0, adjoint, 0)
         encoding, codes, _ = self._rounded(arrays)
         share = self._hardness(progress)
         found = gradient(encoding.trainable(codes, self.initial.shape), share * adjoint)
@@ -134,10 +130,7 @@ class TrainedRounding(TrainedTensor):
         return {"shadow": typical(self.initial), **{name: unit(name, each) for name, each in self.own.items()}}
 
     def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
-        encoding, codes, values = self._rounded(arrays)
-        if self.keep_zeros:
-            values = np.where(self.initial != 0, values, self.initial)
-            codes = encoding.nearest(values)
+        encoding, codes, _ = self._rounded(arrays)
         return settled(encoding, codes, self.initial.shape)
 
     def _hardness(self, progress: float) -> float:

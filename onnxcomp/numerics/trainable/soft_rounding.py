@@ -28,13 +28,12 @@ class TrainedChoice(TrainedTensor):
     """Each value takes one of the two levels around it; the encoding stays as it is.
 
     initial: the rounded values. towards: the values from before, between whose levels is chosen; the rounded ones
-    where None. Zeros of ``initial`` stay with ``keep_zeros``.
+    where None.
     """
 
     encoding: Encoding
     initial: Array
     towards: Array | None = None
-    keep_zeros: bool = False
     low: Array = field(init=False)
     high: Array = field(init=False)
     codes: Array = field(init=False)
@@ -67,12 +66,10 @@ class TrainedChoice(TrainedTensor):
         share = rectified(arrays["choice"])
         if progress >= 1:
             share = (share >= 0.5).astype(np.float32)
-        made = np.where(share == 1, self.high, self.low + share * (self.high - self.low)).astype(self.initial.dtype)
-        return np.where(self.initial != 0, made, self.initial) if self.keep_zeros else made
+        made = np.where(share == 1, self.high, self.low + share * (self.high - self.low))
+        return np.asarray(made, self.initial.dtype)
 
     def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
-        if self.keep_zeros:
-            adjoint = np.where(self.initial != 0, adjoint, 0)
         return {"choice": (adjoint * (self.high - self.low) * slope(arrays["choice"])).astype(np.float32)}
 
     def penalty(self, arrays: Arrays, progress: float) -> dict[str, Array]:

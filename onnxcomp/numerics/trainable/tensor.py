@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,13 @@ class TrainedTensor(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TrainedValues(TrainedTensor):
-    """All values are free, or those alone that are not zero: w = v * (w0 != 0).
+    """All values are free.
 
     initial: the weight. least: the least size of a typical value that steps are relative to, for biases near zero.
-    encoding: that of the mask, handed on.
+    encoding: one that fits any values, handed on.
     """
 
     initial: Array
-    keep_zeros: bool = False
     least: float = 0.0
     encoding: Encoding | None = None
 
@@ -76,17 +75,91 @@ class TrainedValues(TrainedTensor):
         return arrays["values"]
 
     def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
-        return {"values": np.where(self.initial != 0, adjoint, 0) if self.keep_zeros else adjoint}
-
-    def limited(self, arrays: Arrays) -> dict[str, Array]:
-        values = arrays["values"]
-        return {"values": np.where(self.initial != 0, values, self.initial) if self.keep_zeros else values}
+        return {"values": adjoint}
 
     def units(self) -> dict[str, Array]:
         return {"values": np.maximum(typical(self.initial), np.float32(self.least))}
 
     def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
-        return self.limited(arrays)["values"].astype(self.initial.dtype), self.encoding
+        return arrays["values"].astype(self.initial.dtype), self.encoding
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNonzeros(TrainedTensor):
+    """What is zero stays zero; the other values, one after another, are trained as ``inner``: few of a pruned weight.
+
+    initial: the weight. encoding: that of the whole weight where it does not come of the inner one's, such as a mask.
+    """
+
+    initial: Array
+    inner: TrainedTensor
+    encoding: Encoding | None = None
+    places: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", np.flatnonzero(self.initial.reshape(-1)))
+
+    def start(self) -> dict[str, Array]:
+        return self.inner.start()
+
+    def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
+        return self._spread(self.inner.values(arrays, progress))
+
+    def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
+        return self.inner.pull(arrays, adjoint.reshape(-1)[self.places], progress)
+
+    def units(self) -> dict[str, Array]:
+        return self.inner.units()
+
+    def penalty(self, arrays: Arrays, progress: float) -> dict[str, Array]:
+        return self.inner.penalty(arrays, progress)
+
+    def limited(self, arrays: Arrays) -> dict[str, Array]:
+        return self.inner.limited(arrays)
+
+    def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
+        found, encoding = self.inner.settled(arrays)
+        values = self._spread(found)
+        whole = encoding or self.encoding
+        return values, whole if whole is not None and whole.encode(values) is not None else None
+
+    def _spread(self, values: Array) -> Array:
+        """The values at their places, the zeros as they were (-0.0 stays that)."""
+        whole = self.initial.reshape(-1).astype(values.dtype)
+        whole[self.places] = values
+        return whole.reshape(self.initial.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedUnderMask(TrainedTensor):
+    """What is zero stays zero, where the others cannot be told apart from their places: they share scales with it."""
+
+    initial: Array
+    inner: TrainedTensor
+
+    def start(self) -> dict[str, Array]:
+        return self.inner.start()
+
+    def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
+        made = self.inner.values(arrays, progress)
+        return np.where(self.initial != 0, made, self.initial.astype(made.dtype))
+
+    def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
+        return self.inner.pull(arrays, np.where(self.initial != 0, adjoint, 0), progress)
+
+    def units(self) -> dict[str, Array]:
+        return self.inner.units()
+
+    def penalty(self, arrays: Arrays, progress: float) -> dict[str, Array]:
+        return self.inner.penalty(arrays, progress)
+
+    def limited(self, arrays: Arrays) -> dict[str, Array]:
+        return self.inner.limited(arrays)
+
+    def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
+        found, encoding = self.inner.settled(arrays)
+        values = np.where(self.initial != 0, found, self.initial.astype(found.dtype))
+        return values, encoding if encoding is not None and encoding.encode(values) is not None else None
 
 
 def typical(values: Array) -> Array:

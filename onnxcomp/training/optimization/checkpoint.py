@@ -23,7 +23,7 @@ WRITTEN_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """The file of one training. belongs_to: what it is of (model, data, options): another training's is refused."""
 
     path: Path

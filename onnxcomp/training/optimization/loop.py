@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.clock import clock
-from onnxcomp.training.optimization.checkpoint import WRITTEN_EVERY_S, Checkpoint
+from onnxcomp.training.optimization.checkpoint import WRITTEN_EVERY_S, TrainingCheckpoint
 from onnxcomp.training.optimization.optimizers import OPTIMIZERS, Optimizer
 from onnxcomp.training.optimization.schedules import rate_at
 from onnxcomp.training.optimization.task import Arrays, TrainingTask
@@ -82,7 +82,7 @@ class Training:
     plan: TrainingPlan
     progress: Progress = lambda done, total, what: None
     is_over: Callable[[], bool] = lambda: False
-    checkpoint: Checkpoint | None = None
+    checkpoint: TrainingCheckpoint | None = None
 
     def run(self) -> Trained:
         """Train, from the checkpoint on where there is one."""

@@ -13,7 +13,7 @@ from onnxcomp.training.engine import Engine
 from onnxcomp.training.loss.terms import LabelTerm, LossTerm, all_feeds
 from onnxcomp.training.samples.stream import Chunk, TrainingStream
 from onnxcomp.training.samples.teacher import Teacher
-from onnxcomp.training.student import Part, values_of
+from onnxcomp.training.student import TrainedPart, values_of
 
 Array = NDArray[Any]
 Arrays = dict[str, dict[str, Array]]  # part -> free array -> values
@@ -24,7 +24,7 @@ class TrainingTask:
     """parts: what is trained. terms: of the loss, whose inputs are fed. held: samples that are not trained on."""
 
     engine: Engine
-    parts: Sequence[Part]
+    parts: Sequence[TrainedPart]
     terms: Sequence[LossTerm]
     teacher: Teacher
     stream: TrainingStream
