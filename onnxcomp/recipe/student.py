@@ -54,7 +54,7 @@ class StudentShape:
 
 
 def distilling(shape: StudentShape, **training: Any) -> Recipe:
-    """The recipe that makes a student of this shape and trains it, judged at the end; fields of ``finetune`` besides."""
+    """The recipe that makes a student and trains it, judged at the end. training: fields of ``finetune``."""
     made = []
     if shape.depth < 1:
         made.append(get_pass("prune-blocks")(ratio=1 - shape.depth))
