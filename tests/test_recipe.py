@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,6 +203,19 @@ def test_without_data_a_tree_loses_what_waits_for_them(tmp_path: Path) -> None:
     first, second = left
     assert isinstance(first, Apply) and first.exclude == ("head*", "w")
     assert names(second) == ["prune-weights"] * 3 and values(second, "sparsity") == [0.3, 0.5, 0.7]
+
+
+DOCUMENTED = [
+    (path.name, text)
+    for path in sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+    for text in re.findall(r"```toml\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    if "[[step]]" in text
+]
+
+
+@pytest.mark.parametrize(("page", "text"), DOCUMENTED, ids=[f"{page}-{at}" for at, (page, _) in enumerate(DOCUMENTED)])
+def test_recipes_of_the_docs_are_recipes(page: str, text: str, tmp_path: Path) -> None:
+    assert Recipe.load(write(tmp_path, text)).steps, page
 
 
 def test_a_key_of_the_schedule_may_be_quoted(tmp_path: Path) -> None:
