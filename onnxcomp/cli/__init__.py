@@ -33,7 +33,7 @@ TERMINATED = 128 + signal.SIGTERM
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
-COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "passes")
+COMMANDS = ("optimize", "distill", "run", "inspect", "compare", "bench", "expand", "passes")
 
 
 class Commands(click.Group):
