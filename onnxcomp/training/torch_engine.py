@@ -26,7 +26,7 @@ class MissingTorchError(PassError):
 class TorchEngine(Engine):
     """device: what torch calls where it computes, "cpu" or "cuda"; values come from and go to numpy all the same.
 
-    Random operators draw the same in every call. Sums are in the same order every time, on as many threads as are given.
+    Random operators draw the same in every call. Sums are in the same order every time, for as many threads.
     Raises MissingTorchError where torch is not installed.
     """
 

@@ -1,6 +1,6 @@
 """Graphs and functions compiled to programs: names become places, constants are computed once.
 
-    graph(x) -> y {c = Constant(), d = Neg(c), y = Add(x, d)}        becomes        start: [None, -, d, -]; Add(1, 2) -> 3
+    graph(x) -> y {c = Constant(), d = Neg(c), y = Add(x, d)}        becomes        [None, x, d, y], 3 = Add(1, 2)
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTen
 
 from onnxcomp.training.torch_graph.foreign import foreign_rule
 from onnxcomp.training.torch_graph.program import NOTHING, REFUSALS, Frame, Program, Step, finished
-from onnxcomp.training.torch_graph.rule import RULES, Call, Draws, Rule, plain_domain
+from onnxcomp.training.torch_graph.rule import Call, Draws, Rule, plain_domain
+from onnxcomp.training.torch_graph.rule_table import RULES
 from onnxcomp.training.torch_graph.values import to_torch
 
 MOST_FOLDED = 2**28  # bytes of a constant that is computed once: more is computed again at every run

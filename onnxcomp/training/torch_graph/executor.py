@@ -14,7 +14,6 @@ from onnx import ModelProto
 
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.model import Model
-from onnxcomp.training.torch_graph import microsoft, rules
 from onnxcomp.training.torch_graph.compiling import Around, compile_graph
 from onnxcomp.training.torch_graph.expansion import expanding_rule
 from onnxcomp.training.torch_graph.program import Program
@@ -22,8 +21,6 @@ from onnxcomp.training.torch_graph.rule import Draws, plain_domain
 from onnxcomp.training.torch_graph.values import BELOW_A_BYTE, to_numpy, to_torch
 
 Array = NDArray[Any]
-
-FAMILIES = (*rules.FAMILIES, *microsoft.FAMILIES)
 
 
 class Executor:
@@ -88,7 +85,7 @@ class Executor:
             start = array.__array_interface__["data"][0]
             arrays[name] = array.copy() if start in taken else array  # a sum's terms share their derivative
             taken.add(start)
-        return float(made), arrays
+        return float(made.detach()), arrays
 
     def arrays(self, values: Sequence[Any]) -> dict[str, Any]:
         """All outputs as arrays of the types that the model states, by name."""

@@ -19,7 +19,7 @@ def expanding_rule(node: NodeProto, opset: int, around: Around) -> Rule | None:
     domain = plain_domain(node.domain)
     if not onnx.defs.has(node.op_type, opset, domain):
         return None
-    schema = onnx.defs.get_schema(node.op_type, opset, domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)
     plain = [each for each in schema.function_opset_versions if each <= opset]
     if plain:
         body = schema.get_function_with_opset_version(max(plain))
@@ -33,7 +33,7 @@ def has_definition(node: NodeProto, opset: int) -> bool:
     domain = plain_domain(node.domain)
     if not onnx.defs.has(node.op_type, opset, domain):
         return False
-    schema = onnx.defs.get_schema(node.op_type, opset, domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)
     versions = (*schema.function_opset_versions, *schema.context_dependent_function_opset_versions)
     return any(each <= opset for each in versions)
 
@@ -42,7 +42,7 @@ def definition_nodes(node: NodeProto, opset: int) -> Iterator[tuple[NodeProto, i
     """The nodes of the operator's definition with their opsets; none where it depends on the types of the inputs."""
     domain = plain_domain(node.domain)
     if onnx.defs.has(node.op_type, opset, domain):
-        schema = onnx.defs.get_schema(node.op_type, opset, domain)
+        schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)
         plain = [each for each in schema.function_opset_versions if each <= opset]
         if plain:
             function = _parsed(schema.get_function_with_opset_version(max(plain)))
@@ -52,7 +52,7 @@ def definition_nodes(node: NodeProto, opset: int) -> Iterator[tuple[NodeProto, i
 
 
 def _expanded(
-    around: Around, schema: onnx.defs.OpSchema, body: FunctionProto | None, version: int, call: Call, *inputs: Any
+    around: Around, schema: Any, body: FunctionProto | None, version: int, call: Call, *inputs: Any
 ) -> Any:
     """The outputs by the definition, which is compiled once for these types and ranks."""
     types = () if body is not None else tuple(_type_of(*each) for each in zip(inputs, call.kinds, strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxcomp.runtime.session import Session
 from onnxcomp.training.torch_graph.rule import Call, Rule
@@ -58,10 +58,7 @@ def _type_of(value: Any) -> TypeProto:
         return TypeProto()
     if isinstance(value, list):
         return helper.make_sequence_type_proto(_type_of(value[0] if value else np.zeros(0, np.float32)))
-    if value.dtype.kind in "OSU":
-        kind = 8
-    else:
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    kind = TensorProto.STRING if value.dtype.kind in "OSU" else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_type_proto(kind, [None] * value.ndim)
 
 

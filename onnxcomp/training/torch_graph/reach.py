@@ -1,19 +1,21 @@
 """What of a model lies between its trained weights and the loss, and what of that has no derivative.
 
-Nothing is computed for it: names are followed, through subgraphs too. An operator that gives whole numbers or truth values
-ends the way of a derivative, one whose rule is discrete as well.
+Nothing is computed for it: names are followed, through subgraphs too. An operator that gives whole numbers or truth
+values ends the way of a derivative, one whose rule is discrete as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.training.torch_graph.expansion import definition_nodes, has_definition
 from onnxcomp.training.torch_graph.foreign import FOREIGN_DOMAINS
-from onnxcomp.training.torch_graph.rule import RULES, operator_name, plain_domain
+from onnxcomp.training.torch_graph.rule import operator_name, plain_domain
+from onnxcomp.training.torch_graph.rule_table import RULES
 
 NO_RULE = "it has no derivative here: no rule, and no definition by other operators"
 UNKNOWN = "it is neither ONNX's nor ONNX Runtime's"
@@ -24,8 +26,8 @@ def faults(proto: ModelProto, loss: str, parameters: Collection[str]) -> dict[st
     """Reason by operator, for those that cannot be computed and those on the way that have no derivative."""
     opsets = {plain_domain(each.domain): each.version for each in proto.opset_import}
     found: dict[str, str] = {}
-    needed = _needed(proto.graph, [each.name for each in proto.graph.output])
-    for node, opset in _inside(needed, opsets):
+    everything = _needed(proto.graph, [each.name for each in proto.graph.output])
+    for node, opset in _inside(everything, opsets):
         reason = _cannot_compute(node, opset)
         if reason:
             found[operator_name(node.op_type, node.domain)] = reason
@@ -68,7 +70,7 @@ def reads(node: NodeProto) -> Iterator[str]:
     """Every name that a node reads, in its subgraphs too."""
     yield from (each for each in node.input if each)
     for body in _bodies(node):
-        own = {each.name for each in (*body.input, *body.initializer)}
+        own = {each.name for each in body.input} | {each.name for each in body.initializer}
         own.update(name for inner in body.node for name in inner.output)
         for inner in body.node:
             yield from (each for each in reads(inner) if each not in own)
@@ -104,7 +106,7 @@ def _cuts(node: NodeProto, opset: int) -> bool:
     domain = plain_domain(node.domain)
     if not onnx.defs.has(node.op_type, opset, domain):
         return False
-    schema = onnx.defs.get_schema(node.op_type, opset, domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)
     return all("float" not in kind and "complex" not in kind for each in schema.outputs for kind in each.types)
 
 

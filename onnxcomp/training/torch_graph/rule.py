@@ -70,7 +70,7 @@ class Call:
 
     def __post_init__(self) -> None:
         self.kept: dict[Any, Any] = {}
-        self.get = self.attributes.get  # called for every node of every step
+        self.get: Callable[..., Any] = self.attributes.get  # called for every node of every step
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ TYPES: dict[int, torch.dtype] = {
 """The torch type in which an ONNX type is held."""
 KINDS = {kept: kind for kind, kept in reversed(TYPES.items())}
 """The ONNX type of a torch type, whole bytes first."""
-BELOW_A_BYTE = {
+BELOW_A_BYTE: dict[int, tuple[int, int]] = {
     TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15), TensorProto.INT2: (-2, 1), TensorProto.UINT2: (0, 3),
     TensorProto.FLOAT4E2M1: (-6, 6),
 }  # fmt: skip
@@ -88,7 +88,7 @@ def to_torch(value: Any, device: str = "cpu") -> Any:
 
 
 def to_numpy(value: Any, kind: int = 0) -> Any:
-    """The array of a tensor, on the same memory where it is dense and on the CPU. kind: its ONNX type, if not torch's."""
+    """The array of a tensor, on the same memory where it is dense and on the CPU. kind: its ONNX type."""
     if isinstance(value, list):
         return [to_numpy(each, kind) for each in value]
     if not isinstance(value, torch.Tensor):

@@ -42,7 +42,8 @@ def _stacked(call: Call, rows: Sequence[Tensor], place: int, axis: int = 0) -> T
 
 
 def _state_count(call: Call) -> int:
-    return len(call.node.input) - 2 if call.node.op_type == "Loop" else len(call.node.input) - call.get("num_scan_inputs")
+    count: int = 2 if call.node.op_type == "Loop" else call.get("num_scan_inputs")
+    return len(call.node.input) - count
 
 
 @rule("Scan", bodies=True)
@@ -56,8 +57,9 @@ def scan(call: Call, bodies: Bodies, *inputs: Any) -> tuple[Any, ...]:
 
 
 def _scan_once(
-    call: Call, body: Body, states: Sequence[Any], sequences: Sequence[Tensor], axes: Sequence[int], turned: Sequence[int]
-) -> tuple[Any, ...]:
+    call: Call, body: Body, states: Sequence[Any], sequences: Sequence[Tensor], axes: Sequence[int],
+    turned: Sequence[int],
+) -> tuple[Any, ...]:  # fmt: skip
     rows = [
         list((each.flip(axis) if back else each).unbind(axis))
         for each, axis, back in zip(sequences, axes, turned, strict=True)

@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from onnxcomp.training.torch_graph.rule import Call, Tensor, rule
 from onnxcomp.training.torch_graph.values import BELOW_A_BYTE, TYPES, limits
@@ -117,12 +118,19 @@ def mean(call: Call, *inputs: Tensor) -> Tensor:
 @rule("Clip")
 def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     if call.opset < 11:
-        return torch.clamp(x, call.get("min"), call.get("max")) if {"min", "max"} & call.attributes.keys() else x
-    if low is None and high is None:
-        return x
+        return limited(x, call.get("min"), call.get("max"))
     if any(each is not None and (each.requires_grad or each.dim()) for each in (low, high)):
         return torch.clamp(x, low, high)
-    return torch.clamp(x, *(each if each is None else each.item() for each in (low, high)))
+    return limited(x, *(each if each is None else each.item() for each in (low, high)))
+
+
+def limited(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """min(max(x, low), high)."""
+    if low is None and high is None:
+        return x
+    if low is None or high is None or low > high or not x.dtype.is_floating_point:
+        return torch.clamp(x, low, high)
+    return F.hardtanh(x, low, high)  # whose derivative needs no mask
 
 
 @rule("Cast")

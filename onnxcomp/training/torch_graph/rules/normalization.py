@@ -59,7 +59,9 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> T
 
 
 @rule("LayerNormalization")
-def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+def layer_normalization(
+    call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> Tensor | tuple[Tensor, ...]:
     axis, epsilon = call.get("axis", -1) % x.dim(), call.get("epsilon", 1e-5)
     if call.outputs == 1 and scale.shape == x.shape[axis:] and (bias is None or bias.shape == scale.shape):
         return F.layer_norm(x, x.shape[axis:], scale, bias, epsilon)

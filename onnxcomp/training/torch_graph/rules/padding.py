@@ -44,7 +44,7 @@ def padded(x: Tensor, before: Sizes, after: Sizes, value: float = 0.0) -> Tensor
 def pad(
     call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
-    stated = call.get("pads", call.get("paddings")) if call.opset < 11 else pads.tolist()
+    stated = call.get("pads", call.get("paddings")) if pads is None else pads.tolist()
     count = len(stated) // 2
     chosen = range(count) if axes is None else [each % x.dim() for each in axes.tolist()]
     before, after = [0] * x.dim(), [0] * x.dim()

@@ -1,8 +1,8 @@
 """Whole numbers that stand for floats, with derivatives as if nothing had been rounded.
 
 q = clip(round(x / s) + z), y = (q - z) s. Rounding counts as the identity: where q is not clipped dy/dx = 1 and
-dy/ds = (q - z) - x / s, elsewhere dy/dx = 0 and dy/ds = q - z (LSQ, https://arxiv.org/abs/1902.08153). Whole numbers have
-no derivatives in torch: what QuantizeLinear gives is a float tensor of whole numbers where something needs its derivative.
+dy/ds = (q - z) - x / s, elsewhere dy/dx = 0 and dy/ds = q - z (LSQ, https://arxiv.org/abs/1902.08153). Whole numbers
+have no derivatives in torch: QuantizeLinear gives a float tensor of whole numbers where something needs its derivative.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from onnxcomp.training.torch_graph.rule import Call, Tensor, rule
-from onnxcomp.training.torch_graph.rules.elementwise import float4, saturated
 from onnxcomp.training.torch_graph.rules.convolutions import convolution
+from onnxcomp.training.torch_graph.rules.elementwise import float4, saturated
 from onnxcomp.training.torch_graph.values import BELOW_A_BYTE, TYPES, limits
 
 
@@ -82,7 +82,7 @@ def dequantized(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
 @rule("QuantizeLinear")
 def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     kind = call.get("output_dtype", 0) or (call.kinds[2] if len(call.kinds) > 2 else 0)
-    dtype = TYPES[kind] if kind in TYPES else torch.uint8 if zero is None else zero.dtype
+    dtype = TYPES.get(kind, torch.uint8 if zero is None else zero.dtype)
     axis, block = call.get("axis", 1), call.get("block_size", 0)
     scale = spread(scale, x, axis, block)
     zero = None if zero is None else spread(zero, x, axis, block)

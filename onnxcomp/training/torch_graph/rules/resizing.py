@@ -6,7 +6,7 @@ Each axis by itself: the new elements are sums of old ones, ``y = W x``, with W 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from onnxcomp.training.torch_graph.rule import Call, Tensor, rule
 
 Floats = NDArray[np.float64]
-NEAREST = {
+NEAREST: dict[str, Callable[[Floats], Floats]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -73,7 +73,8 @@ def _sizes(call: Call, x: Tensor, axes: Sequence[int], rest: Sequence[Tensor | N
     """What becomes of each of the axes."""
     if call.opset < 11:
         stated = call.get("scales") if call.node.op_type == "Upsample" and call.opset < 9 else _listed(rest[0])
-        return [AxisResize(x.shape[axis], int(x.shape[axis] * each), each) for axis, each in zip(axes, stated or (), strict=True)]
+        pairs = zip(axes, stated or (), strict=True)
+        return [AxisResize(x.shape[axis], int(x.shape[axis] * each), each) for axis, each in pairs]
     region, scales, sizes = ([_listed(each) for each in rest] + [None] * 3)[:3]
     old = [x.shape[axis] for axis in axes]
     if sizes:
@@ -118,7 +119,7 @@ def _along(call: Call, x: Tensor, axis: int, each: AxisResize, mode: str) -> Ten
 
 
 def _prepared(call: Call, each: AxisResize, mode: str, x: Tensor) -> tuple[Any, Any, Any]:
-    """Places of the nearest elements, or the matrix (old, new); and which new elements lie outside of a crop's source."""
+    """Places of the nearest elements, or the matrix (old, new); and which new elements a crop has from outside."""
     at = each.coordinates(mode)
     outside = (at < 0) | (at > each.old - 1)
     beyond = torch.from_numpy(outside).to(x.device) if mode == "tf_crop_and_resize" and outside.any() else None

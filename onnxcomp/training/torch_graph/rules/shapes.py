@@ -88,7 +88,7 @@ def slice_(
     axes: Tensor | None = None,
     steps: Tensor | None = None,
 ) -> Tensor:
-    if call.opset < 10:
+    if starts is None or ends is None:
         first, last, chosen, gaps = call.get("starts"), call.get("ends"), call.get("axes"), None
     else:
         first, last = starts.tolist(), ends.tolist()
@@ -163,12 +163,16 @@ def reversed_within(x: Tensor, lengths: Tensor, time_axis: int, batch_axis: int)
     return torch.gather(x, time_axis, ordered.reshape(shape).expand(x.shape))
 
 
+def _once_trained(call: Call) -> bool:
+    return call.opset < 7 and not call.get("is_test", 0)
+
+
 @rule("Dropout", random=True)
 def dropout(
     call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     rate = call.get("ratio", 0.5) if ratio is None else float(ratio)
-    trains = bool(training) if call.opset >= 12 and training is not None else call.opset < 7 and not call.get("is_test", 0)
+    trains = training is not None and bool(training) if call.opset >= 12 else _once_trained(call)
     if not trains or rate == 0:
         return x, torch.ones_like(x, dtype=torch.bool) if call.outputs > 1 else x
     kept = torch.rand(x.shape, generator=call.generator(), device=x.device) >= rate
