@@ -28,12 +28,14 @@ from rich.table import Table
 
 from benchmarks.gradient_nets import NETS
 from onnxcomp.model import load
+from onnxcomp.training.backward.engine import BackwardEngine
 from onnxcomp.training.engine import Engine
 from onnxcomp.training.torch_engine import TorchEngine
 
 Array = NDArray[Any]
 Step = Callable[[], tuple[float, Mapping[str, Array]]]
 OPSET = 17
+ENGINES: dict[str, type[Engine]] = {each.name: each for each in (TorchEngine, BackwardEngine)}
 
 
 def exported(net: torch.nn.Module, sample: torch.Tensor) -> ModelProto:
@@ -70,16 +72,6 @@ def native(net: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> Step:
     return step
 
 
-def engines() -> dict[str, type[Engine]]:
-    """The engines that are built, by name."""
-    found: dict[str, type[Engine]] = {"torch": TorchEngine}
-    try:
-        from onnxcomp.training.ort_engine import OrtEngine  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return found
-    return {**found, "ort": OrtEngine}
-
-
 def measured(name: str, batch: int, steps: int, threads: int) -> dict[str, Any]:
     """Milliseconds of a step by way, and the largest difference from torch's own gradients."""
     torch.manual_seed(0)
@@ -99,7 +91,7 @@ def measured(name: str, batch: int, steps: int, threads: int) -> dict[str, Any]:
     feeds = {"x": x.numpy(), "target": target.numpy()}
     ways: dict[str, Step] = {"native": native(net, x, target)}
     notes: dict[str, str] = {}
-    for key, engine in engines().items():
+    for key, engine in ENGINES.items():
         missing = engine.unsupported(model, "loss", list(values))
         if missing:
             notes[key] = "; ".join(missing)
@@ -148,7 +140,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = list(NETS) if options.nets == parser.get_default("nets") else options.nets.split(",")
     rows = [measured(name, options.batch, options.steps, options.threads) for name in names]
-    keys = [key for key in ("torch", "ort") if any(key in row["ms"] or key in row["not done"] for row in rows)]
+    keys = list(ENGINES)
     table = Table("net", "native, ms", *(f"{key} / native" for key in keys), *(f"{key}: difference" for key in keys))
     for row in rows:
         ms = row["ms"]

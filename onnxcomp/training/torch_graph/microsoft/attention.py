@@ -83,17 +83,12 @@ def self_attention(
 
 @microsoft("MultiHeadAttention")
 def multi_head_attention(
-    call: Call, query: Tensor, key: Tensor | None = None, value: Tensor | None = None, bias: Tensor | None = None,
+    call: Call, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None,
     mask: Tensor | None = None, extra: Tensor | None = None, past_key: Tensor | None = None,
     past_value: Tensor | None = None, *rest: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     count = call.get("num_heads")
-    if query.dim() == 5:  # (batch, length, heads, 3, size)
-        parts = [query[:, :, :, place].flatten(2) for place in range(3)]
-    elif value is None and key is not None:  # keys and values together, (batch, length, heads, 2, size)
-        parts = [query, key[:, :, :, 0].flatten(2), key[:, :, :, 1].flatten(2)]
-    else:
-        parts = [query, key, value]
+    parts = [query, key, value]
     if bias is not None:
         own = bias.split([query.shape[2] if each.dim() == 4 else each.shape[-1] for each in parts])
         parts = [_with_bias(each, one, count) for each, one in zip(parts, own, strict=True)]

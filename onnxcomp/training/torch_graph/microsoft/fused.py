@@ -14,7 +14,6 @@ from onnxcomp.training.torch_graph.rules.activations import activation
 from onnxcomp.training.torch_graph.rules.convolutions import convolution
 from onnxcomp.training.torch_graph.rules.elementwise import limited
 from onnxcomp.training.torch_graph.rules.normalization import by_mean_square
-from onnxcomp.training.torch_graph.rules.pooling import max_pool
 from onnxcomp.training.torch_graph.rules.products import general_product
 
 microsoft = functools.partial(rule, domain=MICROSOFT)
@@ -33,25 +32,6 @@ def fast_gelu(call: Call, x: Tensor, bias: Tensor | None = None) -> Tensor:
 @microsoft("QuickGelu")
 def quick_gelu(call: Call, x: Tensor) -> Tensor:
     return x * torch.sigmoid(call.get("alpha", 1.702) * x)
-
-
-@microsoft("BiasSplitGelu")
-def bias_split_gelu(call: Call, x: Tensor, bias: Tensor) -> Tensor:
-    left, right = (x + bias).chunk(2, -1)
-    return left * F.gelu(right)
-
-
-@microsoft("BiasAdd")
-def bias_add(call: Call, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
-    return x + bias + skip
-
-
-@microsoft("BiasSoftmax")
-def bias_softmax(call: Call, x: Tensor, bias: Tensor) -> Tensor:
-    axis = call.get("axis", 1) % x.dim()
-    if not call.get("is_inner_broadcast", 0):  # the bias is that of the first samples, repeated in turns
-        bias = bias.repeat_interleave(x.shape[0] // bias.shape[0], 0) if bias.dim() == x.dim() else bias
-    return torch.softmax((x + bias).flatten(axis), -1).reshape(x.shape)
 
 
 @microsoft("SkipLayerNormalization")
@@ -90,7 +70,7 @@ def embed_layer_normalization(
     return made, lengths.to(torch.int32), total
 
 
-@microsoft("FusedMatMul", "TransposeMatMul")
+@microsoft("FusedMatMul")
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
     a, b = (_turned(call, each, key) for each, key in ((a, "A"), (b, "B")))
     return torch.matmul(a, b) * call.get("alpha", 1.0)
@@ -101,12 +81,6 @@ def _turned(call: Call, x: Tensor, key: str) -> Tensor:
     if call.get(f"transBatch{key}", 0):
         x = x.movedim(0, -2)
     return x.transpose(-1, -2) if call.get(f"trans{key}", 0) and x.dim() > 1 else x
-
-
-@microsoft("FusedMatMulActivation")
-def fused_matmul_activation(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    values = [call.get(f"activation_{key}") for key in ("alpha", "beta", "gamma")]
-    return _activated(call.get("activation"), fused_matmul(call, a, b), values)
 
 
 @microsoft("FusedGemm")
@@ -121,19 +95,6 @@ def fused_conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None, z: Ten
     return _activated(call.get("activation", ""), made if z is None else made + z, call.get("activation_params") or [])
 
 
-@microsoft("NhwcFusedConv")
-def nhwc_fused_conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-    made = convolution(call, x.movedim(-1, 1), w, b).movedim(1, -1)
-    return _activated(call.get("activation", ""), made if z is None else made + z, call.get("activation_params") or [])
-
-
-@microsoft("NhwcMaxPool")
-def nhwc_max_pool(call: Call, x: Tensor) -> Tensor:
-    made = max_pool(call, x.movedim(-1, 1))
-    assert isinstance(made, torch.Tensor)
-    return made.movedim(1, -1)
-
-
 def _activated(name: str, x: Tensor, values: Any) -> Tensor:
     """The activation that a fused node names, with its values."""
     if not name:
@@ -143,14 +104,6 @@ def _activated(name: str, x: Tensor, values: Any) -> Tensor:
     alpha, beta = (*values, None, None)[:2]
     made: Tensor = activation(name, alpha, beta)(x)
     return made
-
-
-@microsoft("GroupNorm")
-def group_norm(call: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    y = x.movedim(-1, 1) if call.get("channels_last", 1) else x
-    made = F.group_norm(y, call.get("groups"), gamma.to(x.dtype), beta.to(x.dtype), call.get("epsilon", 1e-5))
-    made = F.silu(made) if call.get("activation", 0) else made
-    return made.movedim(1, -1) if call.get("channels_last", 1) else made
 
 
 @microsoft("Inverse")
@@ -173,20 +126,3 @@ def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
 def pairwise_distance(call: Call, a: Tensor, b: Tensor) -> Tensor:
     squares = ((a[:, None] - b) ** 2).sum(-1)
     return squares if call.get("metric", "sqeuclidean") == "sqeuclidean" else torch.sqrt(squares)
-
-
-@microsoft("ComplexMul")
-def complex_mul(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    return torch.view_as_real(torch.view_as_complex(a.contiguous()) * torch.view_as_complex(b.contiguous()))
-
-
-@microsoft("Rfft")
-def rfft(call: Call, x: Tensor) -> Tensor:
-    axes = tuple(range(-call.get("signal_ndim", 1), 0))
-    return torch.view_as_real(torch.fft.rfftn(x, dim=axes, norm="ortho" if call.get("normalized", 0) else "backward"))
-
-
-@microsoft("Irfft")
-def irfft(call: Call, x: Tensor) -> Tensor:
-    axes = tuple(range(-call.get("signal_ndim", 1), 0))
-    return torch.fft.irfftn(torch.view_as_complex(x.contiguous()), dim=axes)

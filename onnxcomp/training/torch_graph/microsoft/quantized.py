@@ -72,17 +72,11 @@ def _softmax(call: Call, x: Tensor) -> Tensor:
     return torch.softmax(x, call.get("axis", -1))
 
 
-def _reduced(call: Call, x: Tensor) -> Tensor:
-    axes = call.get("axes") or range(x.dim())
-    return x.mean(tuple(axes), keepdim=bool(call.get("keepdims", 1)))
-
-
 microsoft("QLinearSigmoid")(functools.partial(_unary, lambda call, x: torch.sigmoid(x)))
 microsoft("QLinearLeakyRelu")(functools.partial(_unary, _leaky))
 microsoft("QLinearGlobalAveragePool")(functools.partial(_unary, _mean))
 microsoft("QLinearAveragePool")(functools.partial(_unary, _pooled))
 microsoft("QLinearSoftmax")(functools.partial(_unary, _softmax))
-microsoft("QLinearReduceMean")(functools.partial(_unary, _reduced))
 
 
 @microsoft("QLinearConcat")

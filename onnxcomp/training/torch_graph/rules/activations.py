@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -101,12 +102,12 @@ def thresholded_relu(call: Call, x: Tensor) -> Tensor:
 
 @rule("Softmax")
 def softmax(call: Call, x: Tensor) -> Tensor:
-    return over_axis(torch.softmax, call, x)
+    return over_axis(functools.partial(_shares, torch.softmax), call, x)
 
 
 @rule("LogSoftmax")
 def log_softmax(call: Call, x: Tensor) -> Tensor:
-    return over_axis(torch.log_softmax, call, x)
+    return over_axis(functools.partial(_shares, torch.log_softmax), call, x)
 
 
 @rule("Hardmax", discrete=True)
@@ -121,6 +122,15 @@ def over_axis(function: Any, call: Call, x: Tensor) -> Tensor:
     axis = call.get("axis", 1) % max(x.dim(), 1)
     flat = x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
     return function(flat, -1).reshape(x.shape)
+
+
+def _shares(function: Any, x: Tensor, axis: int) -> Tensor:
+    """Softmax or its logarithm. A row of -inf alone (all masked) gives no number, but has no part in derivatives."""
+    y: Tensor = function(x, axis)
+    if not y.requires_grad or not y.numel() or not bool(torch.isnan(y.select(axis, 0)).any()):
+        return y
+    masked = (x == -math.inf).all(axis, keepdim=True)
+    return function(x.masked_fill(masked, 0), axis).masked_fill(masked, math.nan)
 
 
 def _first_largest(x: Tensor, axis: int) -> Tensor:

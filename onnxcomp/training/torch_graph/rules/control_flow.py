@@ -19,7 +19,9 @@ def if_(call: Call, bodies: Bodies, condition: Tensor) -> tuple[Any, ...]:
 
 
 @rule("Loop", bodies=True, host=(0, 1))
-def loop(call: Call, bodies: Bodies, most: Tensor | None, condition: Tensor | None, *states: Any) -> tuple[Any, ...]:
+def loop(
+    call: Call, bodies: Bodies, most: Tensor | None = None, condition: Tensor | None = None, *states: Any
+) -> tuple[Any, ...]:
     goes_on, turn, count = condition is None or bool(condition), 0, len(states)
     scanned: list[list[Any]] = [[] for _ in range(call.outputs - count)]
     while goes_on and (most is None or turn < int(most)):
@@ -43,7 +45,7 @@ def _stacked(call: Call, rows: Sequence[Tensor], place: int, axis: int = 0) -> T
 
 def _state_count(call: Call) -> int:
     count: int = 2 if call.node.op_type == "Loop" else call.get("num_scan_inputs")
-    return len(call.node.input) - count
+    return max(len(call.node.input) - count, 0)
 
 
 @rule("Scan", bodies=True)

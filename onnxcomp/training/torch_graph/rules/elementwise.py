@@ -71,6 +71,8 @@ def power(call: Call, a: Tensor, b: Tensor) -> Tensor:
     b = aligned(call, a, b)
     if b.numel() == 1 and b.dim() <= a.dim() and not b.requires_grad and a.dtype.is_floating_point:
         return a ** b.item()  # exact powers for whole numbers, and derivatives at zero
+    if a.dtype.is_floating_point:
+        b = b.to(a.dtype)
     return torch.pow(a, b).to(a.dtype)
 
 

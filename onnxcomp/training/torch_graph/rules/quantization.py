@@ -18,13 +18,13 @@ from onnxcomp.training.torch_graph.values import BELOW_A_BYTE, TYPES, limits
 
 
 class _Rounded(torch.autograd.Function):  # type: ignore[misc]
-    """clip(round(v) + z, low, high), with the derivative 1 where it is not clipped."""
+    """clip(round(v) + z, low, high), with the derivative 1 where v + z is within the limits."""
 
     @staticmethod
     def forward(context: Any, v: Tensor, zero: Tensor | float, low: float, high: float) -> Tensor:
-        whole = torch.round(v) + zero
-        context.save_for_backward((whole >= low) & (whole <= high))
-        return whole.clamp(low, high)
+        place = v + zero
+        context.save_for_backward((place >= low) & (place <= high))
+        return (torch.round(v) + zero).clamp(low, high)
 
     @staticmethod
     def backward(context: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:

@@ -188,7 +188,7 @@ def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
 def _points(start: Tensor, length: Tensor, cells: int, ratio: int) -> Tensor:
     """(cells, points): evenly over each cell."""
     count = ratio or math.ceil(float(length) / cells)
-    inside = (torch.arange(count, device=start.device) + 0.5) / count
+    inside = (torch.arange(count, dtype=start.dtype, device=start.device) + 0.5) / count
     return start + (torch.arange(cells, device=start.device)[:, None] + inside) * length / cells
 
 

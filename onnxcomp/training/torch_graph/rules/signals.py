@@ -29,6 +29,7 @@ def _complex(x: Tensor) -> Tensor:
 def stft(
     call: Call, signal: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
 ) -> Tensor:
+    signal = signal.unsqueeze(-1) if signal.dim() == 2 else signal
     size = int(length) if length is not None else window.shape[0] if window is not None else signal.shape[1]
     frames = signal.unfold(1, size, int(step))  # (batch, frames, 1 or 2, size)
     if window is not None:
