@@ -19,6 +19,7 @@ from onnxcomp.training.torch_graph.rule_table import RULES
 from onnxcomp.training.torch_graph.values import to_torch
 
 MOST_FOLDED = 2**28  # bytes of a constant that is computed once: more is computed again at every run
+MOST_SETTINGS = 64  # elements of a constant that may be a shape or the like
 SEED = 15_000_000
 
 
@@ -87,10 +88,10 @@ def compile_graph(
     scope = Scope(outer)
     inputs = [each.name for each in graph.input]
     for tensor in graph.initializer:
-        value = None if tensor.name in free else to_torch(around.read(tensor), around.device)
+        value = None if tensor.name in free else kept(around.read(tensor), around)
         scope.define(tensor.name, value, constant=tensor.name not in free and tensor.name not in inputs)
     for sparse in graph.sparse_initializer:
-        scope.define(sparse.values.name, to_torch(dense(sparse, around.read), around.device), constant=True)
+        scope.define(sparse.values.name, kept(dense(sparse, around.read), around), constant=True)
     given = tuple(scope.places[name] if name in scope.places else scope.define(name) for name in inputs)
     steps = _steps(graph.node, opsets, around, scope)
     results = tuple(scope.place(each.name) for each in graph.output)
@@ -170,9 +171,9 @@ def attributes_of(node: NodeProto, around: Around) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in node.attribute:
         if each.HasField("t"):
-            found[each.name] = to_torch(around.read(each.t), around.device)
+            found[each.name] = kept(around.read(each.t), around)
         elif each.HasField("sparse_tensor"):
-            found[each.name] = to_torch(dense(each.sparse_tensor, around.read), around.device)
+            found[each.name] = kept(dense(each.sparse_tensor, around.read), around)
         elif each.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             found[each.name] = _decoded(helper.get_attribute_value(each))
     return found
@@ -182,6 +183,12 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="surrogateescape")
     return [_decoded(each) for each in value] if isinstance(value, list) else value
+
+
+def kept(values: Any, around: Around) -> Any:
+    """A constant as a tensor: on the device, but on the CPU what may be a shape, axes or a condition."""
+    is_setting = values.dtype.kind in "ib" and values.size <= MOST_SETTINGS
+    return to_torch(values, "cpu" if is_setting else around.device)
 
 
 def dense(sparse: SparseTensorProto, read: Callable[[TensorProto], Any]) -> Any:

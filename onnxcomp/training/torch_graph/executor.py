@@ -17,7 +17,7 @@ from onnxcomp.model import Model
 from onnxcomp.training.torch_graph.compiling import Around, compile_graph
 from onnxcomp.training.torch_graph.expansion import expanding_rule
 from onnxcomp.training.torch_graph.program import Program
-from onnxcomp.training.torch_graph.rule import Draws, plain_domain
+from onnxcomp.training.torch_graph.rule import Draws, NodeError, plain_domain
 from onnxcomp.training.torch_graph.values import BELOW_A_BYTE, to_numpy, to_torch
 
 Array = NDArray[Any]
@@ -46,12 +46,17 @@ class Executor:
         self._output_kinds = [each.type.tensor_type.elem_type for each in proto.graph.output]
         self._places = dict(scope.places)
         self._parts: dict[tuple[str, ...], Program] = {}
+        held = {each.name for each in (*proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer))}
+        self._needed = {each.name for each in proto.graph.input} - held
         self._inputs = {each.name for each in proto.graph.input}
 
     def run(self, feeds: Mapping[str, Any], given: Mapping[str, Any], names: Sequence[str] | None = None) -> list[Any]:
         """The outputs called ``names`` (default all) as torch values; ``given``: tensors of the free initializers."""
         program = self._program if names is None else self._part(tuple(names))
         frame = list(program.start)
+        missing = self._needed.difference(feeds)
+        if missing:
+            raise NodeError(f"the input {min(missing)!r} is not fed")
         for name, value in feeds.items():
             if name in self._inputs:
                 frame[self._places[name]] = to_torch(value, self.device)

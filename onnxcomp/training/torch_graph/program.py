@@ -45,6 +45,8 @@ class Step:
     def compute(self, frame: Frame) -> Any:
         """The node's value or values."""
         arguments = [frame[each] for each in self.inputs]
+        if self.call.device != "cpu":
+            arguments = placed(arguments, self.rule.reads_host, self.call.device)
         if self.rule.has_bodies:
             bound = {name: functools.partial(body.run, outer=frame) for name, body in self.bodies.items()}
             return self.rule.compute(self.call, bound, *arguments)
@@ -135,6 +137,22 @@ def finished(program: Program) -> Program:
         if place not in used:
             found.start[place] = None
     return found
+
+
+def placed(arguments: Sequence[Any], host: Sequence[int], device: str) -> list[Any]:
+    """The arguments where the rule wants them: what it reads itself on the CPU, the others on the device if one is.
+
+    So shapes are computed on the CPU, and nothing waits for the device to know them.
+    """
+    on_device = any(
+        isinstance(each, torch.Tensor) and each.device.type != "cpu"
+        for place, each in enumerate(arguments)
+        if place not in host
+    )
+    there = ["cpu" if place in host or not on_device else device for place in range(len(arguments))]
+    return [
+        each.to(where) if isinstance(each, torch.Tensor) else each for each, where in zip(arguments, there, strict=True)
+    ]
 
 
 def _narrow(arguments: Sequence[Any]) -> bool:

@@ -117,7 +117,8 @@ CASES: dict[str, tuple[str, list[Array | None], dict[str, Any], int]] = {
     "MatMulIntegerToFloat": (
         "MatMulIntegerToFloat",
         [codes(3, 4), signed(4, 5), number(0.1), positive(5), np.array(7, np.uint8), signed(5), normal(5)], {}, 1),
-    "DynamicQuantizeMatMul": ("DynamicQuantizeMatMul", [normal(3, 4), signed(4, 5), positive(1), None, normal(5)], {}, 1),
+    "DynamicQuantizeMatMul": (
+        "DynamicQuantizeMatMul", [normal(3, 4), signed(4, 5), positive(1), None, normal(5)], {}, 1),
     "QGemm": (
         "QGemm", [codes(3, 4), number(0.1), U8, signed(5, 4), positive(5), np.zeros(5, np.int8),
                   np.arange(5, dtype=np.int32), None, None], {"transB": 1}, 1),

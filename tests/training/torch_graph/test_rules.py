@@ -41,7 +41,8 @@ X = normal(2, 4, 6)
 OLD_FORMS = {
     "Clip by attributes": (9, "(float[2,4,6] x) => (float[2,4,6] y) {y = Clip <min=-0.5, max=0.5> (x)}"),
     "Pad by attributes": (9, "(float[2,4,6] x) => (float[2,5,8] y) {y = Pad <pads=[0,0,1,0,1,1], value=2.0> (x)}"),
-    "Slice by attributes": (9, "(float[2,4,6] x) => (float[2,2,6] y) {y = Slice <axes=[1], starts=[1], ends=[-1]> (x)}"),
+    "Slice by attributes": (9, "(float[2,4,6] x) => (float[2,2,6] y) "
+                               "{y = Slice <axes=[1], starts=[1], ends=[-1]> (x)}"),
     "Softmax over all axes from one": (11, "(float[2,4,6] x) => (float[2,4,6] y) {y = Softmax <axis=1> (x)}"),
     "Squeeze by attribute": (11, "(float[2,4,6] x) => (float[2,4,6] y) "
                                  "{u = Unsqueeze <axes=[0,3]> (x) y = Squeeze <axes=[0,3]> (u)}"),
@@ -171,8 +172,8 @@ def test_a_node_that_cannot_be_computed_is_named() -> None:
 
 
 def test_a_branch_that_would_fail_does_no_harm_where_it_is_not_taken() -> None:
-    model = parsed(17, "(bool c, float[2,4,6] x) => (y) <int64[2] s = {5, 5}> {y = If (c) <"
+    model = parsed(17, "(bool c, float[2,4,6] x) => (y) <int64[2] s = {5, 5}, float[2] w = {1, 2}> {y = If (c) <"
                        "then_branch = a () => (p) {p = Neg (x)}, "
-                       "else_branch = b () => (q) {w = Constant <value = float[2] {1,2}> () q = Reshape (w, s)}>}")  # fmt: skip
+                       "else_branch = b () => (q) {q = Reshape (w, s)}>}")  # fmt: skip
     (y,) = given(model, {"c": np.array(True), "x": X}).values()
     np.testing.assert_array_equal(y, -X)
