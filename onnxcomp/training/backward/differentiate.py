@@ -28,6 +28,7 @@ QUANTIZED = frozenset(
     if hasattr(TensorProto, name)
 )
 UNKNOWN = 0
+NO_RULE = "has no derivative in this engine"
 
 
 @dataclass
@@ -50,17 +51,21 @@ def differentiate(graph: Graph, shapes: Shapes, loss: Any, parameters: Sequence[
     writer = Writer(graph, shapes)
     way = between(graph, shapes, loss, parameters)
     adjoints = {loss: _one(writer, loss)}
+    barred: set[Any] = set()  # tensors that have adjoints which could not be written
     made = Derivative()
     for node in reversed(way.nodes):
         given = [adjoints.get(out) for out in node.outputs]
-        if not any(given):
+        is_barred = any(out in barred for out in node.outputs)
+        if not any(given) and not is_barred:
             continue
         wanted = [each in way.tensors for each in node.inputs]
         try:
-            found = _applied(writer, node, given, wanted)
+            found = _applied(writer, node, given, wanted) if any(given) else _none(node)
         except NoRuleError as error:
             made.reasons.setdefault(operator(node), f"{node.name or node.outputs[0].name}: {error}")
-            continue
+            is_barred, found = True, []
+        if is_barred:
+            barred.update(node.inputs)
         for tensor, adjoint, is_wanted in zip(node.inputs, found, wanted, strict=False):
             if adjoint is not None and is_wanted:
                 before = adjoints.get(tensor)
@@ -114,12 +119,19 @@ def _one(writer: Writer, loss: Any) -> Value:
     return writer.constant(np.ones((), dtype)).expand(writer.shape(writer.value(loss)))
 
 
+def _none(node: Node) -> Sequence[Value | None]:
+    """No adjoints; NoRuleError for an operator without a rule, so that all are named at once."""
+    if (domain_of(node), node.op) not in RULES:
+        raise NoRuleError(NO_RULE)
+    return []
+
+
 def _applied(
     writer: Writer, node: Node, adjoints: Sequence[Value | None], wanted: Sequence[bool]
 ) -> Sequence[Value | None]:
     found = RULES.get((domain_of(node), node.op))
     if found is None:
-        raise NoRuleError("has no derivative in this engine")
+        raise NoRuleError(NO_RULE)
     at = At(writer, node, adjoints, wanted)
     made = found.derive(at)
     given = [made] if isinstance(made, Value) else list(made)

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from onnxcomp.graph.ir.query import constant_value
-
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import FLOATS
 

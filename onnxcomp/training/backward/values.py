@@ -90,6 +90,10 @@ class Value:
         """The same in another element type."""
         return self if data_type == self.data_type else self.write.op("Cast", self, to=data_type, type=data_type)
 
+    def only(self, condition: Value) -> Value:
+        """This where the condition holds, zero where it does not (or nan, times zero); twice as fast as ``where``."""
+        return self * condition.cast(self.data_type)
+
     def where(self, condition: Value, otherwise: Operand = 0.0) -> Value:
         """This where the condition holds, something else where it does not."""
         return self.write.op("Where", condition, self, self.write.alike(otherwise, self), type=self.data_type)
@@ -205,7 +209,8 @@ class Writer:
         rank = self.shapes.rank(value.tensor)
         if axis >= 0 or rank is not None:
             return self.sizes(value, axis % rank if rank else axis, (axis % rank if rank else axis) + 1)
-        return self.op("Shape", value, start=axis, **({} if axis == -1 else {"end": axis + 1}))
+        end: dict[str, Any] = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", value, start=axis, **end)
 
     def sizes(self, value: Value, start: int, end: int) -> Value:
         """Some of its dimensions (counted from 0)."""
