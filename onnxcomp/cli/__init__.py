@@ -33,7 +33,7 @@ TERMINATED = 128 + signal.SIGTERM
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
-COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "passes")
+COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "pack", "unpack", "passes")
 
 
 class Commands(click.Group):
