@@ -17,6 +17,12 @@ MODEL ?= lenet5
 CALIB ?= mnist_calib
 UNSEEN ?= mnist_unseen
 
+# uv installs in seconds what pip takes half a minute for; where it cannot be had, pip does it. Bytecode is compiled as
+# modules are imported, few of all.
+# $(call installed,ENVIRONMENT,ARGUMENTS)
+installed = { $(1)/bin/python -m pip install -qq uv && $(1)/bin/uv pip install -q --python $(1)/bin/python $(2); } \
+  || $(1)/bin/python -m pip install -qq $(2)
+
 # onnxruntime-openvino takes the place of onnxruntime, so it needs an environment of its own.
 OPENVINO ?= onnxruntime-openvino==1.24.1
 OPENVINO_VENV ?= .venv-openvino
@@ -29,7 +35,7 @@ OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml",
 # pip takes the newest only. Where that Python is missing it is PYTHON, and the lowest versions that have wheels for it.
 OLDEST_VENV ?= .venv-oldest
 OLDEST_PYTHON := $(OLDEST_VENV)/bin/python
-OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --compile-bytecode --python $(OLDEST_PYTHON)
+OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --python $(OLDEST_PYTHON)
 LOWEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/python\1/p' pyproject.toml)
 # Reading and writing, every pass on drawn models, the pipeline on small ones, the command as a process.
 OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_asks_the_installed_version_what_it_loads \
@@ -57,7 +63,7 @@ $(READY): pyproject.toml
 	    "Name another one, for example: make demo PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	$(call installed,$(VENV),--editable '.[dev]')
 	@touch $@
 
 demo: $(READY)
@@ -79,12 +85,12 @@ test-thorough: $(READY)
 # Where the package cannot be had the tests are skipped, and say so. One after another: they print latencies.
 test-openvino:
 	@$(PYTHON) -m venv $(OPENVINO_VENV)
-	@if ! $(OPENVINO_PYTHON) -m pip install -qq '$(OPENVINO)'; then \
+	@if ! { $(call installed,$(OPENVINO_VENV),'$(OPENVINO)'); }; then \
 	  echo "OpenVINO tests skipped: $(OPENVINO) cannot be installed here, for the reason above"; exit 0; fi; \
 	set -e; $(OPENVINO_PYTHON) -c $(OPENVINO_NEEDS) > $(OPENVINO_VENV)/needs.txt; \
-	$(OPENVINO_PYTHON) -m pip install -qq -r $(OPENVINO_VENV)/needs.txt; \
-	$(OPENVINO_PYTHON) -m pip install -qq --no-deps --editable .; \
-	$(OPENVINO_PYTHON) -m pytest tests/providers
+	$(call installed,$(OPENVINO_VENV),-r $(OPENVINO_VENV)/needs.txt); \
+	$(call installed,$(OPENVINO_VENV),--no-deps --editable .); \
+	PYTHONDONTWRITEBYTECODE= $(OPENVINO_PYTHON) -m pytest tests/providers
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)
