@@ -15,8 +15,8 @@ from onnxcomp.cli import options
 @click.argument("teacher", type=options.PATH)
 @click.argument("student", type=options.PATH, required=False)
 @click.option("--student", "shape", metavar="SHAPE",
-              help="Make the student of the teacher, such as width=0.5,depth=0.75,separable: the shares of the units of "
-                   "each layer and of the blocks that stay, convolutions as depthwise and pointwise.")  # fmt: skip
+              help="Make the student of the teacher, such as width=0.5,depth=0.75,separable: the shares of units "
+                   "and of blocks that stay, convolutions as depthwise and pointwise ones.")  # fmt: skip
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N",
               help="Times through the samples. [default: 20, within 400 to 8000 steps and --train-time]")  # fmt: skip
 @options.output_options

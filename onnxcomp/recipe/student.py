@@ -55,14 +55,14 @@ class StudentShape:
 
 def distilling(shape: StudentShape, **training: Any) -> Recipe:
     """The recipe that makes a student and trains it, judged at the end. training: fields of ``finetune``."""
-    made = []
+    made: list[tuple[str, dict[str, Any]]] = []
     if shape.depth < 1:
-        made.append(get_pass("prune-blocks")(ratio=1 - shape.depth))
+        made.append(("prune-blocks", {"ratio": 1 - shape.depth}))
     if shape.width < 1:
-        made += [get_pass(name)(ratio=1 - shape.width) for name in ("prune-heads", "prune-channels")]
+        made += [(name, {"ratio": 1 - shape.width}) for name in ("prune-heads", "prune-channels")]
     if shape.separable:
-        made.append(get_pass("factorize-conv")(decomposition="depthwise", ratio=1.0))
-    made.append(get_pass("finetune")(**training))
+        made.append(("factorize-conv", {"decomposition": "depthwise", "ratio": 1.0}))
+    made.append(("finetune", training))
     steps = [Apply(get_pass(name)()) for name in PREPARED]
-    whole = Sequential(tuple(Apply(each) for each in made), "end")
+    whole = Sequential(tuple(Apply(get_pass(name)(**fields)) for name, fields in made), "end")
     return Recipe("distill", (*steps, whole), "A student of the model, trained towards it.")
