@@ -39,6 +39,7 @@ LARGE_PARAMETERS = 10**6  # from here on the rate falls with the square root of 
 RATE, LEAST_RATE = 1e-2, 1e-3
 WARM_UP_SHARE = 0.03
 LOOKS = 40  # at the samples held back, in a whole training
+LEAST_BETWEEN = 10  # steps
 EPOCHS = 20.0
 LEAST_STEPS, MOST_STEPS = 400, 8000  # where neither epochs nor time say it
 TIMED_STEPS = 3
@@ -103,7 +104,7 @@ class Finetuning:
         most = self.choices.run_size or 2**31
         stream = TrainingStream(trained, self.choices.batch_size, self.seed, most)
         looked = TrainingStream(held, max(self.choices.batch_size, 256), self.seed, most)
-        student = private_copy(self.model, [part.name for part in self.parts], self.edit)
+        student = private_copy(self.model, self.parts, self.edit)
         inner = self.matching.inner_names(student, self.reference.model, self.reference.is_as_it_was)
         outputs = [each.name for each in self.reference.model.proto.graph.output]
         teacher = Teacher(self.reference.model, [*outputs, *inner], self.open_session)
@@ -154,7 +155,7 @@ class Finetuning:
             optimizer=choices.optimizer,
             schedule=choices.schedule,
             warm_up=int(WARM_UP_SHARE * steps),
-            evaluate_every=max(1, -(-steps // LOOKS)),
+            evaluate_every=max(LEAST_BETWEEN, -(-steps // LOOKS)),
             patience=choices.patience,
             until=choices.until,
         )
