@@ -48,8 +48,8 @@ class Finetune(Pass):
 
     The original is the model from before the first step that lost something, or ``--reference``; the samples are those
     of ``--train-data``, or the calibration part. What counts is the loss on samples that are held back, of which the
-    best weights are kept; the calibration part must agree that they are nearer. Needs an engine for gradients: torch
-    (the extra onnxcomp[train]) or, in any installation, ONNX Runtime by rules.
+    best weights are kept; trained on the calibration part, the divergence there must be less, too. Needs an engine for
+    gradients: torch (the extra onnxcomp[train]) or, in any installation, ONNX Runtime by rules.
 
     Levels that are trained stay as many as they were. Which level a weight has may change (straight-through, with
     learned scales as in LSQ, https://arxiv.org/abs/1902.08153), is fixed (Deep Compression's trained quantization), or
@@ -95,7 +95,7 @@ class Finetune(Pass):
         None,
         low=1e-7,
         high=10.0,
-        help="of a step at its fastest, relative to the weights; unset: 0.01, less for large models",
+        help="of a step at its fastest, relative to the weights; unset: the best of some, by short trainings",
     )
     schedule: str = parameter("cosine", choices=tuple(SHAPES), help="how the rate falls")
     epochs: float | None = parameter(
@@ -211,8 +211,11 @@ class Finetune(Pass):
         )  # fmt: skip
 
     def _is_nearer(self, model: Model, made: Made, tied: Sequence[str], context: Context) -> bool:
-        """Whether the trained model is nearer to the original on the calibration part; yes where nothing tells."""
-        if context.divergence is None:
+        """Whether the trained model is nearer to the original on the calibration part, where it was trained on that.
+
+        Passes before were fitted to that part, so that samples of their own, held back, tell better.
+        """
+        if context.divergence is None or _data_of(context) is not context.calibration:
             return True
         graph = open_plain(model)
         _put_in(graph, made, tied)
@@ -255,6 +258,6 @@ def _tell(parts: list[TrainedPart], made: Made, trained: Trained, work: Finetuni
     for part in parts:
         shared = f", as one for its {part.readers} readers" if part.is_vector and part.readers > 1 else ""
         outcome.change(part.known_as, what + shared, loss_before=trained.first_loss, loss_after=trained.loss)
-    outcome.settled["steps"] = work.plan.steps
+    outcome.settled |= {"steps": work.plan.steps, "rate": work.plan.rate}
     if trained.is_over:
         outcome.settled["until"] = trained.steps
