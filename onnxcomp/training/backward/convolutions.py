@@ -235,7 +235,7 @@ def conv(at: At) -> Adjoints:
     if not at.wanted[1]:
         return by_x, None, by_bias
     by_kernel = kernel_gradient(at, padded(x, window), at.dy, at.y, window, group)
-    return by_x, by_kernel.reshape(at.shape(kernel)), by_bias
+    return by_x, by_kernel.shaped(at.shape(kernel)), by_bias
 
 
 @rule("ConvTranspose")
@@ -247,7 +247,7 @@ def conv_transpose(at: At) -> Adjoints:
     wide = padded(at.dy, window)
     kept = at.op("Conv", wide, kernel, strides=list(window.strides), dilations=list(window.dilations), group=group)
     by_x = kept.slice([0] * count, at.write.sizes(x, 2, 2 + count), list(range(2, 2 + count)))
-    by_kernel = kernel_gradient(at, wide, x, x, window, group).reshape(at.shape(kernel))
+    by_kernel = kernel_gradient(at, wide, x, x, window, group).shaped(at.shape(kernel))
     return by_x, by_kernel, at.dy.sum([0, *range(2, 2 + count)])
 
 

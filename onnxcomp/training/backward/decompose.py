@@ -51,19 +51,24 @@ def decomposed(model: Model, nodes_of: Callable[[Graph, Shapes], Iterable[Node]]
         if not composed and not defined:
             return model
         model = close_graph(graph)
-        if defined:
-            model = _inlined(model, defined, shapes, graph)
+        inlined = _inlined(model, defined, shapes, graph) if defined else None
+        if inlined is None and not composed:
+            return model
+        model = inlined or model
     return model
 
 
-def _inlined(model: Model, defined: Collection[tuple[str, str]], shapes: Shapes, graph: Graph) -> Model:
-    """The model with ONNX's definitions in the place of these operators."""
+def _inlined(model: Model, defined: Collection[tuple[str, str]], shapes: Shapes, graph: Graph) -> Model | None:
+    """The model with ONNX's definitions in the place of these operators; None where the inliner has no way."""
     proto = copied(model.proto)
     _state_types(proto.graph, shapes, graph)
     for node in proto.graph.node:
         if (domain_of(node), node.op_type) in defined:
             _state_defaults(node, graph.opset)
-    made = onnx.inliner.inline_selected_functions(proto, sorted(defined), False, True)
+    try:
+        made = onnx.inliner.inline_selected_functions(proto, sorted(defined), False, True)
+    except RuntimeError:  # of a type that it does not know, as that of an input left out
+        return None
     del made.graph.value_info[:]
     return model.with_proto(made)
 

@@ -132,6 +132,8 @@ def _applied(
     found = RULES.get((domain_of(node), node.op))
     if found is None:
         raise NoRuleError(NO_RULE)
+    if any(adjoints[found.outputs :]):
+        raise NoRuleError("the loss depends on one of its outputs that has no derivative here")
     at = At(writer, node, adjoints, wanted)
     made = found.derive(at)
     given = [made] if isinstance(made, Value) else list(made)

@@ -39,9 +39,13 @@ class Step:
 def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
     """The graph of a step. Raises ParameterError where the loss or a parameter is no such thing in the model."""
     graph = open_graph(written_out(model))
+    if graph.opset < 1:
+        graph.opset_imports[""] = OPSET
     reason = raise_opset(graph, OPSET)
     if reason is not None:
-        return Step(model, reasons={reason.split(" ", 1)[0]: reason})
+        named = reason.split(" ", 1)[0]
+        is_operator = any(node.op == named for _, node in graph.nodes())
+        return Step(model, reasons={named if is_operator else "opset": reason})
     for name in parameters:
         free(graph, name)
 

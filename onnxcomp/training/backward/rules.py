@@ -36,23 +36,27 @@ class Rule:
     """An operator's derivative.
 
     broadcasts: the inputs are broadcast against each other, and what the rule gives has the output's shape.
+    outputs: how many of the outputs it knows adjoints of; the loss may not depend on others.
     """
 
     derive: Derive
     broadcasts: bool
+    outputs: int
 
+
+ANY = 1 << 30  # as many outputs as there are
 
 RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str, broadcasts: bool = False, domain: str = "") -> Callable[[Derive], Derive]:
+def rule(*ops: str, broadcasts: bool = False, outputs: int = 1, domain: str = "") -> Callable[[Derive], Derive]:
     """Register the derivative of operators."""
 
     def register(derive: Derive) -> Derive:
         for op in ops:
             if (domain, op) in RULES:
                 raise ValueError(f"{op} has two rules")
-            RULES[domain, op] = Rule(derive, broadcasts)
+            RULES[domain, op] = Rule(derive, broadcasts, outputs)
         return derive
 
     return register
@@ -183,4 +187,4 @@ def unbroadcast_at_run_time(write: Writer, adjoint: Value, like: Value, to: Valu
     ones = write.constant(np.ones(1, np.int64)).expand(lead)
     axes = write.op("NonZero", write.joined([ones, shape]).equals(1)).reshape([-1])
     summed = write.op("ReduceSum", adjoint, axes, keepdims=1, noop_with_empty_axes=1)
-    return summed.reshape(shape)
+    return summed.shaped(shape)

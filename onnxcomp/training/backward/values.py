@@ -110,6 +110,10 @@ class Value:
         """The same elements in another shape."""
         return self.write.op("Reshape", self, shape)
 
+    def shaped(self, shape: Value) -> Value:
+        """The same elements in the very shape of a tensor, whose zeros are zeros."""
+        return self.write.op("Reshape", self, shape, allowzero=1)
+
     def transpose(self, perm: Sequence[int]) -> Value:
         """The axes in another order."""
         return self if list(perm) == sorted(perm) else self.write.op("Transpose", self, perm=list(perm))
