@@ -34,6 +34,9 @@ class Executor:
         proto = written_out(model).proto
         self.device = device
         self._threads = threads
+        unknown = set(free) - {each.name for each in proto.graph.initializer}
+        if unknown:
+            raise NodeError(f"{min(unknown)!r} is no initializer of the main graph")
         self._draws = Draws(device)
         around = Around(model.read, device, self._draws, _kinds(proto), lambda node, opset: None)
         around = Around(
