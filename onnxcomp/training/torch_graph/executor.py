@@ -44,7 +44,7 @@ class Executor:
         )
         opsets = {plain_domain(each.domain): each.version for each in proto.opset_import}
         with self.settings():
-            self._program, scope = compile_graph(proto.graph, opsets, around, free=free)
+            self.program, scope = compile_graph(proto.graph, opsets, around, free=free)
         self.outputs = [each.name for each in proto.graph.output]
         self._output_kinds = [each.type.tensor_type.elem_type for each in proto.graph.output]
         self._places = dict(scope.places)
@@ -55,7 +55,7 @@ class Executor:
 
     def run(self, feeds: Mapping[str, Any], given: Mapping[str, Any], names: Sequence[str] | None = None) -> list[Any]:
         """The outputs called ``names`` (default all) as torch values; ``given``: tensors of the free initializers."""
-        program = self._program if names is None else self._part(tuple(names))
+        program = self.program if names is None else self._part(tuple(names))
         frame = list(program.start)
         missing = self._needed.difference(feeds)
         if missing:
@@ -103,7 +103,7 @@ class Executor:
     def _part(self, names: tuple[str, ...]) -> Program:
         """The program of these outputs alone."""
         if names not in self._parts:
-            self._parts[names] = self._program.towards([self._places[each] for each in names])
+            self._parts[names] = self.program.towards([self._places[each] for each in names])
         return self._parts[names]
 
     @contextlib.contextmanager
