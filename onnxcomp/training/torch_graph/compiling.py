@@ -13,6 +13,7 @@ import torch
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from onnxcomp.training.torch_graph.foreign import foreign_rule
+from onnxcomp.training.torch_graph.fusing import ChainFuser
 from onnxcomp.training.torch_graph.program import NOTHING, REFUSALS, Frame, NodeStep, Program, finished
 from onnxcomp.training.torch_graph.rule import Call, Draws, TorchRule, plain_domain
 from onnxcomp.training.torch_graph.rule_table import RULES
@@ -95,6 +96,7 @@ def compile_graph(
     given = tuple(scope.places[name] if name in scope.places else scope.define(name) for name in inputs)
     steps = _steps(graph.node, opsets, around, scope)
     results = tuple(scope.place(each.name) for each in graph.output)
+    steps = ChainFuser(steps, scope.start, scope.constant, results).fused()
     return finished(Program(steps, scope.start, given, results, tuple(scope.captured))), scope
 
 
