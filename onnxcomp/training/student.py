@@ -22,8 +22,8 @@ from onnxcomp.graph.weights.bias import biases
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, is_pruned
 from onnxcomp.model import Model
-from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.trainable.coded import TrainedLevels, TrainedRounding
 from onnxcomp.numerics.trainable.soft_rounding import TrainedChoice
 from onnxcomp.numerics.trainable.tensor import (
@@ -43,7 +43,7 @@ ELEMENTWISE = ("Add", "Sub", "Mul", "PRelu")
 MASKED_SHARE = 0.4  # of zeros: from here on they are what makes a weight small, and stay
 MEANT_ZEROS = 0.65  # of zeros among levels: three levels have up to half of them by themselves
 LEAST_OF_WEIGHTS = 0.5  # of the typical weight: what a vector near zero is moved relative to
-FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary, binary) values harden slowly
+FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary) values harden slowly
 SCALARS_LEVELS = 256
 
 ROUNDINGS = ("auto", "fixed", "straight-through", "blend", "adaround")
@@ -155,8 +155,7 @@ class PartFinder:
             return TrainedNonzeros(values, self._levels(encoding, inner, known, False))
         if keep_zeros:
             return TrainedUnderMask(values, self._levels(encoding, values, before, False))
-        in_order = encoding.level_count <= FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary, binary) values harden slowly
-SCALARS_LEVELS and encoding.kind != "vector"
+        in_order = encoding.level_count <= SCALARS_LEVELS and encoding.kind != "vector"
         if self.rounding == "fixed" or not in_order:
             return TrainedLevels(encoding, values)
         if self.rounding == "adaround":
