@@ -23,6 +23,7 @@ from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, is_pruned
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.trainable.coded import TrainedLevels, TrainedRounding
 from onnxcomp.numerics.trainable.soft_rounding import TrainedChoice
 from onnxcomp.numerics.trainable.tensor import (
@@ -42,6 +43,7 @@ ELEMENTWISE = ("Add", "Sub", "Mul", "PRelu")
 MASKED_SHARE = 0.4  # of zeros: from here on they are what makes a weight small, and stay
 MEANT_ZEROS = 0.65  # of zeros among levels: three levels have up to half of them by themselves
 LEAST_OF_WEIGHTS = 0.5  # of the typical weight: what a vector near zero is moved relative to
+FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary) values harden slowly
 SCALARS_LEVELS = 256
 
 ROUNDINGS = ("auto", "fixed", "straight-through", "blend", "adaround")
@@ -158,7 +160,8 @@ class PartFinder:
             return TrainedLevels(encoding, values)
         if self.rounding == "adaround":
             return TrainedChoice(encoding, values, before)
-        softness = BLENDED if self.rounding == "blend" else 0.0
+        is_far = before is not None and relative_error(before, values) > FAR
+        softness = BLENDED if self.rounding == "blend" or (self.rounding == "auto" and is_far) else 0.0
         return TrainedRounding(encoding, values, before, softness)
 
     def _of_vector(self, constant: Constant, least: float, graph: Graph) -> TrainedPart:

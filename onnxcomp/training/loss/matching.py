@@ -33,6 +33,7 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SOFT_SHARE = 0.1  # of the largest entropy that there can be: what a temperature should leave of it
 LEAST_ENTROPY = 0.05  # nats: a more confident teacher's classes count no more for it
 LEAST_SPREAD = 1e-3  # of the whole tensor's: a channel that hardly varies counts no more than this
+BESIDE_CLASSES = 0.5  # the weight of logits as values, which softmax does not see and verification looks at, too
 LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOST_INNER = 8
 BY_SAMPLES = 0  # the axis of samples
@@ -108,6 +109,8 @@ class Matching:
             yield _value_term(name, blocks, 1.0, _axis_of(read))
         elif (read.has_classes and read.kind == "classes") or (self.loss == "kl" and blocks[0].ndim > 1):
             yield self._class_term(name, blocks, read, student)
+            if read.form == "logits":
+                yield _value_term(name, blocks, BESIDE_CLASSES, _axis_of(read))
         elif read.form == "each" and read.kind == "probabilities":
             yield ChanceTerm(name, name, 1 / max(read.entropy, LEAST_ENTROPY), blocks[0].ndim, blocks[0].dtype)
         else:
