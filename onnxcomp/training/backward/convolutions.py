@@ -100,7 +100,9 @@ def kernel_gradient(at: At, data: Value, adjoint: Value, places: Value, window: 
         axes = [0, *range(2, 2 + len(window.kernel))]
         sums = [(_seen_by(at, data, each, places, window) * adjoint).sum(axes) for each in offsets]
         return at.op("Concat", *(each.unsqueeze([1]) for each in sums), axis=1)
-    is_small = group == 1 and _is_small(at, outer * inner * len(offsets), outer + inner, places)
+    is_small = group == 1 and _is_small(
+        outer * inner * len(offsets), outer + inner, at.write.sizes(places, 2, 2 + len(window.kernel))
+    )
     first = [0, 1] if is_small else [1, 0]
     order = [*first, *range(2, 2 + len(window.kernel))]
     seen, rows = data.transpose(order), adjoint.transpose(order)
@@ -134,9 +136,9 @@ def _channels(kernel: Value) -> tuple[int, int]:
     return (shape[0], shape[1]) if shape else (0, 0)
 
 
-def _is_small(at: At, size: int, channels: int, places: Value) -> bool:
+def _is_small(size: int, channels: int, places: Value) -> bool:
     """Whether a kernel for each sample, to be summed, takes less than turning data and adjoint round."""
-    spatial = ints(at.write.sizes(places, 2, at.rank(places)).tensor)
+    spatial = ints(places.tensor)
     return spatial is not None and 0 < size < channels * math.prod(spatial)
 
 

@@ -5,7 +5,6 @@ One in many for `make test`, all of them with ONNXCOMP_THOROUGH.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -15,11 +14,12 @@ import pytest
 from onnxcomp.model import load
 from onnxcomp.training.backward.engine import BackwardEngine
 from tests.conformance.cases import Case, node_cases
+from tests.training.backward.drawn import THOROUGH
 from tests.training.backward.finite_differences import check_model
 from tests.training.backward.node_models import with_loss
 
-PARTS = 24
-TRIED = range(PARTS) if "ONNXCOMP_THOROUGH" in os.environ else [5]
+PARTS = 36
+TRIED = range(PARTS) if THOROUGH else [5]
 LEFT_OUT = re.compile(
     "_expanded|^test_resize"  # scales are no parameters; test_moving has both
     "|fullymasked|nan_robustness|gqa_rank4_mask|mask_causal$"  # 0 * inf in a row that is masked whole
@@ -56,9 +56,7 @@ def _wrong(proto: Any, values: dict[str, Any], feeds: dict[str, Any]) -> str | N
     told = ""
     for by_runtime, tolerance in ((0.0, 1e-2), (1e-2, 3e-2)):
         try:
-            check_model(
-                proto, aside, feeds, loss="the_loss", per_element=6, tolerance=tolerance, by_runtime=by_runtime
-            )
+            check_model(proto, aside, feeds, loss="the_loss", per_element=6, tolerance=tolerance, by_runtime=by_runtime)
         except AssertionError as error:
             told += str(error)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of an operator that it does not know
