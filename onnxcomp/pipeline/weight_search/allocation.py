@@ -57,9 +57,16 @@ def _alike(table: Table, option: WeightOption, other: WeightOption) -> bool:
     return 1 / size <= option.size_bytes / other.size_bytes <= size and option.error <= error * other.error
 
 
-def allot(table: Table, limit: float) -> Assignment:
-    """The assignment of least cost whose predicted divergence is at most ``limit``."""
-    return _at(table, least_cost(_items(table), limit))
+def allot(table: Table, limit: float, factors: Mapping[str, float] | None = None) -> Assignment:
+    """The assignment of least cost whose predicted divergence is at most ``limit``. factors: of what is predicted of a
+    weight, where it counts for more or less."""
+    items = _items(table)
+    if factors is not None:
+        items = [
+            [PricedOption(each.cost, factors.get(name, 1.0) * each.harm) for each in options]
+            for name, options in zip(table.options, items, strict=True)
+        ]
+    return _at(table, least_cost(items, limit))
 
 
 def allot_within(table: Table, cost: float) -> Assignment:
