@@ -275,15 +275,17 @@ def cheapest(table: Table, true: Mapping[str, float]) -> float:
     )
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_trials_teach_what_enumeration_finds(seed: int) -> None:
+def test_trials_teach_what_enumeration_finds() -> None:
     """From the mildest change of all, within so many trials as are made of small models."""
-    found, true = many(seed)
-    table = found.table
-    start = found._tried({name: options[1] for name, options in table.options.items()})
-    best, tried = found._learned(start, 10)
-    assert tried <= 10 and best.verdict.passed
-    assert best.cost <= 1.1 * cheapest(table, true)
+    excess = []
+    for seed in range(12):
+        found, true = many(seed)
+        table = found.table
+        start = found._tried({name: options[1] for name, options in table.options.items()})
+        best, tried = found._learned(start, 10)
+        assert tried <= 10 and best.verdict.passed
+        excess.append(best.cost / cheapest(table, true) - 1)
+    assert max(excess) < 0.2 and np.mean(excess) < 0.04
 
 
 def test_experience_is_one_factor_at_first_and_tells_weights_apart_later() -> None:
@@ -294,13 +296,26 @@ def test_experience_is_one_factor_at_first_and_tells_weights_apart_later() -> No
     drawn = [{name: options[rng.integers(3, 7)] for name, options in table.options.items()} for _ in range(40)]
     shares = [sum(true[name] * option.error for name, option in each.items()) for each in drawn]
     told.note(drawn[0], shares[0])
-    first = sum(option.error for option in drawn[0].values())
-    assert set(told.factors(table)) == set(true)
+    told.note(drawn[0], math.inf)
+    first = shares[0] / sum(option.error for option in drawn[0].values())
+    assert told.factors(table) == pytest.approx(dict.fromkeys(told.factors(table), first))
     for each, spent in zip(drawn[1:], shares[1:], strict=True):
         told.note(each, spent)
-    told.note(drawn[0], math.inf)
-    assert len(told.trials) == 40 and first > 0
-    assert told.factors(table) == pytest.approx(true, rel=0.1)
+    factors = told.factors(table)
+    for name, options in table.options.items():
+        for each in options[3:7]:
+            assert factors[name, each.choice] == pytest.approx(true[name], rel=0.3)
+
+
+def test_an_option_that_fails_alone_tells_little_of_the_weights_others() -> None:
+    """The strong option of "v" does twenty times what was predicted."""
+    table = spending().table
+    told = Experience(
+        [({"v": MILD, "w": MILD}, 0.1), ({"v": MILD, "w": STRONG}, 0.13), ({"v": STRONG, "w": MILD}, 2.6)]
+    )
+    factors = told.factors(table)
+    predicted = {each: factors["v", each.choice] * each.error for each in (MILD, STRONG)}
+    assert predicted[STRONG] > 1 and predicted[MILD] < 0.3
 
 
 def test_what_holds_of_a_second_search_counts_as_spent() -> None:
