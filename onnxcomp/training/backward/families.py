@@ -1,0 +1,31 @@
+"""All rules: importing the families registers them."""
+
+from __future__ import annotations
+
+from onnxcomp.training.backward import (
+    activations,
+    convolutions,
+    elementwise,
+    moving,
+    normalizations,
+    pooling,
+    products,
+    quantization,
+    reductions,
+    resizing,
+)
+from onnxcomp.training.backward.rules import RULES
+
+__all__ = [
+    "RULES",
+    "activations",
+    "convolutions",
+    "elementwise",
+    "moving",
+    "normalizations",
+    "pooling",
+    "products",
+    "quantization",
+    "reductions",
+    "resizing",
+]

@@ -1,0 +1,239 @@
+"""Nodes as algebra: ``dy * (1.0 - y * y)`` writes a Mul, a Sub and a Mul into a graph.
+
+    write = Writer(graph, shapes)
+    y = write.value(tensor)
+    (dy * y).sum([0])              ReduceSum(Mul(dy, y), [0])
+
+Numbers beside a value become constants of its element type. The same operator on the same values is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxcomp.graph.infer.shapes import Shapes
+from onnxcomp.graph.ir.nodes import Constant, Variable
+from onnxcomp.graph.ir.reader import Graph
+
+Array = NDArray[Any]
+INT64 = int(TensorProto.INT64)
+BOOL = int(TensorProto.BOOL)
+FLOAT = int(TensorProto.FLOAT)
+DOUBLE = int(TensorProto.DOUBLE)
+SHORT = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
+FLOATS = SHORT | {FLOAT, DOUBLE}
+BOOLEAN_OPS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not", "IsNaN"})
+INTEGER_OPS = frozenset({"Shape", "Size", "NonZero"})
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of the graph that is written, with its element type; a function's operators are its methods."""
+
+    write: Writer
+    tensor: Any
+    data_type: int
+
+    def __add__(self, other: Operand) -> Value:
+        return self.write.op("Add", self, other)
+
+    def __radd__(self, other: Operand) -> Value:
+        return self.write.op("Add", self.write.alike(other, self), self)
+
+    def __sub__(self, other: Operand) -> Value:
+        return self.write.op("Sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Value:
+        return self.write.op("Sub", self.write.alike(other, self), self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return self.write.op("Mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Value:
+        return self * other
+
+    def __truediv__(self, other: Operand) -> Value:
+        return self.write.op("Div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Value:
+        return self.write.op("Div", self.write.alike(other, self), self)
+
+    def __neg__(self) -> Value:
+        return self.write.op("Neg", self)
+
+    def __gt__(self, other: Operand) -> Value:
+        return self.write.op("Greater", self, other)
+
+    def __ge__(self, other: Operand) -> Value:
+        return self.write.op("GreaterOrEqual", self, other)
+
+    def __lt__(self, other: Operand) -> Value:
+        return self.write.op("Less", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return self.write.op("LessOrEqual", self, other)
+
+    def __and__(self, other: Value) -> Value:
+        return self.write.op("And", self, other)
+
+    def equals(self, other: Operand) -> Value:
+        """Where both are the same."""
+        return self.write.op("Equal", self, other)
+
+    def cast(self, data_type: int) -> Value:
+        """The same in another element type."""
+        return self if data_type == self.data_type else self.write.op("Cast", self, to=data_type, type=data_type)
+
+    def only(self, condition: Value) -> Value:
+        """This where the condition holds, zero where it does not (or nan, times zero); twice as fast as ``where``."""
+        return self * condition.cast(self.data_type)
+
+    def where(self, condition: Value, otherwise: Operand = 0.0) -> Value:
+        """This where the condition holds, something else where it does not."""
+        return self.write.op("Where", condition, self, self.write.alike(otherwise, self), type=self.data_type)
+
+    def sum(self, axes: Operand | None = None, *, keep: bool = False) -> Value:
+        """The sum over axes (all for None)."""
+        return self.write.op("ReduceSum", self, axes, keepdims=int(keep))
+
+    def mean(self, axes: Operand | None = None, *, keep: bool = False) -> Value:
+        """The mean over axes (all for None)."""
+        return self.write.op("ReduceMean", self, axes, keepdims=int(keep))
+
+    def reshape(self, shape: Operand) -> Value:
+        """The same elements in another shape."""
+        return self.write.op("Reshape", self, shape)
+
+    def transpose(self, perm: Sequence[int]) -> Value:
+        """The axes in another order."""
+        return self if list(perm) == sorted(perm) else self.write.op("Transpose", self, perm=list(perm))
+
+    def turned(self, rank: int) -> Value:
+        """The last two of so many axes swapped."""
+        return self.transpose([*range(rank - 2), rank - 1, rank - 2])
+
+    def slice(self, starts: Operand, ends: Operand, axes: Operand, steps: Operand | None = None) -> Value:
+        """A part along some axes."""
+        return self.write.op("Slice", self, starts, ends, axes, steps)
+
+    def expand(self, shape: Operand) -> Value:
+        """Broadcast to a shape."""
+        return self.write.op("Expand", self, shape)
+
+    def pad(self, before: Operand, after: Operand) -> Value:
+        """Zeros around it, for each axis; negative numbers cut."""
+        return self.write.op("Pad", self, self.write.joined([before, after]))
+
+    def unsqueeze(self, axes: Operand) -> Value:
+        """Axes of size one put in."""
+        return self.write.op("Unsqueeze", self, axes)
+
+
+Operand = Value | float | int | Sequence[int] | Array
+
+
+class Writer:
+    """Puts nodes into the main graph.
+
+    shapes: what is known of the tensors that were there before.
+    """
+
+    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+        self.graph = graph
+        self.shapes = shapes
+        self._written: dict[Any, tuple[Value, ...]] = {}
+        self._constants: dict[Any, Value] = {}
+
+    def value(self, tensor: Any) -> Value:
+        """A tensor that the graph has."""
+        return Value(self, tensor, self.shapes.data_type(tensor))
+
+    def op(self, op: str, *inputs: Operand | None, type: int | None = None, domain: str = "", **attrs: Any) -> Value:
+        """The first output of a new node; ``type`` is its element type where it is not that of the first value."""
+        return self.ops(op, *inputs, outputs=1, type=type, domain=domain, attrs=attrs)[0]
+
+    def ops(
+        self,
+        op: str,
+        *inputs: Operand | None,
+        outputs: int,
+        type: int | None = None,
+        domain: str = "",
+        attrs: dict[str, Any] | None = None,
+    ) -> tuple[Value, ...]:
+        """All outputs of a new node; a list of numbers is a vector of int64, a number takes the first value's type."""
+        first = next(each for each in inputs if isinstance(each, Value))
+        given = [None if each is None else self.alike(each, first) for each in inputs]
+        while given and given[-1] is None:
+            given.pop()
+        tensors = tuple(Variable("") if each is None else each.tensor for each in given)
+        read = tuple(each if each.name else None for each in tensors)
+        key = (op, domain, outputs, read, repr(sorted((attrs or {}).items())))
+        if key not in self._written:
+            if type is None:
+                type = BOOL if op in BOOLEAN_OPS else INT64 if op in INTEGER_OPS else first.data_type
+            made = [self.graph.variable(f"backward_{op}") for _ in range(outputs)]
+            self.graph.node(self.graph.main, op, tensors, made, attrs=attrs, domain=domain)
+            self._written[key] = tuple(Value(self, each, type) for each in made)
+        return self._written[key]
+
+    def alike(self, operand: Operand, value: Value) -> Value:
+        """An operand as a value: a number in the type of ``value``, a list as a vector of int64."""
+        if isinstance(operand, Value):
+            return operand
+        if isinstance(operand, float | int):
+            return self.constant(np.array(operand, helper.tensor_dtype_to_np_dtype(value.data_type)))
+        return self.constant(operand if isinstance(operand, np.ndarray) else np.array(operand, np.int64).reshape(-1))
+
+    def constant(self, values: Array) -> Value:
+        """A constant of the graph, each once."""
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._constants:
+            made = self.graph.constant(self.graph.main, "backward_constant", values)
+            self._constants[key] = Value(self, made, helper.np_dtype_to_tensor_dtype(values.dtype))
+        return self._constants[key]
+
+    def shape(self, value: Value) -> Value:
+        """The shape of a value that was there before, a vector of int64: known now, or when the graph runs."""
+        static = self.shapes.static(value.tensor)
+        return self.op("Shape", value) if static is None else self.constant(np.array(static, np.int64))
+
+    def size(self, value: Value, axis: int) -> Value:
+        """One dimension of it, a vector of one; counted from the end where the axis is negative."""
+        rank = self.shapes.rank(value.tensor)
+        if axis >= 0 or rank is not None:
+            return self.sizes(value, axis % rank if rank else axis, (axis % rank if rank else axis) + 1)
+        end: dict[str, Any] = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", value, start=axis, **end)
+
+    def sizes(self, value: Value, start: int, end: int) -> Value:
+        """Some of its dimensions (counted from 0)."""
+        shape = self.shapes.shape(value.tensor)
+        if shape is not None and all(dim is not None for dim in shape[start:end]):
+            return self.constant(np.array(shape[start:end], np.int64))
+        return self.op("Shape", value, start=start, end=end)
+
+    def joined(self, parts: Sequence[Operand]) -> Value:
+        """Vectors of int64, one after the other."""
+        values = [each if isinstance(each, Value) else self.constant(np.array(each, np.int64)) for each in parts]
+        known = [each.tensor for each in values]
+        if all(isinstance(each, Constant) for each in known):
+            return self.constant(np.concatenate([each.values for each in known]))
+        return self.op("Concat", *values, axis=0)
+
+    def pieces(self, vector: Value, count: int) -> list[Value]:
+        """The elements of a vector of so many, each a vector of one."""
+        if isinstance(vector.tensor, Constant):
+            return [self.constant(vector.tensor.values[index : index + 1]) for index in range(count)]
+        return [vector.slice([index], [index + 1], [0]) for index in range(count)]
+
+    def zeros(self, shape: Value, data_type: int) -> Value:
+        """Zeros of a shape."""
+        zero = self.constant(np.zeros((), helper.tensor_dtype_to_np_dtype(data_type)))
+        return zero.expand(shape)
