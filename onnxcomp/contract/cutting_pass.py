@@ -1,8 +1,8 @@
 """Passes whose sites are dependency groups, of which units are cut; what reads them makes up for it.
 
-    which units go       by importance, by default what harms the consumers' outputs least (``unit_elimination``)
-    how many of each     so that the model keeps a share of its channels or MACs at the least error
-    what is left         is solved anew, weight after weight, for the original's outputs (``compensation``)
+which units go       by importance, by default what harms the consumers' outputs least (``unit_elimination``)
+how many of each     so that the model keeps a share of its channels or MACs at the least error
+what is left         is solved anew, weight after weight, for the original's outputs (``compensation``)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Su
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
 from onnxcomp.graph.cutting.costs import prices_of
 from onnxcomp.graph.cutting.importance import BY_WEIGHTS
+from onnxcomp.graph.cutting.readers import Consumers
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.search.cut_allocation import allocated, allowed_counts
@@ -62,6 +63,10 @@ class CuttingPass(SitePass):
     @abstractmethod
     def is_own(self, group: DependencyGroup) -> bool:
         """Whether the pass cuts units of this kind."""
+
+    def obstacle(self, found: Dependencies, group: DependencyGroup, consumers: Consumers) -> str | None:
+        """Why the pass leaves one of its own groups alone, if it does."""
+        return None
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration
@@ -123,6 +128,7 @@ class CuttingPass(SitePass):
         found = dependencies(graph)
         skipped = [Skip(key, reason) for key, reason in found.declined.items() if context.selects(key)]
         groups = []
+        consumers = Consumers(found)
         for group in found.groups:
             if not self.is_own(group) or not context.selects(group.name):
                 continue
@@ -130,6 +136,8 @@ class CuttingPass(SitePass):
                 skipped.append(Skip(group.name, "something that goes with it is excluded"))
             elif not all(all_finite(np.asarray(each.constant.values)) for each in group.consumers):
                 skipped.append(Skip(group.name, "its readers have values that are not finite"))
+            elif (obstacle := self.obstacle(found, group, consumers)) is not None:
+                skipped.append(Skip(group.name, obstacle))
             else:
                 groups.append(group)
         return found, groups, skipped

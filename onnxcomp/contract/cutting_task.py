@@ -7,30 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxcomp.calibration.statistics.moments import Moments
-from onnxcomp.calibration.statistics.paired import PairedMoments
-from onnxcomp.calibration.statistics.paired_stages import Answer
 from onnxcomp.contract.context import Context
 from onnxcomp.contract.outcome import Outcome
-from onnxcomp.errors import TimeIsUp
+from onnxcomp.contract.solving_anew import solve_anew
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
 from onnxcomp.graph.channels.owners import ChannelCut
 from onnxcomp.graph.channels.removal import remove_units
-from onnxcomp.graph.cutting.compensation import compensated, give_bias, movable_bias, shift_bias
+from onnxcomp.graph.cutting.compensation import compensated, give_bias, movable_bias
+from onnxcomp.graph.cutting.folding import fold, merging_of
 from onnxcomp.graph.cutting.importance import BY_WEIGHTS, l2_norms
 from onnxcomp.graph.cutting.readers import Consumer, Consumers, owners
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.provenance import Reference
-from onnxcomp.graph.weights.matrix_form import matrix_form, worth_moments
-from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
-from onnxcomp.numerics.rounding.gram import relative_output_error, shrunk
+from onnxcomp.graph.weights.roles import Weight, with_arrays
+from onnxcomp.numerics.rounding.gram import shrunk
+from onnxcomp.numerics.structure.merging import Merging
 from onnxcomp.numerics.structure.unit_elimination import Elimination, UnitReader, eliminated
 
 # Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
 LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
+LIKENESS = "likeness"  # an importance: units merge into others instead of being dropped
 LEAST_ERROR = 1e-12
 MOST_COLUMNS = 6144  # of a reader whose moment is inverted: half a minute, and 150 MB
-LEAST_GAIN = 1e-3  # of a node's output: for less, a weight that reads all it did is not fitted to some samples
 
 
 class CuttingTask:
@@ -44,6 +42,7 @@ class CuttingTask:
         self._eliminations: dict[str, Elimination] = memo.setdefault((CuttingTask, importance, context.calibration), {})
         self._harms: dict[str, Array] = memo.setdefault((CuttingTask, importance, context.calibration, "harms"), {})
         self._moments: Mapping[str, Moments] | None = None
+        self._mergings: dict[str, Merging] = {}
 
     # --- which go first ----------------------------------------------------------------------------------------------
 
@@ -57,6 +56,8 @@ class CuttingTask:
         kind = self._importance
         if kind == "auto":
             kind = "l2" if self.context.calibration is None else "reconstruction"
+        if kind == LIKENESS:
+            return self._merging(group).elimination
         if kind == "reconstruction" and self._is_solvable(group):
             return eliminated(list(self._readers(group)), group.units.size)
         scores = self._activation(group) if kind == "activation" else None
@@ -69,6 +70,11 @@ class CuttingTask:
         order = np.argsort(scores, kind="stable")
         total = max(float(scores.sum()), LEAST_ERROR)
         return Elimination(order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+
+    def _merging(self, group: DependencyGroup) -> Merging:
+        if group.name not in self._mergings:
+            self._mergings[group.name] = merging_of(self.found, group)
+        return self._mergings[group.name]
 
     def is_told(self, group: DependencyGroup) -> bool:
         """Whether the data show what all readers of a group lose."""
@@ -178,6 +184,10 @@ class CuttingTask:
             return
         gone = [self._spared(group.units[self.elimination(group).order[:count]]) for group, count in chosen]
         units = np.concatenate(gone)
+        if self._importance == LIKENESS:
+            for (group, _), own in zip(chosen, gone, strict=True):
+                homes = self._merging(group).homes(np.flatnonzero(np.isin(group.units, own)))
+                fold(self.found, group, self._consumers.of(group), homes)
         if repair and self.context.calibration is not None:
             self._repair(units, outcome)
         outcome.origins.update(remove_units(dependencies(self.graph), units))
@@ -205,58 +215,7 @@ class CuttingTask:
             packed = np.array(each.form.pack(np.asarray(each.weight.values)))
             packed[np.broadcast_to(each.dropped(cut)[:, None], packed.shape)] = 0
             each.weight.set(each.form.unpack(packed).reshape(each.weight.shape))
-        reference = self.context.reference or Reference(self.graph.model)
-        present = {each.name: each for each in weights(self.graph)}
-        names = [name for name, each in present.items() if _is_solvable(each, reference)]
-        stages = self.context.observe.paired_stages(reference, self.graph, names, jobs=self.context.jobs)
-        for index, own in enumerate(stages.by_stage):
-            if self.context.is_over():
-                outcome.is_cut_short = True
-                return
-            if not own:
-                continue
-            self.context.progress(index, len(stages.by_stage), f"solving {own[0]}")
-            try:
-                answers = stages.solved(index, solved)
-            except TimeIsUp:
-                outcome.is_cut_short = True
-                return
-            for name, answer in answers.items():
-                if answer is not None:
-                    self._take(present[name], answer)
-
-    def _take(self, weight: Weight, answer: Answer) -> None:
-        assert answer is not None
-        values, _, _, shift = answer
-        weight.set(values)
-        bias = movable_bias(self.graph, weight)
-        if bias is not None and shift is not None:
-            shift_bias(bias, shift)
-
-
-def solved(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
-    """The weight that gives the original's outputs best from what it reads now, zero in the columns in which it is."""
-    form = matrix_form(weight)
-    assert form is not None
-    wanted, now = form.pack(before), form.pack(np.asarray(weight.values))
-    dropped: Array = np.logical_and(~np.any(now, axis=1), np.any(wanted, axis=1))
-    has_bias = movable_bias(weight.graph, weight) is not None
-    mean, mean_before = (moments.mean, moments.mean_before) if has_bias else (None, None)
-    made = compensated(wanted, dropped, moments.gram, moments.cross, mean, mean_before)
-    if not dropped.any() and relative_output_error(made.matrices, now, shrunk(moments.gram)) < LEAST_GAIN:
-        return None
-    values = form.unpack(made.matrices).reshape(weight.shape).astype(weight.dtype)
-    if not np.isfinite(values).all():
-        return None
-    return values, None, 0.0, made.shift
-
-
-def _is_solvable(weight: Weight, reference: Reference) -> bool:
-    """Whether a weight may take other values to make up for what is cut."""
-    before = reference.constant(weight.name)
-    if before is None or before.shape != weight.shape or before.dtype != weight.dtype:
-        return False
-    return weight.encoding is None and matrix_form(weight) is not None and worth_moments(weight)
+        solve_anew(self.graph, self.context, outcome)
 
 
 def _own(moment: Array, at: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxcomp.training.backward.rules import Adjoints, At, rule
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 SELU_ALPHA = 1.67326319217681884765625  # as the specification states them
 SELU_GAMMA = 1.05070102214813232421875
@@ -116,14 +116,14 @@ def gelu(at: At) -> Adjoints:
     return at.dy * (gelu_by_tanh(at.x) if at.attr("approximate", "none") == "tanh" else gelu_by_erf(at.x))
 
 
-def gelu_by_erf(x: Value) -> Value:
+def gelu_by_erf(x: Symbol) -> Symbol:
     """d/dx of x * P(x), P the normal distribution."""
     below = (x.write.op("Erf", x * math.sqrt(0.5)) + 1.0) * 0.5
     density = x.write.op("Exp", x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
     return below + x * density
 
 
-def gelu_by_tanh(x: Value) -> Value:
+def gelu_by_tanh(x: Symbol) -> Symbol:
     """d/dx of x/2 * (1 + tanh(c * (x + d * x^3)))"""
     c, d = math.sqrt(2.0 / math.pi), 0.044715
     squared = x * x

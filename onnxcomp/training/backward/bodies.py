@@ -12,7 +12,7 @@ from onnxcomp.graph.ir.nodes import Body, Node, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.ir.writer import ordered
-from onnxcomp.training.backward.values import Value, Writer
+from onnxcomp.training.backward.values import Symbol, Writer
 
 
 def new_body(write: Writer, name: str) -> Writer:
@@ -24,16 +24,16 @@ def new_body(write: Writer, name: str) -> Writer:
     return Writer(graph, write.shapes, scope)
 
 
-def add_input(write: Writer, data_type: int, shape: Any = None) -> Value:
+def add_input(write: Writer, data_type: int, shape: Any = None) -> Symbol:
     """A further input of a body."""
     dtype = helper.tensor_dtype_to_np_dtype(data_type) if data_type else None
     made = write.graph.variable(f"{write.scope.graph.name}_input", dtype, None if shape is None else list(shape))
     write.shapes.note(made, data_type, shape)
     write.scope.graph.inputs.append(made)
-    return Value(write, made, data_type)
+    return Symbol(write, made, data_type)
 
 
-def add_output(write: Writer, value: Value, shape: Any = None) -> None:
+def add_output(write: Writer, value: Symbol, shape: Any = None) -> None:
     """A further output of a body, under a name of its own; a Scan wants its rank, where that cannot be inferred."""
     dtype = helper.tensor_dtype_to_np_dtype(value.data_type) if value.data_type else None
     made = write.graph.variable(f"{write.scope.graph.name}_output", dtype, None if shape is None else list(shape))

@@ -17,7 +17,7 @@ from onnxcomp.graph.ir.nodes import Variable
 from onnxcomp.training.backward.bodies import add_input, add_output, captured, copied_into, new_body
 from onnxcomp.training.backward.rules import ANY, Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.sweep import between, carries, sweep
-from onnxcomp.training.backward.values import FLOATS, Value, Writer
+from onnxcomp.training.backward.values import FLOATS, Symbol, Writer
 
 
 @rule("If", outputs=ANY)
@@ -30,27 +30,27 @@ def if_(at: At) -> Adjoints:
         known: dict[Any, Any] = {}
         copied_into(inner, branch, known)
         pairs = zip(branch.outputs, at.adjoints, strict=True)
-        seeds = [(known.get(out, out), Value(inner, each.tensor, each.data_type)) for out, each in pairs if each]
+        seeds = [(known.get(out, out), Symbol(inner, each.tensor, each.data_type)) for out, each in pairs if each]
         found = _gone_back(inner, seeds, wanted)
         for each in outer:
-            one = Value(inner, each.tensor, each.data_type)
+            one = Symbol(inner, each.tensor, each.data_type)
             add_output(inner, found.get(each.tensor) or inner.zeros(inner.shape(one), each.data_type))
         branches[name] = inner.scope.graph
     return _written(at, [at.needs(0)], branches, outer)
 
 
-def _written(at: At, inputs: Sequence[Value], attrs: dict[str, Any], outer: Sequence[Value]) -> dict[Any, Value]:
+def _written(at: At, inputs: Sequence[Symbol], attrs: dict[str, Any], outer: Sequence[Symbol]) -> dict[Any, Symbol]:
     """The node that goes back, whose outputs are the adjoints of ``outer``."""
     if not outer:
         return {}
     made = [at.write.graph.variable(f"backward_{at.node.op}") for _ in outer]
     at.write.graph.node(at.write.scope, at.node.op, [each.tensor for each in inputs], made, attrs=attrs)
-    return {each.tensor: Value(at.write, out, each.data_type) for each, out in zip(outer, made, strict=True)}
+    return {each.tensor: Symbol(at.write, out, each.data_type) for each, out in zip(outer, made, strict=True)}
 
 
-def _gone_back(inner: Writer, seeds: Sequence[tuple[Any, Value]], sources: Sequence[Any]) -> dict[Any, Value]:
+def _gone_back(inner: Writer, seeds: Sequence[tuple[Any, Symbol]], sources: Sequence[Any]) -> dict[Any, Symbol]:
     """The adjoints of the sources, written into a body that computes what has seeds; NoRuleError with the operator."""
-    summed: dict[Any, Value] = {}
+    summed: dict[Any, Symbol] = {}
     for tensor, adjoint in seeds:
         summed[tensor] = adjoint if tensor not in summed else summed[tensor] + adjoint
     way = between(list(inner.scope.graph.nodes), inner.shapes, summed, sources)
@@ -90,7 +90,7 @@ class _ScanBack:
     def _ints(self, name: str, count: int) -> list[int]:
         return list(self.at.attr(name) or [0] * count)
 
-    def written(self) -> dict[Any, Value]:
+    def written(self) -> dict[Any, Symbol]:
         write, node, adjoints = self.write, self.at.node, self.at.adjoints
         given = [index for index in range(self.outputs) if adjoints[self.states + index] is not None]
         inner = new_body(write, "backward_scan")
@@ -141,16 +141,16 @@ class _ScanBack:
             attrs["scan_output_directions"] = [1 - self.in_ways[index] for index in self.trained]
         return attrs
 
-    def _input(self, inner: Writer, like: Any) -> Value:
+    def _input(self, inner: Writer, like: Any) -> Symbol:
         return add_input(inner, inner.shapes.data_type(like), _shape(inner, like))
 
-    def _found(self, inner: Writer, found: dict[Any, Value], tensor: Any) -> Value:
+    def _found(self, inner: Writer, found: dict[Any, Symbol], tensor: Any) -> Symbol:
         if tensor in found:
             return found[tensor]
         value = inner.value(tensor)
         return inner.zeros(inner.shape(value), value.data_type)
 
-    def _start(self, index: int) -> Value:
+    def _start(self, index: int) -> Symbol:
         """The adjoint of a state after the last turn."""
         adjoint = self.at.adjoints[index]
         if adjoint is not None:
@@ -158,7 +158,7 @@ class _ScanBack:
         state = self.write.value(self.at.node.inputs[index])
         return self.write.zeros(self.write.shape(state), state.data_type)
 
-    def _saved(self) -> list[Value]:
+    def _saved(self) -> list[Symbol]:
         """The states that each turn began with, (turns, *state)."""
         node, graph, made = self.at.node, self.write.graph, []
         scope = next(each for each in graph.scopes if each.graph is self.body)
@@ -168,7 +168,7 @@ class _ScanBack:
             graph.node(scope, "Identity", [formal], [kept])
             self.body.outputs.append(kept)
             node.outputs.append(whole)
-            made.append(Value(self.write, whole, self.write.shapes.data_type(formal)))
+            made.append(Symbol(self.write, whole, self.write.shapes.data_type(formal)))
         if "scan_output_axes" in node.attrs:
             node.attrs["scan_output_axes"] = [*self.out_axes, *[0] * self.states]
         if "scan_output_directions" in node.attrs:
@@ -182,10 +182,10 @@ def _shape(write: Writer, tensor: Any) -> Any:
     return tensor.shape if known is None else known
 
 
-def _summed(write: Writer, targets: Sequence[Any], made: Sequence[Variable]) -> dict[Any, Value]:
+def _summed(write: Writer, targets: Sequence[Any], made: Sequence[Variable]) -> dict[Any, Symbol]:
     """The adjoints by tensor; one may be read at several places."""
-    summed: dict[Any, Value] = {}
+    summed: dict[Any, Symbol] = {}
     for tensor, out in zip(targets, made, strict=True):
-        adjoint = Value(write, out, write.shapes.data_type(tensor))
+        adjoint = Symbol(write, out, write.shapes.data_type(tensor))
         summed[tensor] = summed[tensor] + adjoint if tensor in summed else adjoint
     return summed

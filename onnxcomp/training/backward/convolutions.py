@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from onnxcomp.graph.ir.query import ints
 from onnxcomp.training.backward.rules import Adjoints, At, rule
-from onnxcomp.training.backward.values import Operand, Value
+from onnxcomp.training.backward.values import Operand, Symbol
 
 MANY_CHANNELS = 16  # of as many, a product for each place of a kernel is as fast as one for all, in less memory
 FLIPPED_CHANNELS = 32  # from as many on, a convolution with the kernel flipped is as fast as one turned round
 
 
 @dataclass(frozen=True)
-class Window:
+class KernelWindow:
     """How a kernel moves over its input.
 
     before, after: rows of zeros around the input for each spatial axis; known now, or vectors that the run computes.
@@ -41,32 +41,34 @@ class Window:
     @property
     def is_padded(self) -> bool:
         """Whether there may be zeros around the input."""
-        return isinstance(self.before, Value) or any([*self.before, *self.after])  # type: ignore[misc]
+        return isinstance(self.before, Symbol) or any([*self.before, *self.after])  # type: ignore[misc]
 
 
-def kernel_sizes(at: At, kernel: Value) -> Sequence[int]:
+def kernel_sizes(at: At, kernel: Symbol) -> Sequence[int]:
     """The spatial sizes of the kernel."""
     stated: Sequence[int] | None = at.attr("kernel_shape")
     return stated or at.static(kernel, "its kernel")[2:]
 
 
-def window_of(at: At, kernel: Sequence[int], data: Value) -> Window:
+def window_of(at: At, kernel: Sequence[int], data: Symbol) -> KernelWindow:
     """How the node's kernel moves over ``data``, with padding worked out."""
     count = len(kernel)
     strides = tuple(at.attr("strides") or [1] * count)
     dilations = tuple(at.attr("dilations") or [1] * count)
     pads = list(at.attr("pads") or [0] * (2 * count))
-    made = Window(tuple(kernel), strides, dilations, pads[:count], pads[count:])
+    made = KernelWindow(tuple(kernel), strides, dilations, pads[:count], pads[count:])
     auto = at.attr("auto_pad", "NOTSET")
     if auto == "VALID":
-        return Window(made.kernel, strides, dilations, [0] * count, [0] * count)
+        return KernelWindow(made.kernel, strides, dilations, [0] * count, [0] * count)
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
         return made
     before, after = _same_padding(at, made, data)
-    return Window(made.kernel, strides, dilations, *((before, after) if auto == "SAME_UPPER" else (after, before)))
+    return KernelWindow(
+        made.kernel, strides, dilations, *((before, after) if auto == "SAME_UPPER" else (after, before))
+    )
 
 
-def _same_padding(at: At, window: Window, data: Value) -> tuple[Operand, Operand]:
+def _same_padding(at: At, window: KernelWindow, data: Symbol) -> tuple[Operand, Operand]:
     """The smaller and the larger half of the zeros with which there are ceil(size / stride) places."""
     shape = at.write.shapes.shape(data.tensor)
     if shape is not None and all(size is not None for size in shape[2:]):
@@ -83,13 +85,13 @@ def _same_padding(at: At, window: Window, data: Value) -> tuple[Operand, Operand
     return half, total_pads - half
 
 
-def padded(data: Value, window: Window) -> Value:
+def padded(data: Symbol, window: KernelWindow) -> Symbol:
     """The input with the zeros around it."""
     join = data.write.joined
     return data.pad(join([[0, 0], window.before]), join([[0, 0], window.after])) if window.is_padded else data
 
 
-def kernel_gradient(at: At, data: Value, adjoint: Value, places: Value, window: Window, group: int) -> Value:
+def kernel_gradient(at: At, data: Symbol, adjoint: Symbol, places: Symbol, window: KernelWindow, group: int) -> Symbol:
     """d loss / d kernel, in the order of (M, C / group, *kernel).
 
     data: (N, C, *sizes), with its padding. adjoint: (N, M, *places), of the shape of ``places``, a tensor of the model.
@@ -120,39 +122,39 @@ def kernel_gradient(at: At, data: Value, adjoint: Value, places: Value, window: 
     return product.reshape([0, len(parts), -1]).transpose([0, 2, 1])
 
 
-def _product(rows: Value, columns: Value) -> Value:
+def _product(rows: Symbol, columns: Symbol) -> Symbol:
     """(M, N * places) by (C, N * places)."""
     return rows.write.op("Gemm", rows, columns, transB=1)
 
 
-def _summed_product(rows: Value, columns: Value) -> Value:
+def _summed_product(rows: Symbol, columns: Symbol) -> Symbol:
     """(N, M, places) by (N, C, places), summed over N."""
     return rows.write.op("MatMul", rows, columns.transpose([0, 2, 1])).sum([0])
 
 
-def _channels(kernel: Value) -> tuple[int, int]:
+def _channels(kernel: Symbol) -> tuple[int, int]:
     """The first two sizes of a kernel: (M, C / group) of a convolution; zeros where they are not known."""
     shape = kernel.write.shapes.static(kernel.tensor)
     return (shape[0], shape[1]) if shape else (0, 0)
 
 
-def _is_small(size: int, channels: int, places: Value) -> bool:
+def _is_small(size: int, channels: int, places: Symbol) -> bool:
     """Whether a kernel for each sample, to be summed, takes less than turning data and adjoint round."""
     spatial = ints(places.tensor)
     return spatial is not None and 0 < size < channels * math.prod(spatial)
 
 
-def _stacked(at: At, parts: list[Value], axis: int) -> Value:
+def _stacked(at: At, parts: list[Symbol], axis: int) -> Symbol:
     return at.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
-def _grouped(at: At, rows: Value, group: int) -> Value:
+def _grouped(at: At, rows: Symbol, group: int) -> Symbol:
     """(C, N, *places) as (group, C / group, N * places)."""
     inner = rows.reshape([0, -1])
     return inner.reshape(at.write.joined([[group, -1], at.op("Shape", inner, start=1)]))
 
 
-def _seen_by(at: At, data: Value, offset: Sequence[int], places: Value, window: Window) -> Value:
+def _seen_by(at: At, data: Symbol, offset: Sequence[int], places: Symbol, window: KernelWindow) -> Symbol:
     """What one place of the kernel sees: the rows from its offset on, a stride apart, as many as there are places."""
     starts = [place * step for place, step in zip(offset, window.dilations, strict=True)]
     if set(window.kernel) == {1} and set(window.strides) == {1}:
@@ -169,8 +171,8 @@ def _seen_by(at: At, data: Value, offset: Sequence[int], places: Value, window: 
 
 
 def input_gradient(
-    at: At, adjoint: Value, kernel: Value, window: Window, group: int, data: Value, places: Value
-) -> Value:
+    at: At, adjoint: Symbol, kernel: Symbol, window: KernelWindow, group: int, data: Symbol, places: Symbol
+) -> Symbol:
     """d loss / d input of the shape of ``data``, by the convolution turned round.
 
     adjoint: of the shape of ``places``; both are tensors of the model.
@@ -181,7 +183,7 @@ def input_gradient(
     attrs: dict[str, Any] = {"strides": list(window.strides), "dilations": list(window.dilations), "group": group}
     attrs["kernel_shape"] = list(window.kernel)
     whole, small = (ints(write.sizes(each, 2, 2 + count).tensor) for each in (data, places))
-    if whole is not None and small is not None and not isinstance(window.before, Value):
+    if whole is not None and small is not None and not isinstance(window.before, Symbol):
         pads, extra, more = _turned_padding(window, whole, small)
         return at.op("ConvTranspose", adjoint, kernel, pads=[*pads, *extra], output_padding=more, **attrs)
     everything = at.op("ConvTranspose", adjoint, kernel, output_padding=[each - 1 for each in window.strides], **attrs)
@@ -189,10 +191,10 @@ def input_gradient(
     return everything.slice(starts, starts + write.sizes(data, 2, 2 + count), list(range(2, 2 + count)))
 
 
-def _turns_plainly(kernel: Value, window: Window, group: int) -> bool:
+def _turns_plainly(kernel: Symbol, window: KernelWindow, group: int) -> bool:
     """Whether a convolution with the kernel flipped does, and is the faster: few channels are turned quicker."""
     outer, inner = _channels(kernel)
-    if set(window.strides) != {1} or isinstance(window.before, Value) or not outer:
+    if set(window.strides) != {1} or isinstance(window.before, Symbol) or not outer:
         return False
     reach = [*zip(window.spans, window.before, strict=True), *zip(window.spans, window.after, strict=True)]  # type: ignore[arg-type]
     if any(not 0 <= pad < span for span, pad in reach):
@@ -200,7 +202,7 @@ def _turns_plainly(kernel: Value, window: Window, group: int) -> bool:
     return set(window.kernel) == {1} or inner >= FLIPPED_CHANNELS or (outer, inner) == (group, 1)
 
 
-def _by_flipped_kernel(at: At, adjoint: Value, kernel: Value, window: Window, group: int) -> Value:
+def _by_flipped_kernel(at: At, adjoint: Symbol, kernel: Symbol, window: KernelWindow, group: int) -> Symbol:
     """The kernel's places in reverse, its inputs and outputs in each other's place."""
     outer, inner = _channels(kernel)
     count = len(window.kernel)
@@ -216,7 +218,7 @@ def _by_flipped_kernel(at: At, adjoint: Value, kernel: Value, window: Window, gr
     return at.op("Conv", adjoint, kernel, group=group, dilations=list(window.dilations), pads=pads)
 
 
-def _turned_padding(window: Window, whole: list[int], small: list[int]) -> tuple[list[int], list[int], list[int]]:
+def _turned_padding(window: KernelWindow, whole: list[int], small: list[int]) -> tuple[list[int], list[int], list[int]]:
     """What to cut before and after, and to add after, for the turned convolution to give the input's sizes."""
     before, after, more = list(cast("list[int]", window.before)), list(cast("list[int]", window.after)), []
     for axis, (size, places) in enumerate(zip(whole, small, strict=True)):
@@ -253,7 +255,7 @@ def conv_transpose(at: At) -> Adjoints:
     return by_x, by_kernel, at.dy.sum([0, *range(2, 2 + count)])
 
 
-def turned_window_of(at: At, kernel: Sequence[int]) -> Window:
+def turned_window_of(at: At, kernel: Sequence[int]) -> KernelWindow:
     """How the kernel of a transposed convolution moves over its output."""
     window = window_of(at, kernel, at.x)
     auto = at.attr("auto_pad", "NOTSET")
@@ -267,4 +269,4 @@ def turned_window_of(at: At, kernel: Sequence[int]) -> Window:
     ]
     halves, rest = [each // 2 for each in total], [each - each // 2 for each in total]
     before, after = (halves, rest) if auto == "SAME_UPPER" else (rest, halves)
-    return Window(window.kernel, window.strides, window.dilations, before, after)
+    return KernelWindow(window.kernel, window.strides, window.dilations, before, after)

@@ -20,10 +20,10 @@ from onnxcomp.model import Model, copied
 from onnxcomp.operators import MICROSOFT
 from onnxcomp.training.backward.families import RULES
 from onnxcomp.training.backward.rules import At, NoRuleError, domain_of
-from onnxcomp.training.backward.values import Value, Writer
+from onnxcomp.training.backward.values import Symbol, Writer
 
 ROUNDS = 8  # definitions call operators that have definitions
-Compose = Callable[[At], Sequence[Value]]
+Compose = Callable[[At], Sequence[Symbol]]
 COMPOSITIONS: dict[tuple[str, str], Compose] = {}
 
 

@@ -13,7 +13,7 @@ from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.training.backward.families import RULES
 from onnxcomp.training.backward.sweep import between, sweep
-from onnxcomp.training.backward.values import Value, Writer
+from onnxcomp.training.backward.values import Symbol, Writer
 
 assert RULES  # all families have registered theirs
 
@@ -26,7 +26,7 @@ class Derivative:
     the gradients are then incomplete.
     """
 
-    gradients: dict[Any, Value]
+    gradients: dict[Any, Symbol]
     reasons: dict[str, str]
 
 
@@ -41,7 +41,7 @@ def differentiate(graph: Graph, shapes: Shapes, loss: Any, parameters: Sequence[
     return Derivative({each: made.adjoints[each] for each in parameters if each in made.adjoints}, made.reasons)
 
 
-def _one(writer: Writer, loss: Any) -> Value:
+def _one(writer: Writer, loss: Any) -> Symbol:
     dtype = helper.tensor_dtype_to_np_dtype(writer.shapes.data_type(loss))
     static = writer.shapes.static(loss)
     if static is not None:

@@ -9,7 +9,7 @@ from onnxcomp.operators import MICROSOFT
 from onnxcomp.training.backward.activations import gelu_by_erf
 from onnxcomp.training.backward.decompose import composition
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 PASSED_ON = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"})
 
@@ -20,12 +20,12 @@ def gelu(at: At) -> Adjoints:
 
 
 @composition("BiasGelu")
-def bias_gelu(at: At) -> Sequence[Value]:
+def bias_gelu(at: At) -> Sequence[Symbol]:
     return [at.op("Gelu", at.x + at.needs(1), domain=MICROSOFT)]
 
 
 @composition("FastGelu")
-def fast_gelu(at: At) -> Sequence[Value]:
+def fast_gelu(at: At) -> Sequence[Symbol]:
     """By tanh: x/2 * (1 + tanh(c * (x + 0.044715 x^3)))."""
     bias = at.input(1)
     x = at.x if bias is None else at.x + bias
@@ -34,12 +34,12 @@ def fast_gelu(at: At) -> Sequence[Value]:
 
 
 @composition("QuickGelu")
-def quick_gelu(at: At) -> Sequence[Value]:
+def quick_gelu(at: At) -> Sequence[Symbol]:
     return [at.x * at.op("Sigmoid", at.x * float(at.attr("alpha", 1.702)))]
 
 
 @composition("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-def skip_layer_normalization(at: At) -> Sequence[Value]:
+def skip_layer_normalization(at: At) -> Sequence[Symbol]:
     """The sum itself is the fourth output."""
     x = at.x + at.needs(1)
     is_simple = at.node.op == "SkipSimplifiedLayerNormalization"
@@ -53,19 +53,19 @@ def skip_layer_normalization(at: At) -> Sequence[Value]:
 
 
 @composition("SimplifiedLayerNormalization", domain="")
-def simplified_layer_normalization(at: At) -> Sequence[Value]:
+def simplified_layer_normalization(at: At) -> Sequence[Symbol]:
     if int(at.attr("axis", -1)) not in (-1, at.rank(at.x) - 1):
         raise NoRuleError("it normalizes over more than the last axis")
     return [by_root_mean_square(at, at.x, at.needs(1), float(at.attr("epsilon", 1e-5)))]
 
 
-def by_root_mean_square(at: At, x: Value, scale: Value, epsilon: float) -> Value:
+def by_root_mean_square(at: At, x: Symbol, scale: Symbol, epsilon: float) -> Symbol:
     """x over the root of its mean square along the last axis."""
     return x / at.op("Sqrt", (x * x).mean([-1], keep=True) + epsilon) * scale
 
 
 @composition("FusedMatMul", "TransposeMatMul")
-def fused_matmul(at: At) -> Sequence[Value]:
+def fused_matmul(at: At) -> Sequence[Symbol]:
     if at.attr("transBatchA", 0) or at.attr("transBatchB", 0):
         raise NoRuleError("it turns batches")
     a, b = at.needs(0), at.needs(1)
@@ -76,7 +76,7 @@ def fused_matmul(at: At) -> Sequence[Value]:
 
 
 @composition("FusedGemm", "FusedConv")
-def with_activation(at: At) -> Sequence[Value]:
+def with_activation(at: At) -> Sequence[Symbol]:
     """The operator itself, what is added, the activation."""
     activation = at.attr("activation", "")
     numbers = list(at.attr("activation_params") or [])
@@ -98,7 +98,7 @@ def with_activation(at: At) -> Sequence[Value]:
 
 
 @composition("MultiHeadAttention")
-def multi_head_attention(at: At) -> Sequence[Value]:
+def multi_head_attention(at: At) -> Sequence[Symbol]:
     """Softmax(Q K' * scale + bias) V for each head; queries, keys and values are (batch, sequence, width)."""
     if any(at.input(index) is not None for index in (3, 4, *range(6, len(at.node.inputs)))) or at.attr(
         "unidirectional"
@@ -111,7 +111,7 @@ def multi_head_attention(at: At) -> Sequence[Value]:
 
 
 @composition("Attention")
-def packed_attention(at: At) -> Sequence[Value]:
+def packed_attention(at: At) -> Sequence[Symbol]:
     """X W + b is queries, keys and values beside each other; a mask (batch, sequence) of 0 and 1 may close keys."""
     if any(at.input(index) is not None for index in (4, 5, 6)) or at.attr("unidirectional") or at.attr("do_rotary"):
         raise NoRuleError("it has a past or looks one way")
@@ -130,11 +130,11 @@ def packed_attention(at: At) -> Sequence[Value]:
     return [attention(at, query, key, value, closed)]
 
 
-def attention(at: At, query: Value, key: Value, value: Value, added: Value | None) -> Value:
+def attention(at: At, query: Symbol, key: Symbol, value: Symbol, added: Symbol | None) -> Symbol:
     """(batch, sequence, heads * size): the heads' softmax(Q K' * scale + added) V beside each other."""
     heads = int(at.attr("num_heads"))
 
-    def split(operand: Value, perm: Sequence[int]) -> Value:
+    def split(operand: Symbol, perm: Sequence[int]) -> Symbol:
         return operand.reshape([0, 0, heads, -1]).transpose(perm)
 
     queries, keys, values = split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]), split(value, [0, 2, 1, 3])

@@ -13,25 +13,25 @@ from onnx import TensorProto
 
 from onnxcomp.graph.ir.query import ints
 from onnxcomp.training.backward.rules import ANY, Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import INT64, Value
+from onnxcomp.training.backward.values import INT64, Symbol
 
 INT32 = int(TensorProto.INT32)
 
 
-def positions(at: At, *, element: int = INT64) -> Value:
+def positions(at: At, *, element: int = INT64) -> Symbol:
     """The numbers of the first input's elements, in its shape."""
     size = at.op("Size", at.x)
     flat = at.op("Range", at.write.alike(0, size), size, at.write.alike(1, size))
     return flat.cast(element).shaped(at.shape(at.x))
 
 
-def moved(at: At, *, element: int = INT64) -> Value:
+def moved(at: At, *, element: int = INT64) -> Symbol:
     """Where each element of the output comes from."""
     others = [at.input(index) for index in range(1, len(at.node.inputs))]
     return at.op(at.node.op, positions(at, element=element), *others, type=element, **at.node.attrs).cast(INT64)
 
 
-def put_back(at: At, places: Value, adjoint: Value, *, reduction: str = "add") -> Value:
+def put_back(at: At, places: Symbol, adjoint: Symbol, *, reduction: str = "add") -> Symbol:
     """Adjoints at places of the first input, counted over all of its elements, and zeros elsewhere."""
     zeros = at.write.zeros(at.op("Size", at.x).reshape([1]), adjoint.data_type)
     flat = at.op("ScatterElements", zeros, places.reshape([-1]), adjoint.reshape([-1]), axis=0, reduction=reduction)

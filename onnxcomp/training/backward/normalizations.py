@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxcomp.graph.ir.query import trains
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import FLOAT, SHORT, Value
+from onnxcomp.training.backward.values import FLOAT, SHORT, Symbol
 
 
 @rule("BatchNormalization")
@@ -42,7 +42,7 @@ def layer_normalization(at: At) -> Adjoints:
     mean, inverse = (at.output(index, kind).cast(x.data_type) for index in (1, 2))
     normal = (x - mean) * inverse
     by_x, by_mean, by_inverse = (*at.adjoints, None, None)[:3]
-    made: list[Value] = []
+    made: list[Symbol] = []
     by_scale = by_bias = None
     if by_x is not None:
         by_scale = at.reduced(by_x * normal, x, scale)
@@ -56,7 +56,7 @@ def layer_normalization(at: At) -> Adjoints:
     return at.op("Sum", *made), by_scale, by_bias
 
 
-def through_normal(adjoint: Value, normal: Value, inverse: Value, axes: list[int]) -> Value:
+def through_normal(adjoint: Symbol, normal: Symbol, inverse: Symbol, axes: list[int]) -> Symbol:
     """From the adjoint of (x - mean) / deviation to that of x; inverse: one over the deviation."""
     along = normal * (adjoint * normal).mean(axes, keep=True)
     return (adjoint - adjoint.mean(axes, keep=True) - along) * inverse
@@ -98,7 +98,7 @@ def lrn(at: At) -> Adjoints:
     return at.dy * shrunk - at.x * back * (2.0 * share * beta)
 
 
-def _around(at: At, value: Value, before: int, after: int) -> Value:
+def _around(at: At, value: Symbol, before: int, after: int) -> Symbol:
     """(N, C, ...): for each channel the sum from so many before it to so many after it."""
     rest = [0] * (at.rank(at.x) - 2)
     wide = value.pad([0, before, *rest], [0, after, *rest])

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxcomp.training.backward.convolutions import Window, input_gradient, window_of
+from onnxcomp.training.backward.convolutions import KernelWindow, input_gradient, window_of
 from onnxcomp.training.backward.moving import put_back
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import INT64, Value
+from onnxcomp.training.backward.values import INT64, Symbol
 
 
 @rule("MaxPool")
@@ -40,7 +40,7 @@ def lp_pool(at: At) -> Adjoints:
     return at.op("Sign", at.x) * at.op("Pow", size, power - 1.0) * spread_over(at, outer, window)
 
 
-def spread_over(at: At, adjoint: Value, window: Window) -> Value:
+def spread_over(at: At, adjoint: Symbol, window: KernelWindow) -> Symbol:
     """For each element the sum of the adjoints of the windows that it is in: a convolution turned round, channel by
     channel."""
     ones = at.write.constant(np.ones((1, 1, *window.kernel), _dtype(at)))
@@ -48,7 +48,7 @@ def spread_over(at: At, adjoint: Value, window: Window) -> Value:
     return input_gradient(at, single, ones, window, 1, at.x, at.y).shaped(at.shape(at.x))
 
 
-def _one_over_counts(at: At, window: Window) -> Value:
+def _one_over_counts(at: At, window: KernelWindow) -> Symbol:
     """(1, 1, *places): one over the number of elements by which each window's sum was divided."""
     if not window.is_padded and not at.attr("ceil_mode", 0):
         return at.write.constant(np.array(1.0 / np.prod(window.kernel), _dtype(at)))

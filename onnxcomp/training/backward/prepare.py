@@ -25,7 +25,7 @@ assert recurrent
 
 
 @dataclass(frozen=True)
-class Step:
+class StepGraph:
     """One graph for the loss and the gradients.
 
     outputs: parameter -> the name of its gradient, as far as the loss depends on it. reasons: by operator, why there
@@ -37,7 +37,7 @@ class Step:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
+def step_of(model: Model, loss: str, parameters: Sequence[str]) -> StepGraph:
     """The graph of a step. Raises ParameterError where the loss or a parameter is no such thing in the model."""
     graph = open_graph(written_out(model))
     if graph.opset < 1:
@@ -46,7 +46,7 @@ def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
     if reason is not None:
         named = reason.split(" ", 1)[0]
         is_operator = any(node.op == named for _, node in graph.nodes())
-        return Step(model, reasons={named if is_operator else "opset": reason})
+        return StepGraph(model, reasons={named if is_operator else "opset": reason})
     for name in parameters:
         free(graph, name)
 
@@ -57,7 +57,7 @@ def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
     output, tensors = _output(graph, loss), _inputs(graph, parameters)
     made = differentiate(graph, infer_shapes(graph, computed=True), output, list(tensors.values()))
     if made.reasons:
-        return Step(model, reasons=made.reasons)
+        return StepGraph(model, reasons=made.reasons)
     outputs, names = [output], {}
     for name, tensor in tensors.items():
         if tensor in made.gradients:
@@ -66,7 +66,7 @@ def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
             outputs.append(gradient)
             names[name] = gradient.name
     graph.main.graph.outputs = outputs
-    return Step(close_graph(graph), names)
+    return StepGraph(close_graph(graph), names)
 
 
 def free(graph: Graph, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxcomp.training.backward.rules import Adjoints, At, rule, unbroadcast_at_run_time
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 
 @rule("Gemm")
@@ -13,7 +13,7 @@ def gemm(at: At) -> Adjoints:
     turn_a, turn_b = int(at.attr("transA", 0)), int(at.attr("transB", 0))
     alpha, beta = float(at.attr("alpha", 1.0)), float(at.attr("beta", 1.0))
 
-    def product(left: Value, right: Value, turn_left: int, turn_right: int) -> Value:
+    def product(left: Symbol, right: Symbol, turn_left: int, turn_right: int) -> Symbol:
         return at.op("Gemm", left, right, transA=turn_left, transB=turn_right, alpha=alpha)
 
     by_a = product(b, at.dy, turn_b, 1) if turn_a else product(at.dy, b, 0, 1 - turn_b)
@@ -30,7 +30,7 @@ def matmul(at: At) -> Adjoints:
     return product_adjoints(at, at.needs(0), at.needs(1), at.dy)
 
 
-def product_adjoints(at: At, a: Value, b: Value, dy: Value) -> tuple[Value, Value]:
+def product_adjoints(at: At, a: Symbol, b: Symbol, dy: Symbol) -> tuple[Symbol, Symbol]:
     """Those of the operands of a product like numpy's, vectors and batches among them."""
     rank_a, rank_b = (at.write.shapes.rank(each.tensor) for each in (a, b))
     if rank_b == 2 and rank_a is not None and rank_a >= 2:
@@ -50,7 +50,7 @@ def product_adjoints(at: At, a: Value, b: Value, dy: Value) -> tuple[Value, Valu
     return _over_batches(at, by_a, a, b), _over_batches(at, by_b, b, a)
 
 
-def _turned(at: At, matrices: Value) -> Value:
+def _turned(at: At, matrices: Symbol) -> Symbol:
     """The last two axes swapped, of however many."""
     rank = at.write.shapes.rank(matrices.tensor)
     if rank is not None:
@@ -61,7 +61,7 @@ def _turned(at: At, matrices: Value) -> Value:
     return flat.transpose([0, 2, 1]).reshape(at.write.joined([lead, columns, rows]))
 
 
-def _by_matrix(at: At, a: Value, b: Value, dy: Value) -> tuple[Value, Value]:
+def _by_matrix(at: At, a: Symbol, b: Symbol, dy: Symbol) -> tuple[Symbol, Symbol]:
     """Of a product with one matrix: all rows at once, however many axes they are arranged in."""
     if at.rank(a) == 2:
         return at.op("Gemm", dy, b, transB=1), at.op("Gemm", a, dy, transA=1)
@@ -71,7 +71,7 @@ def _by_matrix(at: At, a: Value, b: Value, dy: Value) -> tuple[Value, Value]:
     return by_a, at.op("Gemm", rows, flat, transA=1)
 
 
-def _over_batches(at: At, adjoint: Value, to: Value, other: Value) -> Value:
+def _over_batches(at: At, adjoint: Symbol, to: Symbol, other: Symbol) -> Symbol:
     """Sum over the leading axes along which one operand was broadcast to the other."""
     shapes = at.write.shapes
     mine, theirs = shapes.shape(to.tensor), shapes.shape(other.tensor)

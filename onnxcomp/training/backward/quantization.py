@@ -16,10 +16,10 @@ import numpy as np
 from onnx import helper
 
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 
-def spread(at: At, per: Value, scale: Value, whole: Value) -> Value:
+def spread(at: At, per: Symbol, scale: Symbol, whole: Symbol) -> Symbol:
     """A scale, or a zero point of the same shape, so that it is broadcast to the tensor."""
     rank = at.rank(scale)
     if rank == 0 or at.static(scale, "its scale") == (1,):
@@ -36,7 +36,7 @@ def spread(at: At, per: Value, scale: Value, whole: Value) -> Value:
     return flat.slice([0], at.write.size(whole, axis), [axis])
 
 
-def gathered(at: At, adjoint: Value, per: Value, whole: Value) -> Value:
+def gathered(at: At, adjoint: Symbol, per: Symbol, whole: Symbol) -> Symbol:
     """The adjoint of a scale, of each element that it belongs to, summed."""
     rank = at.rank(per)
     if rank == 0:

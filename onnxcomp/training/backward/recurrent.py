@@ -14,9 +14,9 @@ import numpy as np
 from onnxcomp.training.backward.bodies import add_input, add_output, new_body
 from onnxcomp.training.backward.decompose import composition
 from onnxcomp.training.backward.rules import At, NoRuleError
-from onnxcomp.training.backward.values import INT64, Value, Writer
+from onnxcomp.training.backward.values import INT64, Symbol, Writer
 
-Turn = Callable[["Cell", Value, list[Value]], list[Value]]
+Turn = Callable[["Cell", Symbol, list[Symbol]], list[Symbol]]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 FUNCTIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 PLAIN = frozenset({"Relu", "Sigmoid", "Tanh", "Softsign", "Softplus"})  # that take no number
@@ -29,23 +29,23 @@ class Cell:
     recurrent product; None for nothing. peepholes: (3 * hidden) or None.
     """
 
-    def __init__(self, write: Writer, at: At, functions: Sequence[str], tensors: Sequence[Value | None]) -> None:
+    def __init__(self, write: Writer, at: At, functions: Sequence[str], tensors: Sequence[Symbol | None]) -> None:
         self.write, self.at, self.functions = write, at, functions
         self.hidden = int(at.attr("hidden_size") or at.static(at.needs(2), "its R")[2])
-        within = [None if each is None else Value(write, each.tensor, each.data_type) for each in tensors]
+        within = [None if each is None else Symbol(write, each.tensor, each.data_type) for each in tensors]
         recurrent, self.beside, self.peepholes = within
         assert recurrent is not None
         self.recurrent = recurrent
 
-    def apply(self, place: int, value: Value) -> Value:
+    def apply(self, place: int, value: Symbol) -> Symbol:
         """One of the activations."""
         return self.write.op(self.functions[place], value)
 
-    def part(self, value: Value, index: int, axis: int) -> Value:
+    def part(self, value: Symbol, index: int, axis: int) -> Symbol:
         """The rows of one gate."""
         return value.slice([index * self.hidden], [(index + 1) * self.hidden], [axis])
 
-    def product(self, state: Value, gates: slice | None = None) -> Value:
+    def product(self, state: Symbol, gates: slice | None = None) -> Symbol:
         """state R' of some gates (all for None), with what is added."""
         rows, beside = self.recurrent, self.beside
         if gates is not None:
@@ -56,12 +56,12 @@ class Cell:
         return made if beside is None else made + beside
 
 
-def lstm_turn(cell: Cell, seen: Value, states: list[Value]) -> list[Value]:
+def lstm_turn(cell: Cell, seen: Symbol, states: list[Symbol]) -> list[Symbol]:
     """Gates in the order input, output, forget, cell."""
     state, memory = states
     gates = seen + cell.product(state)
 
-    def gate(index: int, peeped: Value, place: int) -> Value:
+    def gate(index: int, peeped: Symbol, place: int) -> Symbol:
         own = cell.part(gates, index, 1)
         return own if cell.peepholes is None else own + cell.part(cell.peepholes, place, 0) * peeped
 
@@ -72,7 +72,7 @@ def lstm_turn(cell: Cell, seen: Value, states: list[Value]) -> list[Value]:
     return [shown * cell.apply(2, renewed), renewed]
 
 
-def gru_turn(cell: Cell, seen: Value, states: list[Value]) -> list[Value]:
+def gru_turn(cell: Cell, seen: Symbol, states: list[Symbol]) -> list[Symbol]:
     """Gates in the order update, reset, hidden."""
     (state,) = states
     both = cell.product(state, slice(0, 2))
@@ -86,7 +86,7 @@ def gru_turn(cell: Cell, seen: Value, states: list[Value]) -> list[Value]:
     return [(1.0 - update) * new + update * state]
 
 
-def rnn_turn(cell: Cell, seen: Value, states: list[Value]) -> list[Value]:
+def rnn_turn(cell: Cell, seen: Symbol, states: list[Symbol]) -> list[Symbol]:
     return [cell.apply(0, seen + cell.product(states[0]))]
 
 
@@ -94,7 +94,7 @@ TURNS: dict[str, Turn] = {"LSTM": lstm_turn, "GRU": gru_turn, "RNN": rnn_turn}
 
 
 @composition("LSTM", "GRU", "RNN", domain="")
-def recurrent(at: At) -> Sequence[Value]:
+def recurrent(at: At) -> Sequence[Symbol]:
     """Y: (sequence, directions, batch, hidden), then the last states."""
     if at.attr("clip") is not None or at.attr("layout", 0):
         raise NoRuleError("it clips, or has its batch first")
@@ -107,7 +107,7 @@ def recurrent(at: At) -> Sequence[Value]:
     return [at.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0] for parts, axis in outputs]
 
 
-def _direction(at: At, index: int, way: int) -> list[Value]:
+def _direction(at: At, index: int, way: int) -> list[Symbol]:
     """One direction's output at every step, (sequence, batch, hidden), and its last states."""
     op, write = at.node.op, at.write
     hidden = int(at.attr("hidden_size") or at.static(at.needs(2), "its R")[2])
@@ -143,13 +143,13 @@ def _direction(at: At, index: int, way: int) -> list[Value]:
     return [made[-1], *made[:-1]]
 
 
-def _own(at: At, place: int, index: int) -> Value | None:
+def _own(at: At, place: int, index: int) -> Symbol | None:
     """One direction's part of an input."""
     value = at.input(place)
     return None if value is None else at.op("Gather", value, np.array(index), axis=0)
 
 
-def _within(at: At) -> Value | None:
+def _within(at: At) -> Symbol | None:
     """(sequence, batch, 1): whether a step is within its sample's length; None where all are as long."""
     lengths = at.input(4)
     if lengths is None:

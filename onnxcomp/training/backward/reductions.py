@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 
-def kept(at: At, value: Value) -> Value:
+def kept(at: At, value: Symbol) -> Symbol:
     """Something of the shape of the output with the reduced axes as ones, so that it is broadcast to the input."""
     axes = at.input(1)
     if at.attr("keepdims", 1) or axes is None:  # a scalar needs no axes
@@ -102,7 +102,7 @@ def cumsum(at: At) -> Adjoints:
 def einsum(at: At) -> Adjoints:
     """Each operand's term takes the output's place; what is summed in that operand alone is the same for all of it."""
     terms, output = _terms(at)
-    found: list[Value] = []
+    found: list[Symbol] = []
     for place, term in enumerate(terms):
         others = [each for index, each in enumerate(terms) if index != place]
         present = set(output).union(*others)

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from onnxcomp.graph.ir.query import constant_value
 from onnxcomp.training.backward.moving import INT32, moved, put_back
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
-from onnxcomp.training.backward.values import Value
+from onnxcomp.training.backward.values import Symbol
 
 FLOAT = int(TensorProto.FLOAT)
 
@@ -47,7 +47,7 @@ def _resized(at: At) -> list[int]:
     return [axis for axis in axes if axis not in kept]
 
 
-def _along(at: At, adjoint: Value, axis: int) -> Value:
+def _along(at: At, adjoint: Symbol, axis: int) -> Symbol:
     """R' along one axis."""
     rank = at.rank(at.x)
     if axis == 0:
@@ -57,11 +57,11 @@ def _along(at: At, adjoint: Value, axis: int) -> Value:
     return at.op("MatMul", adjoint.transpose(order), _matrix(at, axis)).transpose(back)
 
 
-def _matrix(at: At, axis: int) -> Value:
+def _matrix(at: At, axis: int) -> Symbol:
     """R', (size before, size after), as what resizing does to each row of the unit matrix."""
     rank, write = at.rank(at.x), at.write
     size = write.size(at.x, axis)
-    ones: list[Value | list[int]] = [[1]] * rank
+    ones: list[Symbol | list[int]] = [[1]] * rank
     unit = at.op("EyeLike", write.zeros(write.joined([size, size]), at.dy.data_type))
     shaped = unit.reshape(write.joined([size, *ones[1:axis], size, *ones[axis + 1 :]]))
     attrs = {name: value for name, value in at.node.attrs.items() if name != "axes"}

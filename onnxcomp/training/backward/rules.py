@@ -1,7 +1,7 @@
 """What a rule is: an operator's derivative, from its specification, written with nodes.
 
     @rule("Tanh")
-    def tanh(at: At) -> Value:
+    def tanh(at: At) -> Symbol:
         return at.dy * (1.0 - at.y * at.y)
 
 A rule gives one adjoint for each input, None for those that have none; fewer where the others have none. That of a node
@@ -21,9 +21,9 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import given
 from onnxcomp.operators import ONNX_DOMAINS
-from onnxcomp.training.backward.values import Operand, Value, Writer
+from onnxcomp.training.backward.values import Operand, Symbol, Writer
 
-Adjoints = Value | Sequence[Value | None] | Mapping[Any, Value]
+Adjoints = Symbol | Sequence[Symbol | None] | Mapping[Any, Symbol]
 Derive = Callable[["At"], Adjoints]
 
 
@@ -32,7 +32,7 @@ class NoRuleError(PassError):
 
 
 @dataclass(frozen=True)
-class Rule:
+class Derivation:
     """An operator's derivative.
 
     broadcasts: the inputs are broadcast against each other, and what the rule gives has the output's shape.
@@ -46,7 +46,7 @@ class Rule:
 
 ANY = 1 << 30  # as many outputs as there are
 
-RULES: dict[tuple[str, str], Rule] = {}
+RULES: dict[tuple[str, str], Derivation] = {}
 
 
 def rule(*ops: str, broadcasts: bool = False, outputs: int = 1, domain: str = "") -> Callable[[Derive], Derive]:
@@ -56,7 +56,7 @@ def rule(*ops: str, broadcasts: bool = False, outputs: int = 1, domain: str = ""
         for op in ops:
             if (domain, op) in RULES:
                 raise ValueError(f"{op} has two rules")
-            RULES[domain, op] = Rule(derive, broadcasts, outputs)
+            RULES[domain, op] = Derivation(derive, broadcasts, outputs)
         return derive
 
     return register
@@ -77,7 +77,7 @@ class At:
 
     write: Writer
     node: Node
-    adjoints: Sequence[Value | None] = ()
+    adjoints: Sequence[Symbol | None] = ()
     active: Set[Any] = frozenset()
 
     @property
@@ -89,34 +89,34 @@ class At:
         """An attribute's value."""
         return self.node.attrs.get(name, default)
 
-    def input(self, index: int) -> Value | None:
+    def input(self, index: int) -> Symbol | None:
         """An input, None where it is left out."""
         tensor = given(self.node, index)
         return None if tensor is None else self.write.value(tensor)
 
-    def needs(self, index: int) -> Value:
+    def needs(self, index: int) -> Symbol:
         """An input that the operator cannot be without."""
         found = self.input(index)
         assert found is not None, f"{self.node.op} lacks its input {index}"
         return found
 
     @property
-    def inputs(self) -> list[Value]:
+    def inputs(self) -> list[Symbol]:
         """All inputs of an operator that leaves none out."""
         return [self.needs(index) for index in range(len(self.node.inputs))]
 
     @property
-    def x(self) -> Value:
+    def x(self) -> Symbol:
         """The first input."""
         return self.needs(0)
 
     @property
-    def y(self) -> Value:
+    def y(self) -> Symbol:
         """The first output."""
         return self.write.value(self.node.outputs[0])
 
     @property
-    def dy(self) -> Value:
+    def dy(self) -> Symbol:
         """The first output's adjoint."""
         found = self.adjoints[0]
         if found is None:
@@ -124,51 +124,51 @@ class At:
         return found
 
     @property
-    def filled(self) -> Value:
+    def filled(self) -> Symbol:
         """The adjoint of any output that has one."""
         return next(each for each in self.adjoints if each is not None)
 
-    def output(self, index: int, data_type: int) -> Value:
+    def output(self, index: int, data_type: int) -> Symbol:
         """An output that the node is made to give, where it does not already."""
         while len(self.node.outputs) <= index:
             self.node.outputs.append(self.write.graph.variable(f"{self.node.outputs[0].name}_{len(self.node.outputs)}"))
         if not self.node.outputs[index].name:
             self.node.outputs[index] = self.write.graph.variable(f"{self.node.outputs[0].name}_{index}")
-        return Value(self.write, self.node.outputs[index], data_type)
+        return Symbol(self.write, self.node.outputs[index], data_type)
 
-    def op(self, op: str, *inputs: Operand | None, type: int | None = None, domain: str = "", **attrs: Any) -> Value:
+    def op(self, op: str, *inputs: Operand | None, type: int | None = None, domain: str = "", **attrs: Any) -> Symbol:
         """The first output of a new node."""
         return self.write.op(op, *inputs, type=type, domain=domain, **attrs)
 
-    def shape(self, value: Value) -> Value:
+    def shape(self, value: Symbol) -> Symbol:
         """The shape of a tensor of the model, a vector of int64."""
         return self.write.shape(value)
 
-    def static(self, value: Value, what: str) -> tuple[int, ...]:
+    def static(self, value: Symbol, what: str) -> tuple[int, ...]:
         """The dimensions of a tensor of the model; NoRuleError where they are not all known."""
         found = self.write.shapes.static(value.tensor)
         if found is None:
             raise NoRuleError(f"the shape of {what} is not known")
         return found
 
-    def rank(self, value: Value) -> int:
+    def rank(self, value: Symbol) -> int:
         """The rank of a tensor of the model; NoRuleError where it is not known."""
         found = self.write.shapes.rank(value.tensor)
         if found is None:
             raise NoRuleError(f"the rank of {value.tensor.name} is not known")
         return found
 
-    def axis(self, value: Value, default: int, name: str = "axis") -> int:
+    def axis(self, value: Symbol, default: int, name: str = "axis") -> int:
         """An attribute that names an axis of a tensor, counted from 0."""
         axis = int(self.attr(name, default))
         return axis + self.rank(value) if axis < 0 else axis
 
-    def reduced(self, adjoint: Value, like: Value, to: Value) -> Value:
+    def reduced(self, adjoint: Symbol, like: Symbol, to: Symbol) -> Symbol:
         """An adjoint of the shape of ``like``, summed over what ``to`` was broadcast along."""
         return unbroadcast(self.write, adjoint, like, to)
 
 
-def unbroadcast(write: Writer, adjoint: Value, like: Value, to: Value) -> Value:
+def unbroadcast(write: Writer, adjoint: Symbol, like: Symbol, to: Symbol) -> Symbol:
     """Sum an adjoint of the shape of ``like`` (a tensor of the model) to that of ``to``, which was broadcast to it."""
     big, small = write.shapes.shape(like.tensor), write.shapes.shape(to.tensor)
     if big is None or small is None:
@@ -185,7 +185,7 @@ def unbroadcast(write: Writer, adjoint: Value, like: Value, to: Value) -> Value:
     return adjoint.sum(list(range(lead))) if lead else adjoint
 
 
-def unbroadcast_at_run_time(write: Writer, adjoint: Value, like: Value, to: Value) -> Value:
+def unbroadcast_at_run_time(write: Writer, adjoint: Symbol, like: Symbol, to: Symbol) -> Symbol:
     """The same where only the run shows which axes were broadcast: those of size one, and those that ``to`` lacks."""
     shape, rank = write.shape(to), write.op("Shape", write.op("Shape", like))
     lead = rank - write.op("Shape", write.op("Shape", to))

@@ -15,7 +15,7 @@ from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.training.backward.rules import RULES, At, NoRuleError, domain_of, unbroadcast
-from onnxcomp.training.backward.values import FLOATS, Value, Writer
+from onnxcomp.training.backward.values import FLOATS, Symbol, Writer
 
 # Of what an adjoint may pass through beside floats: what stands for floats between quantizing and dequantizing.
 QUANTIZED = frozenset(
@@ -28,14 +28,14 @@ NO_RULE = "has no derivative in this engine"
 
 
 @dataclass(frozen=True)
-class Way:
+class Between:
     """What stands between sources and targets: nodes in order, and tensors that depend on a source."""
 
     nodes: list[Node]
     tensors: set[Any]
 
 
-def between(nodes: Sequence[Node], shapes: Shapes, targets: Iterable[Any], sources: Iterable[Any]) -> Way:
+def between(nodes: Sequence[Node], shapes: Shapes, targets: Iterable[Any], sources: Iterable[Any]) -> Between:
     """The nodes by which targets depend on sources, as far as types let a derivative pass; nodes: in order."""
     tensors = set(sources)
     carrying = []
@@ -50,7 +50,7 @@ def between(nodes: Sequence[Node], shapes: Shapes, targets: Iterable[Any], sourc
         if any(out in needed for out in node.outputs):
             needed.update(node.inputs)
             needed.update(inner_reads(node))
-    return Way([each for each in carrying if any(out in needed for out in each.outputs)], tensors)
+    return Between([each for each in carrying if any(out in needed for out in each.outputs)], tensors)
 
 
 def carries(shapes: Shapes, tensor: Any) -> bool:
@@ -63,11 +63,11 @@ def carries(shapes: Shapes, tensor: Any) -> bool:
 class Swept:
     """The adjoints by tensor; by operator, why there is none of what stands before it."""
 
-    adjoints: dict[Any, Value]
+    adjoints: dict[Any, Symbol]
     reasons: dict[str, str]
 
 
-def sweep(writer: Writer, way: Way, seeds: Mapping[Any, Value]) -> Swept:
+def sweep(writer: Writer, way: Between, seeds: Mapping[Any, Symbol]) -> Swept:
     """Write the adjoints of everything on the way; seeds: those of the targets."""
     adjoints = dict(seeds)
     reasons: dict[str, str] = {}
@@ -96,7 +96,7 @@ def operator(node: Node) -> str:
     return f"{domain}::{node.op}" if domain else str(node.op)
 
 
-Found = list[tuple[Any, Value]]
+Found = list[tuple[Any, Symbol]]
 
 
 def _none(node: Node) -> Found:
@@ -106,7 +106,7 @@ def _none(node: Node) -> Found:
     return []
 
 
-def _applied(writer: Writer, node: Node, adjoints: Sequence[Value | None], active: Set[Any]) -> Found:
+def _applied(writer: Writer, node: Node, adjoints: Sequence[Symbol | None], active: Set[Any]) -> Found:
     """The adjoints that a node's rule gives, for tensors that want one."""
     found = RULES.get((domain_of(node), node.op))
     if found is None:
@@ -117,7 +117,7 @@ def _applied(writer: Writer, node: Node, adjoints: Sequence[Value | None], activ
     made = found.derive(at)
     if isinstance(made, Mapping):
         return [(tensor, adjoint) for tensor, adjoint in made.items() if tensor in active]
-    given = [made] if isinstance(made, Value) else list(made)
+    given = [made] if isinstance(made, Symbol) else list(made)
     pairs = zip(node.inputs, given, strict=False)
     kept = [(tensor, adjoint) for tensor, adjoint in pairs if adjoint is not None and tensor in active]
     if not found.broadcasts:

@@ -16,7 +16,8 @@ def chain() -> Model:
     """Three products of elements, of which two are alive at once: x * w -> (N, 1000) -> (N, 1000) -> a number."""
     proto = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18]>
-        g (float[N,1000] x) => (float loss) { a = Mul(x, w)  b = Tanh(a)  c = Abs(b)  loss = ReduceSum<keepdims=0>(c) }"""
+        g (float[N,1000] x) => (float loss) { a = Mul(x, w)  b = Tanh(a)  c = Abs(b)
+            loss = ReduceSum<keepdims=0>(c) }"""
     )
     proto.graph.initializer.append(numpy_helper.from_array(np.ones(1000, np.float32), "w"))
     return load(proto)
