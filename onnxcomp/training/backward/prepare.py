@@ -17,6 +17,7 @@ from onnxcomp.training.backward import fused, recurrent
 from onnxcomp.training.backward.decompose import decomposed
 from onnxcomp.training.backward.differentiate import differentiate
 from onnxcomp.training.backward.sweep import between
+from onnxcomp.training.backward.values import FLOATS
 
 OPSET = 18  # from which on all reductions take their axes as an input, and elements can be scattered and added
 
@@ -55,7 +56,10 @@ def step_of(model: Model, loss: str, parameters: Sequence[str]) -> StepGraph:
 
     graph = open_graph(decomposed(close_graph(graph), on_the_way))
     output, tensors = _output(graph, loss), _inputs(graph, parameters)
-    made = differentiate(graph, infer_shapes(graph, computed=True), output, list(tensors.values()))
+    shapes = infer_shapes(graph, computed=True)
+    if shapes.data_type(output) not in FLOATS:
+        raise ParameterError(f"{model.name}: the loss {loss} is no float tensor")
+    made = differentiate(graph, shapes, output, list(tensors.values()))
     if made.reasons:
         return StepGraph(model, reasons=made.reasons)
     outputs, names = [output], {}

@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import given
 from onnxcomp.operators import ONNX_DOMAINS
-from onnxcomp.training.backward.values import Operand, Symbol, Writer
+from onnxcomp.training.backward.values import NoRuleError, Operand, Symbol, Writer
+
+__all__ = ["ANY", "RULES", "Adjoints", "At", "Derivation", "NoRuleError", "domain_of", "rule", "unbroadcast"]
 
 Adjoints = Symbol | Sequence[Symbol | None] | Mapping[Any, Symbol]
 Derive = Callable[["At"], Adjoints]
-
-
-class NoRuleError(PassError):
-    """A node that cannot be differentiated; the message is the reason."""
 
 
 @dataclass(frozen=True)

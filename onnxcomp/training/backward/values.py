@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxcomp.errors import PassError
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -30,6 +31,10 @@ SHORT = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
 FLOATS = SHORT | {FLOAT, DOUBLE}
 BOOLEAN_OPS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not", "IsNaN"})
 INTEGER_OPS = frozenset({"Shape", "Size", "NonZero"})
+
+
+class NoRuleError(PassError):
+    """A node that cannot be differentiated; the message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +198,8 @@ class Writer:
         if isinstance(operand, Symbol):
             return operand
         if isinstance(operand, float | int):
+            if not value.data_type:
+                raise NoRuleError(f"the type of {value.tensor.name} is not known")
             return self.constant(np.array(operand, helper.tensor_dtype_to_np_dtype(value.data_type)))
         return self.constant(operand if isinstance(operand, np.ndarray) else np.array(operand, np.int64).reshape(-1))
 
