@@ -61,6 +61,12 @@ def _gone_back(inner: Writer, seeds: Sequence[tuple[Any, Symbol]], sources: Sequ
     return {each: made.adjoints[each] for each in sources if each in made.adjoints}
 
 
+@rule("Loop", outputs=ANY)
+def loop(at: At) -> Adjoints:
+    """Going back needs what each turn began with, stacked; a Scan's states keep their shape, these need not."""
+    raise NoRuleError("its states may change their shape from turn to turn")
+
+
 @rule("Scan", outputs=ANY)
 def scan(at: At) -> Adjoints:
     back = _ScanBack(at)

@@ -104,3 +104,17 @@ def test_branches_within_branches(condition: bool) -> None:
     found = check_model(model, values, {"x": normal(4, 3), "c": np.array(condition)})
     assert bool(found["v"].any()) == condition
     assert bool(found["u"].any()) != condition
+
+
+def test_a_loop_is_refused_with_the_reason_and_runs_where_no_gradient_passes() -> None:
+    values = {"w": normal(2)}
+    text = """g (float[2] x) => (float loss) {{
+        times = Constant<value = int64 {{3}}>()  always = Constant<value = bool {{1}}>()
+        last = Loop (times, always, {start}) <body = turn (int64 i, bool c, float[2] h) => (bool d, float[2] next) {{
+            d = Identity(c)  next = Add(h, h) }}>
+        y = Mul(last, w)  loss = ReduceSum<keepdims=0>(y) }}"""
+    reasons = BackwardEngine.unsupported(load(written(text.format(start="w"), values)), "loss", ["w"])
+    assert "change their shape" in reasons["Loop"]
+    x = normal(2)
+    engine = BackwardEngine(load(written(text.format(start="x"), values)), "loss", ["w"], threads=1)
+    np.testing.assert_allclose(engine.loss_and_gradients({"x": x}, values)[1]["w"], 8 * x, rtol=1e-6)
