@@ -23,8 +23,9 @@ import numpy as np
 
 from onnxcomp.contract import Context, Pass
 from onnxcomp.model import Model, load, save
-from onnxcomp.pipeline.api import open_data, tuner_for
+from onnxcomp.pipeline.api import tuner_for
 from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 

@@ -40,8 +40,8 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.rounding.gram import output_error
 from onnxcomp.numerics.structure.lowrank import Spectrum, truncated_svd
-from onnxcomp.pipeline.api import open_data
 from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import measure_latency
 from onnxcomp.target import Target

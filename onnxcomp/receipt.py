@@ -108,6 +108,8 @@ class Receipt:
 
     target_cpu: the processor that it was made for, "" on other providers and where none was recorded.
     min_ort: the oldest ONNX Runtime that had to load it, "" where none was asked for.
+    reference: the model that it was held against, where that is not the source. training: samples and engine of what
+    trains.
     """
 
     recipe: str
@@ -126,6 +128,8 @@ class Receipt:
     notes: list[str] = field(default_factory=list)
     target_cpu: str = ""
     min_ort: str = ""
+    reference: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:

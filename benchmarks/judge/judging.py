@@ -14,7 +14,7 @@ from benchmarks.judge import catalogue
 from benchmarks.judge.catalogue import Array
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.model import load
-from onnxcomp.pipeline.api import open_data
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.unseen import with_unseen
 from onnxcomp.target import Target

@@ -21,6 +21,7 @@ from onnxcomp.graph.report.inspection import has_something_to_compress
 from onnxcomp.model import Model, load, refuse_outputs
 from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.pipeline.reports.plan import plan
+from onnxcomp.pipeline.training_data import TrainingOptions
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
 from onnxcomp.target import Target
@@ -40,6 +41,11 @@ class Request:
     report: Path | None
     dry_run: bool
     calib_data: str | Sequences | None
+    reference: Path | None
+    train_data: str | None
+    train_time: str | None
+    engine: str
+    checkpoints: Path | None
     seed: int
     ep: str
     threads: int
@@ -70,6 +76,11 @@ class Request:
             custom_ops=self.custom_ops,
             min_ort=self.min_ort,
         )
+
+    @property
+    def training(self) -> TrainingOptions:
+        """What trainings go by."""
+        return TrainingOptions(self.train_data, self.engine, self.train_time, self.checkpoints)
 
     @property
     def budget(self) -> Budget:
@@ -118,11 +129,13 @@ def _remarking(tell: screen.Tell, remark: str) -> screen.Tell:
 def _refuse_outputs(request: Request, model: Model, output: Path) -> None:
     """Refuse what cannot be written before anything is computed."""
     data = request.calib_data.source if isinstance(request.calib_data, Sequences) else request.calib_data
-    if data is not None:
-        model.inputs.update(Inputs(source_files(data)))
-    modules = [module_file(each) for each in map(str, (data or "", request.metric)) if ":" in each]
+    for source in (data, request.train_data):
+        if source is not None:
+            model.inputs.update(Inputs(source_files(source)))
+    named = (data or "", request.train_data or "", request.metric)
+    modules = [module_file(each) for each in map(str, named) if ":" in each]
     recipe = [Path(request.recipe)] if isinstance(request.recipe, str) else []
-    for path in (*modules, *recipe, request.replay, *request.custom_ops):
+    for path in (*modules, *recipe, request.replay, request.reference, *request.custom_ops):
         if path is not None:
             model.inputs.add(path, read_once=True)
     outputs = [output, Result.account_path(output), *_reports(request)]
@@ -137,6 +150,7 @@ def _result(request: Request, model: Model, tell: screen.Tell, started: float | 
     if request.replay is not None:
         receipt = Receipt.read(request.replay)
         options: dict[str, Any] = {"calibration": request.calib_data, "custom_ops": request.custom_ops}
+        options |= {"reference": request.reference, "training": request.training}
         return replay(model, receipt, progress=tell, **options)
     return optimize(
         model,
@@ -147,6 +161,8 @@ def _result(request: Request, model: Model, tell: screen.Tell, started: float | 
         metric=request.metric,
         outputs=dict(request.outputs),
         exclude=request.exclude,
+        reference=request.reference,
+        training=request.training,
         seed=request.seed,
         jobs=request.jobs,
         cluster=request.cluster,

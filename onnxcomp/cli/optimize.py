@@ -10,16 +10,31 @@ from click.core import ParameterSource
 from onnxcomp.cli import options
 
 FOLLOWED = frozenset(
-    {"model", "replay", "output", "force", "report", "calib_data", "custom_ops", "as_json", "quiet", "verbose"}
+    {
+        "model",
+        "replay",
+        "output",
+        "force",
+        "report",
+        "calib_data",
+        "custom_ops",
+        "as_json",
+        "quiet",
+        "verbose",
+        "reference",
+        "train_data",
+        "checkpoints",
+    }
 )
 
 
 @click.command()
 @options.model_argument
 @click.option("--recipe", default="default", show_default=True, metavar="NAME|FILE",
-              help="A preset (default, small, fast, lossless) or a TOML file.")  # fmt: skip
+              help="A preset (default, small, fast, lossless, deep-compression, tiny) or a TOML file.")  # fmt: skip
 @options.output_options
 @options.data_options
+@options.training_options
 @options.target_options
 @options.budget_options
 @options.limit_options

@@ -119,6 +119,27 @@ data_options = stacked(
 )  # fmt: skip
 
 
+ENGINES = ("auto", "ort", "torch")  # as training.engines.CHOICES
+
+reference_option = click.option("--reference", type=PATH, metavar="ORIGINAL",
+    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes "
+         "by it.")
+
+own_training_options = stacked(
+    click.option("--train-data", metavar="SRC",
+                 help="Inputs to train on, without labels: as --calib-data. Without it, those to calibrate with."),
+    click.option("--train-time", type=Words("time", budget.parse_time), metavar="TIME",
+                 help="How long each training may take: 90s, 10m. Without it, as its epochs say."),
+    click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
+                 help="What computes gradients: torch (the extra onnxcomp[train]) where it is installed, or ort, ONNX "
+                      "Runtime by rules."),
+    click.option("--checkpoints", type=PATH, metavar="FOLDER",
+                 help="Keep trainings there, so that a run that was killed goes on where it was."),
+)  # fmt: skip
+
+training_options = stacked(reference_option, own_training_options)
+
+
 class Reading(ParamType):
     """``logits=classes`` -> ("logits", "classes")."""
 

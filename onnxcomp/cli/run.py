@@ -85,6 +85,7 @@ class PassCommand(click.Command):
 SHARED = options.stacked(
     options.output_options,
     options.data_options,
+    options.training_options,
     options.target_options,
     options.budget_options,
     options.limit_options,

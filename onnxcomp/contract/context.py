@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxcomp.clock import clock
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxcomp.model import Model
     from onnxcomp.runtime import Session
     from onnxcomp.target import Target
+    from onnxcomp.training.setup import TrainingSetup
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -45,18 +46,23 @@ class Context:
     calibration: input batches where there is data; never the verification part.
     reference: the model as it was before the first step that loses anything, and what its tensors are now, for passes
         that repair what was lost; None without a pipeline.
+    original: the model from before the first step that loses anything, whatever a pass has renewed since: what outputs
+        are to be in the end. None without a pipeline.
     divergence: how far a model is from the original on the calibration part, as verification measures it
         (infinite for one that fails); None without data.
     progress: called with (done, total, what).
     max_opset: the highest default-domain opset that may be used, from ``--min-ort`` and the target.
     deadline: on the clock of ``time.monotonic``, when a long pass is to leave the rest as it is.
     jobs: how many threads a pass may use for what does not depend on each other; the result does not depend on it.
+    training: what the user says of trainings: samples, engine, time. None where nothing is said.
+    outputs: what outputs are by the user's word, by name.
     """
 
     seed: int = 0
     target: Target | None = None
     calibration: CalibrationData | None = None
     reference: Reference | None = None
+    original: Model | None = None
     divergence: Callable[[Model], float] | None = None
     exclude: tuple[str, ...] = ()
     include: frozenset[str] | None = None
@@ -64,6 +70,8 @@ class Context:
     max_opset: int | None = None
     deadline: float = math.inf
     jobs: int = 1
+    training: TrainingSetup | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     def selects(self, *names: str) -> bool:
         """Whether a weight or node known under these names may be touched."""
@@ -86,6 +94,11 @@ class Context:
     def is_over(self) -> bool:
         """Whether the deadline has come: a pass stops between two weights or nodes and says so in its outcome."""
         return clock() > self.deadline
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, infinite where there is none."""
+        return self.deadline - clock()
 
     def editable_weights(
         self, graph: Graph, outcome: Outcome, obstacle: Callable[[Weight], str | None] | None = None
@@ -133,7 +146,9 @@ class AskedInEditError(PassError):
 class AloneContext(Context):
     """Says plainly what is not to be had where one weight is changed by itself (see ``WeightPass.edit``)."""
 
-    ELSEWHERE = frozenset({"calibration", "divergence", "observe", "open_session", "reference", "target"})
+    ELSEWHERE = frozenset(
+        {"calibration", "divergence", "observe", "open_session", "original", "reference", "target", "training"}
+    )
 
     def __getattribute__(self, name: str) -> Any:
         if name in AloneContext.ELSEWHERE:

@@ -33,12 +33,14 @@ class Outcome:
 
     is_cut_short: the deadline came before the pass was through: what is not in ``changed`` was not looked at.
     origins: what tensors (by key) that were cut, widened or rescaled were before; all others are what they were.
+    settled: fields that the clock decided, with what they came to: who applies the pass again gives it these.
     """
 
     changed: list[Change] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     is_cut_short: bool = False
     origins: dict[str, Origin] = field(default_factory=dict)
+    settled: dict[str, Any] = field(default_factory=dict)
 
     def change(self, name: str, what: str, **details: Any) -> None:
         """Note a weight or node that was changed."""
@@ -50,6 +52,7 @@ class Outcome:
         self.skipped += other.skipped
         self.is_cut_short |= other.is_cut_short
         self.origins.update(other.origins)
+        self.settled.update(other.settled)
 
     def skip(self, name: str, reason: str) -> None:
         """Note a weight or node that was left alone."""

@@ -75,6 +75,8 @@ class Pass(ABC):
     stores_encodings: it stores what the weights' encodings say, so that what it leaves plain has no use for one.
     renews_reference: it moves what weights do to others, as those that read cut channels make up for them: passes that
         repair afterwards hold the model against what it left.
+    trains: it moves inner tensors on purpose, towards the original's outputs: what they are to be from then on is what
+        it left, though its own teacher stays the original (``context.original``).
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -87,6 +89,7 @@ class Pass(ABC):
     as_stored: ClassVar[bool] = False
     stores_encodings: ClassVar[bool] = False
     renews_reference: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
 
     def needed(self) -> Needs:
         """What this very instance cannot run without: one of its algorithms may need more than the pass does."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import platform
@@ -18,31 +17,30 @@ import onnx
 
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
-from onnxcomp.calibration.data.calibration_data import FEW_RANDOM_BATCHES, RANDOM_BATCHES
-from onnxcomp.calibration.states.rollout import rolled_out
-from onnxcomp.calibration.states.states import named_states
 from onnxcomp.clock import clock
 from onnxcomp.cluster import on_cluster
 from onnxcomp.contract import Context
-from onnxcomp.errors import CalibrationError, ModelError, TargetError, VerificationError
+from onnxcomp.errors import CalibrationError, ModelError, VerificationError
 from onnxcomp.files import Transaction
-from onnxcomp.graph.dataflow.time_axes import time_axes
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.seeds import is_drawing, seeded, unseeded
-from onnxcomp.graph.report.inspection import contributed_operators, custom_operators
-from onnxcomp.graph.storage.amplified import refuse_amplified
+from onnxcomp.graph.report.inspection import contributed_operators
 from onnxcomp.graph.weights.roles import with_true_encodings
 from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
 from onnxcomp.parallel import cores
-from onnxcomp.pipeline.costs import ONE_LOAD_BYTES, compare_costs
+from onnxcomp.pipeline.before import allow_present, described_reference, opened_reference
+from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
+from onnxcomp.pipeline.history.lineage import Lineage
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.scratch_need import scratch_bytes
 from onnxcomp.pipeline.time_budget import TimeBudget
+from onnxcomp.pipeline.training_data import TrainingOptions, described
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Recipe
 from onnxcomp.room import refuse_lack, room_told
@@ -54,7 +52,6 @@ from onnxcomp.verify.repeatable import draws_differently
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
-RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
 
 
@@ -110,6 +107,8 @@ def optimize(
     metric: str = "auto",
     outputs: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
+    reference: str | os.PathLike[str] | onnx.ModelProto | Model | None = None,
+    training: TrainingOptions | None = None,
     seed: int = 0,
     measure: bool = True,
     jobs: int | None = None,
@@ -122,12 +121,16 @@ def optimize(
     source: a path, a ModelProto or a Model; never changed. recipe: a preset, a TOML file or a Recipe.
     calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
     for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
-    node names to leave alone. measure: whether to time the result at the end. started: when the time budget began, on
-    the clock of ``time.monotonic``; now by default. jobs: tasks worked on at once, None for one a core; the result is
-    the same for any number. cluster: the address of a Dask scheduler, or "local".
+    node names to leave alone. reference: the model to hold the result against, where the source was made of it in an
+    earlier run. training: samples, engine and time of what trains. measure: whether to time the result at the end.
+    started: when the time budget began, on the clock of ``time.monotonic``; now by default. jobs: tasks worked on at
+    once, None for one a core; the result is the same for any number. cluster: the address of a Dask scheduler, or
+    "local".
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = clock() if started is None else started
+    if calibration is None and training is not None and training.data is not None:
+        calibration, training = training.data, dataclasses.replace(training, data=None)
     model = with_true_encodings(seeded(load(source))).for_a_run()
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen.check_needs(calibration=calibration is not None)
@@ -141,33 +144,16 @@ def optimize(
     with room_told(model.scratch.folder, needed), on_cluster(cluster, jobs or cores()):
         time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
         with _opened_once(model):
-            run = _prepare(model, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time)
-        run.context = dataclasses.replace(run.context, jobs=jobs or cores())
+            before = opened_reference(reference, model)
+            run = _prepare(
+                model, before, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time
+            )
+        setup = None if training is None else training.opened(model, where, seed)
+        run.context = dataclasses.replace(run.context, jobs=jobs or cores(), training=setup)
+        run.receipt.training, run.receipt.reference = described(setup), described_reference(reference)
         execute(run)
         _finish(run)
     return Result(unseeded(run.current), run.receipt)
-
-
-def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
-    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
-
-    Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
-    """
-    refuse_amplified(model)
-    if isinstance(source, CalibrationData):
-        return source
-    try:
-        with model.opened_on(target.session) as session:
-            barred = time_axes(model)
-            if source is None:
-                run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
-                batches = FEW_RANDOM_BATCHES if model.size_bytes > ONE_LOAD_BYTES else RANDOM_BATCHES
-                return CalibrationData.random(session.inputs, seed=seed, run=run, batches=batches, not_samples=barred)
-            states = {state.input for state in named_states(model, session)}
-            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
-            return rolled_out(model, session, data, seed=seed)
-    except TargetError as error:
-        raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
 
 
 def _opened_once(model: Model) -> contextlib.AbstractContextManager[None]:
@@ -190,16 +176,9 @@ def _refuse_newer(model: Model, target: Target) -> None:
         )
 
 
-def _without_library(model: Model, target: Target) -> str | None:
-    """That a model did not load for lack of its custom operators, or None."""
-    unknown = custom_operators(open_graph(model))
-    if not unknown or target.custom_ops:
-        return None
-    return f"ONNX Runtime does not have {', '.join(unknown)}. Give the library that does with --custom-ops."
-
-
 def _prepare(
     model: Model,
+    before: Model | None,
     recipe: Recipe,
     calibration: Any,
     target: Target,
@@ -211,7 +190,7 @@ def _prepare(
     progress: Progress,
     time: TimeBudget,
 ) -> Run:
-    """Read the data, run the original, start the receipt."""
+    """Read the data, run the original, start the receipt. before: the original, where it is not the model itself."""
     progress(0, 1, "running the original")
     with time.noting("open_s"):
         recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
@@ -220,12 +199,14 @@ def _prepare(
     options["outputs"] = dict(outputs or {})
     options["shorter_ends"] = any(each.shortens_ends() for each in recipe.passes)
     with time.noting("check_s"):
-        verifier = Verifier(model, checking, **options)
+        verifier = Verifier(before or model, checking, **options)
     grounds = Grounds.of(verifier, data, recipe)
     if not grounds.is_enough:
         recipe, tuning = recipe.without_calibration(), None
         verifier = grounds.for_breakage(verifier, recipe, options)
-    tuner = None if tuning is None else tuner_for(model, tuning, verifier.metric, options)
+    if before is not None:
+        allow_present(verifier, model)
+    tuner = None if tuning is None else tuner_for(before or model, tuning, verifier.metric, options)
     context = Context(
         seed=seed,
         target=target,
@@ -234,6 +215,7 @@ def _prepare(
         exclude=exclude,
         progress=progress,
         max_opset=target.supported_opset,
+        outputs=options["outputs"],
     )
     receipt = Receipt(
         recipe=recipe.name,
@@ -248,7 +230,9 @@ def _prepare(
         notes=[*verifier.notes, *grounds.notes],
     )
     reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
-    return Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
+    run = Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
+    run.ledger.line = Lineage.of(model, before)
+    return run
 
 
 def _versions() -> dict[str, str]:

@@ -18,18 +18,24 @@ from onnxcomp.errors import CalibrationError, ModelError, RecipeError
 from onnxcomp.graph.ir.seeds import seeded, unseeded
 from onnxcomp.graph.weights.roles import compose, with_true_encodings
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.api import Result, open_data, silent, tuner_for
+from onnxcomp.parallel import cores
+from onnxcomp.pipeline.api import Result, silent, tuner_for
 from onnxcomp.pipeline.apply import apply_choice, put_back
+from onnxcomp.pipeline.before import described_reference, opened_reference
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import pass_again
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.scratch_need import REWRITTEN
+from onnxcomp.pipeline.training_data import TrainingOptions, refuse_other_samples
 from onnxcomp.pipeline.weight_search.driver import fitting_part
 from onnxcomp.receipt import Application, Receipt
 from onnxcomp.registry import get_pass
 from onnxcomp.room import room_told
 from onnxcomp.target import Target
+from onnxcomp.training.engines import AUTO
+from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.verify import Verifier
 
 
@@ -38,6 +44,8 @@ def replay(
     receipt: Receipt,
     *,
     calibration: str | os.PathLike[str] | Sequences | CalibrationData | None = None,
+    reference: str | os.PathLike[str] | onnx.ModelProto | Model | None = None,
+    training: TrainingOptions | None = None,
     custom_ops: tuple[Path, ...] = (),
     progress: Progress = silent,
 ) -> Result:
@@ -52,17 +60,24 @@ def replay(
         raise ModelError(f"{model.name}: the receipt belongs to another model (sha256 {known[:12]}...).")
     model = with_true_encodings(seeded(model)).for_a_run()
     target = Target.of(receipt.target, cpu=receipt.target_cpu or None, min_ort=_min_ort(receipt), custom_ops=custom_ops)
+    if calibration is None and training is not None and training.data is not None:
+        calibration, training = training.data, dataclasses.replace(training, data=None)
+    before = _before(model, reference, receipt)
     data = None if calibration is None else _data(model, calibration, target, receipt)
+    setup = _setup(model, training, target, receipt)
     context = Context(
         seed=receipt.seed,
         target=target,
         calibration=data,
-        divergence=None if data is None else _divergence(model, data, receipt, target),
+        divergence=None if data is None else _divergence(before or model, data, receipt, target),
         progress=progress,
         max_opset=target.supported_opset,
+        outputs=receipt.metric.get("asked") or {},
+        training=setup,
+        jobs=cores(),
     )
     with room_told(model.scratch.folder, REWRITTEN * model.size_bytes):
-        result = unseeded(_applied(model, receipt, context))
+        result = unseeded(_applied(model, before, receipt, context))
         _check(result, receipt)
     return Result(result, dataclasses.replace(receipt, missed=[]))
 
@@ -99,11 +114,32 @@ def _check(result: Model, receipt: Receipt) -> None:
     )
 
 
-def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
+def _before(model: Model, source: Any, receipt: Receipt) -> Model | None:
+    """The model that the run was held against, where that is not its own."""
+    known = receipt.reference.get("sha256")
+    if known is None:
+        return None
+    if source is None:
+        raise RecipeError("replaying needs the model that the run was held against. Give it with --reference.")
+    if described_reference(source)["sha256"] != known:
+        raise ModelError(f"{source}: the receipt was made with another reference (sha256 {str(known)[:12]}...).")
+    return opened_reference(source, model)
+
+
+def _setup(model: Model, training: TrainingOptions | None, target: Target, receipt: Receipt) -> TrainingSetup | None:
+    """What trainings go by: the engine is that of the receipt."""
+    setup = None if training is None else training.opened(model, target, receipt.seed)
+    refuse_other_samples(setup, receipt.training)
+    if not receipt.training:
+        return setup
+    return dataclasses.replace(setup or TrainingSetup(), engine=str(receipt.training.get("engine", AUTO)))
+
+
+def _applied(model: Model, original: Model | None, receipt: Receipt, context: Context) -> Model:
     """The model after all applications of the receipt."""
     data = context.calibration
     fit = None if data is None else fitting_part(data, receipt.seed)[0]
-    line = before = Lineage.of(model)
+    line = before = Lineage.of(model, original)
     for application in receipt.applied:
         rewrite = pass_again(get_pass(application.rewrite), application)
         if application.on_data and data is None:
@@ -121,9 +157,7 @@ def _applied(model: Model, receipt: Receipt, context: Context) -> Model:
     return line.current
 
 
-def _apply_again(
-    current: Model, rewrite: Pass, application: Application, context: Context
-) -> tuple[Model, Outcome]:
+def _apply_again(current: Model, rewrite: Pass, application: Application, context: Context) -> tuple[Model, Outcome]:
     context = dataclasses.replace(context, exclude=tuple(application.exclude))
     after, outcome = apply_choice(current, rewrite, application.choice, context)
     if application.restore:

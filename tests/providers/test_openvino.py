@@ -18,8 +18,9 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.cli import main
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize
-from onnxcomp.pipeline.api import Result, open_data
+from onnxcomp.pipeline.api import Result
 from onnxcomp.pipeline.costs import latency_ratio
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.recipe import Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session, available_providers

@@ -22,6 +22,7 @@ class Lineage:
 
     renewed: in its place for passes that repair, where a pass moved what weights do to others, so that none of them can
     be compared with what it was. origins: what tensors of the model that were cut or rescaled since are in either.
+    trained: what inner tensors are to be, where a pass has trained them towards the reference's outputs.
     """
 
     current: Model
@@ -29,25 +30,31 @@ class Lineage:
     is_exact: bool = True
     origins: Origins = field(default_factory=dict)
     renewed: Model | None = None
+    trained: Model | None = None
 
     @classmethod
-    def of(cls, model: Model) -> Lineage:
-        """Where a run starts."""
-        return cls(model, model)
+    def of(cls, model: Model, original: Model | None = None) -> Lineage:
+        """Where a run starts. original: what the model was before an earlier run lost something."""
+        return cls(model, model) if original is None else cls(model, original, is_exact=False)
+
+    @property
+    def watched(self) -> Model:
+        """The model that has the inner tensors as they are to be."""
+        return self.trained or self.reference
 
     def context(self, context: Context) -> Context:
         """The context for the next pass."""
-        return dataclasses.replace(context, reference=Reference(self.renewed or self.reference, self.origins))
+        reference = Reference(self.renewed or self.reference, self.origins)
+        return dataclasses.replace(context, reference=reference, original=self.reference)
 
     def after(self, rewrite: Pass, model: Model, outcome: Outcome) -> Lineage:
         """With ``model`` as what the pass left."""
         if self.is_exact and rewrite.effect.is_exact:
             return Lineage.of(model)
-        if rewrite.renews_reference and outcome.changed:
-            return Lineage(model, self.reference, is_exact=False, renewed=model)
-        return dataclasses.replace(
-            self, current=model, is_exact=False, origins=since(outcome.origins, self.origins)
-        )
+        if (rewrite.renews_reference or rewrite.trains) and outcome.changed:
+            trained = model if rewrite.trains else self.trained
+            return Lineage(model, self.reference, is_exact=False, renewed=model, trained=trained)
+        return dataclasses.replace(self, current=model, is_exact=False, origins=since(outcome.origins, self.origins))
 
     def lost(self, model: Model) -> Lineage:
         """With ``model``, of which something was lost on the way, and no tensor cut or rescaled."""

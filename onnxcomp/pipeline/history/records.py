@@ -18,7 +18,7 @@ def application(rewrite: Pass, context: Context, outcome: Outcome, choice: Choic
         choice = done if choice is None else {name: choice[name] for name in done if name in choice}
     return Application(
         rewrite=rewrite.pass_name(),
-        parameters=parameters_of(rewrite),
+        parameters=parameters_of(rewrite) | outcome.settled,
         choice=None if choice is None else {name: dict(fields) for name, fields in choice.items()},
         exclude=list(context.exclude),
         on_data=rewrite.draws_on_data(calibration=context.calibration is not None),

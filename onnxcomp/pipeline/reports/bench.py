@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.api import open_data, silent
+from onnxcomp.pipeline.api import silent
 from onnxcomp.pipeline.costs import as_used, on_disk, session_options
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.runtime import measure_latency, measure_load
 from onnxcomp.target import Target

@@ -16,7 +16,8 @@ from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.errors import VerificationError
 from onnxcomp.graph.ir.seeds import seeded
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.api import open_data, silent
+from onnxcomp.pipeline.api import silent
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.unseen import with_unseen

@@ -12,7 +12,7 @@ from onnxcomp.graph.report.inspection import GAIN_BITS, coded_bytes
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.api import open_data
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.recipe import Recipe, Step
 from onnxcomp.target import Target

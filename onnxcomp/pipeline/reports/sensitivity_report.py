@@ -16,7 +16,8 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
-from onnxcomp.pipeline.api import open_data, silent, tuner_for
+from onnxcomp.pipeline.api import silent, tuner_for
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach

@@ -58,7 +58,7 @@ def _off_nodes(run: Run, kept: int) -> dict[str, float]:
     """
     if run.reach is None or len(run.ledger.kept) == kept or not run.verifier.evidence.is_enough:
         return {}
-    errors = Guard(run.ledger.line.reference, run.verifier.data, run.target).errors(run.current)
+    errors = Guard(run.ledger.line.watched, run.verifier.data, run.target).errors(run.current)
     report = run.ledger.kept[-1].report
     worst = sorted(errors, key=lambda name: -errors[name])[:NAMED_NODES]
     report.node_errors = {name: errors[name] for name in worst}

@@ -1,0 +1,51 @@
+"""Samples opened as a model wants them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration.data.calibration_data import FEW_RANDOM_BATCHES, RANDOM_BATCHES
+from onnxcomp.calibration.states.rollout import rolled_out
+from onnxcomp.calibration.states.states import named_states
+from onnxcomp.errors import TargetError
+from onnxcomp.graph.dataflow.time_axes import time_axes
+from onnxcomp.graph.ir.reader import open_graph
+from onnxcomp.graph.report.inspection import custom_operators
+from onnxcomp.graph.storage.amplified import refuse_amplified
+from onnxcomp.model import Model
+from onnxcomp.pipeline.costs import ONE_LOAD_BYTES
+from onnxcomp.target import Target
+
+RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
+
+
+def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
+    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
+
+    Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
+    """
+    refuse_amplified(model)
+    if isinstance(source, CalibrationData):
+        return source
+    try:
+        with model.opened_on(target.session) as session:
+            barred = time_axes(model)
+            if source is None:
+                run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
+                batches = FEW_RANDOM_BATCHES if model.size_bytes > ONE_LOAD_BYTES else RANDOM_BATCHES
+                return CalibrationData.random(session.inputs, seed=seed, run=run, batches=batches, not_samples=barred)
+            states = {state.input for state in named_states(model, session)}
+            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
+            return rolled_out(model, session, data, seed=seed)
+    except TargetError as error:
+        raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
+
+
+def _without_library(model: Model, target: Target) -> str | None:
+    """That a model did not load for lack of its custom operators, or None."""
+    unknown = custom_operators(open_graph(model))
+    if not unknown or target.custom_ops:
+        return None
+    return f"ONNX Runtime does not have {', '.join(unknown)}. Give the library that does with --custom-ops."

@@ -1,0 +1,1 @@
+"""Losses as nodes of the model that is trained."""

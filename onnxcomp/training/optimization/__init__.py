@@ -1,0 +1,1 @@
+"""Steps along gradients, until samples that are held back show no gain."""

@@ -1,0 +1,85 @@
+"""One training as it is run: a student with its loss, an engine that differentiates it, samples, and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcomp.training.engine import Engine
+from onnxcomp.training.loss.terms import LabelTerm, LossTerm, all_feeds
+from onnxcomp.training.samples.stream import Chunk, TrainingStream
+from onnxcomp.training.samples.teacher import Teacher
+from onnxcomp.training.student import TrainedPart, values_of
+
+Array = NDArray[Any]
+Arrays = dict[str, dict[str, Array]]  # part -> free array -> values
+
+
+@dataclass(eq=False)
+class TrainingTask:
+    """parts: what is trained. terms: of the loss, whose inputs are fed. held: samples that are not trained on."""
+
+    engine: Engine
+    parts: Sequence[TrainedPart]
+    terms: Sequence[LossTerm]
+    teacher: Teacher
+    stream: TrainingStream
+    held: TrainingStream
+
+    def start(self) -> Arrays:
+        """The free arrays as they are now."""
+        return {part.name: part.form.start() for part in self.parts}
+
+    def units(self) -> dict[str, Array]:
+        """By part and array: what steps are relative to."""
+        return {f"{part.name}/{name}": each for part in self.parts for name, each in part.form.units().items()}
+
+    def loss_and_gradients(self, step: int, arrays: Arrays, progress: float) -> tuple[float, dict[str, Array]]:
+        """The loss of a step's batch, and its gradient by part and array."""
+        values = values_of(self.parts, arrays, progress)
+        chunks = self.stream.batch(step)
+        count = sum(each.batch.count for each in chunks)
+        loss = 0.0
+        adjoints: dict[str, Array] = {part.name: np.zeros(values[part.name].shape, np.float32) for part in self.parts}
+        for chunk in chunks:
+            share = chunk.batch.count / count
+            own, found = self.engine.loss_and_gradients(self.feeds(chunk), values)
+            loss += share * own
+            for name, each in found.items():
+                adjoints[name] = adjoints[name] + np.float32(share) * each if share < 1 else each
+        return loss, self._pulled(adjoints, arrays, progress)
+
+    def _pulled(self, adjoints: Mapping[str, Array], arrays: Arrays, progress: float) -> dict[str, Array]:
+        gradients = {}
+        for part in self.parts:
+            own = part.form.pull(arrays[part.name], adjoints[part.name], progress)
+            added = part.form.penalty(arrays[part.name], progress)
+            for name, each in own.items():
+                gradients[f"{part.name}/{name}"] = each + added[name] if name in added else each
+        return gradients
+
+    def held_loss(self, arrays: Arrays) -> float:
+        """The mean loss over the samples that are not trained on, with all that hardens hard."""
+        values = values_of(self.parts, arrays, 1.0)
+        total, count = 0.0, 0
+        for chunk in self.held.in_order():
+            outputs = self.engine.forward(self.feeds(chunk), values)
+            total += chunk.batch.count * float(next(iter(outputs.values())))
+            count += chunk.batch.count
+        return total / max(1, count)
+
+    def feeds(self, chunk: Chunk) -> dict[str, Any]:
+        """The student's inputs and those of its loss."""
+        return {**chunk.batch.feeds, **all_feeds(self.terms, self.targets(chunk))}
+
+    def targets(self, chunk: Chunk) -> dict[str, Array]:
+        """What each term is held against, by the teacher's name."""
+        found = self.teacher.targets(chunk)
+        for term in self.terms:
+            if isinstance(term, LabelTerm):
+                found[term.teacher] = term.one_hot(np.asarray(chunk.batch.labels))
+        return found

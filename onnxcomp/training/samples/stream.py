@@ -1,0 +1,199 @@
+"""Samples in batches, in an order that the seed fixes, across files, with no more of them in memory than a few files.
+
+    files, shuffled -> windows of files that fit in the room -> the samples of a window, shuffled -> batches
+
+Where all fits in one window, which is so for arrays that are mapped, every sample may follow on every other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcomp.calibration import Batch, CalibrationData, Group
+from onnxcomp.runtime import Value
+
+Array = NDArray[Any]
+Rows = NDArray[np.int64]  # (n, 2): group and position of each sample
+
+ROOM_BYTES = 256 * 2**20  # of arrays that are held at once
+HELD_SHARE = 0.1
+LEAST_HELD, MOST_HELD = 32, 2048
+LEAST_SAMPLES = 16  # fewer teach nothing that holds elsewhere
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Samples that are run at once, and where they come from."""
+
+    batch: Batch
+    rows: Rows
+
+
+@dataclass(eq=False)
+class TrainingStream:
+    """Epochs of batches of ``batch_size`` samples; each epoch in an order of its own.
+
+    A batch comes as one chunk, or as several where a fixed batch, a limit of ``most`` samples at once or arrays of
+    different shapes demand it.
+    """
+
+    data: CalibrationData
+    batch_size: int
+    seed: int
+    most: int = 2**31
+    room_bytes: int = ROOM_BYTES
+    _held: OrderedDict[int, Mapping[str, Value]] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return max(1, -(-len(self.data.order) // self.batch_size))
+
+    def batch(self, step: int) -> list[Chunk]:
+        """The batch of a step, counted from 0 over all epochs."""
+        epoch, place = divmod(step, self.batches_in_epoch)
+        order = self._order(epoch)
+        return list(self.chunks(order[place * self.batch_size : (place + 1) * self.batch_size]))
+
+    def in_order(self) -> Iterator[Chunk]:
+        """All samples once, file by file."""
+        order = self.data.order[np.argsort(self.data.order[:, 0], kind="stable")]
+        for start in range(0, len(order), self.batch_size):
+            yield from self.chunks(order[start : start + self.batch_size])
+
+    def chunks(self, rows: Rows) -> Iterator[Chunk]:
+        """The samples in as few runs as can be."""
+        parts: dict[Any, list[tuple[Batch, Rows]]] = {}
+        for number in dict.fromkeys(rows[:, 0].tolist()):
+            own = rows[rows[:, 0] == number]
+            for some in self._cut(own, self.data.groups[number]):
+                made = self.data.batch_of(self._values(number), self.data.groups[number].cut, some[:, 1])
+                parts.setdefault(_form(made, number, self.data.groups[number]), []).append((made, some))
+        for several in parts.values():
+            whole = joined([batch for batch, _ in several])
+            yield from self._limited(Chunk(whole, np.concatenate([each for _, each in several])))
+
+    def _cut(self, rows: Rows, group: Group) -> Iterator[Rows]:
+        """Samples of one group in such numbers as its model dimension demands; incomplete ones are left out."""
+        exact = group.cut.exact
+        if exact is None:
+            yield rows
+            return
+        for start in range(0, len(rows) - exact + 1, exact):
+            yield rows[start : start + exact]
+
+    def _limited(self, chunk: Chunk) -> Iterator[Chunk]:
+        """A chunk in pieces of ``most`` samples at most."""
+        if chunk.batch.count <= self.most or not chunk.batch.axes:
+            yield chunk
+            return
+        for start in range(0, chunk.batch.count, self.most):
+            rows = chunk.rows[start : start + self.most]
+            yield Chunk(_piece(chunk.batch, start, start + len(rows)), rows)
+
+    def _values(self, number: int) -> Mapping[str, Value]:
+        """The arrays of a group, loaded once while they are in the window."""
+        if number in self._held:
+            self._held.move_to_end(number)
+            return self._held[number]
+        self._held[number] = self.data.groups[number].load()
+        while len(self._held) > 1 and sum(map(_held_bytes, self._held.values())) > self.room_bytes:
+            self._held.popitem(last=False)
+        return self._held[number]
+
+    def _order(self, epoch: int) -> Rows:
+        """The samples of an epoch in their order; the last one is remembered."""
+        if getattr(self, "_epoch", None) != epoch:
+            self._shuffled = _windowed(self.data, np.random.default_rng([self.seed, epoch]), self._groups_at_once)
+            self._epoch = epoch
+        return self._shuffled
+
+    @property
+    def _groups_at_once(self) -> int:
+        """How many groups fit in the room, by the size of the first."""
+        if not hasattr(self, "_at_once"):
+            size = _held_bytes(self._values(int(self.data.order[0, 0])))
+            self._at_once = max(1, self.room_bytes // size) if size else len(self.data.groups)
+        return self._at_once
+
+
+def held_out(data: CalibrationData, seed: int, *, share: float = HELD_SHARE) -> tuple[CalibrationData, CalibrationData]:
+    """(the samples to train on, those to stop by): disjoint in what is fed, drawn by the seed. Where they are too few
+    to keep some apart, the same for both."""
+    wanted = min(MOST_HELD, max(LEAST_HELD, int(share * data.sample_count)))
+    if data.sample_count <= EXACT_SPLIT:
+        return data.split(seed=seed, fraction=wanted / max(1, data.sample_count), minimum=1)
+    order = data.order[np.random.default_rng(seed).permutation(len(data.order))]
+    return dataclasses.replace(data, order=order[wanted:]), dataclasses.replace(data, order=order[:wanted])
+
+
+EXACT_SPLIT = 200_000  # samples: of more, equal ones are not looked for, since that reads them all
+
+
+def _windowed(data: CalibrationData, rng: np.random.Generator, groups_at_once: int) -> Rows:
+    """The rows of ``data.order`` shuffled within windows of so many groups, which are shuffled themselves."""
+    order = data.order
+    numbers = rng.permutation(np.unique(order[:, 0]))
+    window_of = np.zeros(int(order[:, 0].max(initial=0)) + 1, np.int64)
+    window_of[numbers] = np.arange(len(numbers)) // max(1, groups_at_once)
+    mixed = _in_units(data, order[rng.permutation(len(order))], rng)
+    shuffled: Rows = mixed[np.argsort(window_of[mixed[:, 0]], kind="stable")]
+    return shuffled
+
+
+def _in_units(data: CalibrationData, rows: Rows, rng: np.random.Generator) -> Rows:
+    """The rows with those of one group side by side that make a batch of the size that it demands."""
+    demanded = {number: data.groups[number].cut.exact or 1 for number in np.unique(rows[:, 0]).tolist()}
+    if all(size == 1 for size in demanded.values()):
+        return rows
+    units = []
+    for number, size in demanded.items():
+        own = rows[rows[:, 0] == number]
+        units += [own[at : at + size] for at in range(0, len(own) - size + 1, size)]
+    return np.concatenate([units[each] for each in rng.permutation(len(units))])
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of the same shapes as one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    feeds = {
+        name: np.concatenate([each.feeds[name] for each in batches], axis=first.axes[name])
+        if name in first.axes
+        else value
+        for name, value in first.feeds.items()
+    }
+    labels = None if first.labels is None else np.concatenate([np.asarray(each.labels) for each in batches])
+    return Batch(feeds, labels, sum(each.count for each in batches), first.axes)
+
+
+def _piece(batch: Batch, start: int, stop: int) -> Batch:
+    feeds = {
+        name: np.take(value, range(start, stop), axis=batch.axes[name]) if name in batch.axes else value
+        for name, value in batch.feeds.items()
+    }
+    labels = None if batch.labels is None else batch.labels[start:stop]
+    return Batch(feeds, labels, stop - start, batch.axes)
+
+
+def _form(batch: Batch, number: int, group: Group) -> Any:
+    """Equal for batches that can be fed as one: a fixed batch, or what goes along uncut, cannot."""
+    if group.cut.exact or any(name not in batch.axes for name in batch.feeds):
+        return number, id(batch)
+    return tuple(
+        (name, value.dtype.str, *np.delete(value.shape, batch.axes[name]).tolist())
+        for name, value in sorted(batch.feeds.items())
+    )
+
+
+def _held_bytes(values: Mapping[str, Value]) -> int:
+    """Bytes in memory: mapped arrays take none."""
+    return sum(each.nbytes for each in values.values() if type(each) is np.ndarray)
