@@ -51,7 +51,7 @@ class ChainFuser:
                 x = chain[0].inputs[0] if chain[0].inputs[0] not in self._constant else chain[0].inputs[1]
                 made[id(chain[-1])] = replace(chain[-1], rule=TorchRule(_gelu), inputs=(x,))
             plus = self._only_reader(step) if _is(step, "MatMul") else None
-            if plus is not None and _is(plus, "Add"):
+            if plus is not None and _is(plus, "Add") and id(plus) not in made:  # not both terms of a sum of products
                 dropped.add(id(step))
                 (other,) = (each for each in plus.inputs if each != step.outputs[0])
                 made[id(plus)] = replace(plus, rule=TorchRule(_product_and_sum), inputs=(*step.inputs, other))
