@@ -3,6 +3,7 @@
 #   make test    set up, run the tests
 #   make check   what must hold before a commit: lint, types, generated docs, tests
 #   make test-openvino   tests on a second execution provider, in an environment of its own
+#   make test-torch      tests of the gradient engine that needs torch, likewise (a download of 200 MB)
 #   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
 
 PYTHON ?= python3
@@ -17,6 +18,12 @@ MODEL ?= lenet5
 CALIB ?= mnist_calib
 UNSEEN ?= mnist_unseen
 
+# uv installs in seconds what pip takes half a minute for; where it cannot be had, pip does it. Bytecode is compiled as
+# modules are imported, few of all.
+# $(call installed,ENVIRONMENT,ARGUMENTS)
+installed = { $(1)/bin/python -m pip install -qq uv && $(1)/bin/uv pip install -q --python $(1)/bin/python $(2); } \
+  || $(1)/bin/python -m pip install -qq $(2)
+
 # onnxruntime-openvino takes the place of onnxruntime, so it needs an environment of its own.
 OPENVINO ?= onnxruntime-openvino==1.24.1
 OPENVINO_VENV ?= .venv-openvino
@@ -25,11 +32,16 @@ OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml",
   needs = project["dependencies"] + [each for each in project["optional-dependencies"]["dev"] if "pytest>" in each]; \
   print(*(each for each in needs if "onnxruntime" not in each), sep="\n")'
 
+# The engine `torch` of gradients, without CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_VENV ?= .venv-torch
+TORCH_PYTHON := $(TORCH_VENV)/bin/python
+
 # The lowest Python and the lowest version of each dependency: both are read from pyproject.toml, and by uv, since
 # pip takes the newest only. Where that Python is missing it is PYTHON, and the lowest versions that have wheels for it.
 OLDEST_VENV ?= .venv-oldest
 OLDEST_PYTHON := $(OLDEST_VENV)/bin/python
-OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --compile-bytecode --python $(OLDEST_PYTHON)
+OLDEST_PIP = $(OLDEST_VENV)/bin/uv pip install -q --python $(OLDEST_PYTHON)
 LOWEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/python\1/p' pyproject.toml)
 # Reading and writing, every pass on drawn models, the pipeline on small ones, the command as a process.
 OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_asks_the_installed_version_what_it_loads \
@@ -47,7 +59,7 @@ MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
 
-.PHONY: demo test test-slow test-thorough test-openvino test-oldest mutants check lint types docs docs-check clean
+.PHONY: demo test test-slow test-thorough test-openvino test-torch test-oldest mutants check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -57,7 +69,7 @@ $(READY): pyproject.toml
 	    "Name another one, for example: make demo PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	$(call installed,$(VENV),--editable '.[dev]')
 	@touch $@
 
 demo: $(READY)
@@ -79,12 +91,20 @@ test-thorough: $(READY)
 # Where the package cannot be had the tests are skipped, and say so. One after another: they print latencies.
 test-openvino:
 	@$(PYTHON) -m venv $(OPENVINO_VENV)
-	@if ! $(OPENVINO_PYTHON) -m pip install -qq '$(OPENVINO)'; then \
+	@if ! { $(call installed,$(OPENVINO_VENV),'$(OPENVINO)'); }; then \
 	  echo "OpenVINO tests skipped: $(OPENVINO) cannot be installed here, for the reason above"; exit 0; fi; \
 	set -e; $(OPENVINO_PYTHON) -c $(OPENVINO_NEEDS) > $(OPENVINO_VENV)/needs.txt; \
-	$(OPENVINO_PYTHON) -m pip install -qq -r $(OPENVINO_VENV)/needs.txt; \
-	$(OPENVINO_PYTHON) -m pip install -qq --no-deps --editable .; \
-	$(OPENVINO_PYTHON) -m pytest tests/providers
+	$(call installed,$(OPENVINO_VENV),-r $(OPENVINO_VENV)/needs.txt); \
+	$(call installed,$(OPENVINO_VENV),--no-deps --editable .); \
+	PYTHONDONTWRITEBYTECODE= $(OPENVINO_PYTHON) -m pytest tests/providers
+
+# Where torch cannot be had the tests are skipped, and say so.
+test-torch:
+	@$(PYTHON) -m venv $(TORCH_VENV)
+	@if ! { $(call installed,$(TORCH_VENV),torch --index-url $(TORCH_INDEX)); }; then \
+	  echo "tests of the engine torch skipped: torch cannot be installed here, for the reason above"; exit 0; fi; \
+	set -e; { $(call installed,$(TORCH_VENV),pytest pytest-xdist --editable '.[train]'); }; \
+	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) tests/training/torch_graph
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)

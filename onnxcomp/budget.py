@@ -25,6 +25,8 @@ SIZE_UNITS = {
 LATENCY_UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 TIME_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 LEAST_PLAIN_BYTES = 1024  # a size without a unit that is smaller was meant as a ratio, or in larger units
+NO_LIMIT = "none"
+LARGEST_DROP = 1e30  # what no limit is in numbers that JSON can hold
 NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:e(-?\d+))?"
 
 
@@ -126,7 +128,9 @@ def parse_time(text: str) -> float:
 
 
 def parse_drop(text: str) -> Drop:
-    """``0.01`` -> absolute in the metric's unit; ``1%`` -> relative; ``30dB`` -> noise to signal 0.001."""
+    """``0.01`` -> absolute in the metric's unit; ``1%`` -> relative; ``30dB`` -> noise to signal 0.001; ``none``."""
+    if text.strip().lower() == NO_LIMIT:
+        return Drop(LARGEST_DROP)
     value, unit = _number_and_unit(text, "max-drop", "0.01, 1% or 30dB")
     if unit == "%":
         return Drop(value / 100, True)

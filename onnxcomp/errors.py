@@ -12,6 +12,10 @@ class ModelError(OnnxcompError):
     """A file that is not a model, or a model that cannot be read, checked or written."""
 
 
+class PackError(OnnxcompError):
+    """A packed file that is broken, of an unknown version or locked; or a library that packing needs is missing."""
+
+
 class RoomError(OnnxcompError):
     """A disk without the room that a run needs for what it keeps aside."""
 

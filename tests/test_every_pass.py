@@ -1,8 +1,10 @@
 """The shipped suite over every pass in the registry, and what it leaves to other tools: hypothesis, and pairs.
 
-`make test` tries each pass on a part of the models, in turn, and `make test-slow` on all of them.
+`make test` tries each pass on a part of the models, in turn; on all of them `make test-thorough` does every check of
+every pass, and `make test-slow` some of each.
 """
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +30,8 @@ from tests.passes.test_raise_float16 import TWO_CONVS
 EACH = pytest.mark.parametrize("name", pass_names())
 ANY_MODEL = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 Check = Callable[[], None]
+THOROUGH = "ONNXCOMP_THOROUGH" in os.environ  # `make test-thorough`
+ONE_IN = 8  # of the checks on all models that `make test-slow` does, with each check for some passes
 
 
 def own_samples(name: str) -> list[Sample]:
@@ -39,8 +43,9 @@ def every_check(*, thorough: bool) -> list[object]:
     """The checks of each pass, a pass after another: what it does to the models is kept for all of them."""
     return [
         pytest.param(check, id=f"{name}-{title}")
-        for name in pass_names()
-        for title, check in checks_of(get_pass(name), samples=own_samples(name), thorough=thorough)
+        for place, name in enumerate(pass_names())
+        for at, (title, check) in enumerate(checks_of(get_pass(name), samples=own_samples(name), thorough=thorough))
+        if THOROUGH or not thorough or (place + at) % ONE_IN == 0
     ]
 
 
@@ -76,7 +81,7 @@ def test_result_is_valid_on_any_model(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.slow
 @EACH
-@settings(ANY_MODEL, max_examples=60)
+@settings(ANY_MODEL, max_examples=60 if THOROUGH else 40)
 @given(data=st.data())
 def test_result_is_valid_on_many_models(name: str, data: st.DataObject) -> None:
     assert_valid_on(data, name)

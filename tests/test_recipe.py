@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def names(step: Step) -> list[str]:
 
 
 def test_every_preset_loads() -> None:
-    assert {"default", "small", "fast", "lossless"} <= set(preset_names())
+    assert {"default", "small", "fast", "lossless", "deep-compression", "tiny"} <= set(preset_names())
     for name in preset_names():
         assert Recipe.load(name).steps
 
@@ -81,7 +82,7 @@ def test_a_wrong_recipe_is_refused_with_its_place(text: str, message: str, tmp_p
 
 
 def test_an_unknown_recipe_lists_the_presets() -> None:
-    with pytest.raises(RecipeError, match="Presets: default, fast, lossless, small"):
+    with pytest.raises(RecipeError, match="Presets: deep-compression, default, fast, lossless, small, tiny"):
         Recipe.load("smal")
 
 
@@ -202,6 +203,26 @@ def test_without_data_a_tree_loses_what_waits_for_them(tmp_path: Path) -> None:
     first, second = left
     assert isinstance(first, Apply) and first.exclude == ("head*", "w")
     assert names(second) == ["prune-weights"] * 3 and values(second, "sparsity") == [0.3, 0.5, 0.7]
+
+
+DOCUMENTED = [
+    (path.name, text)
+    for path in sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+    for text in re.findall(r"```toml\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    if "[[step]]" in text
+]
+
+
+@pytest.mark.parametrize(("page", "text"), DOCUMENTED, ids=[f"{page}-{at}" for at, (page, _) in enumerate(DOCUMENTED)])
+def test_recipes_of_the_docs_are_recipes(page: str, text: str, tmp_path: Path) -> None:
+    assert Recipe.load(write(tmp_path, text)).steps, page
+
+
+def test_a_key_of_the_schedule_may_be_quoted(tmp_path: Path) -> None:
+    text = '[[step]]\nrepeat = [{pass = "prune-weights"}]\nschedule = {"prune-weights.sparsity" = [0.3, 0.5]}'
+    [step] = Recipe.load(write(tmp_path, text)).steps
+    assert isinstance(step, Repeat)
+    assert [each.rewrites[0].sparsity for each in step.rounds] == [0.3, 0.5]
 
 
 def test_rounds_without_the_pass_that_the_schedule_is_of_keep_their_number() -> None:

@@ -33,7 +33,9 @@ TERMINATED = 128 + signal.SIGTERM
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
-COMMANDS = ("optimize", "run", "inspect", "compare", "bench", "expand", "passes")
+COMMANDS = (
+    "optimize", "distill", "run", "inspect", "compare", "bench", "expand", "pack", "unpack", "passes",
+)  # fmt: skip
 
 
 class Commands(click.Group):

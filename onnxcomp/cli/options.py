@@ -121,10 +121,11 @@ data_options = stacked(
 
 ENGINES = ("auto", "ort", "torch")  # as training.engines.CHOICES
 
-training_options = stacked(
-    click.option("--reference", type=PATH, metavar="ORIGINAL",
-                 help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes "
-                      "by it."),
+reference_option = click.option("--reference", type=PATH, metavar="ORIGINAL",
+    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes "
+         "by it.")
+
+own_training_options = stacked(
     click.option("--train-data", metavar="SRC",
                  help="Inputs to train on, without labels: as --calib-data. Without it, those to calibrate with."),
     click.option("--train-time", type=Words("time", budget.parse_time), metavar="TIME",
@@ -135,6 +136,8 @@ training_options = stacked(
     click.option("--checkpoints", type=PATH, metavar="FOLDER",
                  help="Keep trainings there, so that a run that was killed goes on where it was."),
 )  # fmt: skip
+
+training_options = stacked(reference_option, own_training_options)
 
 
 class Reading(ParamType):

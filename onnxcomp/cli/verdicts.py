@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.cli import formats
 
 NAMED = 3  # outputs named in a line
@@ -48,6 +49,8 @@ def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
     if not verdict.get("verified", True):
         return "not verified: nothing could be compared"
     outcome = "within the limit" if verdict["passed"] else "OVER the limit"
+    if verdict["passed"] and verdict["limit"] >= LARGEST_DROP:
+        outcome = "measured"
     low = verdict["interval"][0]
     if not verdict["passed"] and verdict["divergence"] is not None and low is not None and low <= verdict["limit"]:
         outcome = "over the limit, by less than so few samples can tell,"
@@ -70,7 +73,8 @@ def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
         words += f" (95% interval {_number(interval[0])} to {_number(interval[1])})"
     held = verdict.get("beside")
     beside = f"; divergence {_number(held[0])}, held to {_number(held[1])} as well" if held else ""
-    return f"{words}, limit {_number(verdict['limit'])}{beside}"
+    bound = "no limit" if verdict["limit"] >= LARGEST_DROP else f"limit {_number(verdict['limit'])}"
+    return f"{words}, {bound}{beside}"
 
 
 def _number(value: float | None) -> str:

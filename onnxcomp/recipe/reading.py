@@ -109,11 +109,17 @@ def _schedule(where: str, entry: Any) -> dict[str, list[Any]]:
     """Values by field: ``sparsity = [..]``, or ``prune-weights.sparsity = [..]``, which TOML reads as a table."""
     found: dict[str, Any] = {}
     for key, values in entry.items() if isinstance(entry, dict) else ():
-        inner = {f"{key}.{_field(name)}": each for name, each in values.items()} if isinstance(values, dict) else None
-        found |= {_field(key): values} if inner is None else inner
+        named = {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
+        found |= {_member(name): each for name, each in named.items()}
     if not isinstance(entry, dict) or not all(isinstance(each, list) for each in found.values()):
         raise RecipeError(f"{where}: schedule must be a table of fields, each with a list of values, got {entry!r}.")
     return found
+
+
+def _member(key: str) -> str:
+    """A field, with the name of its pass before it where one is stated."""
+    stated, dot, name = key.rpartition(".")
+    return f"{stated}{dot}{_field(name)}"
 
 
 def _stated(where: str, entry: Entry, others: Iterable[str]) -> tuple[type[Pass], dict[str, Any]]:

@@ -147,7 +147,7 @@ def test_a_wrong_recipe_is_refused(invoke, kind: str, model_file: Path, tmp_path
 
 
 def test_an_unknown_recipe_lists_the_presets(invoke, model_file: Path) -> None:
-    refused(invoke("optimize", model_file, "--recipe", "tiny"), "tiny", "default", "lossless", "small")
+    refused(invoke("optimize", model_file, "--recipe", "tinny"), "tinny", "default", "lossless", "small")
 
 
 CALIBRATIONS = {

@@ -91,11 +91,15 @@ class Places:
         """Values moved away from the middle of their two levels, to ``sharpness`` times the distance, at most to a
         level; those beyond the ends to the ends."""
         position, last = self._position(values, at), max(0, self._level.size - 2)
-        found = np.floor(position) if self._is_grid else np.searchsorted(self._level, position, side="right") - 1
-        below = np.minimum(np.maximum(found, 0), last).astype(np.intp)
-        low, step = self._level[below], self._steps[below]
-        share = 0.5 + sharpness * ((position - low) / step - 0.5)
-        drawn: Array = (low + np.minimum(np.maximum(share, 0), 1) * step - self._offset[at]) * self._scale[at]
+        if self._is_grid and self._level.size > 1:  # faster than looking levels up that are what they count
+            low = np.minimum(np.maximum(np.floor(position), 0), last)
+            moved = low + np.minimum(np.maximum(0.5 + sharpness * (position - low - 0.5), 0), 1)
+        else:
+            found = np.searchsorted(self._level, position, side="right") - 1
+            below = np.minimum(np.maximum(found, 0), last).astype(np.intp)
+            low, step = self._level[below], self._steps[below]
+            moved = low + np.minimum(np.maximum(0.5 + sharpness * ((position - low) / step - 0.5), 0), 1) * step
+        drawn: Array = (moved - self._offset[at]) * self._scale[at]
         return drawn
 
     def _position(self, values: Array, at: Any) -> Array:

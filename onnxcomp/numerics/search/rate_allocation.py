@@ -3,7 +3,8 @@
     minimize    sum of cost + price * sum of harm      cost: bytes, multiply-accumulates, or what these are worth
 
 For one price every item chooses alone; the price is searched at which the whole meets the limit, and what the limit
-then leaves is spent on single changes. Shoham & Gersho 1988, https://doi.org/10.1109/29.90373.
+then leaves is spent on single changes. Shoham & Gersho 1988, https://doi.org/10.1109/29.90373. Of few items the best
+choice is found among all of them (``frontier``).
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from onnxcomp.numerics.search.frontier import Frontier
+
 PRICES = (1e-3, 1e18)  # of one unit of harm, in units of cost
 HALVINGS = 80
+FEW_ITEMS = 16  # of which all undominated choices are a matter of milliseconds, and gaps in the hull matter most
 
 
 class PricedOption(NamedTuple):
@@ -28,6 +32,8 @@ Items = Sequence[Sequence[PricedOption]]
 
 def least_cost(items: Items, most_harm: float) -> list[int]:
     """For each item the position of its option: as low a cost as the harm of all together allows."""
+    if len(items) <= FEW_ITEMS:
+        return Frontier(items).within_harm(most_harm)
     best, _ = _priced(items, lambda found: harm_of(items, found) <= most_harm, dear=True)
     slack = most_harm - harm_of(items, best)
     return _spent(items, best, slack, spends=lambda each: each.harm, gain=_cost_saved)

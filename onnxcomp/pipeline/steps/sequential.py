@@ -58,7 +58,7 @@ def _keep_part(made: InTurn, verdict: Verdict, report: StepReport, run: Run, *, 
     """The part that the budget tolerates, if there is one."""
     why = "; ".join(verdict.reasons)
     found = part_of(made, run.verifier, run.tuner) if in_part else None
-    if found is None:
+    if found is None or not any(each.changed for each in found[0].outcomes):
         late = "; there was no time for a part of it" if in_part and run.is_over() else ""
         run.ledger.refuse(report, f"{why}{late}")
         return

@@ -57,19 +57,23 @@ def _alike(table: Table, option: WeightOption, other: WeightOption) -> bool:
     return 1 / size <= option.size_bytes / other.size_bytes <= size and option.error <= error * other.error
 
 
-def allot(table: Table, limit: float) -> Assignment:
-    """The assignment of least cost whose predicted divergence is at most ``limit``."""
-    return _at(table, least_cost(_items(table), limit))
+def allot(table: Table, limit: float, factors: Mapping[tuple[str, int | None], float] | None = None) -> Assignment:
+    """The assignment of least cost whose predicted divergence is at most ``limit``. factors: by weight and choice, of
+    what is predicted, where it counts for more or less."""
+    return _at(table, least_cost(_items(table, factors or {}), limit))
 
 
 def allot_within(table: Table, cost: float) -> Assignment:
     """The assignment of least predicted divergence whose cost is at most ``cost``, where one is so low."""
-    return _at(table, least_harm(_items(table), cost))
+    return _at(table, least_harm(_items(table, {}), cost))
 
 
-def _items(table: Table) -> list[list[PricedOption]]:
+def _items(table: Table, factors: Mapping[tuple[str, int | None], float]) -> list[list[PricedOption]]:
     return [
-        [PricedOption(table.cost(name, option), table.predicted(name, option)) for option in options]
+        [
+            PricedOption(table.cost(name, each), factors.get((name, each.choice), 1.0) * table.predicted(name, each))
+            for each in options
+        ]
         for name, options in table.options.items()
     ]
 

@@ -18,6 +18,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
+from onnxcomp.pipeline.weight_search.experience import Experience
 from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
@@ -58,6 +59,8 @@ class Spending:
     held_back: int = 0
     searches_again: bool = False
     known: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
+    failed: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
+    experience: Experience = field(default_factory=Experience)
 
     @property
     def tuning(self) -> Tuning:
@@ -143,12 +146,25 @@ class Spending:
         options["descend"] = not work.step.then  # what follows changes what single changes do
         evaluate = divergence_of(self.tuner.trials(work.model), self.table)
         found = search.assign(self.table, evaluate, limit, self.context, **options)
-        key = tuple(option.choice for option in found.values())
+        key = _key(found)
         if key not in self.known:
             if len(self.known) == VERIFY_ATTEMPTS:
                 return None
-            self.known[key] = work.tried(self.context, self.table, found)
+            self.known[key] = self._tried(found)
         return self.known[key]
+
+    def _tried(self, assignment: Assignment) -> Attempt:
+        """An assignment, verified with all that follows, which the search learns from; one that failed before is
+        not made again."""
+        key = _key(assignment)
+        before = self.failed.get(key)
+        if before is not None and not self._holds(before.verdict):
+            return before
+        trial = self.work.tried(self.context, self.table, assignment)
+        self.experience.note(assignment, self._spent(trial.verdict))
+        if not self._holds(trial.verdict):
+            self.failed[key] = trial.lost()
+        return trial
 
     def _keep(self, best: Attempt) -> None:
         """Let the models of all other attempts go."""
@@ -199,26 +215,53 @@ class Spending:
         self.work.held_back[name] = "left as it was" if self.mild[name].choice is None else "kept at 8 bits"
 
     def _strengthened(self, best: Attempt) -> Attempt:
-        """A trial that verified after single changes that lower the cost, each verified with all that follows.
+        """A trial that verified after others of less cost, each verified with all that follows.
 
-        Tried is what the budget left over should tolerate, by prediction and what that was worth for the whole.
+        Tried is what the trials so far promise, then single changes: what the budget left over should tolerate, by
+        prediction and what that was worth for the whole.
         """
-        table = self.table
+        table, count = self.table, search.moves_tried(self.table)
         refuted: dict[str, float] = {}
-        for _ in range(search.moves_tried(table)):
+        best, done = self._learned(best, math.ceil(self.tuning.learned * count))
+        for _ in range(count - done):
             left = 1 / max(self._spent(best.verdict), self.tuning.least_spent) - 1 + self.tuning.uncertain
             room = left * search.predicted_total(table, best.assignment)
             move = search.cheapest_move(table, best.assignment, room, refuted)
             if move is None or clock() > self.work.deadline:
                 break
             name, option = move
-            trial = self.work.tried(self.context, table, best.assignment | {name: option})
+            trial = self._tried(best.assignment | {name: option})
             if self._holds(trial.verdict):
                 best = trial
                 self._keep(best)
             else:
                 refuted[name] = option.error
         return best
+
+    def _learned(self, best: Attempt, most: int) -> tuple[Attempt, int]:
+        """The cheapest that verifies of ``most`` assignments that should take up the budget by all trials before, and
+        how many were tried."""
+        for done in range(most):
+            found = None if clock() > self.work.deadline else self._promised(best)
+            if found is None:
+                return best, done
+            trial = self._tried(found)
+            if self._holds(trial.verdict):
+                best = trial
+                self._keep(best)
+        return best, most
+
+    def _promised(self, best: Attempt) -> Assignment | None:
+        """What should take up the budget, costs less than the best by more than a little, and was not tried yet."""
+        factors = self.experience.factors(self.table)
+        if not factors or self._counts_otherwise():
+            return None
+        known = {_key(found) for found, _ in self.experience.trials}
+        is_near = self._spent(best.verdict) >= self.tuning.nearly
+        shares = [each for each in self.tuning.aimed if each <= 1 or not is_near]
+        most = (1 - self.tuning.least_move) * best.cost
+        proposed = (search.allot(self.table, share, factors) for share in shares)
+        return next((each for each in proposed if self.table.total(each) <= most and _key(each) not in known), None)
 
     def _holds(self, verdict: Verdict) -> bool:
         """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance; of a
@@ -243,7 +286,9 @@ class Spending:
         return limit >= self.tuner.search_limit or verdict.quadratic_divergence >= enough
 
     def _spent(self, verdict: Verdict) -> float:
-        return spent_share(verdict, self.work.verifier)
+        """The share of the budget that a result takes up, by what has to hold of it."""
+        share = spent_share(verdict, self.work.verifier)
+        return max(share, verdict.interval[1] / verdict.limit) if self.searches_again and verdict.limit else share
 
     def _loosening(self, verdict: Verdict) -> float:
         """By how much the search's limit may grow after a result that verified with budget to spare."""
@@ -258,3 +303,7 @@ class Spending:
         if self.work.step.then and not self._counts_otherwise():
             return min(0.9, max(self.tuning.most_tightened, 0.97 / self._spent(verdict)))
         return min(0.95, max(0.5, 0.97 * self.work.verifier.limit / verdict.quadratic_divergence))
+
+
+def _key(assignment: Assignment) -> tuple[int | None, ...]:
+    return tuple(option.choice for option in assignment.values())

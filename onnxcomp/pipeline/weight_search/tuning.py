@@ -31,6 +31,9 @@ class Tuning:
 
     How a budget is spent
         recovered: of the search's own limit, where to begin when passes follow that bring the outputs nearer again.
+        learned: of the trials with all that follows, those of assignments that trials so far promise, then single
+        changes. aimed: shares of the budget that such an assignment should take up, the next where there is none that
+        is new: less first, and more where much of the budget is left, since what fails tells more.
         nearly: of the limit; with such passes no stronger one is tried. enough: of the budget, the same without.
         least_spent: of the budget, that a result is counted to take up where single changes follow. uncertain: of the
         predicted divergence; single changes are tried that should go so far over the budget. most_tightened: of a
@@ -68,6 +71,8 @@ class Tuning:
     carried: float = 0.5
 
     recovered: float = 2.0
+    learned: float = 2 / 3
+    aimed: tuple[float, ...] = (1.0, 0.96, 0.92, 0.85, 1.1, 1.25)
     nearly: float = 0.9
     enough: float = 0.75
     least_spent: float = 0.1

@@ -13,12 +13,13 @@ SELU_GAMMA = 1.05070102214813232421875
 
 @rule("Relu")
 def relu(at: At) -> Adjoints:
-    return at.dy * at.op("Sign", at.y)  # nothing below zero is left to have a sign
+    return at.dy.only(at.y > 0.0)
 
 
 @rule("LeakyRelu")
 def leaky_relu(at: At) -> Adjoints:
-    return at.dy.where(at.x > 0.0, at.dy * float(at.attr("alpha", 0.01)))
+    alpha = float(at.attr("alpha", 0.01))
+    return at.dy * ((at.x > 0.0).cast(at.dy.data_type) * (1.0 - alpha) + alpha)
 
 
 @rule("PRelu", broadcasts=True)
@@ -29,12 +30,12 @@ def prelu(at: At) -> Adjoints:
 
 @rule("ThresholdedRelu")
 def thresholded_relu(at: At) -> Adjoints:
-    return at.dy.where(at.x > float(at.attr("alpha", 1.0)))
+    return at.dy.only(at.x > float(at.attr("alpha", 1.0)))
 
 
 @rule("Shrink")
 def shrink(at: At) -> Adjoints:
-    return at.dy.where(at.op("Abs", at.x) > float(at.attr("lambd", 0.5)))
+    return at.dy.only(at.op("Abs", at.x) > float(at.attr("lambd", 0.5)))
 
 
 @rule("Elu")
@@ -59,8 +60,7 @@ def clip(at: At) -> Adjoints:
     low, high = at.input(1), at.input(2)
     by_low = None if low is None else at.reduced(at.dy.where(at.x < low), at.x, low)
     by_high = None if high is None else at.reduced(at.dy.where(at.x > high), at.x, high)
-    passed = at.x.equals(at.y).cast(at.dy.data_type)
-    return at.dy * passed, by_low, by_high
+    return at.dy.only(at.x.equals(at.y)), by_low, by_high
 
 
 @rule("Sigmoid")
@@ -75,7 +75,7 @@ def tanh(at: At) -> Adjoints:
 
 @rule("HardSigmoid")
 def hard_sigmoid(at: At) -> Adjoints:
-    return (at.dy * float(at.attr("alpha", 0.2))).where((at.y > 0.0) & (at.y < 1.0))
+    return (at.dy * float(at.attr("alpha", 0.2))).only((at.y > 0.0) & (at.y < 1.0))
 
 
 @rule("HardSwish")

@@ -7,6 +7,7 @@ convolution with a kernel as large as the adjoint would say the same, and takes 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,9 @@ from typing import Any, cast
 from onnxcomp.graph.ir.query import ints
 from onnxcomp.training.backward.rules import Adjoints, At, rule
 from onnxcomp.training.backward.values import Operand, Value
+
+MANY_CHANNELS = 16  # of as many, a product for each place of a kernel is as fast as one for all, in less memory
+FLIPPED_CHANNELS = 32  # from as many on, a convolution with the kernel flipped is as fast as one turned round
 
 
 @dataclass(frozen=True)
@@ -86,26 +90,60 @@ def padded(data: Value, window: Window) -> Value:
 
 
 def kernel_gradient(at: At, data: Value, adjoint: Value, places: Value, window: Window, group: int) -> Value:
-    """d loss / d kernel, (M, C / group, *kernel).
+    """d loss / d kernel, in the order of (M, C / group, *kernel).
 
     data: (N, C, *sizes), with its padding. adjoint: (N, M, *places), of the shape of ``places``, a tensor of the model.
     """
-    spatial = len(window.kernel)
-    first = [1, 0, *range(2, 2 + spatial)]
-    seen = data.transpose(first)
-    parts = [_seen_by(at, seen, offset, places, window) for offset in itertools.product(*map(range, window.kernel))]
-    rows = adjoint.transpose(first)
-    if group == 1:
-        flat = [each.reshape([0, -1]) for each in parts]
-        stacked = at.op("Concat", *flat, axis=0) if len(flat) > 1 else flat[0]
-        made = at.op("Gemm", rows.reshape([0, -1]), stacked, transB=1).reshape([0, len(parts), -1])
-        turned = made.transpose([0, 2, 1])
-    else:
-        flat = [_grouped(at, each, group) for each in parts]
-        stacked = at.op("Concat", *flat, axis=1) if len(flat) > 1 else flat[0]
-        made = at.op("MatMul", _grouped(at, rows, group), stacked.transpose([0, 2, 1]))
-        turned = made.reshape([0, 0, len(parts), -1]).transpose([0, 1, 3, 2])
-    return turned
+    offsets = list(itertools.product(*map(range, window.kernel)))
+    outer, inner = _channels(at.needs(1))
+    if group > 1 and (outer, inner) == (group, 1):
+        axes = [0, *range(2, 2 + len(window.kernel))]
+        sums = [(_seen_by(at, data, each, places, window) * adjoint).sum(axes) for each in offsets]
+        return at.op("Concat", *(each.unsqueeze([1]) for each in sums), axis=1)
+    is_small = group == 1 and _is_small(
+        outer * inner * len(offsets), outer + inner, at.write.sizes(places, 2, 2 + len(window.kernel))
+    )
+    first = [0, 1] if is_small else [1, 0]
+    order = [*first, *range(2, 2 + len(window.kernel))]
+    seen, rows = data.transpose(order), adjoint.transpose(order)
+    parts = [_seen_by(at, seen, each, places, window) for each in offsets]
+    if group > 1:
+        stacked = _stacked(at, [_grouped(at, each, group) for each in parts], 1)
+        product = at.op("MatMul", _grouped(at, rows, group), stacked.transpose([0, 2, 1]))
+        return product.reshape([0, 0, len(parts), -1]).transpose([0, 1, 3, 2])
+    product_of = _summed_product if is_small else _product
+    shape = [0, 0, -1] if is_small else [0, -1]
+    flat, rows = [each.reshape(shape) for each in parts], rows.reshape(shape)
+    if inner >= MANY_CHANNELS:
+        return at.op("Concat", *(product_of(rows, each).unsqueeze([2]) for each in flat), axis=2)
+    product = product_of(rows, _stacked(at, flat, len(shape) - 2))
+    return product.reshape([0, len(parts), -1]).transpose([0, 2, 1])
+
+
+def _product(rows: Value, columns: Value) -> Value:
+    """(M, N * places) by (C, N * places)."""
+    return rows.write.op("Gemm", rows, columns, transB=1)
+
+
+def _summed_product(rows: Value, columns: Value) -> Value:
+    """(N, M, places) by (N, C, places), summed over N."""
+    return rows.write.op("MatMul", rows, columns.transpose([0, 2, 1])).sum([0])
+
+
+def _channels(kernel: Value) -> tuple[int, int]:
+    """The first two sizes of a kernel: (M, C / group) of a convolution; zeros where they are not known."""
+    shape = kernel.write.shapes.static(kernel.tensor)
+    return (shape[0], shape[1]) if shape else (0, 0)
+
+
+def _is_small(size: int, channels: int, places: Value) -> bool:
+    """Whether a kernel for each sample, to be summed, takes less than turning data and adjoint round."""
+    spatial = ints(places.tensor)
+    return spatial is not None and 0 < size < channels * math.prod(spatial)
+
+
+def _stacked(at: At, parts: list[Value], axis: int) -> Value:
+    return at.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 def _grouped(at: At, rows: Value, group: int) -> Value:
@@ -137,6 +175,8 @@ def input_gradient(
 
     adjoint: of the shape of ``places``; both are tensors of the model.
     """
+    if _turns_plainly(kernel, window, group):
+        return _by_flipped_kernel(at, adjoint, kernel, window, group)
     count, write = len(window.kernel), at.write
     attrs: dict[str, Any] = {"strides": list(window.strides), "dilations": list(window.dilations), "group": group}
     attrs["kernel_shape"] = list(window.kernel)
@@ -147,6 +187,33 @@ def input_gradient(
     everything = at.op("ConvTranspose", adjoint, kernel, output_padding=[each - 1 for each in window.strides], **attrs)
     starts = write.alike(window.before, everything)
     return everything.slice(starts, starts + write.sizes(data, 2, 2 + count), list(range(2, 2 + count)))
+
+
+def _turns_plainly(kernel: Value, window: Window, group: int) -> bool:
+    """Whether a convolution with the kernel flipped does, and is the faster: few channels are turned quicker."""
+    outer, inner = _channels(kernel)
+    if set(window.strides) != {1} or isinstance(window.before, Value) or not outer:
+        return False
+    reach = [*zip(window.spans, window.before, strict=True), *zip(window.spans, window.after, strict=True)]  # type: ignore[arg-type]
+    if any(not 0 <= pad < span for span, pad in reach):
+        return False
+    return set(window.kernel) == {1} or inner >= FLIPPED_CHANNELS or (outer, inner) == (group, 1)
+
+
+def _by_flipped_kernel(at: At, adjoint: Value, kernel: Value, window: Window, group: int) -> Value:
+    """The kernel's places in reverse, its inputs and outputs in each other's place."""
+    outer, inner = _channels(kernel)
+    count = len(window.kernel)
+    before, after = (cast("list[int]", each) for each in (window.before, window.after))
+    if (outer, inner) != (group, 1):
+        split = kernel.reshape([group, outer // group, inner, *window.kernel])
+        turned = split.transpose([0, 2, 1, *range(3, 3 + count)])
+        kernel = turned.reshape([group * inner, outer // group, *window.kernel])
+    axes = [axis for axis, size in enumerate(window.kernel, 2) if size > 1]
+    if axes:
+        kernel = kernel.slice([-1] * len(axes), [-(2**31)] * len(axes), axes, [-1] * len(axes))
+    pads = [span - 1 - pad for ends in (before, after) for span, pad in zip(window.spans, ends, strict=True)]
+    return at.op("Conv", adjoint, kernel, group=group, dilations=list(window.dilations), pads=pads)
 
 
 def _turned_padding(window: Window, whole: list[int], small: list[int]) -> tuple[list[int], list[int], list[int]]:
@@ -170,7 +237,7 @@ def conv(at: At) -> Adjoints:
     if not at.wanted[1]:
         return by_x, None, by_bias
     by_kernel = kernel_gradient(at, padded(x, window), at.dy, at.y, window, group)
-    return by_x, by_kernel.reshape(at.shape(kernel)), by_bias
+    return by_x, by_kernel.shaped(at.shape(kernel)), by_bias
 
 
 @rule("ConvTranspose")
@@ -182,7 +249,7 @@ def conv_transpose(at: At) -> Adjoints:
     wide = padded(at.dy, window)
     kept = at.op("Conv", wide, kernel, strides=list(window.strides), dilations=list(window.dilations), group=group)
     by_x = kept.slice([0] * count, at.write.sizes(x, 2, 2 + count), list(range(2, 2 + count)))
-    by_kernel = kernel_gradient(at, wide, x, x, window, group).reshape(at.shape(kernel))
+    by_kernel = kernel_gradient(at, wide, x, x, window, group).shaped(at.shape(kernel))
     return by_x, by_kernel, at.dy.sum([0, *range(2, 2 + count)])
 
 

@@ -60,7 +60,7 @@ def quantize(at: At) -> Adjoints:
     steps = x / wide
     place = steps if zero is None else steps + spread(at, zero.cast(x.data_type), scale, x)
     low, high = _range(at.y.data_type)
-    adjoint = at.dy.where((place >= low) & (place <= high)) / wide
+    adjoint = at.dy.only((place >= low) & (place <= high)) / wide
     return adjoint, gathered(at, -(adjoint * steps), scale, x)
 
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Variable
-from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.reader import Graph, Scope
 
 Array = NDArray[Any]
 INT64 = int(TensorProto.INT64)
@@ -90,6 +90,10 @@ class Value:
         """The same in another element type."""
         return self if data_type == self.data_type else self.write.op("Cast", self, to=data_type, type=data_type)
 
+    def only(self, condition: Value) -> Value:
+        """This where the condition holds, zero where it does not (or nan, times zero); twice as fast as ``where``."""
+        return self * condition.cast(self.data_type)
+
     def where(self, condition: Value, otherwise: Operand = 0.0) -> Value:
         """This where the condition holds, something else where it does not."""
         return self.write.op("Where", condition, self, self.write.alike(otherwise, self), type=self.data_type)
@@ -105,6 +109,10 @@ class Value:
     def reshape(self, shape: Operand) -> Value:
         """The same elements in another shape."""
         return self.write.op("Reshape", self, shape)
+
+    def shaped(self, shape: Value) -> Value:
+        """The same elements in the very shape of a tensor, whose zeros are zeros."""
+        return self.write.op("Reshape", self, shape, allowzero=1)
 
     def transpose(self, perm: Sequence[int]) -> Value:
         """The axes in another order."""
@@ -135,14 +143,15 @@ Operand = Value | float | int | Sequence[int] | Array
 
 
 class Writer:
-    """Puts nodes into the main graph.
+    """Puts nodes into one scope: the main graph, if no other is named.
 
     shapes: what is known of the tensors that were there before.
     """
 
-    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+    def __init__(self, graph: Graph, shapes: Shapes, scope: Scope | None = None) -> None:
         self.graph = graph
         self.shapes = shapes
+        self.scope = scope or graph.main
         self._written: dict[Any, tuple[Value, ...]] = {}
         self._constants: dict[Any, Value] = {}
 
@@ -175,7 +184,7 @@ class Writer:
             if type is None:
                 type = BOOL if op in BOOLEAN_OPS else INT64 if op in INTEGER_OPS else first.data_type
             made = [self.graph.variable(f"backward_{op}") for _ in range(outputs)]
-            self.graph.node(self.graph.main, op, tensors, made, attrs=attrs, domain=domain)
+            self.graph.node(self.scope, op, tensors, made, attrs=attrs, domain=domain)
             self._written[key] = tuple(Value(self, each, type) for each in made)
         return self._written[key]
 
@@ -191,7 +200,7 @@ class Writer:
         """A constant of the graph, each once."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            made = self.graph.constant(self.graph.main, "backward_constant", values)
+            made = self.graph.constant(self.scope, "backward_constant", values)
             self._constants[key] = Value(self, made, helper.np_dtype_to_tensor_dtype(values.dtype))
         return self._constants[key]
 
@@ -205,7 +214,8 @@ class Writer:
         rank = self.shapes.rank(value.tensor)
         if axis >= 0 or rank is not None:
             return self.sizes(value, axis % rank if rank else axis, (axis % rank if rank else axis) + 1)
-        return self.op("Shape", value, start=axis, **({} if axis == -1 else {"end": axis + 1}))
+        end: dict[str, Any] = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", value, start=axis, **end)
 
     def sizes(self, value: Value, start: int, end: int) -> Value:
         """Some of its dimensions (counted from 0)."""

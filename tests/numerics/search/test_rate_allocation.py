@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from onnxcomp.numerics.search import rate_allocation
 from onnxcomp.numerics.search.rate_allocation import PricedOption, cost_of, harm_of, least_cost, least_harm
 
 
@@ -33,7 +34,20 @@ def test_cost_within_a_harm(seed: int, share: float) -> None:
     found = least_cost(items, limit)
     assert harm_of(items, found) <= limit
     best = min(cost_of(items, each) for each in everything(items) if harm_of(items, each) <= limit)
-    assert cost_of(items, found) <= 1.1 * best  # a multiplier reaches the convex hull only; single changes the rest
+    assert cost_of(items, found) == best
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+def test_cost_of_many_within_a_harm(seed: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multiplier reaches the convex hull only; single changes the rest."""
+    monkeypatch.setattr(rate_allocation, "FEW_ITEMS", 0)
+    items = drawn(seed)
+    limit = share * harm_of(items, [0] * 5)
+    found = least_cost(items, limit)
+    assert harm_of(items, found) <= limit
+    best = min(cost_of(items, each) for each in everything(items) if harm_of(items, each) <= limit)
+    assert best <= cost_of(items, found) <= 1.1 * best
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxcomp.contract import Context
 from onnxcomp.pipeline.history.rollback import STRICTER
 from onnxcomp.pipeline.weight_search.assignment import Attempt
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.experience import Experience
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.verify import Verdict
 
@@ -229,3 +232,94 @@ def test_a_change_is_tried_that_should_fit_into_what_is_left(share: float, tried
 
 def test_after_the_deadline_no_change_is_tried() -> None:
     assert strengthened(0.008, deadline=-math.inf) == (START, [])
+
+
+# --- what trials promise ---
+
+
+def many(seed: int, count: int = 4) -> tuple[Spending, dict[str, float]]:
+    """Weights whose errors cost far more or less than predicted; by weight the share of the budget that they take up
+    for a predicted divergence of one."""
+    rng = np.random.default_rng(seed)
+    names = [f"w{index}" for index in range(count)]
+    sizes = dict(zip(names, (rng.integers(1, 40, count) ** 2 * 100).tolist(), strict=True))
+    bits = enumerate((8, 6, 5, 4, 3.2, 3, 2, 1.5))
+    strengths = [(at, each, 2.0 ** (-2 * each)) for at, each in bits]
+    table = Table({
+        name: [
+            WeightOption(None, 32 * size, 0.0),
+            *(WeightOption(at, round(each * size), error) for at, each, error in strengths),
+        ]
+        for name, size in sizes.items()
+    })  # fmt: skip
+    table.influence = {(name, ANY_FAMILY): 1.0 for name in names}
+    true = dict(zip(names, (20 * 2.0 ** rng.normal(0, 1.0, count)).tolist(), strict=True))
+    harm = {
+        (name, each.choice): LIMIT * true[name] * each.error
+        for name, options in table.options.items()
+        for each in options
+    }
+    verifier: Any = SimpleNamespace(limit=LIMIT, search_limit=LIMIT, metric="divergence")
+    told: Any = Told(SimpleNamespace(then=("a pass that repairs",)), verifier, harm=harm)
+    return Spending(told, Context(), table, {}, verifier, None), true
+
+
+def cheapest(table: Table, true: Mapping[str, float]) -> float:
+    """Of every assignment that the budget bears."""
+    every = itertools.product(*table.options.values())
+    shares = [true[name] for name in table.options]
+    return min(
+        sum(each.size_bytes for each in found)
+        for found in every
+        if sum(share * each.error for share, each in zip(shares, found, strict=True)) <= 1
+    )
+
+
+def test_trials_teach_what_enumeration_finds() -> None:
+    """From the mildest change of all, within so many trials as are made of small models."""
+    excess = []
+    for seed in range(12):
+        found, true = many(seed)
+        table = found.table
+        start = found._tried({name: options[1] for name, options in table.options.items()})
+        best, tried = found._learned(start, 10)
+        assert tried <= 10 and best.verdict.passed
+        excess.append(best.cost / cheapest(table, true) - 1)
+    assert max(excess) < 0.2 and np.mean(excess) < 0.04
+
+
+def test_experience_is_one_factor_at_first_and_tells_weights_apart_later() -> None:
+    found, true = many(0)
+    table, told = found.table, Experience()
+    assert told.factors(table) == {}
+    rng = np.random.default_rng(1)
+    drawn = [{name: options[rng.integers(3, 7)] for name, options in table.options.items()} for _ in range(40)]
+    shares = [sum(true[name] * option.error for name, option in each.items()) for each in drawn]
+    told.note(drawn[0], shares[0])
+    told.note(drawn[0], math.inf)
+    first = shares[0] / sum(option.error for option in drawn[0].values())
+    assert told.factors(table) == pytest.approx(dict.fromkeys(told.factors(table), first))
+    for each, spent in zip(drawn[1:], shares[1:], strict=True):
+        told.note(each, spent)
+    factors = told.factors(table)
+    for name, options in table.options.items():
+        for each in options[3:7]:
+            assert factors[name, each.choice] == pytest.approx(true[name], rel=0.3)
+
+
+def test_an_option_that_fails_alone_tells_little_of_the_weights_others() -> None:
+    """The strong option of "v" does twenty times what was predicted."""
+    table = spending().table
+    told = Experience(
+        [({"v": MILD, "w": MILD}, 0.1), ({"v": MILD, "w": STRONG}, 0.13), ({"v": STRONG, "w": MILD}, 2.6)]
+    )
+    factors = told.factors(table)
+    predicted = {each: factors["v", each.choice] * each.error for each in (MILD, STRONG)}
+    assert predicted[STRONG] > 1 and predicted[MILD] < 0.3
+
+
+def test_what_holds_of_a_second_search_counts_as_spent() -> None:
+    made = spending(then=True)
+    assert made._spent(verdict(0.015, 0.03)) == pytest.approx(0.75)
+    made.searches_again = True
+    assert made._spent(verdict(0.015, 0.03)) == pytest.approx(1.0)

@@ -1,0 +1,87 @@
+"""Models compressed hard and trained back towards the original without labels, in one run.
+
+    python -m benchmarks.recovery DATA [--models NAME,...] [--cases NUMBER,...] [--json FILE]
+
+It wants the packages of the extra "bench": pip install -e '.[bench]'. DATA is as for ``benchmarks.scored``, with
+``mnist_unlabelled.npz`` and ``cifar10_unlabelled.npz`` (pictures ``x``) beside the models' folders.
+
+Every case is one recipe, whatever the budget says. The metric is that of the deployable file.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+
+from benchmarks.forced import Case, main
+
+PREPARED = "".join(
+    f'[[step]]\npass = "{name}"\n\n'
+    for name in ("remove-noops", "inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
+)
+STORED = "".join(f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "strip-metadata"))
+
+
+def together(*steps: str, stored: bool = True, int8: bool = False) -> str:
+    """A recipe of steps that are judged at the end."""
+    whole = ",\n  ".join(steps)
+    quantized = '[[step]]\npass = "quantize-static"\n\n' if int8 else ""
+    return f'{PREPARED}[[step]]\nverify = "end"\nsequence = [\n  {whole},\n]\n\n{quantized}{STORED if stored else ""}'
+
+
+def one(name: str, **fields: object) -> str:
+    """A pass in a sequence."""
+    told = [f"{key} = {json.dumps(value)}" for key, value in {"pass": name, **fields}.items()]
+    return f"{{{', '.join(told)}}}"
+
+
+def rounds(*steps: str, **schedule: list[float]) -> str:
+    """Rounds of passes, with what their fields are in each."""
+    told = ", ".join(f"{key} = {values}" for key, values in schedule.items())
+    return f"{{repeat = [{', '.join(steps)}], schedule = {{{told}}}}}"
+
+
+PRUNED = rounds(one("prune-weights"), one("finetune", epochs=4), sparsity=[0.8, 0.9, 0.93, 0.95])
+CASES = (
+    Case(
+        "lenet300_mnist", "deep compression",
+        together(PRUNED, one("cluster-weights", bits=4), one("finetune", epochs=12)),
+        operator.le, 1.60, most_bytes=21_300, unlabelled="mnist_unlabelled",
+    ),
+    Case(
+        "lenet5_caffe_mnist", "deep compression",
+        together(
+            rounds(one("prune-weights"), one("finetune", epochs=4), sparsity=[0.8, 0.9, 0.95, 0.97]),
+            one("cluster-weights", bits=4), one("finetune", epochs=10),
+        ),
+        operator.le, 0.90, most_bytes=24_000, unlabelled="mnist_unlabelled",
+    ),
+    Case(
+        "lenet5_caffe_mnist", "a student of a twelfth of the parameters",
+        together(one("prune-channels", size=1 / 12), one("finetune", epochs=20), stored=False),
+        operator.le, 1.0, unlabelled="mnist_unlabelled",
+    ),
+    Case(
+        "resnet8_cifar10_tf", "all weights in 3 bits",
+        together(one("cluster-weights", bits=3, granularity="channel"), one("finetune", epochs=40)),
+        operator.ge, 83.4, most_bytes=36_000, unlabelled="cifar10_unlabelled",
+    ),
+    Case(
+        "resnet8_cifar10_tf", "half of the MACs cut, trained, int8",
+        together(one("prune-channels", macs=0.5, multiple=8), one("finetune", epochs=60), stored=False, int8=True),
+        operator.ge, 81.5, latency=0.40, unlabelled="cifar10_unlabelled",
+    ),
+    Case(
+        "resnet8_cifar10_tf", "ternary weights",
+        together(one("ternarize-weights"), one("finetune", epochs=60)),
+        operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
+    ),
+    Case(
+        "lenet5_caffe_mnist", "half of the channels cut, trained, int8",
+        together(one("prune-channels", ratio=0.5, even=True), one("finetune", epochs=10), stored=False, int8=True),
+        operator.le, 0.95, latency=0.35, unlabelled="mnist_unlabelled",
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(CASES, __doc__.splitlines()[0])
