@@ -323,3 +323,24 @@ def test_what_holds_of_a_second_search_counts_as_spent() -> None:
     assert made._spent(verdict(0.015, 0.03)) == pytest.approx(0.75)
     made.searches_again = True
     assert made._spent(verdict(0.015, 0.03)) == pytest.approx(1.0)
+
+
+def test_what_failed_is_not_made_again_and_what_held_is() -> None:
+    made = spending(then=True, harm={("v", 0): 0.004, ("w", 0): 0.004, ("v", 1): 0.05, ("w", 1): 0.006})
+    told: Any = made.work
+    for _ in range(2):
+        assert made._tried({"v": STRONG, "w": MILD}).verdict.divergence == pytest.approx(0.054)
+        assert made._tried(START).verdict.divergence == pytest.approx(0.008)
+    assert told.seen == [{"v": STRONG, "w": MILD}, START, START]
+
+
+def test_what_trials_promise_is_cheaper_by_more_than_a_little_and_new() -> None:
+    """Both strong takes up nine tenths of the budget, by what mild ones took; without a trial nothing is promised."""
+    made = spending(then=True, harm={("v", 0): 0.009, ("w", 0): 0.009, ("v", 1): 0.0144, ("w", 1): 0.0144})
+    assert made._promised(trial(START, 0.018, 1200)) is None
+    best = made._tried(START)
+    assert made._promised(best) == {"v": STRONG, "w": STRONG}
+    assert made._promised(trial(START, 0.018, 600)) is None
+    assert made._learned(best, 5)[0].assignment == {"v": STRONG, "w": STRONG}
+    made.work.deadline = -math.inf
+    assert made._learned(best, 5) == (best, 0)
