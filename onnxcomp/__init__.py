@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from onnxcomp.graph.report.inspection import inspect
     from onnxcomp.graph.storage.expand import expand
     from onnxcomp.model import Model, load, save
+    from onnxcomp.packing.packer import pack
+    from onnxcomp.packing.session import open_session
+    from onnxcomp.packing.unpacker import unpack
     from onnxcomp.pipeline.api import Result, optimize
     from onnxcomp.pipeline.replay import replay
     from onnxcomp.pipeline.reports.compare import compare
@@ -49,16 +52,19 @@ _HOMES = {
     "expand": "graph.storage.expand",
     "inspect": "graph.report.inspection",
     "load": "model",
+    "open_session": "packing.session",
     "optimize": "pipeline",
+    "pack": "packing.packer",
     "parameter": "contract",
     "replay": "pipeline",
     "save": "model",
+    "unpack": "packing.unpacker",
 }
 
 __all__ = [
     "Budget", "CalibrationData", "Change", "Context", "Effect", "Model", "Needs", "OnnxcompError", "Outcome",
     "Pass", "Receipt", "Recipe", "Result", "Sequences", "Skip", "Target", "compare", "expand", "inspect", "load",
-    "optimize", "parameter", "replay", "save",
+    "open_session", "optimize", "pack", "parameter", "replay", "save", "unpack",
 ]  # fmt: skip
 
 

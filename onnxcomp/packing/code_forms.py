@@ -10,7 +10,7 @@ The order of the symbols is that of the values that they stand for, as far as th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxcomp.errors import PackError
 from onnxcomp.numerics.encodings.packing import MAX_BITS, BitLayout, digits_in, pack, unpack
 from onnxcomp.numerics.encodings.sparse_decoder import entries_of
 from onnxcomp.packing.coders.symbol_arrays import LEVELS_MOST, read_symbols, write_symbols
-from onnxcomp.packing.recognition import Planes, StoredCodes
+from onnxcomp.packing.recognition import StoredCodes
 from onnxcomp.packing.varints import NumberReader, framed, numbers
 
 Array = NDArray[Any]
@@ -70,23 +70,45 @@ class CodeForm:
         return cls(kind, shape, layouts, order)
 
 
-def symbols_of(codes: StoredCodes, arrays: Mapping[str, Array]) -> tuple[CodeForm, Array] | None:
+def symbols_of(codes: StoredCodes, data: Sequence[bytes]) -> tuple[CodeForm, Array] | None:
     """The form and the (n,) symbols of a weight's codes; None where these are laid out in another way.
 
-    arrays: the (bytes,) uint8 or (n,) uint16 data of its constants, by name.
+    data: of its constants, in the order of ``StoredCodes.names``.
     """
     try:
-        form, ranks = _taken(codes, arrays)
-        if len(form.order) > LEVELS_MOST:
-            return None
-        place = np.empty(len(form.order), np.int64)
-        place[list(form.order)] = np.arange(len(form.order))
-        symbols = place[ranks]
-        made = data_of(form, symbols)
+        form = _form_of(codes)
+        symbols = symbols_of_ranks(form, ranks_in(form, data))
+        return (form, symbols) if data_of(form, symbols) == list(data) else None
     except (ValueError, IndexError, OverflowError):
         return None
-    own = [np.ascontiguousarray(arrays[name]).tobytes() for name in codes.names]
-    return (form, symbols) if made == own else None
+
+
+def symbols_of_ranks(form: CodeForm, ranks: Array) -> Array:
+    """(n,) places in the alphabet of (n,) ranks. Raises IndexError where one is none."""
+    place = np.empty(len(form.order), np.int64)
+    place[list(form.order)] = np.arange(len(form.order))
+    return np.asarray(place[ranks])
+
+
+def ranks_in(form: CodeForm, data: Sequence[bytes]) -> Array:
+    """(n,) int64 ranks that the data of the constants hold. Raises ValueError or IndexError where they hold none."""
+    left = list(data)
+    values = _taken(left, form.layouts[0])
+    if form.kind == DENSE:
+        return unpack(values, form.layouts[0], form.count).astype(np.int64)
+    if form.kind == MASKED:
+        mask = np.unpackbits(np.frombuffer(left.pop(0), np.uint8))[: form.count].astype(bool)
+        ranks = np.zeros(form.count, np.int64)
+        ranks[mask] = unpack(values, form.layouts[0], int(mask.sum())).astype(np.int64) + 1
+        return ranks
+    steps = _all_of(_taken(left, form.layouts[1]), form.layouts[1])
+    exceptions = _all_of(values, form.layouts[0])
+    used = min(steps.size, exceptions.size)
+    ranks = np.zeros(form.count, np.int64)
+    if form.kind == EXCEPTED:
+        ranks[:] = unpack(_taken(left, form.layouts[2]), form.layouts[2], form.count)
+    ranks[np.cumsum(steps)[:used]] = exceptions[:used]
+    return ranks
 
 
 def data_of(form: CodeForm, symbols: Array) -> list[bytes]:
@@ -149,36 +171,27 @@ def checked_data(form: CodeForm, symbols: Array, lengths: Sequence[int]) -> list
 # --- inside --------------------------------------------------------------------------------------------
 
 
-def _taken(codes: StoredCodes, arrays: Mapping[str, Array]) -> tuple[CodeForm, Array]:
-    count = math.prod(codes.shape)
+def _form_of(codes: StoredCodes) -> CodeForm:
     values = codes.values.layout
     if codes.mask is not None:
-        mask = np.unpackbits(arrays[codes.mask].view(np.uint8))[:count].astype(bool)
-        ranks = np.zeros(count, np.int64)
-        ranks[mask] = _unpacked(codes.values, arrays, int(mask.sum())).astype(np.int64) + 1
         order = _order(codes.book, 1 + values.levels) if codes.book else _with_zero_inside(values.levels)
-        return CodeForm(MASKED, codes.shape, (values,), order), ranks
+        return CodeForm(MASKED, codes.shape, (values,), order)
+    order = _order(codes.book, values.levels)
     if codes.steps is None:
-        ranks = _unpacked(codes.values, arrays, count).astype(np.int64)
-        return CodeForm(DENSE, codes.shape, (values,), _order(codes.book, values.levels)), ranks
-    steps = _unpacked(codes.steps, arrays, None).astype(np.int64)
-    exceptions = _unpacked(codes.values, arrays, None).astype(np.int64)
-    used = min(steps.size, exceptions.size)
-    base = codes.base
-    ranks = np.zeros(count, np.int64) if base is None else _unpacked(base, arrays, count).astype(np.int64)
-    ranks[np.cumsum(steps)[:used]] = exceptions[:used]
-    kind = EXCEPTED_FROM_ONE if base is None else EXCEPTED
-    layouts = (values, codes.steps.layout, *(() if base is None else (base.layout,)))
-    return CodeForm(kind, codes.shape, layouts, _order(codes.book, values.levels)), ranks
+        return CodeForm(DENSE, codes.shape, (values,), order)
+    if codes.base is None:
+        return CodeForm(EXCEPTED_FROM_ONE, codes.shape, (values, codes.steps.layout), order)
+    return CodeForm(EXCEPTED, codes.shape, (values, codes.steps.layout, codes.base.layout), order)
 
 
-def _unpacked(planes: Planes, arrays: Mapping[str, Array], count: int | None) -> Array:
-    held = [arrays[name] for name in planes.names]
-    layout = planes.layout
-    if count is None:
-        width = min(8, layout.widths[0])
-        count = held[0].size * 8 // width * layout.group if layout.widths[0] <= 8 else held[0].size * layout.group
-    return unpack(held, layout, count)
+def _taken(left: list[bytes], layout: BitLayout) -> list[Array]:
+    """The planes of a layout, taken from the front."""
+    return [np.frombuffer(left.pop(0), "<u2" if width > 8 else np.uint8) for width in layout.widths]
+
+
+def _all_of(planes: Sequence[Array], layout: BitLayout) -> Array:
+    """All codes in planes, padding included."""
+    return unpack(planes, layout, planes[0].nbytes * 8 // layout.widths[0] * layout.group).astype(np.int64)
 
 
 def _order(book: tuple[float, ...], levels: int) -> tuple[int, ...]:

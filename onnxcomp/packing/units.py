@@ -5,12 +5,13 @@
     GROUP       items of one type, one after another as one array
     CODES       the constants that hold the codes of one weight
     SAME        items that are those of the base, which its number says       (deltas only)
-    DIFFERENT   an item by its difference to one of the base                  (deltas only)
+    DIFFERENT   items by their difference to those of the base                (deltas only)
+    MOVED       the codes of one weight by their difference to the base's     (deltas only)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxcomp.packing.coders.tensor_data import element_bytes
@@ -19,7 +20,8 @@ from onnxcomp.packing.layout import FilesLayout, Item
 from onnxcomp.packing.recognition import StoredCodes
 from onnxcomp.tensors import bits_of
 
-GAPS, DATA, GROUP, CODES, SAME, DIFFERENT = range(6)
+GAPS, DATA, GROUP, CODES, SAME, DIFFERENT, MOVED = range(7)
+DELTAS = frozenset({SAME, DIFFERENT, MOVED})
 GROUPED_BYTES = 2**10  # items below that many bytes are packed together
 GROUP_MOST = 2**18  # bytes of a group
 
@@ -63,9 +65,10 @@ def _bits(data_type: int) -> int:
         return 1
 
 
-def group_dims(items: Sequence[Item]) -> tuple[int, ...]:
-    """The shape of a group's array."""
-    return (sum(each.length for each in items) // element_bytes(items[0].data_type),)
+def whole_group(items: Sequence[Item]) -> ItemPart:
+    """All of a group's array: its length and its shape."""
+    length = sum(each.length for each in items)
+    return ItemPart(0, length, (length // element_bytes(items[0].data_type),))
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,12 @@ class UnitPlan:
     part: ItemPart | None = None
 
 
-def plans(layout: FilesLayout, codes: Sequence[StoredCodes]) -> Iterator[UnitPlan]:
-    """The units of a model's items, by their first items."""
+def plans(layout: FilesLayout, codes: Sequence[StoredCodes], known: Collection[int] = ()) -> Iterator[UnitPlan]:
+    """The units of a model's items, by their first items. known: items that need none."""
     by_name: dict[str, list[Item]] = {}
     for item in layout.items:
         by_name.setdefault(item.key.partition(":")[2], []).append(item)
-    taken: set[int] = set()
+    taken = set(known)
     found: list[UnitPlan] = []
     for each in codes:
         held = [by_name.get(name, []) for name in each.names]
@@ -117,5 +120,3 @@ def is_whole(items: Sequence[Item]) -> bool:
     """Whether a group's items are whole elements of one type."""
     sizes = {each.data_type for each in items}
     return len(sizes) == 1 and all(each.length % element_bytes(each.data_type) == 0 for each in items)
-
-

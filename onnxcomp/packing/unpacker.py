@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from onnxcomp.errors import ModelError, PackError
+from onnxcomp.errors import PackError
 from onnxcomp.files import Inputs, Transaction, refuse_files
+from onnxcomp.packing.encryption import PackKeys
 from onnxcomp.packing.layout import MODEL, FileLayout
+from onnxcomp.packing.opening import opened
 from onnxcomp.packing.packed import PackedModel
 
 
@@ -19,21 +21,23 @@ class Unpacked:
     size_bytes: int
 
 
-def unpack(packed: str | Path, output: str | Path, *, force: bool = False) -> Unpacked:
+def unpack(
+    packed: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    keys: PackKeys | None = None,
+    force: bool = False,
+) -> Unpacked:
     """Write the model that a file holds, and its external data below the same folder under the names that it had.
 
-    Raises PackError where the file is broken; then nothing is written.
+    base: the model that a delta was taken against. keys: what opens an encrypted file.
+    Raises PackError where the file is broken, locked, or a delta of another base; then nothing is written.
     """
     source, target = Path(packed), Path(output)
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise ModelError(f"{source}: cannot be read: {error.strerror}.") from error
-    with file:
-        try:
-            return _written(PackedModel(file), target, Inputs([source]), force)
-        except PackError as error:
-            raise PackError(f"{source}: {error}") from error
+    inputs = Inputs([source] if base is None else [source, Path(base)])
+    with opened(source, keys or PackKeys(), base=None if base is None else Path(base)) as model:
+        return _written(model, target, inputs, force)
 
 
 def _written(model: PackedModel, target: Path, inputs: Inputs, force: bool) -> Unpacked:

@@ -17,7 +17,7 @@ from onnxcomp.packing.extra import needed
 
 Array = NDArray[Any]
 
-RAW, ZSTD, LZMA, COUNTED = range(4)
+RAW, ZSTD, LZMA, COUNTED, ZSTD_BESIDE = range(5)
 LEVEL = 19
 FASTER_LEVEL = 9
 LARGE_BYTES = 2**22  # from here on the faster level
@@ -29,8 +29,8 @@ LZMA_LEAST_DICTIONARY = 2**12
 LZMA_READ = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**24}]
 
 
-def write_bytes(content: bytes) -> bytes:
-    """The fewest bytes that ``read_bytes`` makes the content of."""
+def write_bytes(content: bytes, known: bytes = b"") -> bytes:
+    """The fewest bytes that ``read_bytes`` makes the content of. known: like content, which whoever reads has too."""
     found = [bytes([RAW]) + content]
     if content:
         level = LEVEL if len(content) < LARGE_BYTES else FASTER_LEVEL
@@ -38,6 +38,8 @@ def write_bytes(content: bytes) -> bytes:
             level=level, write_content_size=False, write_checksum=False
         ).compress(content)
         found.append(bytes([ZSTD]) + packed)
+        if known:
+            found.append(bytes([ZSTD_BESIDE]) + _zstd_beside(content, known, level))
     if 0 < len(content) <= LZMA_MOST:
         found.append(bytes([LZMA]) + lzma.compress(content, lzma.FORMAT_RAW, filters=_lzma_filters(len(content))))
     if len(content) >= COUNTED_LEAST:
@@ -48,7 +50,7 @@ def write_bytes(content: bytes) -> bytes:
     return best if len(best) <= WORTH * len(found[0]) or len(content) < LARGE_BYTES else found[0]
 
 
-def read_bytes(packed: bytes, length: int) -> bytes:
+def read_bytes(packed: bytes, length: int, known: bytes = b"") -> bytes:
     """The inverse, for content of a known length. Raises PackError where it is not what was packed."""
     if not packed:
         raise PackError("the packed file is broken: a part is empty.")
@@ -57,6 +59,8 @@ def read_bytes(packed: bytes, length: int) -> bytes:
         content = body
     elif kind == ZSTD:
         content = _unzstd(body, length)
+    elif kind == ZSTD_BESIDE and known:
+        content = _unzstd(body, length, known)
     elif kind == LZMA:
         content = _unlzma(body, length)
     elif kind == COUNTED:
@@ -73,10 +77,19 @@ def _lzma_filters(length: int) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size, "lc": 3, "lp": 0, "pb": 0}]
 
 
-def _unzstd(body: bytes, length: int) -> bytes:
+def _zstd_beside(content: bytes, known: bytes, level: int) -> bytes:
     zstandard = needed("zstandard")
+    beside = zstandard.ZstdCompressionDict(known, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    packer = zstandard.ZstdCompressor(level=level, dict_data=beside, write_content_size=False, write_dict_id=False)
+    found: bytes = packer.compress(content)
+    return found
+
+
+def _unzstd(body: bytes, length: int, known: bytes = b"") -> bytes:
+    zstandard = needed("zstandard")
+    beside = zstandard.ZstdCompressionDict(known, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if known else None
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body)
+        reader = zstandard.ZstdDecompressor(max_window_size=2**27, dict_data=beside).stream_reader(body)
         return bytes(reader.read(length + 1))
     except zstandard.ZstdError as error:
         raise PackError(f"the packed file is broken: {error}.") from error
