@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -344,3 +344,17 @@ def test_what_trials_promise_is_cheaper_by_more_than_a_little_and_new() -> None:
     assert made._learned(best, 5)[0].assignment == {"v": STRONG, "w": STRONG}
     made.work.deadline = -math.inf
     assert made._learned(best, 5) == (best, 0)
+
+
+def test_next_to_the_cheapest_the_one_with_much_less_divergence_is_taken() -> None:
+    """All of the budget is worth a hundredth of the cost."""
+    made = spending(
+        then=True, harm={("v", 0): 0.001, ("w", 0): 0.001, ("v", 1): 0.027, ("w", 1): 0.027, ("w", None): 0.0}
+    )
+    one, other = {"v": MILD, "w": MILD}, {"v": STRONG, "w": MILD}
+    made._tried(one)
+    assert made._worth_most(made._tried(other)).assignment == other  # 300 of 1200 are worth it
+    made.held = {key: replace(each, cost=1200.0 - 8 * (each.assignment == other)) for key, each in made.held.items()}
+    assert made._worth_most(made.held[1, 0]).assignment == one  # 8 are not
+    made.work.deadline = -math.inf
+    assert made._worth_most(made.held[1, 0]).assignment == other
