@@ -85,7 +85,8 @@ class Finetune(Pass):
         "auto",
         choices=ROUNDINGS,
         help="how weights with levels are trained: their levels alone (fixed), with levels that may be exchanged "
-        "(straight-through; blend: more and more so), by finder up or down (adaround); auto: straight-through",
+        "(straight-through; blend: more and more so), by choosing up or down (adaround); auto: straight-through, for "
+        "the coarsest blend",
     )
     biases: bool = parameter(True, help="train biases and the vectors of normalizations, too")
     scales: bool = parameter(True, help="train the scales of quantized activations, too")

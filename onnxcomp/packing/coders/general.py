@@ -23,7 +23,9 @@ FASTER_LEVEL = 9
 LARGE_BYTES = 2**22  # from here on the faster level
 LZMA_MOST = 2**18  # bytes that LZMA is tried on
 COUNTED_LEAST = 48
-WORTH = 0.999  # of the bytes, at most, for a coder that costs time
+PROBED_FROM, PROBE_BYTES, PROBES = 2**16, 2**13, 8  # of longer content a sample says what can be gained
+HOPELESS = 0.997  # of the bytes by a sample: not worth the time
+COUNTED_ONLY = 0.985  # of them by repetition: the rest is in the counts
 BYTE_PRIOR = np.full(256, 8)
 LZMA_LEAST_DICTIONARY = 2**12
 LZMA_READ = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**24}]
@@ -32,7 +34,10 @@ LZMA_READ = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**24}]
 def write_bytes(content: bytes, known: bytes = b"") -> bytes:
     """The fewest bytes that ``read_bytes`` makes the content of. known: like content, which whoever reads has too."""
     found = [bytes([RAW]) + content]
-    if content:
+    promise = promised(content) if not known else 0.0
+    if promise > HOPELESS:
+        return found[0]
+    if content and promise < COUNTED_ONLY:
         level = LEVEL if len(content) < LARGE_BYTES else FASTER_LEVEL
         packed = needed("zstandard").ZstdCompressor(
             level=level, write_content_size=False, write_checksum=False
@@ -46,8 +51,20 @@ def write_bytes(content: bytes, known: bytes = b"") -> bytes:
         writer = SymbolWriter()
         writer.adaptive(np.frombuffer(content, np.uint8).astype(np.int64), BYTE_PRIOR)
         found.append(bytes([COUNTED]) + writer.content())
-    best = min(found, key=len)
-    return best if len(best) <= WORTH * len(found[0]) or len(content) < LARGE_BYTES else found[0]
+    return min(found, key=len)
+
+
+def promised(content: bytes | memoryview) -> float:
+    """The share of its bytes that content takes by a sample of it, by counts or by repetition; 0 for a short one."""
+    if len(content) < PROBED_FROM:
+        return 0.0
+    step = len(content) // PROBES
+    sample = b"".join(bytes(content[at : at + PROBE_BYTES]) for at in range(0, step * PROBES, step))
+    counts = np.bincount(np.frombuffer(sample, np.uint8), minlength=256)
+    shares = counts[counts > 0] / len(sample)
+    bits = float(-(shares * np.log2(shares)).sum()) - (len(shares) - 1) / (2 * len(sample) * np.log(2))
+    packed = len(needed("zstandard").ZstdCompressor(level=3).compress(sample))
+    return float(min(bits / 8, packed / len(sample)))
 
 
 def read_bytes(packed: bytes, length: int, known: bytes = b"") -> bytes:

@@ -27,8 +27,7 @@ COUNTED, MIXED = range(2)
 LEVELS_MOST = 2**12
 MIXED_LEAST = 256  # symbols from which contexts are tried
 TRIED = 2**20  # symbols by which it is decided whether contexts are worth their time
-LARGE = 2**18  # symbols from which they have to gain some
-WORTH = 0.995  # of the bytes without them
+WORTH = ((2**15, 1.0), (2**20, 0.99), (math.inf, 0.97))  # (fewer symbols, of the bytes without contexts at most)
 BELL = 2**12  # of the prior's peak
 BELL_WEIGHT = 64  # of the prior for each level, in all
 LAGS_MOST = 64  # columns by which images behind a dense layer are looked for
@@ -59,18 +58,21 @@ def write_symbols(symbols: Array, levels: int, dims: tuple[int, ...]) -> bytes:
     found = _counted(symbols, counts)
     if symbols.size < MIXED_LEAST or levels < 2:
         return found
-    shares = symbols.size < LARGE
     whole = symbols.size <= TRIED
     rows = None if whole else max(1, dims[0] * TRIED // symbols.size)
-    best = found if whole else _counted(_head(symbols, dims, rows), counts)
+    best = plain = found if whole else _counted(_head(symbols, dims, rows), counts)
+    chosen: ArrayView | None = None
     for view in _views(symbols, dims):
         part = symbols if rows is None else _head(symbols, dims, rows)
         own = dims if rows is None else (rows, *dims[1:])
         tried = ArrayView(view.swapped, _cut(view, own, part.size))
         packed = _mixed(part, tried, own, scheme_of(np.bincount(part, minlength=levels)))
-        if len(packed) < (1 if shares else WORTH) * len(best):
-            best, found = packed, packed if whole else _mixed(symbols, view, dims, scheme_of(counts))
-    return found
+        if len(packed) < len(best):
+            best, chosen = packed, view
+    least = next(share for size, share in WORTH if symbols.size < size) * len(plain)
+    if chosen is None or len(best) > least:
+        return found
+    return best if whole else _mixed(symbols, chosen, dims, scheme_of(counts))
 
 
 def read_symbols(packed: bytes, count: int, levels: int, dims: tuple[int, ...]) -> Array:
@@ -118,7 +120,7 @@ def _counted(symbols: Array, counts: Array) -> bytes:
         writer = SymbolWriter()
         writer.adaptive(symbols, bell(levels, center, scale))
         found.append(numbers(COUNTED, center, scale) + writer.content())
-        if symbols.size > LARGE:
+        if symbols.size > TRIED:
             break
     return min(found, key=len)
 

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from onnxcomp.errors import PackError
 from onnxcomp.packing.coders.floats import LAYOUTS, read_floats, write_floats
-from onnxcomp.packing.coders.general import read_bytes, write_bytes
+from onnxcomp.packing.coders.general import promised, read_bytes, write_bytes
 from onnxcomp.packing.coders.symbol_arrays import LEVELS_MOST, read_symbols, write_symbols
 from onnxcomp.packing.varints import NumberReader, framed, numbers
 from onnxcomp.tensors import bits_of
@@ -30,6 +30,7 @@ EIGHT_BITS = SIGNED | {
     TensorProto.UINT8, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2,
     TensorProto.FLOAT8E5M2FNUZ, TensorProto.UINT4, TensorProto.INT4, TensorProto.UINT2, TensorProto.INT2,
 }  # fmt: skip
+REPEATED = 0.8  # of the bytes of floats, by a sample, below which they are tried as bytes
 SEEN = 2**14  # values by which it is seen whether there are few distinct ones
 DISTINCT_SHARE = 0.25  # of them, at most
 
@@ -45,7 +46,9 @@ def element_bytes(data_type: int) -> int:
 def write_data(data: bytes | memoryview, data_type: int, dims: tuple[int, ...]) -> bytes:
     """The fewest bytes that ``read_data`` makes the data of."""
     own = _own_dims(dims, len(data) // element_bytes(data_type))
-    found = [bytes([BYTES]) + write_bytes(bytes(data))]
+    found = []
+    if data_type not in LAYOUTS or promised(data) < REPEATED:
+        found.append(bytes([BYTES]) + write_bytes(bytes(data)))
     if len(data) % element_bytes(data_type) == 0 and len(data):
         if data_type in LAYOUTS:
             found.append(bytes([FLOATS]) + write_floats(data, data_type, own))
@@ -53,7 +56,7 @@ def write_data(data: bytes | memoryview, data_type: int, dims: tuple[int, ...]) 
             found.append(bytes([NUMBERS]) + _write_numbers(data, data_type, own))
         if element_bytes(data_type) > 1 and _has_few(data, element_bytes(data_type)):
             found += [bytes([BOOK]) + each for each in _write_book(data, data_type, own)]
-    return min(found, key=len)
+    return min(found, key=len) if found else bytes([BYTES]) + write_bytes(bytes(data))
 
 
 def read_data(packed: bytes, data_type: int, dims: tuple[int, ...], length: int) -> bytes:

@@ -1,6 +1,7 @@
 """Chains that torch has as one operator: fewer values are kept, and the step of a transformer is a tenth shorter.
 
-x / √2 -> Erf -> + 1 -> · x -> · 0.5        becomes        Gelu(x)
+    x / √2 -> Erf -> + 1 -> · x -> · 0.5        becomes        Gelu(x)
+    MatMul(a, b) -> + c                         becomes        a b + c, at once where c is a bias
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ CLOSE = 1e-3  # how far a constant may be off: it may have been a short float
 
 def _gelu(call: Call, x: Tensor) -> Tensor:
     return F.gelu(x)
+
+
+def _product_and_sum(call: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    is_bias = b.dim() == 2 and a.dim() > 1 and c.shape == b.shape[1:] and c.dtype.is_floating_point
+    return F.linear(a, b.t(), c) if is_bias else torch.matmul(a, b) + c
 
 
 class ChainFuser:
@@ -44,6 +50,11 @@ class ChainFuser:
                 dropped.update(id(each) for each in chain[:-1])
                 x = chain[0].inputs[0] if chain[0].inputs[0] not in self._constant else chain[0].inputs[1]
                 made[id(chain[-1])] = replace(chain[-1], rule=TorchRule(_gelu), inputs=(x,))
+            plus = self._only_reader(step) if _is(step, "MatMul") else None
+            if plus is not None and _is(plus, "Add") and id(plus) not in made:  # not both terms of a sum of products
+                dropped.add(id(step))
+                (other,) = (each for each in plus.inputs if each != step.outputs[0])
+                made[id(plus)] = replace(plus, rule=TorchRule(_product_and_sum), inputs=(*step.inputs, other))
         return [made.get(id(each), each) for each in self._steps if id(each) not in dropped]
 
     def _gelu_from(self, first: NodeStep) -> list[NodeStep]:
