@@ -258,7 +258,9 @@ def _grid(node: Node, graph: Graph) -> tuple[GridEncoding, int] | None:
     return (encoding, lowest) if encoding.fits(codes.shape) else None
 
 
-def _layout(node: Node, shape: tuple[int, ...], scale: Array) -> tuple[int | None, int | None, tuple[int, ...] | None]:
+def _layout(
+    node: Node, shape: tuple[int, ...], scale: Array
+) -> tuple[int | None, int | None, tuple[int, ...] | None]:
     """Axis, block size, and the shape in which the encoding wants the scale."""
     if scale.size == 1:
         return None, None, ()

@@ -213,7 +213,9 @@ def _is_vector(tensor: Any, graph: Graph) -> bool:
     return tensor.size > 1 and max(tensor.shape, default=0) == tensor.size and graph.scope_of(tensor) is graph.main
 
 
-def private_copy(model: Model, parts: Sequence[TrainedPart], edit: Callable[[Graph], Any] | None = None) -> Model:
+def private_copy(
+    model: Model, parts: Sequence[TrainedPart], edit: Callable[[Graph], Any] | None = None
+) -> Model:
     """The model with nothing stored behind decoders, and the parts as float initializers of the main graph."""
     graph = open_plain(model)
     graph.stored = None

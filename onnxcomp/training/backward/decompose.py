@@ -19,7 +19,7 @@ from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, subgraphs_o
 from onnxcomp.model import Model, copied
 from onnxcomp.operators import MICROSOFT
 from onnxcomp.training.backward.families import RULES
-from onnxcomp.training.backward.rules import At, NoRuleError, domain_of
+from onnxcomp.training.backward.rule import At, NoRuleError, domain_of
 from onnxcomp.training.backward.values import Symbol, Writer
 
 ROUNDS = 8  # definitions call operators that have definitions

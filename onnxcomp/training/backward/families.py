@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxcomp.training.backward import (
+from onnxcomp.training.backward.rule import RULES
+from onnxcomp.training.backward.rules import (
     activations,
     control_flow,
     convolutions,
@@ -15,7 +16,6 @@ from onnxcomp.training.backward import (
     reductions,
     resizing,
 )
-from onnxcomp.training.backward.rules import RULES
 
 __all__ = [
     "RULES",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxcomp.operators import MICROSOFT
-from onnxcomp.training.backward.activations import gelu_by_erf
 from onnxcomp.training.backward.decompose import composition
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rules.activations import gelu_by_erf
 from onnxcomp.training.backward.values import Symbol
 
 PASSED_ON = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"})

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxcomp.training.backward.bodies import add_input, add_output, new_body
 from onnxcomp.training.backward.decompose import composition
-from onnxcomp.training.backward.rules import At, NoRuleError
+from onnxcomp.training.backward.rule import At, NoRuleError
 from onnxcomp.training.backward.values import INT64, Symbol, Writer
 
 Turn = Callable[["Cell", Symbol, list[Symbol]], list[Symbol]]

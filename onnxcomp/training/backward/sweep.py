@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.scopes import inner_reads
-from onnxcomp.training.backward.rules import RULES, At, NoRuleError, domain_of, unbroadcast
+from onnxcomp.training.backward.rule import RULES, At, NoRuleError, domain_of, unbroadcast
 from onnxcomp.training.backward.values import FLOATS, Symbol, Writer
 
 # Of what an adjoint may pass through beside floats: what stands for floats between quantizing and dequantizing.

@@ -1,6 +1,6 @@
 """Graphs and functions compiled to programs: names become places, constants are computed once.
 
-graph(x) -> y {c = Constant(), d = Neg(c), y = Add(x, d)}        becomes        [None, x, d, y], 3 = Add(1, 2)
+    graph(x) -> y {c = Constant(), d = Neg(c), y = Add(x, d)}        becomes        [None, x, d, y], 3 = Add(1, 2)
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def definition_nodes(node: NodeProto, opset: int) -> Iterator[tuple[NodeProto, i
                 yield each, opsets.get(plain_domain(each.domain), opset)
 
 
-def _expanded(around: Around, schema: Any, body: FunctionProto | None, version: int, call: Call, *inputs: Any) -> Any:
+def _expanded(
+    around: Around, schema: Any, body: FunctionProto | None, version: int, call: Call, *inputs: Any
+) -> Any:
     """The outputs by the definition, which is compiled once for these types and ranks."""
     types = () if body is not None else tuple(_type_of(*each) for each in zip(inputs, call.kinds, strict=True))
     if types not in call.kept:

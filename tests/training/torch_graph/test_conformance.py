@@ -110,3 +110,5 @@ def test_slopes_are_those_of_central_differences(case: NodeModel) -> None:
                 if slope is not None)  # fmt: skip
     if np.isfinite(numeric):
         assert found == pytest.approx(numeric, rel=1e-5, abs=1e-5)
+
+

@@ -36,7 +36,8 @@ def slopes(graph: str, values: dict[str, Array], feeds: dict[str, Array] | None 
 
 
 LINEAR = (
-    "(float[3,2] x) => (float loss) {y = MatMul (x, w) z = Add (y, b) q = Mul (z, z) loss = ReduceSum <keepdims=0> (q)}"
+    "(float[3,2] x) => (float loss) {y = MatMul (x, w) z = Add (y, b) q = Mul (z, z) "
+    "loss = ReduceSum <keepdims=0> (q)}"
 )
 VALUES = {"w": RNG.normal(size=(2, 4)).astype(np.float32), "b": RNG.normal(size=4).astype(np.float32)}
 X = RNG.normal(size=(3, 2)).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxcomp.graph.ir.query import ints
-from onnxcomp.training.backward.rules import ANY, Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import ANY, Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import INT64, Symbol
 
 INT32 = int(TensorProto.INT32)

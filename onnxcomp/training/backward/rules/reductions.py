@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import Symbol
 
 

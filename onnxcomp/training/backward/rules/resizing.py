@@ -8,8 +8,8 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from onnxcomp.graph.ir.query import constant_value
-from onnxcomp.training.backward.moving import INT32, moved, put_back
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rules.moving import INT32, moved, put_back
 from onnxcomp.training.backward.values import Symbol
 
 FLOAT = int(TensorProto.FLOAT)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from onnxcomp.graph.ir.query import constant_value, trains
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import FLOATS
 
 SQUARE = 2.0

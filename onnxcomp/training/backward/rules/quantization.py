@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from onnx import helper
 
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import Symbol
 
 

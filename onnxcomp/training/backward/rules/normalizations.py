@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxcomp.graph.ir.query import trains
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import FLOAT, SHORT, Symbol
 
 

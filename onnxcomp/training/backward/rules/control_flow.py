@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph.ir.nodes import Variable
 from onnxcomp.training.backward.bodies import add_input, add_output, captured, copied_into, new_body
-from onnxcomp.training.backward.rules import ANY, Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import ANY, Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.sweep import between, carries, sweep
 from onnxcomp.training.backward.values import FLOATS, Symbol, Writer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxcomp.training.backward.rules import Adjoints, At, rule
+from onnxcomp.training.backward.rule import Adjoints, At, rule
 from onnxcomp.training.backward.values import Symbol
 
 SELU_ALPHA = 1.67326319217681884765625  # as the specification states them

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from onnxcomp.graph.ir.query import ints
-from onnxcomp.training.backward.rules import Adjoints, At, rule
+from onnxcomp.training.backward.rule import Adjoints, At, rule
 from onnxcomp.training.backward.values import Operand, Symbol
 
 MANY_CHANNELS = 16  # of as many, a product for each place of a kernel is as fast as one for all, in less memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxcomp.training.backward.rules import Adjoints, At, rule, unbroadcast_at_run_time
+from onnxcomp.training.backward.rule import Adjoints, At, rule, unbroadcast_at_run_time
 from onnxcomp.training.backward.values import Symbol
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxcomp.training.backward.convolutions import KernelWindow, input_gradient, window_of
-from onnxcomp.training.backward.moving import put_back
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rule import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rules.convolutions import KernelWindow, input_gradient, window_of
+from onnxcomp.training.backward.rules.moving import put_back
 from onnxcomp.training.backward.values import INT64, Symbol
 
 
