@@ -134,7 +134,7 @@ def held_out(data: CalibrationData, seed: int, *, share: float = HELD_SHARE) -> 
     return dataclasses.replace(data, order=order[wanted:]), dataclasses.replace(data, order=order[:wanted])
 
 
-EXACT_SPLIT = 200_000  # samples: of more, equal ones are not looked for, since that reads them all
+EXACT_SPLIT = 20_000  # samples: of more, equal ones are not looked for, since that reads them all
 
 
 def _windowed(data: CalibrationData, rng: np.random.Generator, groups_at_once: int) -> Rows:
