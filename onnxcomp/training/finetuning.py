@@ -22,6 +22,7 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.model import Model, copied
+from onnxcomp.training.engine import Engine, NoGradientError
 from onnxcomp.training.engines import chosen_engine
 from onnxcomp.training.loss.matching import Matching, open_dimensions
 from onnxcomp.training.loss.terms import LossTerm, add_loss
@@ -44,6 +45,7 @@ TRIED_SHARE, LEAST_TRIED, MOST_TRIED = 25, 20, 200  # of the steps for each rate
 WARM_UP_SHARE = 0.03
 LOOKS = 40  # at the samples held back, in a whole training
 LEAST_BETWEEN = 10  # steps
+MOST_ASKED = 64  # parts of which it is asked one by one whether a gradient reaches them
 EPOCHS = 20.0
 LEAST_STEPS, MOST_STEPS = 400, 8000  # where neither epochs nor time say it
 TIMED_STEPS = 3
@@ -94,6 +96,7 @@ class Finetuning:
     plan: TrainingPlan | None = None
     needed_bytes: int = 0
     engine: str = ""
+    unreached: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Trained:
         """Train. Raises NoGradientError, StepTooLargeError or NothingToTrainError before any work."""
@@ -119,13 +122,34 @@ class Finetuning:
         terms = [*terms, *([] if label is None else [label])]
         lossy, loss = _with_loss(student, terms)
         self._refuse_lack(lossy, stream, terms)
+        kind = self._engine_for(lossy, loss)
         names = [part.name for part in self.parts]
-        kind = chosen_engine(self.setup.engine, lossy, loss, names)
-        self.engine = kind.name
         with teacher.opened():
             yield TrainingTask(
                 kind(lossy, loss, names, threads=self.threads), self.parts, terms, teacher, stream, looked
             )
+
+    def _engine_for(self, lossy: Model, loss: str) -> type[Engine]:
+        """The engine; where none can differentiate with respect to all parts, those that no gradient reaches are left
+        out of ``parts`` and told in ``unreached``."""
+        try:
+            kind = chosen_engine(self.setup.engine, lossy, loss, [part.name for part in self.parts])
+        except NoGradientError as error:
+            alone = {part.name: self._engine_of_one(lossy, loss, part) for part in self.parts[:MOST_ASKED]}
+            able = [part for part in self.parts if alone.get(part.name) is not None]
+            if not able:
+                raise
+            self.unreached = {part.known_as: str(error) for part in self.parts if part not in able}
+            self.parts = able
+            kind = chosen_engine(self.setup.engine, lossy, loss, [part.name for part in able])
+        self.engine = kind.name
+        return kind
+
+    def _engine_of_one(self, lossy: Model, loss: str, part: TrainedPart) -> type[Engine] | None:
+        try:
+            return chosen_engine(self.setup.engine, lossy, loss, [part.name])
+        except NoGradientError:
+            return None
 
     def _terms(self, student: Model, teacher: Teacher, held: TrainingStream, inner: Sequence[str]) -> list[LossTerm]:
         chunks: list[Chunk] = []
