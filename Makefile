@@ -3,6 +3,7 @@
 #   make test    set up, run the tests
 #   make check   what must hold before a commit: lint, types, generated docs, tests
 #   make test-openvino   tests on a second execution provider, in an environment of its own
+#   make test-torch      tests of the gradient engine that needs torch, likewise (a download of 200 MB)
 #   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
 
 PYTHON ?= python3
@@ -31,6 +32,11 @@ OPENVINO_NEEDS := 'import tomllib; project = tomllib.load(open("pyproject.toml",
   needs = project["dependencies"] + [each for each in project["optional-dependencies"]["dev"] if "pytest>" in each]; \
   print(*(each for each in needs if "onnxruntime" not in each), sep="\n")'
 
+# The engine `torch` of gradients, without CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_VENV ?= .venv-torch
+TORCH_PYTHON := $(TORCH_VENV)/bin/python
+
 # The lowest Python and the lowest version of each dependency: both are read from pyproject.toml, and by uv, since
 # pip takes the newest only. Where that Python is missing it is PYTHON, and the lowest versions that have wheels for it.
 OLDEST_VENV ?= .venv-oldest
@@ -53,7 +59,7 @@ MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
 
-.PHONY: demo test test-slow test-thorough test-openvino test-oldest mutants check lint types docs docs-check clean
+.PHONY: demo test test-slow test-thorough test-openvino test-torch test-oldest mutants check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -91,6 +97,14 @@ test-openvino:
 	$(call installed,$(OPENVINO_VENV),-r $(OPENVINO_VENV)/needs.txt); \
 	$(call installed,$(OPENVINO_VENV),--no-deps --editable .); \
 	PYTHONDONTWRITEBYTECODE= $(OPENVINO_PYTHON) -m pytest tests/providers
+
+# Where torch cannot be had the tests are skipped, and say so.
+test-torch:
+	@$(PYTHON) -m venv $(TORCH_VENV)
+	@if ! { $(call installed,$(TORCH_VENV),torch --index-url $(TORCH_INDEX)); }; then \
+	  echo "tests of the engine torch skipped: torch cannot be installed here, for the reason above"; exit 0; fi; \
+	set -e; { $(call installed,$(TORCH_VENV),pytest pytest-xdist --editable '.[train]'); }; \
+	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) tests/training/torch_graph
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)

@@ -135,6 +135,6 @@ class Listener(nn.Module):
 
 NETS = {
     "LeNet": (LeNet, (1, 28, 28)), "ResNet-18 32x32": (ResNet18, (3, 32, 32)),
-    "MobileNetV2 32x32": (MobileNetV2, (3, 32, 32)), "BERT, 4 blocks": (Bert, (32,)), "bi-LSTM": (Listener, (50, 40)),
+    "MobileNetV2 32x32": (MobileNetV2, (3, 32, 32)), "BERT-4": (Bert, (32,)), "bi-LSTM": (Listener, (50, 40)),
 }  # fmt: skip
 """Class and shape of a sample by name."""

@@ -30,6 +30,7 @@ from onnxcomp.training.optimization.identity import training_identity
 from onnxcomp.training.optimization.loop import Trained
 from onnxcomp.training.optimization.optimizers import OPTIMIZERS
 from onnxcomp.training.optimization.schedules import SHAPES
+from onnxcomp.training.quantized import put_integers
 from onnxcomp.training.samples.stream import LEAST_SAMPLES
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import StepTooLargeError
@@ -47,8 +48,8 @@ class Finetune(Pass):
 
     The original is the model from before the first step that lost something, or ``--reference``; the samples are those
     of ``--train-data``, or the calibration part. What counts is the loss on samples that are held back, of which the
-    best weights are kept; the calibration part must agree that they are nearer. Needs an engine for gradients: torch
-    (the extra onnxcomp[train]) or, in any installation, ONNX Runtime by rules.
+    best weights are kept; trained on the calibration part, the divergence there must be less, too. Needs an engine for
+    gradients: torch (the extra onnxcomp[train]) or, in any installation, ONNX Runtime by rules.
 
     Levels that are trained stay as many as they were. Which level a weight has may change (straight-through, with
     learned scales as in LSQ, https://arxiv.org/abs/1902.08153), is fixed (Deep Compression's trained quantization), or
@@ -84,16 +85,18 @@ class Finetune(Pass):
         "auto",
         choices=ROUNDINGS,
         help="how weights with levels are trained: their levels alone (fixed), with levels that may be exchanged "
-        "(straight-through; blend: more and more so), by finder up or down (adaround); auto: straight-through",
+        "(straight-through; blend: more and more so), by choosing up or down (adaround); auto: straight-through, for "
+        "the coarsest blend",
     )
     biases: bool = parameter(True, help="train biases and the vectors of normalizations, too")
+    scales: bool = parameter(True, help="train the scales of quantized activations, too")
     untie: bool = parameter(False, help="give each node its own copy of a bias that several share")
     optimizer: str = parameter("adam", choices=tuple(OPTIMIZERS), help="how steps follow gradients")
     rate: float | None = parameter(
         None,
         low=1e-7,
         high=10.0,
-        help="of a step at its fastest, relative to the weights; unset: 0.01, less for large models",
+        help="of a step at its fastest, relative to the weights; unset: the best of some, by short trainings",
     )
     schedule: str = parameter("cosine", choices=tuple(SHAPES), help="how the rate falls")
     epochs: float | None = parameter(
@@ -142,7 +145,7 @@ class Finetune(Pass):
     # --- what is trained ---
 
     def _finder(self, context: Context, reference: Reference, outcome: Outcome) -> PartFinder:
-        return PartFinder(context.selects, outcome.skip, self.rounding, self.biases, reference.constant)
+        return PartFinder(context.selects, outcome.skip, self.rounding, self.biases, self.scales, reference.constant)
 
     def _tied(self, graph: Graph, context: Context) -> list[str]:
         """The vectors that several nodes read."""
@@ -178,7 +181,7 @@ class Finetune(Pass):
             outcome.skip(graph.model.name, str(error))
             return
         made = {part.name: part.form.settled(trained.arrays[part.name]) for part in parts}
-        if not self._is_nearer(graph.model, made, tied, context):
+        if not trained.loss < trained.first_loss or not self._is_nearer(graph.model, made, tied, context):
             outcome.skip(graph.model.name, NO_NEARER)
             return
         _put_in(graph, made, tied)
@@ -209,8 +212,11 @@ class Finetune(Pass):
         )  # fmt: skip
 
     def _is_nearer(self, model: Model, made: Made, tied: Sequence[str], context: Context) -> bool:
-        """Whether the trained model is nearer to the original on the calibration part; yes where nothing tells."""
-        if context.divergence is None:
+        """Whether the trained model is nearer to the original on the calibration part, where it was trained on that.
+
+        Passes before were fitted to that part, so that samples of their own, held back, tell better.
+        """
+        if context.divergence is None or _data_of(context) is not context.calibration:
             return True
         graph = open_plain(model)
         _put_in(graph, made, tied)
@@ -235,7 +241,10 @@ def _put_in(graph: Graph, made: Made, tied: Sequence[str]) -> None:
     if tied:
         untie(graph, tied)
     held = constants_by_key(graph)
+    integers = put_integers(graph, made)
     for name, (values, encoding) in made.items():
+        if name in integers:
+            continue
         if not np.array_equal(held[name].values, values):
             held[name].values = values
         graph.encodings.pop(name, None)
@@ -249,7 +258,7 @@ def _tell(parts: list[TrainedPart], made: Made, trained: Trained, work: Finetuni
     what = f"trained by {work.engine}, loss on samples held back {trained.first_loss:.3g} to {trained.loss:.3g}"
     for part in parts:
         shared = f", as one for its {part.readers} readers" if part.is_vector and part.readers > 1 else ""
-        outcome.change(part.name, what + shared, loss_before=trained.first_loss, loss_after=trained.loss)
-    outcome.settled["steps"] = work.plan.steps
+        outcome.change(part.known_as, what + shared, loss_before=trained.first_loss, loss_after=trained.loss)
+    outcome.settled |= {"steps": work.plan.steps, "rate": work.plan.rate}
     if trained.is_over:
         outcome.settled["until"] = trained.steps

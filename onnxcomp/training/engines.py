@@ -1,4 +1,4 @@
-"""PartFinder an engine: torch where it is installed, else plain ONNX Runtime, whichever can differentiate the model."""
+"""The choice of an engine: torch where it is installed, else ONNX Runtime, whichever can differentiate the model."""
 
 from __future__ import annotations
 

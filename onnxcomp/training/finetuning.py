@@ -6,6 +6,8 @@ weights -> parts; private copy + loss -> engine; samples -> a stream and some he
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +37,13 @@ from onnxcomp.training.student import TrainedPart, free_count, private_copy
 Array = NDArray[Any]
 
 SEEN_SAMPLES = 512  # of those held back: by which outputs are read
-LARGE_PARAMETERS = 10**6  # from here on the rate falls with the square root of their number
-RATE, LEAST_RATE = 1e-2, 1e-3
+LARGE_PARAMETERS = 10**6  # have the rate below; it falls with the square root of their number
+RATE, LEAST_RATE, MOST_RATE = 1e-2, 1e-3, 3e-2
+RATES_TRIED = (1.0, 0.3, 0.1, 0.03)  # of that rate
+TRIED_SHARE, LEAST_TRIED, MOST_TRIED = 25, 20, 200  # of the steps for each rate that is tried; at least, at most
 WARM_UP_SHARE = 0.03
 LOOKS = 40  # at the samples held back, in a whole training
+LEAST_BETWEEN = 10  # steps
 EPOCHS = 20.0
 LEAST_STEPS, MOST_STEPS = 400, 8000  # where neither epochs nor time say it
 TIMED_STEPS = 3
@@ -103,7 +108,7 @@ class Finetuning:
         most = self.choices.run_size or 2**31
         stream = TrainingStream(trained, self.choices.batch_size, self.seed, most)
         looked = TrainingStream(held, max(self.choices.batch_size, 256), self.seed, most)
-        student = private_copy(self.model, [part.name for part in self.parts], self.edit)
+        student = private_copy(self.model, self.parts, self.edit)
         inner = self.matching.inner_names(student, self.reference.model, self.reference.is_as_it_was)
         outputs = [each.name for each in self.reference.model.proto.graph.output]
         teacher = Teacher(self.reference.model, [*outputs, *inner], self.open_session)
@@ -146,18 +151,37 @@ class Finetuning:
     # --- how long and how fast ---
 
     def _planned(self, task: TrainingTask) -> TrainingPlan:
-        steps = self._steps(task)
-        choices = self.choices
-        return TrainingPlan(
+        steps, choices = self._steps(task), self.choices
+        plan = TrainingPlan(
             steps=steps,
-            rate=choices.rate or default_rate(free_count(self.parts)),
+            rate=0.0,
             optimizer=choices.optimizer,
             schedule=choices.schedule,
             warm_up=int(WARM_UP_SHARE * steps),
-            evaluate_every=max(1, -(-steps // LOOKS)),
+            evaluate_every=max(LEAST_BETWEEN, -(-steps // LOOKS)),
             patience=choices.patience,
             until=choices.until,
         )
+        rate = choices.rate or self._checkpoint_facts().get("rate") or self._tried_rate(task, plan)
+        return dataclasses.replace(plan, rate=float(rate))
+
+    def _tried_rate(self, task: TrainingTask, plan: TrainingPlan) -> float:
+        """The rate by which a short training gets furthest on the samples held back, tried from the highest down."""
+        steps = min(MOST_TRIED, max(LEAST_TRIED, plan.steps // TRIED_SHARE))
+        if steps >= plan.steps:
+            return default_rate(free_count(self.parts))
+        short = dataclasses.replace(
+            plan, steps=steps, warm_up=int(WARM_UP_SHARE * steps), evaluate_every=steps, patience=0, until=None
+        )
+        best, least = 0.0, math.inf
+        for share in RATES_TRIED:
+            rate = default_rate(free_count(self.parts)) * share
+            told = functools.partial(_told, self.progress, f"trying the rate {rate:.2g}")
+            found = Training(task, dataclasses.replace(short, rate=rate), told, self.is_over).run().history[-1][1]
+            if found >= least:
+                break
+            best, least = rate, found
+        return best or default_rate(free_count(self.parts))
 
     def _steps(self, task: TrainingTask) -> int:
         known = self._checkpoint_facts().get("steps") or self.choices.steps
@@ -186,7 +210,8 @@ class Finetuning:
         for step in range(TIMED_STEPS):
             task.loss_and_gradients(step, arrays, 0.0)
         step_s = (clock() - began) / TIMED_STEPS
-        return max(1, int((LOOK_SHARE * limit_s - LOOKS * look_s) / max(step_s, 1e-9)))
+        tried = len(RATES_TRIED) / TRIED_SHARE if self.choices.rate is None else 0.0
+        return max(1, int((LOOK_SHARE * limit_s - LOOKS * look_s) / (1 + tried) / max(step_s, 1e-9)))
 
     # --- on disk ---
 
@@ -205,7 +230,11 @@ class Finetuning:
 
 def default_rate(parameters: int) -> float:
     """The rate of a step, relative to the weights, for so many of them."""
-    return max(LEAST_RATE, RATE * min(1.0, math.sqrt(LARGE_PARAMETERS / max(1, parameters))))
+    return min(MOST_RATE, max(LEAST_RATE, RATE * math.sqrt(LARGE_PARAMETERS / max(1, parameters))))
+
+
+def _told(progress: Callable[[int, int, str], None], what: str, done: int, total: int, _: str) -> None:
+    progress(done, total, what)
 
 
 def _with_loss(student: Model, terms: Sequence[LossTerm]) -> tuple[Model, str]:

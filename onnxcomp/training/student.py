@@ -6,7 +6,7 @@ graph (as passes see it)  ->  parts: constant + form          model -> private c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,18 @@ from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, is_pruned
 from onnxcomp.model import Model
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding
+from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.trainable.coded import TrainedLevels, TrainedRounding
 from onnxcomp.numerics.trainable.soft_rounding import TrainedChoice
-from onnxcomp.numerics.trainable.tensor import TrainedNonzeros, TrainedTensor, TrainedUnderMask, TrainedValues, typical
+from onnxcomp.numerics.trainable.tensor import (
+    TrainedNonzeros,
+    TrainedScale,
+    TrainedTensor,
+    TrainedUnderMask,
+    TrainedValues,
+    typical,
+)
+from onnxcomp.training.quantized import activation_scales, integer_biases, integer_weights, show_floats
 
 KINDS = frozenset({"conv", "conv_transpose", "linear", "embedding", "recurrent"})
 NORMALIZATIONS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization",
@@ -34,6 +43,7 @@ ELEMENTWISE = ("Add", "Sub", "Mul", "PRelu")
 MASKED_SHARE = 0.4  # of zeros: from here on they are what makes a weight small, and stay
 MEANT_ZEROS = 0.65  # of zeros among levels: three levels have up to half of them by themselves
 LEAST_OF_WEIGHTS = 0.5  # of the typical weight: what a vector near zero is moved relative to
+FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary) values harden slowly
 SCALARS_LEVELS = 256
 
 ROUNDINGS = ("auto", "fixed", "straight-through", "blend", "adaround")
@@ -44,35 +54,69 @@ Selects = Callable[..., bool]
 
 @dataclass(frozen=True, eq=False)
 class TrainedPart:
-    """One constant that is trained: its key, how it is made, and how many nodes read it."""
+    """One constant that is trained: its name in the private copy, how it is made, and how many nodes read it.
+
+    shown: the name by which the user knows it, where that is another one: of the integers behind the floats.
+    """
 
     name: str
-    constant: Constant
     form: TrainedTensor
-    readers: int
+    readers: int = 1
     is_vector: bool = False
+    shown: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What it is called where it is told of."""
+        return self.shown or self.name
 
 
 @dataclass(frozen=True)
 class PartFinder:
     """What of a model is trained, and how. rounding: one of ``ROUNDINGS``, for weights with levels. vectors: biases
-    and the like, too. before: the values that a weight had, by its name, None where they are not known."""
+    and the like, too. scales: of quantized activations, too. before: the values that a weight had, by its name, None
+    where they are not known."""
 
     selects: Selects
     skip: Callable[[str, str], None]
     rounding: str = "auto"
     vectors: bool = True
+    scales: bool = True
     before: Callable[[str], Array | None] = lambda name: None
 
     def parts(self, graph: Graph) -> list[TrainedPart]:
         """The constants of the main graph that are trained; others that could be are skipped with the reason."""
         found = [part for weight in weights(graph) if (part := self._of_weight(weight, graph)) is not None]
+        found += self._of_integers(graph)
         if self.vectors:
-            sizes = [float(typical(part.constant.values)) for part in found]
+            sizes = [float(typical(part.form.values(part.form.start()))) for part in found]
             least = LEAST_OF_WEIGHTS * float(np.median(sizes)) if sizes else 0.0
-            taken = {part.constant for part in found}
-            found += [self._of_vector(each, least, graph) for each in self._vectors(graph) if each not in taken]
+            taken = {part.name for part in found}
+            vectors = [self._of_vector(each, least, graph) for each in self._vectors(graph)]
+            found += [each for each in vectors if each.name not in taken]
+            found += self._of_integer_biases(graph, least)
+        if self.scales:
+            found += self._of_scales(graph)
         return found
+
+    def _of_integers(self, graph: Graph) -> Iterator[TrainedPart]:
+        """Weights of small integers, as floats on their grid."""
+        for weight in integer_weights(graph):
+            if self.selects(weight.name, node_key(graph.main, weight.node)):
+                form = self._levels(weight.encoding, weight.values, None, False)
+                yield TrainedPart(weight.float_name, form, shown=weight.name)
+
+    def _of_integer_biases(self, graph: Graph, least: float) -> Iterator[TrainedPart]:
+        for bias in integer_biases(graph):
+            if self.selects(bias.name, node_key(graph.main, bias.reader)):
+                form = TrainedValues(bias.values, least=least)
+                yield TrainedPart(bias.float_name, form, is_vector=True, shown=bias.name)
+
+    def _of_scales(self, graph: Graph) -> Iterator[TrainedPart]:
+        for scale in activation_scales(graph):
+            nodes = [node_key(graph.main, node) for node, _ in scale.places]
+            if self.selects(scale.name, *nodes) and all_finite(scale.constant.values):
+                yield TrainedPart(scale.name, TrainedScale(np.asarray(scale.constant.values)))
 
     def _of_weight(self, weight: Weight, graph: Graph) -> TrainedPart | None:
         if not self.selects(weight.name, *weight.node_names) or not weight.kinds & KINDS:
@@ -82,7 +126,7 @@ class PartFinder:
         if form is None:
             self.skip(weight.name, reason or "its encoding does not make its values")
             return None
-        return TrainedPart(weight.name, weight.tensor, form, len(weight.roles))
+        return TrainedPart(weight.name, form, len(weight.roles))
 
     def _obstacle(self, weight: Weight, graph: Graph) -> str | None:
         if weight.scope is not graph.main:
@@ -116,12 +160,13 @@ class PartFinder:
             return TrainedLevels(encoding, values)
         if self.rounding == "adaround":
             return TrainedChoice(encoding, values, before)
-        softness = BLENDED if self.rounding == "blend" else 0.0
+        is_far = before is not None and relative_error(before, values) > FAR
+        softness = BLENDED if self.rounding == "blend" or (self.rounding == "auto" and is_far) else 0.0
         return TrainedRounding(encoding, values, before, softness)
 
     def _of_vector(self, constant: Constant, least: float, graph: Graph) -> TrainedPart:
         form = TrainedValues(np.asarray(constant.values), least=least)
-        return TrainedPart(graph.main.key(constant.name), constant, form, len(constant.outputs), is_vector=True)
+        return TrainedPart(graph.main.key(constant.name), form, len(constant.outputs), is_vector=True)
 
     def _vectors(self, graph: Graph) -> Iterator[Constant]:
         """Constants that are added to channels, or that these are multiplied with."""
@@ -168,13 +213,16 @@ def _is_vector(tensor: Any, graph: Graph) -> bool:
     return tensor.size > 1 and max(tensor.shape, default=0) == tensor.size and graph.scope_of(tensor) is graph.main
 
 
-def private_copy(model: Model, names: Iterable[str], edit: Callable[[Graph], None] | None = None) -> Model:
-    """The model with nothing stored behind decoders, and the named constants as initializers of the main graph."""
+def private_copy(
+    model: Model, parts: Sequence[TrainedPart], edit: Callable[[Graph], Any] | None = None
+) -> Model:
+    """The model with nothing stored behind decoders, and the parts as float initializers of the main graph."""
     graph = open_plain(model)
     graph.stored = None
     if edit is not None:
         edit(graph)
-    wanted = set(names)
+    wanted = {each.name for each in parts}
+    show_floats(graph, wanted)
     for constant in graph.main.constants:
         if graph.main.key(constant.name) in wanted:
             constant.as_node = False

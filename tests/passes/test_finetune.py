@@ -231,7 +231,7 @@ def test_an_inner_tensor_can_be_matched() -> None:
     for options in ({"inner": 0.0}, {"inner": 10.0, "inner_tensors": "h"}):
         after, _ = trained(before, **options)
         off.append(np.square(hidden(after) - hidden(ORIGINAL)).mean())
-    assert off[1] < 0.8 * off[0]
+    assert off[1] < 0.9 * off[0]
 
 
 def hidden(model: Model) -> np.ndarray:
@@ -286,8 +286,8 @@ def test_weights_behind_decoders_are_trained_and_stored_again() -> None:
 
 def test_steps_are_settled_so_that_they_can_be_done_again() -> None:
     before = pruned()
-    once, outcome = trained(before, steps=None, epochs=3.0)
-    assert outcome.settled == {"steps": 12}
+    once, outcome = trained(before, steps=None, rate=None, epochs=30.0)
+    assert outcome.settled["steps"] == 120 and 1e-4 < outcome.settled["rate"] < 0.1
     again, _ = trained(before, **outcome.settled)
     assert once.to_bytes() == again.to_bytes()
 

@@ -166,8 +166,11 @@ class TrainedRounding(TrainedTensor):
         return np.minimum(first, last), np.maximum(first, last)
 
     def _first_shadow(self) -> Array:
-        """The values, moved towards those from before as far as the codes stay what they are."""
+        """The values, moved towards those from before as far as the codes stay what they are; where these harden
+        slowly, those from before themselves."""
         values = np.array(self.initial, np.float32)
+        if self.towards is not None and self.softness > 0:
+            return np.array(self.towards, np.float32)
         if self.towards is None or self.encoding.level_count > 256 or self._reach(self.encoding)[0] is None:
             return values
         codes = self.encoding.nearest(self.initial).astype(np.int64)

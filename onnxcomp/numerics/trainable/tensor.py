@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from onnxcomp.numerics.encodings.encoding import Encoding
 
+LEAST_OF_SCALE = 0.05  # of what it was
+
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -160,6 +162,31 @@ class TrainedUnderMask(TrainedTensor):
         found, encoding = self.inner.settled(arrays)
         values = np.where(self.initial != 0, found, self.initial.astype(found.dtype))
         return values, encoding if encoding is not None and encoding.encode(values) is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedScale(TrainedTensor):
+    """A positive number, or several: steps are relative to each, and none may get as small as nothing."""
+
+    initial: Array
+
+    def start(self) -> dict[str, Array]:
+        return {"scale": np.array(self.initial, np.float32)}
+
+    def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
+        return arrays["scale"]
+
+    def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
+        return {"scale": adjoint}
+
+    def units(self) -> dict[str, Array]:
+        return {"scale": np.maximum(np.abs(self.initial).astype(np.float32), np.finfo(np.float32).tiny)}
+
+    def limited(self, arrays: Arrays) -> dict[str, Array]:
+        return {"scale": np.maximum(arrays["scale"], LEAST_OF_SCALE * np.abs(self.initial)).astype(np.float32)}
+
+    def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
+        return arrays["scale"].astype(self.initial.dtype), None
 
 
 def typical(values: Array) -> Array:

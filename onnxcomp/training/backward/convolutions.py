@@ -100,7 +100,9 @@ def kernel_gradient(at: At, data: Value, adjoint: Value, places: Value, window: 
         axes = [0, *range(2, 2 + len(window.kernel))]
         sums = [(_seen_by(at, data, each, places, window) * adjoint).sum(axes) for each in offsets]
         return at.op("Concat", *(each.unsqueeze([1]) for each in sums), axis=1)
-    is_small = group == 1 and _is_small(at, outer * inner * len(offsets), outer + inner, places)
+    is_small = group == 1 and _is_small(
+        outer * inner * len(offsets), outer + inner, at.write.sizes(places, 2, 2 + len(window.kernel))
+    )
     first = [0, 1] if is_small else [1, 0]
     order = [*first, *range(2, 2 + len(window.kernel))]
     seen, rows = data.transpose(order), adjoint.transpose(order)
@@ -134,9 +136,9 @@ def _channels(kernel: Value) -> tuple[int, int]:
     return (shape[0], shape[1]) if shape else (0, 0)
 
 
-def _is_small(at: At, size: int, channels: int, places: Value) -> bool:
+def _is_small(size: int, channels: int, places: Value) -> bool:
     """Whether a kernel for each sample, to be summed, takes less than turning data and adjoint round."""
-    spatial = ints(at.write.sizes(places, 2, at.rank(places)).tensor)
+    spatial = ints(places.tensor)
     return spatial is not None and 0 < size < channels * math.prod(spatial)
 
 
@@ -235,7 +237,7 @@ def conv(at: At) -> Adjoints:
     if not at.wanted[1]:
         return by_x, None, by_bias
     by_kernel = kernel_gradient(at, padded(x, window), at.dy, at.y, window, group)
-    return by_x, by_kernel.reshape(at.shape(kernel)), by_bias
+    return by_x, by_kernel.shaped(at.shape(kernel)), by_bias
 
 
 @rule("ConvTranspose")
@@ -247,7 +249,7 @@ def conv_transpose(at: At) -> Adjoints:
     wide = padded(at.dy, window)
     kept = at.op("Conv", wide, kernel, strides=list(window.strides), dilations=list(window.dilations), group=group)
     by_x = kept.slice([0] * count, at.write.sizes(x, 2, 2 + count), list(range(2, 2 + count)))
-    by_kernel = kernel_gradient(at, wide, x, x, window, group).reshape(at.shape(kernel))
+    by_kernel = kernel_gradient(at, wide, x, x, window, group).shaped(at.shape(kernel))
     return by_x, by_kernel, at.dy.sum([0, *range(2, 2 + count)])
 
 

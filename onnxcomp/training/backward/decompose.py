@@ -7,15 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx.inliner
 from onnx import GraphProto, NodeProto, defs, helper
 
-from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
+from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, inner_graphs
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, subgraphs_of
 from onnxcomp.model import Model, copied
 from onnxcomp.operators import MICROSOFT
 from onnxcomp.training.backward.families import RULES
@@ -45,25 +45,33 @@ def decomposed(model: Model, nodes_of: Callable[[Graph, Shapes], Iterable[Node]]
     for _ in range(ROUNDS):
         graph = open_graph(model)
         shapes = infer_shapes(graph, computed=True)
-        left = [node for node in nodes_of(graph, shapes) if (domain_of(node), node.op) not in RULES]
-        composed = [node for node in left if _compose(graph, shapes, node)]
+        homes = {node: scope for scope, node in graph.nodes()}
+        every = [each for node in nodes_of(graph, shapes) for each in (node, *_inside(node))]
+        left = [node for node in every if (domain_of(node), node.op) not in RULES]
+        composed = [node for node in left if _compose(Writer(graph, shapes, homes[node]), node)]
         defined = {(domain_of(node), node.op) for node in left if node not in composed and _is_defined(node, graph)}
         if not composed and not defined:
             return model
         model = close_graph(graph)
-        if defined:
-            model = _inlined(model, defined, shapes, graph)
+        inlined = _inlined(model, defined, shapes, graph) if defined else None
+        if inlined is None and not composed:
+            return model
+        model = inlined or model
     return model
 
 
-def _inlined(model: Model, defined: Collection[tuple[str, str]], shapes: Shapes, graph: Graph) -> Model:
-    """The model with ONNX's definitions in the place of these operators."""
+def _inlined(model: Model, defined: Collection[tuple[str, str]], shapes: Shapes, graph: Graph) -> Model | None:
+    """The model with ONNX's definitions in the place of these operators; None where the inliner has no way."""
     proto = copied(model.proto)
     _state_types(proto.graph, shapes, graph)
-    for node in proto.graph.node:
-        if (domain_of(node), node.op_type) in defined:
-            _state_defaults(node, graph.opset)
-    made = onnx.inliner.inline_selected_functions(proto, sorted(defined), False, True)
+    for body in (proto.graph, *inner_graphs(proto.graph)):
+        for node in body.node:
+            if (domain_of(node), node.op_type) in defined:
+                _state_defaults(node, graph.opset)
+    try:
+        made = onnx.inliner.inline_selected_functions(proto, sorted(defined), False, True)
+    except RuntimeError:  # of a type that it does not know, as that of an input left out
+        return None
     del made.graph.value_info[:]
     return model.with_proto(made)
 
@@ -96,18 +104,26 @@ def _is_defined(node: Node, graph: Graph) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _compose(graph: Graph, shapes: Shapes, node: Node) -> bool:
+def _inside(node: Node) -> Iterator[Node]:
+    """The nodes of a node's bodies, at any depth."""
+    for body in subgraphs_of(node):
+        for inner in body.nodes:
+            yield inner
+            yield from _inside(inner)
+
+
+def _compose(write: Writer, node: Node) -> bool:
     """Put what a node is made of in its place; whether that is known."""
     compose = COMPOSITIONS.get((domain_of(node), node.op))
     if compose is None:
         return False
     try:
-        made = compose(At(Writer(graph, shapes), node, [], []))
+        made = compose(At(write, node))
     except NoRuleError:
         return False
     outputs = list(node.outputs)
-    graph.remove_node(graph.main, node)
+    write.graph.remove_node(write.scope, node)
     for output, value in zip(outputs, made, strict=False):
         if output.name:
-            graph.node(graph.main, "Identity", [value.tensor], [output])
+            write.graph.node(write.scope, "Identity", [value.tensor], [output])
     return True

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from onnxcomp.graph.ir.query import constant_value
+from onnxcomp.graph.ir.query import constant_value, trains
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import FLOATS
 
@@ -79,7 +79,7 @@ def where(at: At) -> Adjoints:
 
 @rule("Identity", "Dropout")
 def identity(at: At) -> Adjoints:
-    if at.node.op == "Dropout" and at.input(2) is not None:
+    if at.node.op == "Dropout" and trains(at.node):
         raise NoRuleError("it may be in training mode")
     return at.dy
 
@@ -92,7 +92,7 @@ def cast(at: At) -> Adjoints:
     return at.dy.cast(at.x.data_type) if at.x.data_type in FLOATS else at.dy
 
 
-@rule("Floor", "Ceil", "Round", "Sign")
+@rule("Floor", "Ceil", "Round", "Sign", "Hardmax")
 def steps(at: At) -> Adjoints:
     return ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxcomp.training.backward import (
     activations,
+    control_flow,
     convolutions,
     elementwise,
     moving,
@@ -19,6 +20,7 @@ from onnxcomp.training.backward.rules import RULES
 __all__ = [
     "RULES",
     "activations",
+    "control_flow",
     "convolutions",
     "elementwise",
     "moving",

@@ -12,7 +12,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxcomp.graph.ir.query import ints
-from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
+from onnxcomp.training.backward.rules import ANY, Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import INT64, Value
 
 INT32 = int(TensorProto.INT32)
@@ -22,7 +22,7 @@ def positions(at: At, *, element: int = INT64) -> Value:
     """The numbers of the first input's elements, in its shape."""
     size = at.op("Size", at.x)
     flat = at.op("Range", at.write.alike(0, size), size, at.write.alike(1, size))
-    return flat.cast(element).reshape(at.shape(at.x))
+    return flat.cast(element).shaped(at.shape(at.x))
 
 
 def moved(at: At, *, element: int = INT64) -> Value:
@@ -35,7 +35,7 @@ def put_back(at: At, places: Value, adjoint: Value, *, reduction: str = "add") -
     """Adjoints at places of the first input, counted over all of its elements, and zeros elsewhere."""
     zeros = at.write.zeros(at.op("Size", at.x).reshape([1]), adjoint.data_type)
     flat = at.op("ScatterElements", zeros, places.reshape([-1]), adjoint.reshape([-1]), axis=0, reduction=reduction)
-    return flat.reshape(at.shape(at.x))
+    return flat.shaped(at.shape(at.x))
 
 
 @rule("GatherND", "Compress", "ReverseSequence")
@@ -45,7 +45,7 @@ def by_positions(at: At) -> Adjoints:
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(at: At) -> Adjoints:
-    return at.dy.reshape(at.shape(at.x))
+    return at.dy.shaped(at.shape(at.x))
 
 
 @rule("Transpose")
@@ -63,7 +63,7 @@ def concat(at: At) -> Adjoints:
     return at.write.ops("Split", at.dy, sizes, outputs=len(at.inputs), attrs={"axis": axis})
 
 
-@rule("Split")
+@rule("Split", outputs=ANY)
 def split(at: At) -> Adjoints:
     parts = [
         at.write.zeros(at.shape(at.write.value(out)), at.filled.data_type) if adjoint is None else adjoint
@@ -110,7 +110,7 @@ def pad(at: At) -> Adjoints:
     cut = at.op("Pad", at.dy, -pads, None, axes)
     if len(at.wanted) < 3 or not at.wanted[2]:
         return cut
-    return cut, None, (at.dy.sum() - cut.sum()).reshape(at.shape(at.needs(2)))
+    return cut, None, (at.dy.sum() - cut.sum()).shaped(at.shape(at.needs(2)))
 
 
 @rule("Expand", broadcasts=True)
@@ -172,12 +172,13 @@ def depth_to_space(at: At) -> Adjoints:
     height, width = at.write.pieces(sizes, 2)
     parts = at.dy.reshape(at.write.joined([[0, -1], height, [block], width, [block]]))
     order = [0, 3, 5, 1, 2, 4] if at.attr("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
-    return parts.transpose(order).reshape(at.shape(at.x))
+    return parts.transpose(order).shaped(at.shape(at.x))
 
 
 @rule("SpaceToDepth")
 def space_to_depth(at: At) -> Adjoints:
-    return at.op("DepthToSpace", at.dy, blocksize=int(at.attr("blocksize")))
+    mode = at.attr("mode", "DCR")
+    return at.op("DepthToSpace", at.dy, blocksize=int(at.attr("blocksize")), mode=mode)
 
 
 @rule("Trilu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxcomp.graph.ir.query import trains
 from onnxcomp.training.backward.rules import Adjoints, At, NoRuleError, rule
 from onnxcomp.training.backward.values import FLOAT, SHORT, Value
 
@@ -9,7 +10,7 @@ from onnxcomp.training.backward.values import FLOAT, SHORT, Value
 @rule("BatchNormalization")
 def batch_normalization(at: At) -> Adjoints:
     """y = (x - mean) * scale / sqrt(variance + epsilon) + bias, as it infers."""
-    if at.attr("training_mode", 0) or len(at.node.outputs) > 1:
+    if trains(at.node):
         raise NoRuleError("it is in training mode")
     x, scale, _, mean, variance = at.inputs
     others = [0, *range(2, at.rank(x))]
@@ -28,18 +29,31 @@ def batch_normalization(at: At) -> Adjoints:
     )
 
 
-@rule("LayerNormalization")
+@rule("LayerNormalization", outputs=3)
 def layer_normalization(at: At) -> Adjoints:
-    """y = n * scale + bias, n the input less its mean over its deviation, over the axes from ``axis`` on."""
+    """y = n * scale + bias, n the input less its mean over its deviation, over the axes from ``axis`` on.
+
+    The mean and one over the deviation are outputs, too: 1 / count and -n / deviation^2 / count are their slopes.
+    """
     x, scale, bias = at.needs(0), at.needs(1), at.input(2)
     axis = int(at.attr("axis", -1))
     axes = list(range(axis, 0 if axis < 0 else at.rank(x)))
     kind = int(at.attr("stash_type", FLOAT)) if x.data_type in SHORT else x.data_type
     mean, inverse = (at.output(index, kind).cast(x.data_type) for index in (1, 2))
     normal = (x - mean) * inverse
-    by_scale = at.reduced(at.dy * normal, x, scale)
-    by_bias = None if bias is None else at.reduced(at.dy, x, bias)
-    return through_normal(at.dy * scale, normal, inverse, axes), by_scale, by_bias
+    by_x, by_mean, by_inverse = (*at.adjoints, None, None)[:3]
+    made: list[Value] = []
+    by_scale = by_bias = None
+    if by_x is not None:
+        by_scale = at.reduced(by_x * normal, x, scale)
+        by_bias = None if bias is None else at.reduced(by_x, x, bias)
+        made.append(through_normal(by_x * scale, normal, inverse, axes))
+    share = at.op("Size", mean).cast(x.data_type) / at.op("Size", x).cast(x.data_type)
+    if by_mean is not None:
+        made.append((by_mean.cast(x.data_type) * share).expand(at.shape(x)))
+    if by_inverse is not None:
+        made.append(-(by_inverse.cast(x.data_type) * share * inverse * inverse) * normal)
+    return at.op("Sum", *made), by_scale, by_bias
 
 
 def through_normal(adjoint: Value, normal: Value, inverse: Value, axes: list[int]) -> Value:

@@ -26,13 +26,26 @@ def max_pool(at: At) -> Adjoints:
 
 @rule("AveragePool")
 def average_pool(at: At) -> Adjoints:
-    """Each window's adjoint is spread over its elements: a convolution turned round, one channel at a time."""
+    """Each window's adjoint is spread over its elements."""
     window = window_of(at, at.attr("kernel_shape"), at.x)
-    count = len(window.kernel)
-    share = at.dy * _one_over_counts(at, window)
+    return spread_over(at, at.dy * _one_over_counts(at, window), window)
+
+
+@rule("LpPool")
+def lp_pool(at: At) -> Adjoints:
+    """y = (sum of |x|^p)^(1/p) over each window; zero has no direction."""
+    window, power = window_of(at, at.attr("kernel_shape"), at.x), float(at.attr("p", 2))
+    outer = (at.dy / at.op("Pow", at.y, power - 1.0)).where(at.y > 0.0)
+    size = at.op("Abs", at.x)
+    return at.op("Sign", at.x) * at.op("Pow", size, power - 1.0) * spread_over(at, outer, window)
+
+
+def spread_over(at: At, adjoint: Value, window: Window) -> Value:
+    """For each element the sum of the adjoints of the windows that it is in: a convolution turned round, channel by
+    channel."""
     ones = at.write.constant(np.ones((1, 1, *window.kernel), _dtype(at)))
-    single = share.reshape(at.write.joined([[-1, 1], at.write.sizes(at.y, 2, 2 + count)]))
-    return input_gradient(at, single, ones, window, 1, at.x, at.y).reshape(at.shape(at.x))
+    single = adjoint.reshape(at.write.joined([[-1, 1], at.write.sizes(at.y, 2, 2 + len(window.kernel))]))
+    return input_gradient(at, single, ones, window, 1, at.x, at.y).shaped(at.shape(at.x))
 
 
 def _one_over_counts(at: At, window: Window) -> Value:

@@ -11,16 +11,17 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.nodes import Constant, Node, Variable
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.ir.writer import ordered
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.model import Model
-from onnxcomp.training.backward import fused
+from onnxcomp.training.backward import fused, recurrent
 from onnxcomp.training.backward.decompose import decomposed
-from onnxcomp.training.backward.differentiate import between, differentiate
+from onnxcomp.training.backward.differentiate import differentiate
+from onnxcomp.training.backward.sweep import between
 
 OPSET = 18  # from which on all reductions take their axes as an input, and elements can be scattered and added
 
-assert fused  # registers what it knows
+assert fused  # these register what operators are made of
+assert recurrent
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,20 @@ class Step:
 def step_of(model: Model, loss: str, parameters: Sequence[str]) -> Step:
     """The graph of a step. Raises ParameterError where the loss or a parameter is no such thing in the model."""
     graph = open_graph(written_out(model))
+    if graph.opset < 1:
+        graph.opset_imports[""] = OPSET
     reason = raise_opset(graph, OPSET)
     if reason is not None:
-        return Step(model, reasons={reason.split(" ", 1)[0]: reason})
+        named = reason.split(" ", 1)[0]
+        is_operator = any(node.op == named for _, node in graph.nodes())
+        return Step(model, reasons={named if is_operator else "opset": reason})
     for name in parameters:
         free(graph, name)
 
     def on_the_way(each: Graph, shapes: Shapes) -> Sequence[Node]:
-        return between(each, shapes, _output(each, loss), _inputs(each, parameters).values()).nodes
+        return between(each.main.graph.nodes, shapes, [_output(each, loss)], _inputs(each, parameters).values()).nodes
 
     graph = open_graph(decomposed(close_graph(graph), on_the_way))
-    graph.main.graph.nodes = list(ordered(graph.main.graph.nodes))
     output, tensors = _output(graph, loss), _inputs(graph, parameters)
     made = differentiate(graph, infer_shapes(graph, computed=True), output, list(tensors.values()))
     if made.reasons:

@@ -67,7 +67,7 @@ def _by_matrix(at: At, a: Value, b: Value, dy: Value) -> tuple[Value, Value]:
         return at.op("Gemm", dy, b, transB=1), at.op("Gemm", a, dy, transA=1)
     inner, outer = at.write.size(b, 0), at.write.size(b, 1)
     rows, flat = a.reshape(at.write.joined([[-1], inner])), dy.reshape(at.write.joined([[-1], outer]))
-    by_a = at.op("Gemm", flat, b, transB=1).reshape(at.shape(a))
+    by_a = at.op("Gemm", flat, b, transB=1).shaped(at.shape(a))
     return by_a, at.op("Gemm", rows, flat, transA=1)
 
 

@@ -4,13 +4,13 @@
     def tanh(at: At) -> Value:
         return at.dy * (1.0 - at.y * at.y)
 
-A rule gives one adjoint for each input, None for those that have none; fewer where the others have none. It may write
-more than is asked for: what nothing reads is not kept.
+A rule gives one adjoint for each input, None for those that have none; fewer where the others have none. That of a node
+with a body gives them by tensor. It may write more than is asked for: what nothing reads is not kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxcomp.graph.ir.query import given
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.training.backward.values import Operand, Value, Writer
 
-Adjoints = Value | Sequence[Value | None]
+Adjoints = Value | Sequence[Value | None] | Mapping[Any, Value]
 Derive = Callable[["At"], Adjoints]
 
 
@@ -36,23 +36,27 @@ class Rule:
     """An operator's derivative.
 
     broadcasts: the inputs are broadcast against each other, and what the rule gives has the output's shape.
+    outputs: how many of the outputs it knows adjoints of; the loss may not depend on others.
     """
 
     derive: Derive
     broadcasts: bool
+    outputs: int
 
+
+ANY = 1 << 30  # as many outputs as there are
 
 RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str, broadcasts: bool = False, domain: str = "") -> Callable[[Derive], Derive]:
+def rule(*ops: str, broadcasts: bool = False, outputs: int = 1, domain: str = "") -> Callable[[Derive], Derive]:
     """Register the derivative of operators."""
 
     def register(derive: Derive) -> Derive:
         for op in ops:
             if (domain, op) in RULES:
                 raise ValueError(f"{op} has two rules")
-            RULES[domain, op] = Rule(derive, broadcasts)
+            RULES[domain, op] = Rule(derive, broadcasts, outputs)
         return derive
 
     return register
@@ -68,13 +72,18 @@ class At:
     """One node, where its rule is applied.
 
     adjoints: d loss / d output, of the output's shape, for each output; None where the loss does not depend on it.
-    wanted: for each input, whether its adjoint is asked for.
+    active: the tensors whose adjoints are asked for, among others.
     """
 
     write: Writer
     node: Node
-    adjoints: Sequence[Value | None]
-    wanted: Sequence[bool]
+    adjoints: Sequence[Value | None] = ()
+    active: Set[Any] = frozenset()
+
+    @property
+    def wanted(self) -> list[bool]:
+        """For each input, whether its adjoint is asked for."""
+        return [each in self.active for each in self.node.inputs]
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""
@@ -183,4 +192,4 @@ def unbroadcast_at_run_time(write: Writer, adjoint: Value, like: Value, to: Valu
     ones = write.constant(np.ones(1, np.int64)).expand(lead)
     axes = write.op("NonZero", write.joined([ones, shape]).equals(1)).reshape([-1])
     summed = write.op("ReduceSum", adjoint, axes, keepdims=1, noop_with_empty_axes=1)
-    return summed.reshape(shape)
+    return summed.shaped(shape)

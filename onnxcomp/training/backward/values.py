@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Constant, Variable
-from onnxcomp.graph.ir.reader import Graph
+from onnxcomp.graph.ir.reader import Graph, Scope
 
 Array = NDArray[Any]
 INT64 = int(TensorProto.INT64)
@@ -110,6 +110,10 @@ class Value:
         """The same elements in another shape."""
         return self.write.op("Reshape", self, shape)
 
+    def shaped(self, shape: Value) -> Value:
+        """The same elements in the very shape of a tensor, whose zeros are zeros."""
+        return self.write.op("Reshape", self, shape, allowzero=1)
+
     def transpose(self, perm: Sequence[int]) -> Value:
         """The axes in another order."""
         return self if list(perm) == sorted(perm) else self.write.op("Transpose", self, perm=list(perm))
@@ -139,14 +143,15 @@ Operand = Value | float | int | Sequence[int] | Array
 
 
 class Writer:
-    """Puts nodes into the main graph.
+    """Puts nodes into one scope: the main graph, if no other is named.
 
     shapes: what is known of the tensors that were there before.
     """
 
-    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+    def __init__(self, graph: Graph, shapes: Shapes, scope: Scope | None = None) -> None:
         self.graph = graph
         self.shapes = shapes
+        self.scope = scope or graph.main
         self._written: dict[Any, tuple[Value, ...]] = {}
         self._constants: dict[Any, Value] = {}
 
@@ -179,7 +184,7 @@ class Writer:
             if type is None:
                 type = BOOL if op in BOOLEAN_OPS else INT64 if op in INTEGER_OPS else first.data_type
             made = [self.graph.variable(f"backward_{op}") for _ in range(outputs)]
-            self.graph.node(self.graph.main, op, tensors, made, attrs=attrs, domain=domain)
+            self.graph.node(self.scope, op, tensors, made, attrs=attrs, domain=domain)
             self._written[key] = tuple(Value(self, each, type) for each in made)
         return self._written[key]
 
@@ -195,7 +200,7 @@ class Writer:
         """A constant of the graph, each once."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            made = self.graph.constant(self.graph.main, "backward_constant", values)
+            made = self.graph.constant(self.scope, "backward_constant", values)
             self._constants[key] = Value(self, made, helper.np_dtype_to_tensor_dtype(values.dtype))
         return self._constants[key]
 

@@ -1,6 +1,6 @@
 """Which tensors of a student are held against which of the teacher's, and by what loss: by what the teacher gives.
 
-    class scores       KL, taken before the Softmax where the model ends in one
+    class scores       KL, taken before the Softmax where the model ends in one; of unsure ones squared error, too
     chances            KL of each element
     embeddings         cosine and squared error
     anything else      squared error in units of its spread, along the axis of its channels
@@ -33,6 +33,7 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SOFT_SHARE = 0.1  # of the largest entropy that there can be: what a temperature should leave of it
 LEAST_ENTROPY = 0.05  # nats: a more confident teacher's classes count no more for it
 LEAST_SPREAD = 1e-3  # of the whole tensor's: a channel that hardly varies counts no more than this
+BESIDE_CLASSES = 0.5  # the weight of logits as values, which softmax does not see and verification looks at, too
 LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOST_INNER = 8
 BY_SAMPLES = 0  # the axis of samples
@@ -106,12 +107,16 @@ class Matching:
             yield VectorTerm(name, name, 1.0, blocks[0].ndim, blocks[0].dtype)
         elif self.loss == "mse":
             yield _value_term(name, blocks, 1.0, _axis_of(read))
-        elif read.has_classes or (self.loss == "kl" and blocks[0].ndim > 1):
+        elif (read.has_classes and read.kind == "classes") or (self.loss == "kl" and blocks[0].ndim > 1):
             yield self._class_term(name, blocks, read, student)
+            if read.form == "logits":
+                yield _value_term(name, blocks, BESIDE_CLASSES, _axis_of(read))
         elif read.form == "each" and read.kind == "probabilities":
             yield ChanceTerm(name, name, 1 / max(read.entropy, LEAST_ENTROPY), blocks[0].ndim, blocks[0].dtype)
         else:
             yield _value_term(name, blocks, 1.0, _axis_of(read))
+            if read.has_classes:  # unsure scores are read as classes and as values
+                yield self._class_term(name, blocks, read, student)
             if read.kind == "embedding":
                 yield VectorTerm(name, name, 1.0, blocks[0].ndim, blocks[0].dtype)
 

@@ -147,6 +147,7 @@ class Training:
         facts = {
             "step": state.step,
             "steps": self.plan.steps,
+            "rate": self.plan.rate,
             "count": state.optimizer.count,
             "best_loss": state.best_loss,
             "first_loss": state.first_loss,

@@ -13,8 +13,9 @@ import torch
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from onnxcomp.training.torch_graph.foreign import foreign_rule
-from onnxcomp.training.torch_graph.program import NOTHING, REFUSALS, Frame, Program, Step, finished
-from onnxcomp.training.torch_graph.rule import Call, Draws, Rule, plain_domain
+from onnxcomp.training.torch_graph.fusing import ChainFuser
+from onnxcomp.training.torch_graph.program import NOTHING, REFUSALS, Frame, NodeStep, Program, finished
+from onnxcomp.training.torch_graph.rule import Call, Draws, TorchRule, plain_domain
 from onnxcomp.training.torch_graph.rule_table import RULES
 from onnxcomp.training.torch_graph.values import to_torch
 
@@ -35,13 +36,13 @@ class Around:
     device: str
     draws: Draws
     kinds: Mapping[str, int]
-    expand: Callable[[NodeProto, int], Rule | None]
+    expand: Callable[[NodeProto, int], TorchRule | None]
 
 
-class Scope:
+class NamePlaces:
     """The names of one graph, with the scopes around it."""
 
-    def __init__(self, outer: Scope | None = None) -> None:
+    def __init__(self, outer: NamePlaces | None = None) -> None:
         self.places: dict[str, int] = {"": NOTHING}
         self.start: Frame = [None]
         self.constant: set[int] = {NOTHING}
@@ -81,11 +82,11 @@ def compile_graph(
     opsets: Mapping[str, int],
     around: Around,
     *,
-    outer: Scope | None = None,
+    outer: NamePlaces | None = None,
     free: Collection[str] = (),
-) -> tuple[Program, Scope]:
+) -> tuple[Program, NamePlaces]:
     """The program of a graph and where its names are; ``free``: initializers that come anew with every run."""
-    scope = Scope(outer)
+    scope = NamePlaces(outer)
     inputs = [each.name for each in graph.input]
     for tensor in graph.initializer:
         value = None if tensor.name in free else kept(around.read(tensor), around)
@@ -95,12 +96,13 @@ def compile_graph(
     given = tuple(scope.places[name] if name in scope.places else scope.define(name) for name in inputs)
     steps = _steps(graph.node, opsets, around, scope)
     results = tuple(scope.place(each.name) for each in graph.output)
+    steps = ChainFuser(steps, scope.start, scope.constant, results).fused()
     return finished(Program(steps, scope.start, given, results, tuple(scope.captured))), scope
 
 
 def compile_function(function: FunctionProto, call: Call, around: Around) -> Program:
     """The program of a function's body as a node calls it: with the node's attributes for those that it refers to."""
-    scope = Scope()
+    scope = NamePlaces()
     given = tuple(scope.define(each) for each in function.input)
     stated = {each.name: each for each in (*function.attribute_proto, *call.node.attribute)}
     opsets = {plain_domain(each.domain): each.version for each in function.opset_import} or {"": call.opset}
@@ -109,7 +111,7 @@ def compile_function(function: FunctionProto, call: Call, around: Around) -> Pro
     return finished(Program(steps, scope.start, given, results))
 
 
-def _steps(nodes: Iterable[NodeProto], opsets: Mapping[str, int], around: Around, scope: Scope) -> list[Step]:
+def _steps(nodes: Iterable[NodeProto], opsets: Mapping[str, int], around: Around, scope: NamePlaces) -> list[NodeStep]:
     """The nodes as steps, those of constants computed at once and left out."""
     steps = []
     for node in nodes:
@@ -119,7 +121,7 @@ def _steps(nodes: Iterable[NodeProto], opsets: Mapping[str, int], around: Around
     return steps
 
 
-def _step(node: NodeProto, opsets: Mapping[str, int], around: Around, scope: Scope) -> Step:
+def _step(node: NodeProto, opsets: Mapping[str, int], around: Around, scope: NamePlaces) -> NodeStep:
     domain = plain_domain(node.domain)
     graphs = {each.name: each.g for each in node.attribute if each.HasField("g")}
     opset = opsets.get(domain, 1)
@@ -131,16 +133,16 @@ def _step(node: NodeProto, opsets: Mapping[str, int], around: Around, scope: Sco
         tuple(around.kinds.get(each, 0) for each in node.output),
     )  # fmt: skip
     outputs = tuple(scope.define(each) for each in node.output)
-    return Step(call, rule_of(node, opset, around), inputs, outputs, bodies)
+    return NodeStep(call, rule_of(node, opset, around), inputs, outputs, bodies)
 
 
-def rule_of(node: NodeProto, opset: int, around: Around) -> Rule:
+def rule_of(node: NodeProto, opset: int, around: Around) -> TorchRule:
     """The operator's own rule, that of its definition by other operators, or ONNX Runtime's."""
     domain = plain_domain(node.domain)
     return RULES.get((domain, node.op_type)) or around.expand(node, opset) or foreign_rule(node)
 
 
-def _seed(node: NodeProto, scope: Scope) -> int:
+def _seed(node: NodeProto, scope: NamePlaces) -> int:
     """The node's seed: what its attribute says, or its place."""
     stated = next((each for each in node.attribute if each.name == "seed"), None)
     if stated is None:
@@ -148,7 +150,7 @@ def _seed(node: NodeProto, scope: Scope) -> int:
     return int(stated.i if stated.type == AttributeProto.INT else stated.f)
 
 
-def _folded(step: Step, scope: Scope) -> bool:
+def _folded(step: NodeStep, scope: NamePlaces) -> bool:
     """Whether the step's values are constants; they are put in their places then."""
     if step.rule.is_random or not scope.constant.issuperset(step.reads()):
         return False

@@ -34,6 +34,9 @@ class Executor:
         proto = written_out(model).proto
         self.device = device
         self._threads = threads
+        unknown = set(free) - {each.name for each in proto.graph.initializer}
+        if unknown:
+            raise NodeError(f"{min(unknown)!r} is no initializer of the main graph")
         self._draws = Draws(device)
         around = Around(model.read, device, self._draws, _kinds(proto), lambda node, opset: None)
         around = Around(
@@ -41,7 +44,7 @@ class Executor:
         )
         opsets = {plain_domain(each.domain): each.version for each in proto.opset_import}
         with self.settings():
-            self._program, scope = compile_graph(proto.graph, opsets, around, free=free)
+            self.program, scope = compile_graph(proto.graph, opsets, around, free=free)
         self.outputs = [each.name for each in proto.graph.output]
         self._output_kinds = [each.type.tensor_type.elem_type for each in proto.graph.output]
         self._places = dict(scope.places)
@@ -52,7 +55,7 @@ class Executor:
 
     def run(self, feeds: Mapping[str, Any], given: Mapping[str, Any], names: Sequence[str] | None = None) -> list[Any]:
         """The outputs called ``names`` (default all) as torch values; ``given``: tensors of the free initializers."""
-        program = self._program if names is None else self._part(tuple(names))
+        program = self.program if names is None else self._part(tuple(names))
         frame = list(program.start)
         missing = self._needed.difference(feeds)
         if missing:
@@ -100,7 +103,7 @@ class Executor:
     def _part(self, names: tuple[str, ...]) -> Program:
         """The program of these outputs alone."""
         if names not in self._parts:
-            self._parts[names] = self._program.towards([self._places[each] for each in names])
+            self._parts[names] = self.program.towards([self._places[each] for each in names])
         return self._parts[names]
 
     @contextlib.contextmanager

@@ -10,11 +10,11 @@ import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto, helper
 
 from onnxcomp.training.torch_graph.compiling import Around, compile_function
-from onnxcomp.training.torch_graph.rule import Call, Rule, plain_domain
+from onnxcomp.training.torch_graph.rule import Call, TorchRule, plain_domain
 from onnxcomp.training.torch_graph.values import KINDS
 
 
-def expanding_rule(node: NodeProto, opset: int, around: Around) -> Rule | None:
+def expanding_rule(node: NodeProto, opset: int, around: Around) -> TorchRule | None:
     """How the operator's definition computes it; None where ONNX has none for this version."""
     domain = plain_domain(node.domain)
     if not onnx.defs.has(node.op_type, opset, domain):
@@ -23,9 +23,9 @@ def expanding_rule(node: NodeProto, opset: int, around: Around) -> Rule | None:
     plain = [each for each in schema.function_opset_versions if each <= opset]
     if plain:
         body = schema.get_function_with_opset_version(max(plain))
-        return Rule(functools.partial(_expanded, around, schema, _parsed(body), 0))
+        return TorchRule(functools.partial(_expanded, around, schema, _parsed(body), 0))
     typed = [each for each in schema.context_dependent_function_opset_versions if each <= opset]
-    return Rule(functools.partial(_expanded, around, schema, None, max(typed))) if typed else None
+    return TorchRule(functools.partial(_expanded, around, schema, None, max(typed))) if typed else None
 
 
 def has_definition(node: NodeProto, opset: int) -> bool:

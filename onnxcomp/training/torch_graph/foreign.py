@@ -10,7 +10,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxcomp.runtime.session import Session
-from onnxcomp.training.torch_graph.rule import Call, Rule
+from onnxcomp.training.torch_graph.rule import Call, TorchRule
 from onnxcomp.training.torch_graph.values import to_numpy, to_torch
 
 FOREIGN_DOMAINS = {"": 28, "ai.onnx.ml": 5, "com.microsoft": 1}
@@ -18,9 +18,9 @@ FOREIGN_DOMAINS = {"": 28, "ai.onnx.ml": 5, "com.microsoft": 1}
 IR_VERSION = 10
 
 
-def foreign_rule(node: NodeProto) -> Rule:
+def foreign_rule(node: NodeProto) -> TorchRule:
     """How ONNX Runtime computes the operator."""
-    return Rule(by_onnxruntime, is_discrete=True)
+    return TorchRule(by_onnxruntime, is_discrete=True)
 
 
 def by_onnxruntime(call: Call, *inputs: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from onnxcomp.training.torch_graph.foreign import by_onnxruntime, holds_strings
-from onnxcomp.training.torch_graph.rule import Call, Compute, NodeError, Rule
+from onnxcomp.training.torch_graph.rule import Call, Compute, NodeError, TorchRule
 
 NOTHING = 0  # the place of inputs that a node omits: always None
 # What torch, and rules that read their inputs, raise where these do not fit the operator.
@@ -26,11 +26,11 @@ Frame = list[Any]
 
 
 @dataclass
-class Step:
+class NodeStep:
     """One node. inputs, outputs: places in the frame. freed: places that no later step reads."""
 
     call: Call
-    rule: Rule
+    rule: TorchRule
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     bodies: Mapping[str, Program] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Program:
     results: places of the outputs. captured: places in the frame around it -> places in this one.
     """
 
-    steps: list[Step]
+    steps: list[NodeStep]
     start: Frame
     given: tuple[int, ...]
     results: tuple[int, ...]
@@ -115,7 +115,7 @@ class Program:
         return Program(_freeing(kept[::-1], set(results)), self.start, self.given, tuple(results), self.captured)
 
 
-def _freeing(steps: Sequence[Step], kept: set[int]) -> list[Step]:
+def _freeing(steps: Sequence[NodeStep], kept: set[int]) -> list[NodeStep]:
     """The steps, each of which drops what nothing after it reads."""
     freed: list[tuple[int, ...]] = []
     seen = kept | {NOTHING}
@@ -124,7 +124,7 @@ def _freeing(steps: Sequence[Step], kept: set[int]) -> list[Step]:
         freed.append(tuple(sorted(last)))
         seen |= last
     return [
-        Step(each.call, each.rule, each.inputs, each.outputs, each.bodies, drops)
+        NodeStep(each.call, each.rule, each.inputs, each.outputs, each.bodies, drops)
         for each, drops in zip(steps, freed[::-1], strict=True)
     ]
 

@@ -84,7 +84,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Rule:
+class TorchRule:
     """compute: what computes the operator.
 
     is_discrete: the derivative is zero wherever there is one. is_random: two runs need not give the same.
@@ -99,8 +99,8 @@ class Rule:
     reads_host: tuple[int, ...] = ()
 
 
-RULES: dict[tuple[str, str], Rule] = {}
-"""Rule by domain ("" for ONNX's own) and operator; filled by the modules of ``rules`` and ``microsoft``."""
+RULES: dict[tuple[str, str], TorchRule] = {}
+"""TorchRule by domain ("" for ONNX's own) and operator; filled by the modules of ``rules`` and ``microsoft``."""
 
 
 def rule(
@@ -111,13 +111,13 @@ def rule(
     bodies: bool = False,
     host: tuple[int, ...] = (),
 ) -> Callable[[Compute], Compute]:
-    """Make a function the rule of these operators (see ``Rule``)."""
+    """Make a function the rule of these operators (see ``TorchRule``)."""
 
     def register(compute: Compute) -> Compute:
         for each in operators:
             if (domain, each) in RULES:
                 raise ValueError(f"{each} has two rules")
-            RULES[domain, each] = Rule(compute, discrete, random, bodies, host)
+            RULES[domain, each] = TorchRule(compute, discrete, random, bodies, host)
         return compute
 
     return register

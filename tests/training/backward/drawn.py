@@ -1,13 +1,17 @@
-"""Arrays for the tests of rules, the same each time they are drawn in the same order."""
+"""Arrays for the tests of rules, the same each time they are drawn in the same order; and which tests are run."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+T = TypeVar("T")
+THOROUGH = "ONNXCOMP_THOROUGH" in os.environ  # `make test-thorough`
 _RNG = np.random.default_rng(0)
 
 
@@ -29,3 +33,8 @@ def whole(*values: int) -> Array:
 def number(value: float) -> Array:
     """A float32 scalar."""
     return np.array(value, np.float32)
+
+
+def some_of(cases: Sequence[T], step: int) -> Sequence[T]:
+    """One in so many for `make test`; all of them for `make test-thorough`."""
+    return cases if THOROUGH else cases[::step]

@@ -130,7 +130,7 @@ def check_model(
     loss: str = "loss",
     tolerance: float = 2e-3,
     directions: int = 2,
-    per_element: int = 24,
+    per_element: int = 4,
     seed: int = 0,
     by_runtime: float = 0.0,
 ) -> dict[str, Array]:

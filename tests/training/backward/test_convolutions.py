@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.backward.drawn import normal
+from tests.training.backward.drawn import THOROUGH, normal
 from tests.training.backward.finite_differences import check_rule
 
 LINEAR = 0.5  # an operator that is linear in each input is so whatever the step
@@ -33,7 +33,7 @@ def test_conv(data: tuple[int, ...], kernel: tuple[int, ...], attrs: dict[str, A
     check_rule("Conv", [normal(*data), normal(*kernel), normal(kernel[0])], known=[1], **attrs)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=100 if THOROUGH else 8, deadline=None, derandomize=True)
 @given(
     size=st.integers(5, 8),
     kernel=st.integers(1, 3),

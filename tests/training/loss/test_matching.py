@@ -26,8 +26,9 @@ def terms(of: Model, outputs: dict[str, np.ndarray], **asked: object) -> list[Lo
 
 def test_class_scores_get_kl_softened_until_the_original_is_unsure() -> None:
     scores = RNG.normal(0, 12, (200, 4)).astype(np.float32)
-    (term,) = terms(LINEAR, {"y": scores})
+    term, values = terms(LINEAR, {"y": scores})
     assert isinstance(term, ClassTerm) and term.temperature > 1 and term.student == "y"
+    assert isinstance(values, ValueTerm) and values.weight < term.weight
     assert terms(LINEAR, {"y": scores}, temperature=1.5)[0].temperature == 1.5  # type: ignore[attr-defined]
 
 

@@ -67,7 +67,7 @@ def _has_slopes(case: NodeModel) -> bool:
     operators = {node.op_type for node in nodes}
     if operators & (STRAIGHT_THROUGH | NO_SLOPE) or case.name.endswith("_expanded_ver26"):
         return False
-    if "crop_and_resize" in case.name:  # its region is read as numbers
+    if "crop_and_resize" in case.name or "training_dropout" in case.name:  # what is moved is a region, a rate
         return False
     if any(len(nodes) > 1 and _names_a_float(each) for node in nodes for each in node.attribute):
         return False

@@ -124,6 +124,47 @@ def test_recurrent_operators_agree_with_onnx_runtime(kind: str, direction: str, 
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scaled", ["Div (x, r)", "Mul (x, i)", "Mul (i, x)"])
+@pytest.mark.parametrize("output", ["y", "e, y"])
+def test_a_written_out_gelu_is_one_step_unless_its_parts_are_read(scaled: str, output: str) -> None:
+    outputs = ", ".join(f"float[2,4,6] {each}" for each in output.split(", "))
+    model = parsed(17, f"(float[2,4,6] x) => ({outputs}) <float r = {{1.4142135}}, float i = {{0.70710678}}, "
+                       f"float one = {{1}}, float half = {{0.5}}> {{s = {scaled} e = Erf (s) a = Add (one, e) "
+                       "m = Mul (x, a) y = Mul (m, half)}")  # fmt: skip
+    executor = Executor(load(model), threads=1)
+    assert len(executor.program.steps) == (1 if output == "y" else 5)
+    expected = Session(model.SerializeToString(), optimization="none").run({"x": X})
+    np.testing.assert_allclose(executor.outputs_of({"x": X}, {})["y"], expected["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [6, 1])
+@pytest.mark.parametrize("shape", [(), (6,), (1,), (4, 6), (2, 1, 6)])
+@pytest.mark.parametrize("order", ["(p, c)", "(c, p)"])
+def test_a_product_and_what_is_added_are_one_step(order: str, shape: tuple[int, ...], columns: int) -> None:
+    model = parsed(17, f"(float[2,4,6] x, c) => (y) {{p = MatMul (x, w) y = Add {order}}}")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(normal(6, columns), "w"))
+    model.graph.input[1].CopyFrom(onnx.helper.make_tensor_value_info("c", 1, shape))
+    feeds = {"x": X, "c": normal(*shape)}
+    executor = Executor(load(model), threads=1)
+    assert len(executor.program.steps) == 1
+    expected = Session(model.SerializeToString(), optimization="none").run(feeds)
+    np.testing.assert_allclose(executor.outputs_of(feeds, {})["y"], expected["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_sum_of_two_products_keeps_one_of_them() -> None:
+    model = parsed(17, "(float[2,4,6] x) => (y) {n = Neg (x) p = MatMul (x, w) q = MatMul (n, v) y = Add (p, q)}")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(normal(6, 3), each) for each in "wv")
+    expected = Session(model.SerializeToString(), optimization="none").run({"x": X})
+    np.testing.assert_allclose(given(model, {"x": X})["y"], expected["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_like_gelu_of_other_numbers_stays() -> None:
+    model = parsed(17, "(float[2,4,6] x) => (float[2,4,6] y) <float r = {1.4}, float one = {1}, float half = {0.5}> "
+                       "{s = Div (x, r) e = Erf (s) a = Add (e, one) m = Mul (x, a) y = Mul (m, half)}")  # fmt: skip
+    expected = Session(model.SerializeToString(), optimization="none").run({"x": X})
+    np.testing.assert_allclose(given(model, {"x": X})["y"], expected["y"], rtol=1e-5, atol=1e-6)
+
+
 def test_random_operators_repeat_from_run_to_run_and_differ_from_each_other() -> None:
     model = parsed(17, "() => (float[1000] a, float[1000] b, float[1000] c, float[1000] d) {"
                        "a = RandomNormal <shape=[1000], mean=3.0, scale=2.0> () b = RandomNormal <shape=[1000]> () "

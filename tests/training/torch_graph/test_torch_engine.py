@@ -123,6 +123,27 @@ def test_leaves_torch_as_it_was() -> None:
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
+def test_the_root_of_zero_spoils_nothing() -> None:
+    graph = "(float[3] x) => (float loss) {m = Mul (x, w) q = Mul (m, m) r = Sqrt (q) " \
+            "loss = ReduceSum <keepdims=0> (r)}"  # fmt: skip
+    feeds, values = {"x": np.array([0, -2, 3], np.float32)}, {"w": np.ones(3, np.float32)}
+    loss, found = slopes(graph, values, feeds)
+    assert (loss, found["w"].tolist()) == (5, [0, 2, 3])
+
+
+def test_rows_that_are_masked_out_whole_spoil_nothing() -> None:
+    graph = "(float[2,3] x) => (float loss) {m = Mul (x, w) a = Add (m, mask) s = Softmax (a) n = IsNaN (s) " \
+            "z = Where (n, zero, s) q = Mul (z, x) loss = ReduceSum <keepdims=0> (q)}"  # fmt: skip
+    mask = np.array([[0, 0, -np.inf], [-np.inf] * 3], np.float32)
+    values = {"w": np.ones(3, np.float32)}
+    model = model_of(graph, {**values, "mask": mask, "zero": np.zeros((), np.float32)})
+    x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    found = TorchEngine(model, "loss", ["w"]).loss_and_gradients({"x": x}, values)[1]["w"]
+    share = 1 / (1 + np.e)  # of the first of two
+    slope = share * (1 - share)  # of sum q by the difference of the two scores, whose values differ by one
+    np.testing.assert_allclose(found, [-slope, 2 * slope, 0], rtol=1e-5)
+
+
 # Quantized weights and activations: the derivative of LSQ.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ UNARY = {
     "Atan": torch.atan, "Atanh": torch.atanh, "Ceil": torch.ceil, "Cos": torch.cos, "Cosh": torch.cosh,
     "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Identity": lambda x: x, "Log": torch.log,
     "Neg": torch.neg, "Reciprocal": torch.reciprocal, "Round": torch.round, "Sign": torch.sign, "Sin": torch.sin,
-    "Sinh": torch.sinh, "Sqrt": torch.sqrt, "Tan": torch.tan, "Tanh": torch.tanh,
+    "Sinh": torch.sinh, "Tan": torch.tan, "Tanh": torch.tanh,
 }  # fmt: skip
 DISCRETE_UNARY = {"IsNaN": torch.isnan, "Not": torch.logical_not, "BitwiseNot": torch.bitwise_not}
 BINARY = {"Add": torch.add, "Mul": torch.mul, "Sub": torch.sub}
@@ -55,6 +56,18 @@ def aligned(call: Call, a: Tensor, b: Tensor) -> Tensor:
     return b.reshape(*b.shape, *[1] * trailing)
 
 
+@rule("Sqrt")
+def sqrt(call: Call, x: Tensor) -> Tensor:
+    return rooted(torch.sqrt, x)
+
+
+def rooted(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A root, whose derivative at zero counts as zero, as that of a norm does: silence would make all others NaN."""
+    if not x.requires_grad or not bool((x == 0).any()):
+        return function(x)
+    return torch.where(x == 0, torch.zeros_like(x), function(torch.where(x == 0, torch.ones_like(x), x)))
+
+
 @rule("Div")
 def div(call: Call, a: Tensor, b: Tensor) -> Tensor:
     b = aligned(call, a, b)
@@ -70,7 +83,8 @@ def mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
 def power(call: Call, a: Tensor, b: Tensor) -> Tensor:
     b = aligned(call, a, b)
     if b.numel() == 1 and b.dim() <= a.dim() and not b.requires_grad and a.dtype.is_floating_point:
-        return a ** b.item()  # exact powers for whole numbers, and derivatives at zero
+        exponent = b.item()  # as a number: exact powers for whole numbers, and their derivatives at zero
+        return rooted(lambda x: x**exponent, a) if 0 < exponent < 1 else a**exponent
     if a.dtype.is_floating_point:
         b = b.to(a.dtype)
     return torch.pow(a, b).to(a.dtype)

@@ -75,7 +75,8 @@ def _by_torch(
     order, gates, size = TORCH_ORDER[kind], GATES[kind], r.shape[2]
 
     def ordered(values: Tensor) -> Tensor:
-        return values.reshape(gates, size, *values.shape[1:])[list(order)].reshape(values.shape)
+        parts = values.split(size)
+        return torch.cat([parts[gate] for gate in order]) if gates > 1 else values
 
     parameters = []
     for place in range(r.shape[0]):
