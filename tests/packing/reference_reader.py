@@ -106,14 +106,14 @@ class Question:
         return min(65535, max(1, math.floor(65536 / (1 + 2 ** (-x / 512)) + 0.5))), stretches
 
     def learn(self, seen: Sequence[tuple[int, int, list[int], Sequence[int]]]) -> None:
-        every = max(1, len(seen) // 4096)
+        every = max(1, len(seen) // 8192)
         taken = seen[::every]
         divisor = max(1, min(isqrt(len(taken)), 16) if len(taken) < 256 else len(taken) // 16)
         for k in range(4):
             gain = sum((65536 * bit - chance) * stretches[k] for bit, chance, stretches, _ in taken)
             moved = max(-1024, min(1024, gain // (divisor << 18)))
             self.weights[k] = max(-28672, min(28672, self.weights[k] + moved))
-        for bit, _, _, contexts in seen:
+        for bit, _, _, contexts in taken:
             for held, context in zip(self.counts, contexts, strict=True):
                 held.setdefault(context, [0, 0])[bit] += 1
             self.zeros += 1 - bit
