@@ -57,6 +57,15 @@ def test_mixed_symbols_are_what_the_documented_format_says(
     assert reference_reader.read_symbols(head + writer.content(), symbols.size, levels) == symbols.tolist()
 
 
+def test_long_steps_learn_from_some_bits_as_the_documented_format_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcomp.packing.coders.mixing.LEARNT_FROM", 100)
+    monkeypatch.setattr(reference_reader, "LEARNT_FROM", 100)
+    symbols = smooth((9, 12, 3, 3), 15, 2)
+    packed = write_symbols(symbols, 15, (9, 12, 3, 3))
+    assert packed[0] == 1 and not packed[1] & 1
+    assert reference_reader.read_symbols(packed, symbols.size, 15) == symbols.tolist()
+
+
 def test_counted_symbols_are_what_the_documented_format_says() -> None:
     rng = np.random.default_rng(2)
     symbols = np.clip(np.rint(rng.normal(20, 4, 900)), 0, 39).astype(np.int64)
