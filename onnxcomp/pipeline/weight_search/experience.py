@@ -34,8 +34,8 @@ class Experience:
     trials: list[tuple[Assignment, float]] = field(default_factory=list)
 
     def note(self, assignment: Assignment, spent: float) -> None:
-        """Take in a trial; one that failed otherwise than by its divergence says nothing."""
-        if 0 < spent < math.inf:
+        """Take in a trial, once; one that failed otherwise than by its divergence says nothing."""
+        if 0 < spent < math.inf and all(assignment != known for known, _ in self.trials):
             self.trials.append((assignment, spent))
 
     def factors(self, table: Table) -> Factors:

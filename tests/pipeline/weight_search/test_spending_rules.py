@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -323,3 +323,38 @@ def test_what_holds_of_a_second_search_counts_as_spent() -> None:
     assert made._spent(verdict(0.015, 0.03)) == pytest.approx(0.75)
     made.searches_again = True
     assert made._spent(verdict(0.015, 0.03)) == pytest.approx(1.0)
+
+
+def test_what_failed_is_not_made_again_and_what_held_is() -> None:
+    made = spending(then=True, harm={("v", 0): 0.004, ("w", 0): 0.004, ("v", 1): 0.05, ("w", 1): 0.006})
+    told: Any = made.work
+    for _ in range(2):
+        assert made._tried({"v": STRONG, "w": MILD}).verdict.divergence == pytest.approx(0.054)
+        assert made._tried(START).verdict.divergence == pytest.approx(0.008)
+    assert told.seen == [{"v": STRONG, "w": MILD}, START, START]
+
+
+def test_what_trials_promise_is_cheaper_by_more_than_a_little_and_new() -> None:
+    """Both strong takes up nine tenths of the budget, by what mild ones took; without a trial nothing is promised."""
+    made = spending(then=True, harm={("v", 0): 0.009, ("w", 0): 0.009, ("v", 1): 0.0144, ("w", 1): 0.0144})
+    assert made._promised(trial(START, 0.018, 1200)) is None
+    best = made._tried(START)
+    assert made._promised(best) == {"v": STRONG, "w": STRONG}
+    assert made._promised(trial(START, 0.018, 600)) is None
+    assert made._learned(best, 5)[0].assignment == {"v": STRONG, "w": STRONG}
+    made.work.deadline = -math.inf
+    assert made._learned(best, 5) == (best, 0)
+
+
+def test_next_to_the_cheapest_the_one_with_much_less_divergence_is_taken() -> None:
+    """All of the budget is worth a hundredth of the cost."""
+    made = spending(
+        then=True, harm={("v", 0): 0.001, ("w", 0): 0.001, ("v", 1): 0.027, ("w", 1): 0.027, ("w", None): 0.0}
+    )
+    one, other = {"v": MILD, "w": MILD}, {"v": STRONG, "w": MILD}
+    made._tried(one)
+    assert made._worth_most(made._tried(other)).assignment == other  # 300 of 1200 are worth it
+    made.held = {key: replace(each, cost=1200.0 - 8 * (each.assignment == other)) for key, each in made.held.items()}
+    assert made._worth_most(made.held[1, 0]).assignment == one  # 8 are not
+    made.work.deadline = -math.inf
+    assert made._worth_most(made.held[1, 0]).assignment == other
