@@ -12,7 +12,7 @@ from onnxcomp.training.loss.directions import direction
 from onnxcomp.training.loss.terms import ChanceTerm, ClassTerm, LabelTerm, LossTerm, ValueTerm, VectorTerm
 
 Array = np.ndarray[Any, Any]
-DRAWS = 20_000
+DRAWS = 4_000
 STEP = 1e-4
 
 
@@ -83,9 +83,9 @@ def test_covariance_is_the_second_derivative_of_the_loss(
     drawn = np.stack([direction(term, target, rng).ravel() for _ in range(DRAWS)])
     wanted = second_derivative(loss, target)
     largest = np.abs(wanted).max()
-    # Signs have no variance of their own on the diagonal of a diagonal matrix; products elsewhere are off by 1 / sqrt(n).
-    np.testing.assert_allclose(drawn.T @ drawn / DRAWS, wanted, atol=0.04 * largest)
-    np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.04 * np.sqrt(largest))
+    # Products of signs are off by 1 / sqrt(4000) = 1.6%, sums of some of them by a few times that.
+    np.testing.assert_allclose(drawn.T @ drawn / DRAWS, wanted, atol=0.07 * largest)
+    np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.07 * np.sqrt(largest))
 
 
 def test_a_confident_model_has_directions_in_every_draw() -> None:

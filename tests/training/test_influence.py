@@ -1,4 +1,4 @@
-"""Gradients of random directions against J^T H J by differences of the outputs, in float64, for models a hand can write."""
+"""Gradients of random directions against J^T H J by differences of the outputs, in float64, for small models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context
@@ -20,15 +21,22 @@ from onnxcomp.training.setup import TrainingSetup
 from tests.passes.exactly import floats, model
 
 Array = np.ndarray[Any, Any]
-MLP = """g (float[N, 3] x) => (float[N, 4] y)
-    <float[3, 5] w0, float[5, 4] w1> {{ a = MatMul(x, w0) h = Tanh(a) z = MatMul(h, w1) y = {end}(z) }}"""
+MLP = """g (float[N, 3] x) => (float[N, 4] y) {{ a = MatMul(x, w0) h = Tanh(a) z = MatMul(h, w1) y = {end}(z) }}"""
 STEP = 1e-5
 SAMPLES = floats(24, 3, seed=3)
 W0, W1 = floats(3, 5, seed=1), floats(5, 4, seed=2)
 
 
 def mlp(end: str, w1: Array = W1) -> Model:
-    return load(model(MLP.format(end=end), w0=W0, w1=w1))
+    return built(MLP.format(end=end), w1)
+
+
+def built(text: str, w1: Array = W1) -> Model:
+    proto = model(text)
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(each, name) for name, each in (("w0", W0), ("w1", w1))
+    )
+    return load(proto)
 
 
 def data(of: Model, folder: Path, samples: Array = SAMPLES) -> CalibrationData:
@@ -69,18 +77,18 @@ def estimated(of: Model, folder: Path, **options: Any) -> dict[str, Array]:
 
 def assert_proportional(found: dict[str, Array], wanted: dict[str, Array]) -> None:
     joined = [np.concatenate([each[name].ravel() for name in ("w0", "w1")]) for each in (found, wanted)]
-    # 3000 draws: a single value is off by the square root of 2 / 3000, that is 2.6%, and 4 times that in 1 of 10,000.
-    np.testing.assert_allclose(joined[0] / joined[0].sum(), joined[1] / joined[1].sum(), rtol=0.13)
+    # 1500 draws: a value is off by the square root of 2 / 1500, that is 3.7%, and by four times that in 1 of 10,000.
+    np.testing.assert_allclose(joined[0] / joined[0].sum(), joined[1] / joined[1].sum(), rtol=0.15)
 
 
 def test_of_classes_it_converges_to_the_fisher_matrix(tmp_path: Path) -> None:
     p = softmax(scores(W0, W1))
     metric = np.einsum("ni,ij->nij", p, np.eye(4)) - np.einsum("ni,nj->nij", p, p)
-    assert_proportional(estimated(mlp("Softmax"), tmp_path, passes=3000), exact(metric))
+    assert_proportional(estimated(mlp("Softmax"), tmp_path, passes=1500), exact(metric))
 
 
 def test_of_values_it_converges_to_the_gauss_newton_matrix(tmp_path: Path) -> None:
-    found = estimated(mlp("Identity"), tmp_path, passes=3000, asked={"y": "values"})
+    found = estimated(mlp("Identity"), tmp_path, passes=1500, asked={"y": "values"})
     variance = scores(W0, W1).var(axis=0)
     wanted = [exact(np.broadcast_to(np.diag(each), (24, 4, 4))) for each in (1 / variance, np.ones(4))]
     try:  # in units of each column's spread, or of all columns', as verification reads this output
@@ -92,7 +100,7 @@ def test_of_values_it_converges_to_the_gauss_newton_matrix(tmp_path: Path) -> No
 def test_half_of_it_tells_what_a_small_change_costs(tmp_path: Path) -> None:
     p = softmax(scores(W0, W1))
     entropy = float(-(p * np.log(p)).sum(axis=-1).mean())
-    found = estimated(mlp("Softmax"), tmp_path, passes=3000)["w1"]
+    found = estimated(mlp("Softmax"), tmp_path, passes=1500)["w1"]
     for index in ((0, 0), (2, 1), (4, 3)):
         changed = W1.astype(np.float64)
         changed[index] += 0.01
@@ -134,15 +142,10 @@ def test_the_model_remembers_what_was_drawn(tmp_path: Path) -> None:
 
 
 def test_an_operator_without_a_derivative_is_named(tmp_path: Path) -> None:
-    own = load(model("""g (float[N, 3] x) => (float[N, 4] y)
-        <float[3, 5] w0, float[5, 4] w1> { a = MatMul(x, w0) h = BlackBox(a) y = MatMul(h, w1) }""".replace(
-        "BlackBox", OPAQUE), w0=W0, w1=W1))  # fmt: skip
+    own = built("""g (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w0) h = Hardmax(a) y = MatMul(h, w1) }""")
     found = fisher(open_graph(own), context(own, tmp_path))
-    assert OPAQUE in found.lack
+    assert "Hardmax" in found.lack
     assert not found.squares
-
-
-OPAQUE = "Hardmax"
 
 
 def test_without_data_it_says_so() -> None:
