@@ -54,7 +54,7 @@ class KnownOfLevels:
         if self.gradients.lack:
             return f", without gradients: {self.gradients.lack}"
         is_one = isinstance(encoding, CodebookEncoding) and encoding.scale is None
-        return ", levels by gradients" if is_one and self.gradients.squares is not None else ""
+        return " and gradients" if is_one and self.gradients.squares is not None else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class ClusterWeights(WeightPass):
     of Lloyd's iterations from linear centroids, and no retraining here. With calibration data the codes are found
     column by column as GPTQ does (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), vectors as GPTVQ does (van
     Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs. By
-    gradients (fisher, as SqueezeLLM, Kim et al. 2023, https://arxiv.org/abs/2306.07629) the levels lie where values
-    count before that; levels times a scale per channel are found as without.
+    gradients (fisher) levels lie where values count (SqueezeLLM, Kim et al. 2023, https://arxiv.org/abs/2306.07629),
+    and outputs by what the model loses; levels times a scale per channel are found as without.
     """
 
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
@@ -108,8 +108,8 @@ class ClusterWeights(WeightPass):
     algorithm: str = parameter(
         "auto",
         choices=("auto", "nearest", "output", BY_GRADIENTS),
-        help="nearest level; least output error on calibration data; fisher: this from one codebook in which values "
-        "count by what gradients say the model loses by them; auto: output where there are data",
+        help="nearest level; least output error on calibration data; fisher: this where values and outputs count by "
+        "what gradients say the model loses by them, in one codebook; auto: output where there are data",
     )
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
@@ -199,7 +199,8 @@ class ClusterWeights(WeightPass):
         else:
             assert isinstance(encoding, CodebookEncoding)
             zeros = kept == 0 if self.keep_zero or self.sparsity or is_pruned(weight) else None
-            found = round_to_codebook(weight, encoding, gram, keep=zeros, reference=kept)
+            squares = known.gradients.squares if encoding.scale is None else None
+            found = round_to_codebook(weight, encoding, gram, keep=zeros, reference=kept, squares=squares)
         if found is None or not math.isfinite(found.error):
             return None
         return found.values, found.encoding, found.error
