@@ -34,7 +34,7 @@ from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
-from onnxcomp.numerics.quantizers.weighted_levels import fit_weighted_codebook
+from onnxcomp.numerics.quantizers.weighted_levels import fit_weighted_codebook, fit_weighted_scaled_codebook
 from onnxcomp.numerics.structure.patterns import ShareOfAll
 from onnxcomp.numerics.structure.pruned_matrices import BY_GRADIENTS, Criterion
 
@@ -49,12 +49,12 @@ class KnownOfLevels:
     moments: Moments | None = None
     gradients: GradientsSeen = field(default_factory=GradientsSeen)
 
-    def how(self, encoding: Encoding) -> str:
-        """Whether gradients were used, for the outcome: levels with a scale per channel do without."""
+    @property
+    def how(self) -> str:
+        """Whether gradients were used, for the outcome."""
         if self.gradients.lack:
             return f", without gradients: {self.gradients.lack}"
-        is_one = isinstance(encoding, CodebookEncoding) and encoding.scale is None
-        return " and gradients" if is_one and self.gradients.squares is not None else ""
+        return "" if self.gradients.squares is None else ", levels by gradients"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class ClusterWeights(WeightPass):
     column by column as GPTQ does (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), vectors as GPTVQ does (van
     Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs. By
     gradients (fisher) levels lie where values count (SqueezeLLM, Kim et al. 2023, https://arxiv.org/abs/2306.07629),
-    and outputs by what the model loses; levels times a scale per channel are found as without.
+    then values and outputs are fitted as without.
     """
 
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
@@ -108,8 +108,8 @@ class ClusterWeights(WeightPass):
     algorithm: str = parameter(
         "auto",
         choices=("auto", "nearest", "output", BY_GRADIENTS),
-        help="nearest level; least output error on calibration data; fisher: this where values and outputs count by "
-        "what gradients say the model loses by them, in one codebook; auto: output where there are data",
+        help="nearest level; least output error on calibration data; fisher: this, with levels where values count by "
+        "what gradients say the model loses by them; auto: output where there are data",
     )
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
@@ -179,7 +179,7 @@ class ClusterWeights(WeightPass):
             outcome.skip(weight.name, f"{self.bits:g} bits leave a relative error of {error:.2g}")
             return
         values, encoding = best
-        how = known.how(encoding)
+        how = known.how
         if known.moments is not None:
             found = self._by_output(weight, encoding, kept, known)
             if found is not None:
@@ -199,8 +199,7 @@ class ClusterWeights(WeightPass):
         else:
             assert isinstance(encoding, CodebookEncoding)
             zeros = kept == 0 if self.keep_zero or self.sparsity or is_pruned(weight) else None
-            squares = known.gradients.squares if encoding.scale is None else None
-            found = round_to_codebook(weight, encoding, gram, keep=zeros, reference=kept, squares=squares)
+            found = round_to_codebook(weight, encoding, gram, keep=zeros, reference=kept)
         if found is None or not math.isfinite(found.error):
             return None
         return found.values, found.encoding, found.error
@@ -226,14 +225,14 @@ class ClusterWeights(WeightPass):
         self, weight: Weight, old: Array, k: int, context: Context, counts: Array | None
     ) -> tuple[Array, Encoding]:
         """The best values at most k levels, vectors or scaled levels make of the old ones. counts: how much the error
-        of each counts in one codebook, None: alike."""
+        of each counts, None: alike."""
         if self.vector_size > 1:
             return _by_vectors(weight, old, k, self.vector_size, context)
         keep_zero = self.keep_zero or self.sparsity > 0 or is_pruned(weight)
         if self._takes_scales(weight, old, k, keep_zero):
             axis = weight.channel_axis
             assert axis is not None
-            scaled = _by_scaled_levels(old, k, keep_zero, axis)
+            scaled = _by_scaled_levels(old, k, keep_zero, axis, counts)
             if scaled is not None:
                 return scaled
         return _by_levels(old, k, keep_zero, counts)
@@ -264,9 +263,15 @@ def _by_levels(old: Array, k: int, keep_zero: bool, counts: Array | None) -> tup
     return encoding.decode(encoding.nearest(old), old.shape), encoding
 
 
-def _by_scaled_levels(old: Array, k: int, keep_zero: bool, axis: int) -> tuple[Array, Encoding] | None:
+def _by_scaled_levels(
+    old: Array, k: int, keep_zero: bool, axis: int, counts: Array | None
+) -> tuple[Array, Encoding] | None:
     """None where the type is too coarse for the codes to be found again."""
-    scale, levels = fit_scaled_codebook(rows_of(old, axis), k, keep_zero=keep_zero)
+    rows = rows_of(old, axis)
+    if counts is None:
+        scale, levels = fit_scaled_codebook(rows, k, keep_zero=keep_zero)
+    else:
+        scale, levels = fit_weighted_scaled_codebook(rows, rows_of(counts, axis), k, keep_zero=keep_zero)
     encoding = CodebookEncoding(
         dtype=str(old.dtype), codebook=levels, scale=along_axis(scale, axis, old.ndim), axis=axis
     )

@@ -28,7 +28,7 @@ from onnxcomp.numerics.quantizers.level_set import Lattice, lattice_of, with_lat
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors, refit_vectors
 from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, successive_codes
 from onnxcomp.numerics.rounding.error_feedback import compensated
-from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, OutputError, output_worth, shrunk
+from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, OutputError, shrunk
 from onnxcomp.numerics.rounding.level_set_fit import Problem, refit_levels, refit_scales
 
 ALGORITHM = "output"
@@ -45,14 +45,12 @@ def round_to_codebook(
     *,
     keep: Array | None = None,
     reference: Array | None = None,
-    squares: Array | None = None,
 ) -> Rounded:
     """The weight on the codebook, its levels and scales fitted to the outputs; the nearest values where that is worse.
 
     encoding: fitted to the values. gram: (groups or 1, K, K) second moments of the inputs. keep: where values stay
     zero (bool, of the weight's shape); zero must then be a level. reference: of that shape, what is rounded: by default
-    the weight's own values, else those that make up for what was pruned. squares: of that shape, E g^2 of gradients:
-    each output's error counts by what the model loses by it. The error is that of the weight's outputs.
+    the weight's own values, else those that make up for what was pruned. The error is that of the weight's outputs.
     """
     old = np.asarray(weight.values)
     reference = old if reference is None else reference
@@ -63,49 +61,25 @@ def round_to_codebook(
     fixed = None if keep is None else _settled(lattice, form.pack(keep))
     problem = Problem(form.pack(reference).astype(np.float64), moment, weight.dtype, fixed)
     near = reference if keep is None else np.where(keep, old.dtype.type(0), reference)
-    worth = None if squares is None else np.sqrt(output_worth(form.pack(squares), moment))[:, :, None]
-    trials = _Trials(form, old, moment, worth)
+    trials = _Trials(form, old, moment)
     trials.add(encoding, encoding.nearest(near))
     codes = successive_codes(problem.weights, moment, lattice, fixed=fixed)
-    lattice, codes = _refitted(problem, encoding, lattice, codes, worth)
+    lattice, codes = _refitted(problem, encoding, lattice, codes)
     trials.add(with_lattice(encoding, lattice), form.unpack(codes))
     return trials.best()
 
 
 def _refitted(
-    problem: Problem,
-    encoding: CodebookEncoding | GridEncoding,
-    lattice: Lattice,
-    codes: Array,
-    worth: Array | None = None,
+    problem: Problem, encoding: CodebookEncoding | GridEncoding, lattice: Lattice, codes: Array
 ) -> tuple[Lattice, Array]:
-    """Levels of a codebook and scales of least output error for these codes; large weights keep their levels. worth:
-    (g, r, 1) by which each output's error counts."""
+    """Levels of a codebook and scales of least output error for these codes; large weights keep their levels."""
     products = codes.size * codes.shape[2] * lattice.level.size
     if isinstance(encoding, CodebookEncoding) and products <= FITTED_PRODUCTS:
-        if worth is None:
-            lattice, codes = refit_levels(problem, lattice, codes)
-        else:
-            weighed = replace(problem, weights=problem.weights * worth)
-            fitted, codes = refit_levels(weighed, _stretched(lattice, worth), codes)
-            lattice = replace(lattice, level=fitted.level)
+        lattice, codes = refit_levels(problem, lattice, codes)
     if encoding.scale is not None:
         lattice = refit_scales(problem, lattice, codes)
         lattice = replace(lattice, scale=short_scales(lattice.scale))
     return lattice, codes
-
-
-def _stretched(lattice: Lattice, worth: Array) -> Lattice:
-    """The lattice of matrices whose rows are multiplied by (g, r, 1)."""
-    rows = np.broadcast_to(np.arange(worth.size).reshape(worth.shape), lattice.unit.shape)
-    pairs, unit = np.unique(rows.astype(np.int64) * lattice.scale.size + lattice.unit, return_inverse=True)
-    row, own = np.divmod(pairs, lattice.scale.size)
-    return replace(
-        lattice,
-        scale=lattice.scale[own] * worth.reshape(-1)[row],
-        offset=lattice.offset[own],
-        unit=unit.reshape(lattice.unit.shape).astype(np.int32),
-    )
 
 
 def round_in_turn(
@@ -181,17 +155,13 @@ def _settled(lattice: Lattice, keep: Array) -> Array:
 
 
 class _Trials:
-    """What was tried for a weight, each with how far its outputs are from those of ``wanted``, the best first by that,
-    or by what the model loses where ``worth`` (g, r, 1) tells."""
+    """What was tried for a weight, each with how far its outputs are from those of ``wanted``."""
 
-    def __init__(self, form: MatrixForm, wanted: Array, moment: Array, worth: Array | None = None) -> None:
+    def __init__(self, form: MatrixForm, wanted: Array, moment: Array) -> None:
         self._form, self._dtype = form, wanted.dtype
         self._error = OutputError(form.pack(wanted), moment)
-        self._worth = worth
-        self._loss = self._error if worth is None else OutputError(form.pack(wanted) * worth, moment)
         self._shape = wanted.shape
         self._tried: list[Rounded] = []
-        self._losses: list[float] = []
 
     def add(self, encoding: Encoding, codes: Array) -> None:
         """Try what codes of an encoding make."""
@@ -205,15 +175,12 @@ class _Trials:
         self._add(replace(encoding, codebook=distinct), values)
 
     def _add(self, encoding: Encoding, values: Array) -> None:
-        packed = self._form.pack(values)
-        error = self._error.relative(packed)
-        self._losses.append(error if self._worth is None else self._loss.relative(packed * self._worth))
+        error = self._error.relative(self._form.pack(values))
         self._tried.append(Rounded(values, encoding, ALGORITHM, error, True))
 
     def best(self) -> Rounded:
-        """The one of least loss, the first of equal ones; infinite where the codes of none are found again."""
-        for at in sorted(range(len(self._tried)), key=self._losses.__getitem__):
-            each = self._tried[at]
+        """The one of least error, the first of equal ones; infinite where the codes of none are found again."""
+        for each in sorted(self._tried, key=lambda tried: tried.error):
             if each.encoding.encode(each.values) is not None:
                 return each
         return replace(self._tried[0], error=np.inf)

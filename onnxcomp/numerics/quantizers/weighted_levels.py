@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.arrays.nearest import nearest_codes
 from onnxcomp.numerics.encodings.encoding import compute_dtype
+from onnxcomp.numerics.quantizers.codebook import fit_scaled_codebook
 from onnxcomp.numerics.quantizers.prefix_sums import Sums, equal_shares
 from onnxcomp.numerics.quantizers.segmentation_dp import CutProgram, mirrored, share_runs
 
@@ -20,6 +22,7 @@ Array = NDArray[Any]
 
 CELLS = 1024
 ITERATIONS = 30
+ROUNDS = 4  # of scales and levels in turn
 LEAST_SHARE = 1e-3  # of the mean: what no sample showed to count counts a little
 
 
@@ -38,6 +41,29 @@ def fit_weighted_codebook(values: Array, counts: Array, k: int, *, keep_zero: bo
         return np.unique(np.append(distinct, compute.type(0)) if keep_zero else distinct) + 0.0
     levels = line.settled(line.first_with_zero(k) if keep_zero else line.first(k), keep_zero)
     return np.unique(levels.astype(compute) + compute.type(0))
+
+
+def fit_weighted_scaled_codebook(
+    values: Array, counts: Array, k: int, *, keep_zero: bool = False
+) -> tuple[Array, Array]:
+    """A scale for each channel and one codebook for all, (channels,) and (k',), of least sum of counts * error^2.
+
+    values, counts: (channels, n). From the fit in which every channel counts alike, levels and scales are set in turn.
+    """
+    scale, book = fit_scaled_codebook(values, k, keep_zero=keep_zero)
+    rows = np.asarray(values).astype(scale.dtype)
+    counts = _floored(np.asarray(counts, np.float64))
+    alive = scale > 0
+    for _ in range(ROUNDS):
+        unit = rows[alive] / scale[alive, None]
+        book = fit_weighted_codebook(unit, counts[alive] * np.square(scale[alive, None], dtype=np.float64), k,
+                                     keep_zero=keep_zero)  # fmt: skip
+        held = book.astype(np.float64)[nearest_codes(unit, book)]
+        along = np.einsum("ij,ij,ij->i", counts[alive], held, rows[alive])
+        power = np.einsum("ij,ij,ij->i", counts[alive], held, held)
+        found = np.divide(along, power, out=scale[alive].astype(np.float64), where=(power > 0) & (along > 0))
+        scale[alive] = found.astype(scale.dtype)
+    return scale, book
 
 
 def _floored(counts: Array) -> Array:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxcomp.numerics.quantizers.codebook import fit_codebook
-from onnxcomp.numerics.quantizers.weighted_levels import fit_weighted_codebook
+from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook
+from onnxcomp.numerics.quantizers.weighted_levels import fit_weighted_codebook, fit_weighted_scaled_codebook
 
 Array = np.ndarray[Any, Any]
 
@@ -63,3 +63,17 @@ def test_all_distinct_values_come_back_where_there_are_few() -> None:
     values = np.array([3.0, -1.0, 3.0], np.float32)
     np.testing.assert_array_equal(fit_weighted_codebook(values, np.ones(3), 4, keep_zero=True), [-1, 0, 3])
 
+
+def test_scaled_levels_cost_less_by_counts_than_those_that_ignore_them() -> None:
+    rng = np.random.default_rng(1)
+    rows = (rng.standard_normal((6, 400)) * [[0.1], [1], [3], [0.5], [2], [0.2]]).astype(np.float32)
+    counts = rng.gamma(0.3, size=rows.shape)
+    counts[:, 200:] *= 1e-2
+    scale, book = fit_weighted_scaled_codebook(rows, counts, 6)
+    plain_scale, plain = fit_scaled_codebook(rows, 6)
+
+    def total(scale: Array, book: Array) -> float:
+        return sum(cost(row, own, book * each) for row, own, each in zip(rows, counts, scale, strict=True))
+
+    assert total(scale, book) < 0.95 * total(plain_scale, plain)
+    assert (scale > 0).all()
