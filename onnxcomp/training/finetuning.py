@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.calibration import CalibrationData
@@ -30,7 +29,7 @@ from onnxcomp.training.optimization.checkpoint import TrainingCheckpoint
 from onnxcomp.training.optimization.loop import Trained, Training, TrainingPlan
 from onnxcomp.training.optimization.task import TrainingTask
 from onnxcomp.training.samples.stream import Chunk, TrainingStream, held_out
-from onnxcomp.training.samples.teacher import OpenSession, Teacher
+from onnxcomp.training.samples.teacher import OpenSession, Teacher, is_by_sample
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import activation_bytes, refuse_large_step, step_bytes
 from onnxcomp.training.student import TrainedPart, free_count, private_copy
@@ -158,7 +157,7 @@ class Finetuning:
             if sum(each.batch.count for each in chunks) >= SEEN_SAMPLES:
                 break
         seen = [teacher.run(each.batch.feeds) for each in chunks]
-        teacher.by_sample = _is_by_sample(teacher, chunks[0], seen[0])
+        teacher.by_sample = is_by_sample(teacher, chunks[0], seen[0])
         found = self.matching.terms(student, self.reference.model, seen, inner, teacher.by_sample)
         if not found:
             raise NothingToTrainError(f"{self.model.name}: none of its outputs is of floats that vary with the input")
@@ -266,18 +265,3 @@ def _with_loss(student: Model, terms: Sequence[LossTerm]) -> tuple[Model, str]:
     open_dimensions(proto)
     loss = add_loss(proto, student.opset, terms)
     return student.with_proto(proto), loss
-
-
-def _is_by_sample(teacher: Teacher, chunk: Chunk, whole: Mapping[str, Array]) -> bool:
-    """Whether the first axis of all that the teacher gives counts the samples, and these do not see each other."""
-    count = chunk.batch.count
-    if count < 2 or not chunk.batch.axes:
-        return False
-    feeds = {
-        name: np.take(value, range(1), axis=chunk.batch.axes[name]) if name in chunk.batch.axes else value
-        for name, value in chunk.batch.feeds.items()
-    }
-    first = teacher.run(feeds)
-    return all(
-        each.ndim > 0 and each.shape[0] == count and first[name].shape[:1] == (1,) for name, each in whole.items()
-    )
