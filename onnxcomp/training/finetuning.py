@@ -110,7 +110,7 @@ class Finetuning:
         most = self.choices.run_size or 2**31
         stream = TrainingStream(trained, self.choices.batch_size, self.seed, most)
         looked = TrainingStream(held, max(self.choices.batch_size, 256), self.seed, most)
-        student = private_copy(self.model, self.parts, self.edit)
+        student = private_copy(self.model, [each.name for each in self.parts], self.edit)
         inner = self.matching.inner_names(student, self.reference.model, self.reference.is_as_it_was)
         outputs = [each.name for each in self.reference.model.proto.graph.output]
         teacher = Teacher(self.reference.model, [*outputs, *inner], self.open_session)

@@ -6,7 +6,7 @@ graph (as passes see it)  ->  parts: constant + form          model -> private c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,15 +213,13 @@ def _is_vector(tensor: Any, graph: Graph) -> bool:
     return tensor.size > 1 and max(tensor.shape, default=0) == tensor.size and graph.scope_of(tensor) is graph.main
 
 
-def private_copy(
-    model: Model, parts: Sequence[TrainedPart], edit: Callable[[Graph], Any] | None = None
-) -> Model:
-    """The model with nothing stored behind decoders, and the parts as float initializers of the main graph."""
+def private_copy(model: Model, names: Iterable[str], edit: Callable[[Graph], Any] | None = None) -> Model:
+    """The model with nothing stored behind decoders, and the named constants as float initializers of the main graph."""
     graph = open_plain(model)
     graph.stored = None
     if edit is not None:
         edit(graph)
-    wanted = {each.name for each in parts}
+    wanted = set(names)
     show_floats(graph, wanted)
     for constant in graph.main.constants:
         if graph.main.key(constant.name) in wanted:
