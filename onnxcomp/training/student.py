@@ -214,7 +214,7 @@ def _is_vector(tensor: Any, graph: Graph) -> bool:
 
 
 def private_copy(model: Model, names: Iterable[str], edit: Callable[[Graph], Any] | None = None) -> Model:
-    """The model with nothing stored behind decoders, and the named constants as float initializers of the main graph."""
+    """The model with nothing stored behind decoders, the named constants as float initializers of the main graph."""
     graph = open_plain(model)
     graph.stored = None
     if edit is not None:
