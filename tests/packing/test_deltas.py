@@ -79,7 +79,8 @@ def test_a_difference_of_any_type_comes_back(name: str, tmp_path: Path) -> None:
 
 
 def test_what_the_base_has_under_no_such_name_is_packed_whole(tmp_path: Path) -> None:
-    new, old = with_tensors(*arrays().values()), with_tensors(*reversed(arrays().values()))
+    few = [arrays()[name] for name in ("float32", "int8", "int64", "bool")]
+    new, old = with_tensors(*few), with_tensors(*reversed(few))
     delta_bytes(new, old, tmp_path)
     old.graph.initializer.add().CopyFrom(old.graph.initializer[0])
     delta_bytes(new, old, tmp_path)

@@ -28,7 +28,7 @@ LEVELS_MOST = 2**12
 MIXED_LEAST = 256  # symbols from which contexts are tried
 SHARES, SHARES_BELOW = (0.2, 0.45), 2**17  # other classes that are tried on fewer symbols
 TRIED = 2**20  # symbols by which it is decided whether contexts are worth their time
-# Contexts have to save: up to so many symbols, all but this share of the bytes without them.
+# (fewer symbols, of the bytes without contexts at most)
 WORTH = ((2**15, 1.0), (2**19, 0.99), (2**22, 0.97), (math.inf, 0.9))
 BELL = 2**12  # of the prior's peak
 BELL_WEIGHT = 64  # of the prior for each level, in all
