@@ -58,7 +58,16 @@ def _wrong(proto: Any, values: dict[str, Any], feeds: dict[str, Any]) -> str | N
     told = ""
     for by_runtime, tolerance in ((0.0, 1e-2), (1e-2, 3e-2)):
         try:
-            check_model(proto, aside, feeds, loss="the_loss", per_element=6, tolerance=tolerance, by_runtime=by_runtime)
+            check_model(
+                proto,
+                aside,
+                feeds,
+                loss="the_loss",
+                per_element=6,
+                tolerance=tolerance,
+                by_runtime=by_runtime,
+                floor=SATURATED,
+            )
         except AssertionError as error:
             told += str(error)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of an operator that it does not know
