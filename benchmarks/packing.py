@@ -64,11 +64,11 @@ def openzl(content: bytes) -> bytes:
     """OpenZL's generic graph."""
     library = importlib.import_module("openzl.ext")
     compressor = library.Compressor()
-    compressor.select_starting_graph(library.graphs.Compress())
+    compressor.select_starting_graph(library.graphs.Compress().parameterize(compressor))
     context = library.CCtx()
     context.ref_compressor(compressor)
     context.set_parameter(library.CParam.FormatVersion, library.MAX_FORMAT_VERSION)
-    found: bytes = context.compress([library.Input(library.Type.Serial, content)])
+    found: bytes = context.compress([library.Input(library.Type.Serial, np.frombuffer(content, np.uint8))])
     return found
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxcomp.pipeline.api import Result, optimize
     from onnxcomp.pipeline.replay import replay
     from onnxcomp.pipeline.reports.compare import compare
+    from onnxcomp.pipeline.training_data import TrainingOptions
     from onnxcomp.receipt import Receipt
     from onnxcomp.recipe import Recipe
     from onnxcomp.target import Target
@@ -48,6 +49,7 @@ _HOMES = {
     "Sequences": "calibration",
     "Skip": "contract",
     "Target": "target",
+    "TrainingOptions": "pipeline.training_data",
     "compare": "pipeline.reports.compare",
     "expand": "graph.storage.expand",
     "inspect": "graph.report.inspection",
@@ -63,8 +65,8 @@ _HOMES = {
 
 __all__ = [
     "Budget", "CalibrationData", "Change", "Context", "Effect", "Model", "Needs", "OnnxcompError", "Outcome",
-    "Pass", "Receipt", "Recipe", "Result", "Sequences", "Skip", "Target", "compare", "expand", "inspect", "load",
-    "open_session", "optimize", "pack", "parameter", "replay", "save", "unpack",
+    "Pass", "Receipt", "Recipe", "Result", "Sequences", "Skip", "Target", "TrainingOptions", "compare", "expand",
+    "inspect", "load", "open_session", "optimize", "pack", "parameter", "replay", "save", "unpack",
 ]  # fmt: skip
 
 

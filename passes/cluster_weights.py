@@ -11,20 +11,22 @@ its error costs at the node's output, and the error of the values that are round
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxcomp.calibration.observer import seen_in
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
+from onnxcomp.contract.influence import GradientsSeen, gradients_seen
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.pruning.problem import PruningProblem
+from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem
 from onnxcomp.graph.rounding.codebook import round_to_codebook, round_to_vectors
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import NO_CHANNELS, decoded, has_levels, is_pruned
@@ -32,11 +34,27 @@ from onnxcomp.numerics.arrays.channel_rows import along_axis, rows_of
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, VectorEncoding, compute_dtype
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook, scale_gain
+from onnxcomp.numerics.quantizers.weighted_levels import fit_weighted_codebook, fit_weighted_scaled_codebook
 from onnxcomp.numerics.structure.patterns import ShareOfAll
-from onnxcomp.numerics.structure.pruned_matrices import Criterion
+from onnxcomp.numerics.structure.pruned_matrices import BY_GRADIENTS, Criterion
 
 SCALE_BYTES = 4
 SCALED_NODE_BYTES = 60  # what the Mul node and the header of its scales take in the file
+
+
+@dataclass(frozen=True)
+class KnownOfLevels:
+    """What is known of a weight: its inputs' moments, and what gradients tell of it where these were asked for."""
+
+    moments: Moments | None = None
+    gradients: GradientsSeen = field(default_factory=GradientsSeen)
+
+    @property
+    def how(self) -> str:
+        """Whether gradients were used, for the outcome."""
+        if self.gradients.lack:
+            return f", without gradients: {self.gradients.lack}"
+        return "" if self.gradients.squares is None else ", levels by gradients"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +64,9 @@ class ClusterWeights(WeightPass):
     The zeros of a pruned weight stay zero. Deviations from the paper: optimal one-dimensional k-means instead
     of Lloyd's iterations from linear centroids, and no retraining here. With calibration data the codes are found
     column by column as GPTQ does (Frantar et al. 2022, https://arxiv.org/abs/2210.17323), vectors as GPTVQ does (van
-    Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs.
+    Baalen et al. 2024, https://arxiv.org/abs/2402.15319), and levels and scales are fitted to the node's outputs. By
+    gradients (fisher) levels lie where values count (SqueezeLLM, Kim et al. 2023, https://arxiv.org/abs/2306.07629),
+    then values and outputs are fitted as without.
     """
 
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
@@ -87,8 +107,9 @@ class ClusterWeights(WeightPass):
     )
     algorithm: str = parameter(
         "auto",
-        choices=("auto", "nearest", "output"),
-        help="nearest level, or least output error on calibration data; auto: output where there are some",
+        choices=("auto", "nearest", "output", BY_GRADIENTS),
+        help="nearest level; least output error on calibration data; fisher: this, with levels where values count by "
+        "what gradients say the model loses by them; auto: output where there are data",
     )
     keep_zero: bool = parameter(False, help="keep zero among the levels, so that exact zeros stay")
     vector_size: int = parameter(1, low=1, high=64, help="values of a vector along the summed axis; 1 for none")
@@ -103,9 +124,14 @@ class ClusterWeights(WeightPass):
                 f"{self.pass_name()}: vector_size must be 1 with keep_zero, sparsity or granularity = channel, "
                 f"got {self.vector_size}. Leave these out for vectors."
             )
+        if self.vector_size > 1 and self.algorithm == BY_GRADIENTS:
+            raise ParameterError(
+                f"{self.pass_name()}: vector_size must be 1 with algorithm = fisher, got {self.vector_size}. "
+                "Take algorithm = output for vectors."
+            )
 
     def needed(self) -> Needs:
-        return Needs.CALIBRATION if self.algorithm == "output" else Needs.NOTHING
+        return Needs.CALIBRATION if self.algorithm in ("output", BY_GRADIENTS) else Needs.NOTHING
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.algorithm != "nearest"
@@ -126,17 +152,23 @@ class ClusterWeights(WeightPass):
                 return f"vectors of {self.vector_size} do not divide its axis of {weight.shape[weight.input_axis]}"
         return None
 
-    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, Moments]:
-        draws = self.draws_on_data(calibration=context.calibration is not None)
-        return context.observe.moments(graph, weights) if draws or self.needed() is Needs.CALIBRATION else {}
+    def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, KnownOfLevels]:
+        if not self.draws_on_data(calibration=context.calibration is not None) and self.needed() is Needs.NOTHING:
+            return {}
+        moments = context.observe.moments(graph, weights)
+        if self.algorithm != BY_GRADIENTS:
+            return {name: KnownOfLevels(each) for name, each in moments.items()}
+        gradients = gradients_seen(graph, weights, context)
+        return {name: KnownOfLevels(moments.get(name), each) for name, each in gradients.items()}
 
-    def edit(self, weight: Weight, known: Moments | None, context: Context, outcome: Outcome) -> None:
+    def edit(self, weight: Weight, known: KnownOfLevels | None, context: Context, outcome: Outcome) -> None:
+        known = known or KnownOfLevels()
         old = np.asarray(weight.values)
         kept = self._without_smallest(weight, known)
         best: tuple[Array, Encoding] | None = None
         error = math.inf
         for bits in self._bit_widths(weight):
-            best = self._fitted(weight, kept, levels_of(bits) + (self.sparsity > 0), context)
+            best = self._fitted(weight, kept, levels_of(bits) + (self.sparsity > 0), context, known.gradients.squares)
             error = relative_error(old, best[0])
             if self.target_error is not None and error <= self.target_error:
                 break
@@ -147,19 +179,21 @@ class ClusterWeights(WeightPass):
             outcome.skip(weight.name, f"{self.bits:g} bits leave a relative error of {error:.2g}")
             return
         values, encoding = best
-        how = ""
-        if known is not None:
-            found = self._by_output(weight, encoding, kept, known.gram)
+        how = known.how
+        if known.moments is not None:
+            found = self._by_output(weight, encoding, kept, known)
             if found is not None:
                 values, encoding, error = found
-                how = ", by output error"
+                how = f", by output error{how}"
         weight.set(values, encoding)
         outcome.change(weight.name, _description(encoding) + how, bits=bits, error=error)
 
     def _by_output(
-        self, weight: Weight, encoding: Encoding, kept: Array, gram: Array
+        self, weight: Weight, encoding: Encoding, kept: Array, known: KnownOfLevels
     ) -> tuple[Array, Encoding, float] | None:
         """Values, encoding and relative output error of the codes that cost the outputs least."""
+        assert known.moments is not None
+        gram = known.moments.gram
         if isinstance(encoding, VectorEncoding):
             found = round_to_vectors(weight, encoding, gram)
         else:
@@ -170,13 +204,15 @@ class ClusterWeights(WeightPass):
             return None
         return found.values, found.encoding, found.error
 
-    def _without_smallest(self, weight: Weight, moments: Moments | None) -> Array:
+    def _without_smallest(self, weight: Weight, known: KnownOfLevels) -> Array:
         """The values with the asked share at zero: those of smallest magnitude (Deep Compression's first step), or,
         where the inputs are known, those that the outputs miss least; the others then make up for them."""
         if not self.sparsity:
             return np.asarray(weight.values)
-        seen = None if moments is None else seen_in(moments)
-        return PruningProblem(weight, seen).pruned(Criterion(), ShareOfAll(self.sparsity)).values
+        seen = InputsSeen() if known.moments is None else seen_in(known.moments)
+        seen = dataclasses.replace(seen, squares=known.gradients.squares)
+        criterion = Criterion("auto" if seen.squares is None else BY_GRADIENTS)
+        return PruningProblem(weight, seen).pruned(criterion, ShareOfAll(self.sparsity)).values
 
     def _bit_widths(self, weight: Weight) -> Iterator[float]:
         """The widths to try, fewest first; none for which there are more levels than values."""
@@ -185,18 +221,21 @@ class ClusterWeights(WeightPass):
             if levels_of(bits) < weight.size // self.vector_size:
                 yield bits
 
-    def _fitted(self, weight: Weight, old: Array, k: int, context: Context) -> tuple[Array, Encoding]:
-        """The best values at most k levels, vectors or scaled levels make of the old ones."""
+    def _fitted(
+        self, weight: Weight, old: Array, k: int, context: Context, counts: Array | None
+    ) -> tuple[Array, Encoding]:
+        """The best values at most k levels, vectors or scaled levels make of the old ones. counts: how much the error
+        of each counts, None: alike."""
         if self.vector_size > 1:
             return _by_vectors(weight, old, k, self.vector_size, context)
         keep_zero = self.keep_zero or self.sparsity > 0 or is_pruned(weight)
         if self._takes_scales(weight, old, k, keep_zero):
             axis = weight.channel_axis
             assert axis is not None
-            scaled = _by_scaled_levels(old, k, keep_zero, axis)
+            scaled = _by_scaled_levels(old, k, keep_zero, axis, counts)
             if scaled is not None:
                 return scaled
-        return _by_levels(old, k, keep_zero)
+        return _by_levels(old, k, keep_zero, counts)
 
     def _takes_scales(self, weight: Weight, old: Array, k: int, keep_zero: bool) -> bool:
         """Whether to take a scale for each channel: as asked, or where they gain more than their bytes."""
@@ -213,16 +252,26 @@ def levels_of(bits: float) -> int:
     return int(2**bits + 1e-9)
 
 
-def _by_levels(old: Array, k: int, keep_zero: bool) -> tuple[Array, Encoding]:
+def _by_levels(old: Array, k: int, keep_zero: bool, counts: Array | None) -> tuple[Array, Encoding]:
     compute = compute_dtype(old.dtype)
-    levels = fit_codebook(old, k, keep_zero=keep_zero).astype(old.dtype).astype(compute)
+    if counts is None:
+        found = fit_codebook(old, k, keep_zero=keep_zero)
+    else:
+        found = fit_weighted_codebook(old, counts, k, keep_zero=keep_zero)
+    levels = found.astype(old.dtype).astype(compute)
     encoding = CodebookEncoding(dtype=str(old.dtype), codebook=np.unique(levels).astype(old.dtype))
     return encoding.decode(encoding.nearest(old), old.shape), encoding
 
 
-def _by_scaled_levels(old: Array, k: int, keep_zero: bool, axis: int) -> tuple[Array, Encoding] | None:
+def _by_scaled_levels(
+    old: Array, k: int, keep_zero: bool, axis: int, counts: Array | None
+) -> tuple[Array, Encoding] | None:
     """None where the type is too coarse for the codes to be found again."""
-    scale, levels = fit_scaled_codebook(rows_of(old, axis), k, keep_zero=keep_zero)
+    rows = rows_of(old, axis)
+    if counts is None:
+        scale, levels = fit_scaled_codebook(rows, k, keep_zero=keep_zero)
+    else:
+        scale, levels = fit_weighted_scaled_codebook(rows, rows_of(counts, axis), k, keep_zero=keep_zero)
     encoding = CodebookEncoding(
         dtype=str(old.dtype), codebook=levels, scale=along_axis(scale, axis, old.ndim), axis=axis
     )

@@ -180,12 +180,14 @@ class Finetune(Pass):
                 raise
             outcome.skip(graph.model.name, str(error))
             return
-        made = {part.name: part.form.settled(trained.arrays[part.name]) for part in parts}
+        for name, reason in work.unreached.items():
+            outcome.skip(name, reason)
+        made = {part.name: part.form.settled(trained.arrays[part.name]) for part in work.parts}
         if not trained.loss < trained.first_loss or not self._is_nearer(graph.model, made, tied, context):
             outcome.skip(graph.model.name, NO_NEARER)
             return
         _put_in(graph, made, tied)
-        _tell(parts, made, trained, work, outcome)
+        _tell(trained, work, outcome)
 
     def _finetuning(
         self, model: Model, parts: list[TrainedPart], tied: Sequence[str], context: Context, teacher: Reference
@@ -252,11 +254,11 @@ def _put_in(graph: Graph, made: Made, tied: Sequence[str]) -> None:
             graph.encodings[name] = encoding
 
 
-def _tell(parts: list[TrainedPart], made: Made, trained: Trained, work: Finetuning, outcome: Outcome) -> None:
+def _tell(trained: Trained, work: Finetuning, outcome: Outcome) -> None:
     """Say what was trained, and how to do exactly that again."""
     assert work.plan is not None
     what = f"trained by {work.engine}, loss on samples held back {trained.first_loss:.3g} to {trained.loss:.3g}"
-    for part in parts:
+    for part in work.parts:
         shared = f", as one for its {part.readers} readers" if part.is_vector and part.readers > 1 else ""
         outcome.change(part.known_as, what + shared, loss_before=trained.first_loss, loss_after=trained.loss)
     outcome.settled |= {"steps": work.plan.steps, "rate": work.plan.rate}

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
+from onnxcomp.contract.influence import with_gradients
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem, of_each
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
-from onnxcomp.numerics.structure.pruned_matrices import IMPORTANCES, Criterion
+from onnxcomp.numerics.structure.pruned_matrices import BY_GRADIENTS, IMPORTANCES, Criterion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ class PruneNm(WeightPass):
 
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, InputsSeen]:
         draws = self.draws_on_data(calibration=context.calibration is not None) or self.needed() is Needs.CALIBRATION
-        return context.observe.inputs(graph, weights) if draws else {}
+        seen = context.observe.inputs(graph, weights) if draws else {}
+        return with_gradients(graph, weights, seen, context) if self.importance == BY_GRADIENTS else seen
 
     def edit(self, weight: Weight, known: InputsSeen | None, context: Context, outcome: Outcome) -> None:
         pattern = of_each(weight, self.n, self.m)
@@ -77,10 +79,10 @@ class PruneNm(WeightPass):
             outcome.skip(weight.name, f"it has no more than {self.n} in each {self.m} already")
             return
         weight.set(found.values, MaskEncoding(dtype=str(weight.dtype)))
-        outcome.change(
-            weight.name, f"{self.n} of each {self.m} kept, {found.zeros:.1%} zeros", sparsity=found.zeros,
-            error=found.error,
-        )  # fmt: skip
+        what = f"{self.n} of each {self.m} kept, {found.zeros:.1%} zeros"
+        if known is not None and known.lack:
+            what += f", without gradients: {known.lack}"
+        outcome.change(weight.name, what, sparsity=found.zeros, error=found.error)
 
     @property
     def _criterion(self) -> Criterion:

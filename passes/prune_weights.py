@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Needs, Outcome, Structure, parameter
+from onnxcomp.contract.influence import with_gradients
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import Graph
@@ -21,7 +22,7 @@ from onnxcomp.graph.pruning.problem import InputsSeen, PruningProblem
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.numerics.encodings.encoding import MaskEncoding
 from onnxcomp.numerics.structure.patterns import AtLeast, Pattern, ShareOfAll, ShareOfRows
-from onnxcomp.numerics.structure.pruned_matrices import IMPORTANCES, Criterion
+from onnxcomp.numerics.structure.pruned_matrices import BY_GRADIENTS, IMPORTANCES, Criterion
 from onnxcomp.numerics.structure.sparsity import pruned_masks
 from onnxcomp.numerics.structure.sparsity_shares import MEASURED_AT, shares
 
@@ -40,8 +41,9 @@ class PruneWeights(WeightPass):
 
     Importances, as far as calibration data show the inputs: magnitude; input-norm, which is Wanda's (Sun et al. 2023,
     https://arxiv.org/abs/2306.11695; scope = row compares as it does); second-order, which is what the outputs miss
-    when the other weights make up for it (Optimal Brain Surgeon, SparseGPT). With ``compensate`` these get the values
-    of least output error, and the mask of second-order is found along with them. Tables that are only looked up are
+    when the other weights make up for it (Optimal Brain Surgeon, SparseGPT); fisher, which is the same with
+    each output's error counting by what gradients say the model loses by it. With ``compensate`` these get the values
+    of least output error, and the mask of the last two is found along with them. Tables that are only looked up are
     weighed by how often each row is. ``sparsity`` counts zeros that are there already, which stay; ``scope = model``
     shares them out so that relative output errors add up to least, and by one threshold where importance is magnitude.
     With ``auto`` strengths each weight gets the share that an accuracy budget allows.
@@ -100,6 +102,8 @@ class PruneWeights(WeightPass):
     def prepare(self, graph: Graph, weights: Sequence[Weight], context: Context) -> Mapping[str, KnownOfWeight]:
         draws = self.draws_on_data(calibration=context.calibration is not None) or self.needed() is Needs.CALIBRATION
         seen = context.observe.inputs(graph, weights) if draws else {}
+        if self.importance == BY_GRADIENTS:
+            seen = with_gradients(graph, weights, seen, context)
         if self.scope != "model":
             return {name: KnownOfWeight(each) for name, each in seen.items()}
         found = self._shares(weights, seen, context)
@@ -129,7 +133,8 @@ class PruneWeights(WeightPass):
             outcome.skip(weight.name, "all of its values are among the ones to keep")
             return
         weight.set(found.values, MaskEncoding(dtype=str(weight.dtype)))
-        outcome.change(weight.name, f"{found.zeros:.1%} zeros", sparsity=found.zeros, error=found.error)
+        what = f"{found.zeros:.1%} zeros" + (f", without gradients: {known.inputs.lack}" if known.inputs.lack else "")
+        outcome.change(weight.name, what, sparsity=found.zeros, error=found.error)
 
     def _pattern(self, share: float | None) -> Pattern:
         if self.threshold is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract.context import Context
-from onnxcomp.contract.cutting_task import CuttingTask
+from onnxcomp.contract.cutting_task import TAYLOR, CuttingTask
 from onnxcomp.contract.outcome import Outcome, Skip
 from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Effect, Exact, Structure
@@ -54,8 +54,9 @@ class CuttingPass(SitePass):
     )
     importance: str = parameter(
         "auto",
-        choices=("auto", "reconstruction", "activation", *BY_WEIGHTS),
-        help="what a unit is worth; auto: reconstruction of its readers' outputs with data, else l2",
+        choices=("auto", "reconstruction", "activation", TAYLOR, *BY_WEIGHTS),
+        help="what a unit is worth; taylor: what gradients say the model loses without it; auto: reconstruction of its "
+        "readers' outputs with data, else l2",
     )
     multiple: int = parameter(1, low=1, help="numbers of units kept are multiples of this")
     repair: bool = parameter(True, help="solve the weights that are left anew, where there are data")

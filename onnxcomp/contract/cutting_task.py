@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract.context import Context
 from onnxcomp.contract.outcome import Outcome
 from onnxcomp.contract.solving_anew import solve_anew
+from onnxcomp.contract.unit_effects import UnitEffects, unit_effects
 from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, dependencies
 from onnxcomp.graph.channels.owners import ChannelCut
 from onnxcomp.graph.channels.removal import remove_units
@@ -20,13 +22,14 @@ from onnxcomp.graph.cutting.readers import Consumer, Consumers, owners
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import Weight, with_arrays
-from onnxcomp.numerics.rounding.gram import shrunk
+from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, shrunk
 from onnxcomp.numerics.structure.merging import Merging
 from onnxcomp.numerics.structure.unit_elimination import Elimination, UnitReader, eliminated
 
 # Shares of a group's units that go to see how much its errors count at the model's outputs: more where groups are few.
 LOOKS = {16: (0.125, 0.25, 0.5, 0.75), 48: (0.25, 0.5), 256: (0.25,)}
 LIKENESS = "likeness"  # an importance: units merge into others instead of being dropped
+TAYLOR = "taylor"  # an importance: what gradients say of a unit
 LEAST_ERROR = 1e-12
 MOST_COLUMNS = 6144  # of a reader whose moment is inverted: half a minute, and 150 MB
 
@@ -54,12 +57,14 @@ class CuttingTask:
 
     def _eliminated(self, group: DependencyGroup) -> Elimination:
         kind = self._importance
-        if kind == "auto":
+        if kind == "auto" or (kind == TAYLOR and self._lack_of(group)):
             kind = "l2" if self.context.calibration is None else "reconstruction"
         if kind == LIKENESS:
             return self._merging(group).elimination
         if kind == "reconstruction" and self._is_solvable(group):
             return eliminated(list(self._readers(group)), group.units.size)
+        if kind == TAYLOR:
+            return self._by_effects(group)
         scores = self._activation(group) if kind == "activation" else None
         if kind in BY_WEIGHTS:
             scores = BY_WEIGHTS[kind](self.found, group)
@@ -70,6 +75,20 @@ class CuttingTask:
         order = np.argsort(scores, kind="stable")
         total = max(float(scores.sum()), LEAST_ERROR)
         return Elimination(order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+
+    def _by_effects(self, group: DependencyGroup) -> Elimination:
+        """By what their going does to the model's outputs, where those that stay may be scaled to make up for it."""
+        products = self._effects.products[group.name]
+        moment = shrunk(products[None], CAUTIOUS_SHRINKAGE)[0]
+        return eliminated([UnitReader(np.ones((1, len(products))), moment, np.arange(len(products)))], len(products))
+
+    @functools.cached_property
+    def _effects(self) -> UnitEffects:
+        return unit_effects(self.found, self._consumers, self.context)
+
+    def _lack_of(self, group: DependencyGroup) -> str:
+        """Why gradients that were asked for tell nothing of a group."""
+        return self._effects.lack_of(group) if self._importance == TAYLOR else ""
 
     def _merging(self, group: DependencyGroup) -> Merging:
         if group.name not in self._mergings:
@@ -193,7 +212,8 @@ class CuttingTask:
         outcome.origins.update(remove_units(dependencies(self.graph), units))
         for (group, _), own in zip(chosen, gone, strict=True):
             kept = group.units.size - own.size
-            what = f"{own.size} of {group.units.size} {group.kind} cut"
+            lack = self._lack_of(group)
+            what = f"{own.size} of {group.units.size} {group.kind} cut{f', without gradients: {lack}' if lack else ''}"
             error = float(self.elimination(group).errors[own.size])
             outcome.change(group.name, what, kept=kept, error=error, nodes=sorted({each.key for each in group.slices}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,14 +45,30 @@ def unpack(
 def _written(model: PackedModel, target: Path, inputs: Inputs, force: bool) -> Unpacked:
     files = model.layout.files
     paths = [path_of(each, target) for each in files]
-    for path in paths[1:]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    refuse_files(paths, inputs, force=force)
-    with Transaction() as outputs:
+    with _folders(paths[1:], target.parent), Transaction() as outputs:
+        refuse_files(paths, inputs, force=force)
         for each, path in zip(files, paths, strict=True):
             outputs.write(path, model.content(each), last=each.name == MODEL)
         outputs.commit()
     return Unpacked(tuple(paths), sum(each.size for each in files))
+
+
+@contextlib.contextmanager
+def _folders(paths: Sequence[Path], top: Path) -> Iterator[None]:
+    """Make the folders of files below ``top``; those that were made go again where anything fails."""
+    made: list[Path] = []
+    try:
+        for path in paths:
+            missing = [each for each in path.parents if each.is_relative_to(top) and not each.exists()]
+            for folder in reversed(missing if top.is_dir() else []):
+                folder.mkdir()
+                made.append(folder)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def path_of(file: FileLayout, target: Path) -> Path:

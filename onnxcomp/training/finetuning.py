@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.calibration import CalibrationData
@@ -22,6 +21,7 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.model import Model, copied
+from onnxcomp.training.engine import Engine, NoGradientError
 from onnxcomp.training.engines import chosen_engine
 from onnxcomp.training.loss.matching import Matching, open_dimensions
 from onnxcomp.training.loss.terms import LossTerm, add_loss
@@ -29,7 +29,7 @@ from onnxcomp.training.optimization.checkpoint import TrainingCheckpoint
 from onnxcomp.training.optimization.loop import Trained, Training, TrainingPlan
 from onnxcomp.training.optimization.task import TrainingTask
 from onnxcomp.training.samples.stream import Chunk, TrainingStream, held_out
-from onnxcomp.training.samples.teacher import OpenSession, Teacher
+from onnxcomp.training.samples.teacher import OpenSession, Teacher, is_by_sample
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import activation_bytes, refuse_large_step, step_bytes
 from onnxcomp.training.student import TrainedPart, free_count, private_copy
@@ -44,6 +44,7 @@ TRIED_SHARE, LEAST_TRIED, MOST_TRIED = 25, 20, 200  # of the steps for each rate
 WARM_UP_SHARE = 0.03
 LOOKS = 40  # at the samples held back, in a whole training
 LEAST_BETWEEN = 10  # steps
+MOST_ASKED = 64  # parts of which it is asked one by one whether a gradient reaches them
 EPOCHS = 20.0
 LEAST_STEPS, MOST_STEPS = 400, 8000  # where neither epochs nor time say it
 TIMED_STEPS = 3
@@ -94,6 +95,7 @@ class Finetuning:
     plan: TrainingPlan | None = None
     needed_bytes: int = 0
     engine: str = ""
+    unreached: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Trained:
         """Train. Raises NoGradientError, StepTooLargeError or NothingToTrainError before any work."""
@@ -119,13 +121,34 @@ class Finetuning:
         terms = [*terms, *([] if label is None else [label])]
         lossy, loss = _with_loss(student, terms)
         self._refuse_lack(lossy, stream, terms)
+        kind = self._engine_for(lossy, loss)
         names = [part.name for part in self.parts]
-        kind = chosen_engine(self.setup.engine, lossy, loss, names)
-        self.engine = kind.name
         with teacher.opened():
             yield TrainingTask(
                 kind(lossy, loss, names, threads=self.threads), self.parts, terms, teacher, stream, looked
             )
+
+    def _engine_for(self, lossy: Model, loss: str) -> type[Engine]:
+        """The engine; where none can differentiate with respect to all parts, those that no gradient reaches are left
+        out of ``parts`` and told in ``unreached``."""
+        try:
+            kind = chosen_engine(self.setup.engine, lossy, loss, [part.name for part in self.parts])
+        except NoGradientError as error:
+            alone = {part.name: self._engine_of_one(lossy, loss, part) for part in self.parts[:MOST_ASKED]}
+            able = [part for part in self.parts if alone.get(part.name) is not None]
+            if not able:
+                raise
+            self.unreached = {part.known_as: str(error) for part in self.parts if part not in able}
+            self.parts = able
+            kind = chosen_engine(self.setup.engine, lossy, loss, [part.name for part in able])
+        self.engine = kind.name
+        return kind
+
+    def _engine_of_one(self, lossy: Model, loss: str, part: TrainedPart) -> type[Engine] | None:
+        try:
+            return chosen_engine(self.setup.engine, lossy, loss, [part.name])
+        except NoGradientError:
+            return None
 
     def _terms(self, student: Model, teacher: Teacher, held: TrainingStream, inner: Sequence[str]) -> list[LossTerm]:
         chunks: list[Chunk] = []
@@ -134,7 +157,7 @@ class Finetuning:
             if sum(each.batch.count for each in chunks) >= SEEN_SAMPLES:
                 break
         seen = [teacher.run(each.batch.feeds) for each in chunks]
-        teacher.by_sample = _is_by_sample(teacher, chunks[0], seen[0])
+        teacher.by_sample = is_by_sample(teacher, chunks[0], seen[0])
         found = self.matching.terms(student, self.reference.model, seen, inner, teacher.by_sample)
         if not found:
             raise NothingToTrainError(f"{self.model.name}: none of its outputs is of floats that vary with the input")
@@ -242,18 +265,3 @@ def _with_loss(student: Model, terms: Sequence[LossTerm]) -> tuple[Model, str]:
     open_dimensions(proto)
     loss = add_loss(proto, student.opset, terms)
     return student.with_proto(proto), loss
-
-
-def _is_by_sample(teacher: Teacher, chunk: Chunk, whole: Mapping[str, Array]) -> bool:
-    """Whether the first axis of all that the teacher gives counts the samples, and these do not see each other."""
-    count = chunk.batch.count
-    if count < 2 or not chunk.batch.axes:
-        return False
-    feeds = {
-        name: np.take(value, range(1), axis=chunk.batch.axes[name]) if name in chunk.batch.axes else value
-        for name, value in chunk.batch.feeds.items()
-    }
-    first = teacher.run(feeds)
-    return all(
-        each.ndim > 0 and each.shape[0] == count and first[name].shape[:1] == (1,) for name, each in whole.items()
-    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from math import isqrt
 
+LEARNT_FROM = 8192
 RATIOS = (64, 84, 111, 147, 194, 256, 338, 446, 588, 776, 1024)
 LEANS = (-512, -256, -128, -38, 38, 128, 256, 512)
 
@@ -106,14 +107,14 @@ class Question:
         return min(65535, max(1, math.floor(65536 / (1 + 2 ** (-x / 512)) + 0.5))), stretches
 
     def learn(self, seen: Sequence[tuple[int, int, list[int], Sequence[int]]]) -> None:
-        every = max(1, len(seen) // 4096)
+        every = max(1, len(seen) // LEARNT_FROM)
         taken = seen[::every]
         divisor = max(1, min(isqrt(len(taken)), 16) if len(taken) < 256 else len(taken) // 16)
         for k in range(4):
             gain = sum((65536 * bit - chance) * stretches[k] for bit, chance, stretches, _ in taken)
             moved = max(-1024, min(1024, gain // (divisor << 18)))
             self.weights[k] = max(-28672, min(28672, self.weights[k] + moved))
-        for bit, _, _, contexts in seen:
+        for bit, _, _, contexts in taken:
             for held, context in zip(self.counts, contexts, strict=True):
                 held.setdefault(context, [0, 0])[bit] += 1
             self.zeros += 1 - bit
@@ -202,25 +203,11 @@ def answered(
     return [each[0] for each in seen]
 
 
-def read_symbols(content: bytes, count: int, levels: int) -> list[int]:
-    """Symbols in the order in which they are viewed: (rows, channels, height, width)."""
-    head, ends = numbers(content)
-    if head[0] == 0:
-        return Coder(content[ends[2] :]).adaptive(count, bell(levels, head[1], head[2]))
-    flags, center, mean, many = head[1:5]
-    widths = [*head[5 : 5 + many], levels]
-    channels, height, width = head[5 + many : 8 + many]
-    coder = Coder(content[ends[7 + many] :])
-    distances = [s - center + (0 if flags & 2 else s >= center) for s in range(levels)]
-    starts = [0, 1]
-    for each in widths[:-1]:
-        starts.append(starts[-1] + each)
-    sizes = [max(i for i, start in enumerate(starts) if start <= abs(d)) for d in distances]
-    sign = [(d > 0) - (d < 0) for d in distances]
-    shown = [1, *widths[:-1], *widths[-2:-1]] if many else [1, 1]
-    magnitude = [4 * start + 2 * (shown[i] - 1) for i, start in enumerate(starts)]
-    farthest = {s: max([size for size, own in zip(sizes, sign, strict=True) if own == s], default=0) for s in (-1, 1)}
-    rows = count // (channels * height * width)
+def walked(
+    coder: Coder, size: Field, mean: int, has_zero: bool, farthest: dict[int, int], magnitude: list[int]
+) -> dict[Field, int]:
+    """The class of every field."""
+    rows, channels, height, width = size
     grid = Grid(rows, channels, height, width, mean)
     questions: dict[tuple[int, int, int], Question] = {}
     classes: dict[tuple[int, int, int, int], int] = {}
@@ -239,7 +226,7 @@ def read_symbols(content: bytes, count: int, levels: int) -> list[int]:
 
             asked = partial(answered, coder, questions, contexts, color)
             left = fields
-            if flags & 2:
+            if has_zero:
                 answers = asked((0, 0), left)
                 classes.update((field, 0) for field, bit in zip(left, answers, strict=True) if not bit)
                 left = [field for field, bit in zip(left, answers, strict=True) if bit]
@@ -257,6 +244,29 @@ def read_symbols(content: bytes, count: int, levels: int) -> list[int]:
             for field in fields:
                 grid.values[field] = magnitude[abs(classes[field])] * (1 if classes[field] > 0 else -1)
         start = stop
+    return classes
+
+
+def read_symbols(content: bytes, count: int, levels: int) -> list[int]:
+    """Symbols in the order in which they are viewed: (rows, channels, height, width)."""
+    head, ends = numbers(content)
+    if head[0] == 0:
+        return Coder(content[ends[2] :]).adaptive(count, bell(levels, head[1], head[2]))
+    flags, center, mean, many = head[1:5]
+    widths = [*head[5 : 5 + many], levels]
+    channels, height, width = head[5 + many : 8 + many]
+    coder = Coder(content[ends[7 + many] :])
+    distances = [s - center + (0 if flags & 2 else s >= center) for s in range(levels)]
+    starts = [0, 1]
+    for each in widths[:-1]:
+        starts.append(starts[-1] + each)
+    sizes = [max(i for i, start in enumerate(starts) if start <= abs(d)) for d in distances]
+    sign = [(d > 0) - (d < 0) for d in distances]
+    shown = [1, *widths[:-1], *widths[-2:-1]] if many else [1, 1]
+    magnitude = [4 * start + 2 * (shown[i] - 1) for i, start in enumerate(starts)]
+    farthest = {s: max([size for size, own in zip(sizes, sign, strict=True) if own == s], default=0) for s in (-1, 1)}
+    size4 = count // (channels * height * width), channels, height, width
+    classes = walked(coder, size4, mean, bool(flags & 2), farthest, magnitude)
     order = sorted(classes)
     places = dict.fromkeys(order, 0)
     for size in range(len(starts)):

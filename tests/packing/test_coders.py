@@ -11,8 +11,8 @@ from onnxcomp.errors import PackError
 from onnxcomp.packing.coders.classes import ClassScheme, scheme_of
 from onnxcomp.packing.coders.general import read_bytes, write_bytes
 from onnxcomp.packing.coders.logarithms import SQUASHED_MOST, STEPS
-from onnxcomp.packing.coders.mixed_symbols import mean_magnitude, read_mixed, write_mixed
-from onnxcomp.packing.coders.range_coder import SymbolReader, SymbolWriter
+from onnxcomp.packing.coders.mixed_symbols import mean_magnitude, write_mixed
+from onnxcomp.packing.coders.range_coder import SymbolWriter
 from onnxcomp.packing.coders.symbol_arrays import ArrayView, read_symbols, write_symbols
 from onnxcomp.packing.varints import numbers
 from tests.packing import reference_reader
@@ -32,6 +32,18 @@ def smooth(shape: tuple[int, ...], levels: int, seed: int) -> np.ndarray:
     return np.clip(np.rint(values * levels / 8 + levels // 2), 0, levels - 1).astype(np.int64).reshape(-1)
 
 
+def mixed(symbols: np.ndarray, shape: tuple[int, int, int, int], levels: int, has_zero: bool) -> bytes:
+    """Symbols packed in the context of their surroundings, whatever is smaller."""
+    scheme = scheme_of(np.bincount(symbols, minlength=levels))
+    scheme = ClassScheme(levels, scheme.center, has_zero, scheme.widths)
+    mean = mean_magnitude(scheme.classes[symbols], scheme)
+    writer = SymbolWriter()
+    write_mixed(writer, symbols, shape, scheme, mean)
+    widths = scheme.widths[:-1]
+    head = numbers(1, 2 * has_zero, scheme.center, mean, len(widths), *widths, *shape[1:])
+    return head + writer.content()
+
+
 @pytest.mark.parametrize(
     ("shape", "levels", "has_zero"),
     [
@@ -46,15 +58,17 @@ def test_mixed_symbols_are_what_the_documented_format_says(
     shape: tuple[int, int, int, int], levels: int, has_zero: bool
 ) -> None:
     symbols = smooth(shape, levels, 1)
-    scheme = scheme_of(np.bincount(symbols, minlength=levels))
-    scheme = ClassScheme(levels, scheme.center, has_zero, scheme.widths)
-    mean = mean_magnitude(scheme.classes[symbols], scheme)
-    writer = SymbolWriter()
-    write_mixed(writer, symbols, shape, scheme, mean)
-    np.testing.assert_array_equal(read_mixed(SymbolReader(writer.content()), shape, scheme, mean), symbols)
-    widths = scheme.widths[:-1]
-    head = numbers(1, 2 * has_zero, scheme.center, mean, len(widths), *widths, *shape[1:])
-    assert reference_reader.read_symbols(head + writer.content(), symbols.size, levels) == symbols.tolist()
+    packed = mixed(symbols, shape, levels, has_zero)
+    np.testing.assert_array_equal(read_symbols(packed, symbols.size, levels, shape), symbols)
+    assert reference_reader.read_symbols(packed, symbols.size, levels) == symbols.tolist()
+
+
+def test_long_steps_learn_from_some_bits_as_the_documented_format_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcomp.packing.coders.mixing.LEARNT_FROM", 100)
+    monkeypatch.setattr(reference_reader, "LEARNT_FROM", 100)
+    shape = (9, 12, 3, 3)
+    symbols = smooth(shape, 15, 2)
+    assert reference_reader.read_symbols(mixed(symbols, shape, 15, True), symbols.size, 15) == symbols.tolist()
 
 
 def test_counted_symbols_are_what_the_documented_format_says() -> None:

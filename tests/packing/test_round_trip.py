@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxcomp.contract import Context
-from onnxcomp.errors import ModelError
+from onnxcomp.errors import ModelError, PackError
 from onnxcomp.model import load, save
 from onnxcomp.packing import container, packer
 from onnxcomp.packing.packed import PackedModel
@@ -133,6 +133,13 @@ def test_external_data_comes_back_in_its_files(tmp_path: Path) -> None:
     data = (tmp_path / "shared.bin").read_bytes()
     (tmp_path / "shared.bin").write_bytes(data + b"what nothing refers to")
     round_trip(tmp_path / "m.onnx")
+    content = bytearray((tmp_path / "out" / "packed.onnxp").read_bytes())
+    content[12] ^= 1
+    (tmp_path / "broken.onnxp").write_bytes(content)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(PackError):
+        unpack(tmp_path / "broken.onnxp", tmp_path / "other" / "m.onnx")
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_every_way_of_storing_codes_comes_back_and_is_known(tmp_path: Path) -> None:

@@ -325,6 +325,20 @@ def test_an_operator_without_a_derivative_is_named(monkeypatch: pytest.MonkeyPat
     assert not outcome.changed and "Frobnicate" in said and "onnxcomp[train]" in said
 
 
+def test_weights_that_a_gradient_reaches_are_trained_where_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def before_the_second(model: Model, loss: str, names: list[str]) -> dict[str, str]:
+        return {} if set(names) <= {"w2", "b2"} else {"Frobnicate": "it has no rule"}
+
+    monkeypatch.setattr(BackwardEngine, "unsupported", before_the_second)
+    monkeypatch.setattr(engines, "has_torch", lambda: False)
+    before = pruned()
+    after, outcome = trained(before)
+    assert {each.name for each in outcome.changed} == {"w2", "b2"}
+    assert {each.name for each in outcome.skipped} == {"w1", "b1"}
+    assert error(after) < error(before)
+    np.testing.assert_array_equal(constant(after, "w1"), constant(before, "w1"))
+
+
 def test_torch_is_named_where_it_is_asked_for_and_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "has_torch", lambda: False)
     with pytest.raises(ParameterError, match=r"onnxcomp\[train\]"):

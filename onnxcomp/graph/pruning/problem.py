@@ -35,13 +35,16 @@ class InputsSeen:
 
     gram: (g or 1, k, k), their second moments in the weight's matrix form; mean: (g or 1, k); count: about how many
     independent ones there were. lookups: (n,) how often each index of the channel axis is looked up, of a weight that
-    is read in no other way.
+    is read in no other way. squares: of the weight's shape, E g^2 of the gradients of what the model loses;
+    lack: why there are none, where they were asked for.
     """
 
     gram: Array | None = None
     mean: Array | None = None
     count: float = math.inf
     lookups: Array | None = None
+    squares: Array | None = None
+    lack: str = ""
 
 
 class PruningProblem:
@@ -55,7 +58,8 @@ class PruningProblem:
         if seen.gram is not None and seen.mean is not None and self._form is not None:
             moment = shrunk_by_count(seen.gram, seen.mean, seen.count)
         power = None if lookups is None else (lookups + 1.0) / (lookups.sum() + lookups.size)
-        self._matrices = PrunedMatrices(self._pack(np.asarray(weight.values)), moment, power, seen.mean)
+        squares = None if seen.squares is None else self._pack(seen.squares)
+        self._matrices = PrunedMatrices(self._pack(np.asarray(weight.values)), moment, power, seen.mean, squares)
 
     def pruned(self, criterion: Criterion, pattern: Pattern) -> Sparse:
         """The weight after pruning. Zeros that are there stay zero."""

@@ -22,6 +22,7 @@ CAUTIOUS_SHRINKAGE = 0.05  # better on samples that were not seen where these ar
 LEAST_SHRINKAGE = 0.03  # however many inputs were seen
 LEAST_SPREAD = 1e-4  # of the inputs' power: constant inputs have no other spread
 JITTER = 1e-6
+LEAST_WORTH = 1e-6  # of the mean: an output that no sample showed to count counts a little
 
 
 def shrunk(gram: Array, amount: float = SHRINKAGE, *, dtype: DTypeLike = np.float64) -> Array:
@@ -93,6 +94,20 @@ def removal_cost(matrices: Array, moment: Array) -> Array:
     spare = np.diagonal(inverse, axis1=1, axis2=2)[:, None, :]
     cost: Array = np.square(np.asarray(matrices, np.float64)) / spare
     return cost
+
+
+def output_worth(squares: Array, moment: Array) -> Array:
+    """(g, r) E d^2 of each output, d the gradient with respect to it, from E (d x)^2 of each weight (g, r, k) and the
+    second moment (g or 1, k, k) of the inputs: as if d and x did not depend on each other (Martens & Grosse 2015,
+    K-FAC, https://arxiv.org/abs/1503.05671). None is less than a millionth of their mean; all are 1 where nothing
+    tells them."""
+    power = np.einsum("gkk->g", np.asarray(moment, np.float64))[:, None]
+    worth = np.sum(squares, axis=2, dtype=np.float64) / np.maximum(power, np.finfo(np.float64).tiny)
+    mean = float(worth.mean()) if worth.size else 0.0
+    if not (mean > 0 and np.isfinite(mean)):
+        return np.ones_like(worth)
+    raised: Array = np.maximum(worth, LEAST_WORTH * mean)
+    return raised
 
 
 def output_error(difference: Array, moment: Array) -> float:

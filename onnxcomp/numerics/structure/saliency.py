@@ -5,7 +5,8 @@
     second-order   |w| / sqrt([H^-1]_kk)      Optimal Brain Surgeon, Hassibi & Stork 1992; H^-1 of each row
 
 H = E[x x^T] is the second moment of the inputs. The squares of the last two are what the outputs lose, summed over a
-row: when the value alone is dropped, and when all others of its row make up for it.
+row: when the value alone is dropped, and when all others of its row make up for it. Where gradients tell what each
+output's errors count (importance = fisher, ``PrunedMatrices``), rows are multiplied by that first.
 """
 
 from __future__ import annotations

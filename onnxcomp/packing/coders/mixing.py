@@ -29,7 +29,7 @@ WEIGHT_MOST = 7 << WEIGHT_BITS
 MOVED_MOST = 1 << (WEIGHT_BITS - 2)  # by which a weight changes at a time
 RATE_BITS = 18  # errors times stretches, in units of 2^-25, to a weight's step
 STEADY = 16  # the square root of the number of bits above which a step grows with their number no more
-LEARNT_FROM = 2**12  # of more bits every second, third, ... is learnt from
+LEARNT_FROM = 2**13  # of more bits every second, third, ... is learnt from
 
 
 class MixingNode:
@@ -56,12 +56,13 @@ class MixingNode:
     def learn(self, bits: Array, ones: Array, stretches: Array, contexts: Array) -> None:
         """Bring counts and weights up to date with (n,) bits that were coded."""
         every = max(1, bits.size // LEARNT_FROM)
-        errors = (bits[::every] * 2**P_BITS - ones[::every]).astype(np.float64)
+        seen, known = bits[::every], contexts[:, ::every]
+        errors = (seen * 2**P_BITS - ones[::every]).astype(np.float64)
         step = max(1, min(int(np.sqrt(errors.size)), STEADY) if errors.size < STEADY**2 else errors.size // STEADY)
         gains = np.floor((stretches[:, ::every] @ errors) / float(step << RATE_BITS))
         self._weights += np.minimum(MOVED_MOST, np.maximum(-MOVED_MOST, gains))
         np.minimum(WEIGHT_MOST, np.maximum(-WEIGHT_MOST, self._weights), out=self._weights)
-        counted = np.bincount((contexts * 2 + bits).reshape(-1), minlength=self._counts.size)
+        counted = np.bincount((known * 2 + seen).reshape(-1), minlength=self._counts.size)
         self._counts += counted.reshape(self._counts.shape)
-        ones_seen = int(np.count_nonzero(bits))
-        self._all += (bits.size - ones_seen, ones_seen)
+        ones_seen = int(np.count_nonzero(seen))
+        self._all += (seen.size - ones_seen, ones_seen)

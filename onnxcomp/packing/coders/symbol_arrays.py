@@ -26,8 +26,9 @@ Array = NDArray[Any]
 COUNTED, MIXED = range(2)
 LEVELS_MOST = 2**12
 MIXED_LEAST = 256  # symbols from which contexts are tried
+SHARES, SHARES_BELOW = (0.2, 0.45), 2**17  # other classes that are tried on fewer symbols
 TRIED = 2**20  # symbols by which it is decided whether contexts are worth their time
-WORTH = ((2**15, 1.0), (2**20, 0.99), (math.inf, 0.97))  # (fewer symbols, of the bytes without contexts at most)
+WORTH = ((2**15, 1.0), (2**19, 0.99), (2**22, 0.97), (math.inf, 0.9))  # (fewer symbols, of the bytes without contexts at most)
 BELL = 2**12  # of the prior's peak
 BELL_WEIGHT = 64  # of the prior for each level, in all
 LAGS_MOST = 64  # columns by which images behind a dense layer are looked for
@@ -72,7 +73,10 @@ def write_symbols(symbols: Array, levels: int, dims: tuple[int, ...]) -> bytes:
     least = next(share for size, share in WORTH if symbols.size < size) * len(plain)
     if chosen is None or len(best) > least:
         return found
-    return best if whole else _mixed(symbols, chosen, dims, scheme_of(counts))
+    if not whole:
+        return _mixed(symbols, chosen, dims, scheme_of(counts))
+    others = SHARES if symbols.size < SHARES_BELOW else ()
+    return min([best, *(_mixed(symbols, chosen, dims, scheme_of(counts, share=each)) for each in others)], key=len)
 
 
 def read_symbols(packed: bytes, count: int, levels: int, dims: tuple[int, ...]) -> Array:

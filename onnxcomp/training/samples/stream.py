@@ -1,13 +1,15 @@
 """Samples in batches, in an order that the seed fixes, across files, with no more of them in memory than a few files.
 
-    files, shuffled -> windows of files that fit in the room -> the samples of a window, shuffled -> batches
+    blocks, shuffled -> windows of blocks that fit in the room -> the samples of a window, shuffled -> batches
 
-Where all fits in one window, which is so for arrays that are mapped, every sample may follow on every other.
+A block is a file, or some samples that stand side by side in an array that is mapped from one: samples read one by one
+would each cost a read of the disk. Where all fits in one window every sample may follow on every other.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.calibration import Batch, CalibrationData, Group
+from onnxcomp.calibration.data.sources import LABELS
 from onnxcomp.runtime import Value
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]  # (n, 2): group and position of each sample
 
 ROOM_BYTES = 256 * 2**20  # of arrays that are held at once
+BLOCK_BYTES = 2**20  # of mapped arrays that are read at once
+LOOKED_AT = 64  # groups of which it is asked whether their arrays are mapped: of more, each is small
 HELD_SHARE = 0.1
 LEAST_HELD, MOST_HELD = 32, 2048
 LEAST_SAMPLES = 16  # fewer teach nothing that holds elsewhere
@@ -49,7 +54,8 @@ class TrainingStream:
     seed: int
     most: int = 2**31
     room_bytes: int = ROOM_BYTES
-    _held: OrderedDict[int, Mapping[str, Value]] = field(default_factory=OrderedDict, repr=False)
+    _bytes: int = 0
+    _held: OrderedDict[tuple[int, int], Mapping[str, Value]] = field(default_factory=OrderedDict, repr=False)
 
     @property
     def batches_in_epoch(self) -> int:
@@ -71,11 +77,13 @@ class TrainingStream:
     def chunks(self, rows: Rows) -> Iterator[Chunk]:
         """The samples in as few runs as can be."""
         parts: dict[Any, list[tuple[Batch, Rows]]] = {}
-        for number in dict.fromkeys(rows[:, 0].tolist()):
-            own = rows[rows[:, 0] == number]
-            for some in self._cut(own, self.data.groups[number]):
-                made = self.data.batch_of(self._values(number), self.data.groups[number].cut, some[:, 1])
-                parts.setdefault(_form(made, number, self.data.groups[number]), []).append((made, some))
+        blocks = rows[:, 1] // self._blocks[rows[:, 0]]
+        for number, block in dict.fromkeys(zip(rows[:, 0].tolist(), blocks.tolist(), strict=True)):
+            own, group = rows[(rows[:, 0] == number) & (blocks == block)], self.data.groups[number]
+            for some in self._cut(own, group):
+                inside = some[:, 1] - block * self._blocks[number]
+                made = self.data.batch_of(self._values(number, block), group.cut, inside)
+                parts.setdefault(_form(made, number, group), []).append((made, some))
         for several in parts.values():
             whole = joined([batch for batch, _ in several])
             yield from self._limited(Chunk(whole, np.concatenate([each for _, each in several])))
@@ -98,30 +106,47 @@ class TrainingStream:
             rows = chunk.rows[start : start + self.most]
             yield Chunk(_piece(chunk.batch, start, start + len(rows)), rows)
 
-    def _values(self, number: int) -> Mapping[str, Value]:
-        """The arrays of a group, loaded once while they are in the window."""
-        if number in self._held:
-            self._held.move_to_end(number)
-            return self._held[number]
-        self._held[number] = self.data.groups[number].load()
-        while len(self._held) > 1 and sum(map(_held_bytes, self._held.values())) > self.room_bytes:
-            self._held.popitem(last=False)
-        return self._held[number]
+    @functools.cached_property
+    def _blocks(self) -> Rows:
+        """(groups,) how many samples side by side a block of each group has."""
+        sizes = [max(1, each.cut.count) for each in self.data.groups]
+        for number, group in enumerate(self.data.groups if len(sizes) <= LOOKED_AT else ()):
+            arrays = group.load()
+            if group.cut.axes and not group.cut.exact and any(isinstance(each, np.memmap) for each in arrays.values()):
+                sample = sum(arrays[name].nbytes // max(1, group.cut.count) for name in group.cut.axes)
+                sizes[number] = max(1, BLOCK_BYTES // max(1, sample))
+        return np.array(sizes, np.int64)
+
+    def _values(self, number: int, block: int) -> Mapping[str, Value]:
+        """The arrays of a block, read once while they are in the window."""
+        key = number, block
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        group, size = self.data.groups[number], int(self._blocks[number])
+        values = group.load()
+        if size < group.cut.count:
+            values = _between(values, group, block * size, (block + 1) * size)
+        self._held[key] = values
+        self._bytes += _held_bytes(values)
+        while len(self._held) > 1 and self._bytes > self.room_bytes:
+            self._bytes -= _held_bytes(self._held.popitem(last=False)[1])
+        return values
 
     def _order(self, epoch: int) -> Rows:
         """The samples of an epoch in their order; the last one is remembered."""
         if getattr(self, "_epoch", None) != epoch:
-            self._shuffled = _windowed(self.data, np.random.default_rng([self.seed, epoch]), self._groups_at_once)
+            rng = np.random.default_rng([self.seed, epoch])
+            self._shuffled = _windowed(self.data, self._blocks, rng, self._blocks_at_once)
             self._epoch = epoch
         return self._shuffled
 
-    @property
-    def _groups_at_once(self) -> int:
-        """How many groups fit in the room, by the size of the first."""
-        if not hasattr(self, "_at_once"):
-            size = _held_bytes(self._values(int(self.data.order[0, 0])))
-            self._at_once = max(1, self.room_bytes // size) if size else len(self.data.groups)
-        return self._at_once
+    @functools.cached_property
+    def _blocks_at_once(self) -> int:
+        """How many blocks fit in the room, by the size of the first."""
+        number, place = self.data.order[0].tolist()
+        size = _held_bytes(self._values(number, place // int(self._blocks[number])))
+        return max(1, self.room_bytes // max(1, size))
 
 
 def held_out(data: CalibrationData, seed: int, *, share: float = HELD_SHARE) -> tuple[CalibrationData, CalibrationData]:
@@ -134,18 +159,31 @@ def held_out(data: CalibrationData, seed: int, *, share: float = HELD_SHARE) -> 
     return dataclasses.replace(data, order=order[wanted:]), dataclasses.replace(data, order=order[:wanted])
 
 
-EXACT_SPLIT = 200_000  # samples: of more, equal ones are not looked for, since that reads them all
+EXACT_SPLIT = 20_000  # samples: of more, equal ones are not looked for, since that reads them all
 
 
-def _windowed(data: CalibrationData, rng: np.random.Generator, groups_at_once: int) -> Rows:
-    """The rows of ``data.order`` shuffled within windows of so many groups, which are shuffled themselves."""
-    order = data.order
-    numbers = rng.permutation(np.unique(order[:, 0]))
-    window_of = np.zeros(int(order[:, 0].max(initial=0)) + 1, np.int64)
-    window_of[numbers] = np.arange(len(numbers)) // max(1, groups_at_once)
-    mixed = _in_units(data, order[rng.permutation(len(order))], rng)
-    shuffled: Rows = mixed[np.argsort(window_of[mixed[:, 0]], kind="stable")]
+def _windowed(data: CalibrationData, sizes: Rows, rng: np.random.Generator, at_once: int) -> Rows:
+    """The rows of ``data.order`` shuffled within windows of so many blocks, which are shuffled themselves. sizes: how
+    many samples a block of each group has."""
+    counts = np.array([-(-each.cut.count // size) for each, size in zip(data.groups, sizes, strict=True)], np.int64)
+    first = np.cumsum(counts) - counts
+    mixed = _in_units(data, data.order[rng.permutation(len(data.order))], rng)
+    blocks = first[mixed[:, 0]] + mixed[:, 1] // sizes[mixed[:, 0]]
+    window_of = np.zeros(int(counts.sum()) + 1, np.int64)
+    used = rng.permutation(np.unique(blocks))
+    window_of[used] = np.arange(len(used)) // max(1, at_once)
+    shuffled: Rows = mixed[np.argsort(window_of[blocks], kind="stable")]
     return shuffled
+
+
+def _between(values: Mapping[str, Value], group: Group, start: int, stop: int) -> Mapping[str, Value]:
+    """The samples of a group from one to another, in memory."""
+    return {
+        name: np.array(np.moveaxis(np.moveaxis(each, group.cut.axes[name], 0)[start:stop], 0, group.cut.axes[name]))
+        if name in group.cut.axes
+        else (each[start:stop] if name == LABELS else each)
+        for name, each in values.items()
+    }
 
 
 def _in_units(data: CalibrationData, rows: Rows, rng: np.random.Generator) -> Rows:

@@ -71,3 +71,18 @@ class Teacher:
         rows = [np.array(found[name]) for name in self.names]
         for at, place in enumerate(places):
             self._kept[place] = tuple(each[at] for each in rows)
+
+
+def is_by_sample(teacher: Teacher, chunk: Chunk, whole: Mapping[str, Array]) -> bool:
+    """Whether the first axis of all that the teacher gives counts the samples, and these do not see each other."""
+    count = chunk.batch.count
+    if count < 2 or not chunk.batch.axes:
+        return False
+    feeds = {
+        name: np.take(value, range(1), axis=chunk.batch.axes[name]) if name in chunk.batch.axes else value
+        for name, value in chunk.batch.feeds.items()
+    }
+    first = teacher.run(feeds)
+    return all(
+        each.ndim > 0 and each.shape[0] == count and first[name].shape[:1] == (1,) for name, each in whole.items()
+    )

@@ -90,7 +90,8 @@ def many_groups(loading: Counting, count: int) -> CalibrationData:
     return CalibrationData(source="test", inputs=tuple(inputs), groups=groups, order=natural_order(groups))
 
 
-def test_no_more_is_held_than_the_room_and_each_file_is_read_once_an_epoch() -> None:
+def test_no_more_is_held_than_the_room_and_each_file_is_read_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcomp.training.samples.stream.LOOKED_AT", 0)  # as for a folder of many files
     loading = Counting(50)
     stream = TrainingStream(many_groups(loading, 40), 32, seed=0, room_bytes=4 * 50 * 2 * 4)
     seen: set[float] = set()
@@ -100,6 +101,23 @@ def test_no_more_is_held_than_the_room_and_each_file_is_read_once_an_epoch() -> 
         assert sum(each["x"].nbytes for each in stream._held.values()) <= stream.room_bytes
     assert len(seen) == 40
     assert loading.loads <= 40 + 2 * 10  # windows of four: a batch may lie across two of them
+
+
+def test_a_mapped_array_is_read_in_blocks_that_fit_in_the_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("onnxcomp.training.samples.stream.BLOCK_BYTES", 10 * 8)
+    values = np.stack([np.zeros(300), np.arange(300)], axis=1).astype(np.float32)
+    np.save(tmp_path / "x.npy", values)
+    group = Group("x", lambda: {"x": np.load(tmp_path / "x.npy", mmap_mode="r")}, Cut({"x": 0}, 300))
+    inputs = tuple(Session(MODEL).inputs)
+    data = CalibrationData(source="test", inputs=inputs, groups=(group,), order=natural_order([group]))
+    stream = TrainingStream(data, 25, seed=0, room_bytes=6 * 10 * 8)
+    batches = fed(stream, stream.batches_in_epoch)
+    assert sorted(row for batch in batches for row in batch) == [(0.0, float(place)) for place in range(300)]
+    assert sum(each["x"].nbytes for each in stream._held.values()) <= stream.room_bytes
+    assert all(type(each["x"]) is np.ndarray for each in stream._held.values())
+    spans = [max(row[1] for row in batch) - min(row[1] for row in batch) for batch in batches]
+    assert min(spans) > 60  # blocks of one window come from everywhere
+    assert batches != fed(TrainingStream(data, 25, seed=1, room_bytes=480), 12)
 
 
 def test_arrays_of_other_shapes_are_run_apart(tmp_path: Path) -> None:
