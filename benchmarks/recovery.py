@@ -22,11 +22,10 @@ PREPARED = "".join(
 STORED = "".join(f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "strip-metadata"))
 
 
-def together(*steps: str, stored: bool = True, int8: bool = False) -> str:
+def together(*steps: str, stored: bool = True) -> str:
     """A recipe of steps that are judged at the end."""
     whole = ",\n  ".join(steps)
-    quantized = '[[step]]\npass = "quantize-static"\n\n' if int8 else ""
-    return f'{PREPARED}[[step]]\nverify = "end"\nsequence = [\n  {whole},\n]\n\n{quantized}{STORED if stored else ""}'
+    return f'{PREPARED}[[step]]\nverify = "end"\nsequence = [\n  {whole},\n]\n\n{STORED if stored else ""}'
 
 
 def one(name: str, **fields: object) -> str:
@@ -35,50 +34,54 @@ def one(name: str, **fields: object) -> str:
     return f"{{{', '.join(told)}}}"
 
 
-def rounds(*steps: str, **schedule: list[float]) -> str:
-    """Rounds of passes, with what their fields are in each."""
-    told = ", ".join(f"{key} = {values}" for key, values in schedule.items())
-    return f"{{repeat = [{', '.join(steps)}], schedule = {{{told}}}}}"
-
-
-PRUNED = rounds(one("prune-weights"), one("finetune", epochs=4), sparsity=[0.8, 0.9, 0.93, 0.95])
 CASES = (
     Case(
         "lenet300_mnist", "deep compression",
-        together(PRUNED, one("cluster-weights", bits=4), one("finetune", epochs=12)),
+        together(
+            one("prune-weights", sparsity=0.9, scope="model"), one("finetune", steps=2000),
+            one("prune-weights", sparsity=0.95, scope="model"), one("finetune", steps=6000),
+            one("cluster-weights", bits=2.6, granularity="tensor"), one("finetune", steps=2500, temperature=2.0),
+        ),
         operator.le, 1.60, most_bytes=21_300, unlabelled="mnist_unlabelled",
     ),
     Case(
         "lenet5_caffe_mnist", "deep compression",
         together(
-            rounds(one("prune-weights"), one("finetune", epochs=4), sparsity=[0.8, 0.9, 0.95, 0.97]),
-            one("cluster-weights", bits=4), one("finetune", epochs=10),
+            one("prune-weights", sparsity=0.92, scope="model"), one("finetune", steps=800),
+            one("prune-weights", sparsity=0.96, scope="model"), one("finetune", steps=2500),
+            one("cluster-weights", bits=3.0, granularity="tensor"), one("finetune", steps=1200, temperature=2.0),
         ),
         operator.le, 0.90, most_bytes=24_000, unlabelled="mnist_unlabelled",
     ),
     Case(
         "lenet5_caffe_mnist", "a student of a twelfth of the parameters",
-        together(one("prune-channels", size=1 / 12), one("finetune", epochs=20), stored=False),
+        together(one("prune-channels", size=1 / 12), one("finetune", steps=8000), stored=False),
         operator.le, 1.0, unlabelled="mnist_unlabelled",
     ),
     Case(
         "resnet8_cifar10_tf", "all weights in 3 bits",
-        together(one("cluster-weights", bits=3, granularity="channel"), one("finetune", epochs=40)),
+        together(one("quantize-weights", bits=3), one("finetune", steps=5000)),
         operator.ge, 83.4, most_bytes=36_000, unlabelled="cifar10_unlabelled",
     ),
     Case(
         "resnet8_cifar10_tf", "half of the MACs cut, trained, int8",
-        together(one("prune-channels", macs=0.5, multiple=8), one("finetune", epochs=60), stored=False, int8=True),
+        together(
+            one("prune-channels", macs=0.5, multiple=8), one("finetune", steps=6000),
+            one("quantize-static"), one("finetune", steps=400), stored=False,
+        ),
         operator.ge, 81.5, latency=0.40, unlabelled="cifar10_unlabelled",
     ),
     Case(
         "resnet8_cifar10_tf", "ternary weights",
-        together(one("ternarize-weights"), one("finetune", epochs=60)),
+        together(one("ternarize-weights"), one("finetune", steps=6000)),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
     Case(
         "lenet5_caffe_mnist", "half of the channels cut, trained, int8",
-        together(one("prune-channels", ratio=0.5, even=True), one("finetune", epochs=10), stored=False, int8=True),
+        together(
+            one("prune-channels", ratio=0.5, even=True), one("finetune", steps=6000),
+            one("quantize-static"), one("finetune", steps=600), stored=False,
+        ),
         operator.le, 0.95, latency=0.35, unlabelled="mnist_unlabelled",
     ),
 )  # fmt: skip
