@@ -48,8 +48,8 @@ CASES = (
         "lenet5_caffe_mnist", "deep compression",
         together(
             one("prune-weights", sparsity=0.92, scope="model"), one("finetune", steps=800),
-            one("prune-weights", sparsity=0.96, scope="model"), one("finetune", steps=2500),
-            one("cluster-weights", bits=3.0, granularity="tensor"), one("finetune", steps=1200, temperature=2.0),
+            one("prune-weights", sparsity=0.965, scope="model"), one("finetune", steps=3500),
+            one("cluster-weights", bits=3.0, granularity="tensor"), one("finetune", steps=1800, temperature=2.0),
         ),
         operator.le, 0.90, most_bytes=24_000, unlabelled="mnist_unlabelled",
     ),
