@@ -246,6 +246,8 @@ class Writer:
         return [vector.slice([index], [index + 1], [0]) for index in range(count)]
 
     def zeros(self, shape: Symbol, data_type: int) -> Symbol:
-        """Zeros of a shape."""
+        """Zeros of a shape. Raises NoRuleError where the type is not known."""
+        if not data_type:
+            raise NoRuleError("the type of what it is computed from is not known")
         zero = self.constant(np.zeros((), helper.tensor_dtype_to_np_dtype(data_type)))
         return zero.expand(shape)
