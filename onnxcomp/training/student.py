@@ -17,11 +17,12 @@ from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.ir.scopes import inner_reads
-from onnxcomp.graph.stored.opening import open_plain
+from onnxcomp.graph.stored.opening import is_stored, open_plain, stored_bytes
 from onnxcomp.graph.weights.bias import biases
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite, is_pruned
 from onnxcomp.model import Model
+from onnxcomp.numerics.encodings.distinct_values import bits_of_values, distinct
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, Encoding, GridEncoding
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.numerics.trainable.coded import TrainedLevels, TrainedRounding
@@ -45,6 +46,7 @@ MEANT_ZEROS = 0.65  # of zeros among levels: three levels have up to half of the
 LEAST_OF_WEIGHTS = 0.5  # of the typical weight: what a vector near zero is moved relative to
 FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary) values harden slowly
 SCALARS_LEVELS = 256
+IN_CODES = "it is stored in codes whose levels differ from place to place: train it before it is stored"
 
 ROUNDINGS = ("auto", "fixed", "straight-through", "blend", "adaround")
 BLENDED = 0.5  # of the training, until values are rounded altogether
@@ -133,10 +135,14 @@ class PartFinder:
             return "it stands in a subgraph or function"
         if weight.dtype != np.float32:
             return f"it is {weight.dtype}: only float32 is trained (raise-float16 makes it that)"
-        return None if all_finite(weight.values) else "it has values that are not finite"
+        if not all_finite(weight.values):
+            return "it has values that are not finite"
+        return IN_CODES if weight.encoding is None and is_in_codes(weight) and levels_of(weight) is None else None
 
     def _form(self, weight: Weight) -> TrainedTensor | None:
         values, encoding = np.asarray(weight.values), weight.encoding
+        if encoding is None and is_in_codes(weight):
+            encoding = levels_of(weight)
         zeros = float((values == 0).mean()) if values.size else 0.0
         if encoding is None or encoding.values_are_free:
             if is_pruned(weight) or zeros >= MASKED_SHARE:
@@ -176,6 +182,22 @@ class PartFinder:
             if constant not in seen and self.selects(*names) and all_finite(constant.values):
                 seen.add(constant)
                 yield constant
+
+
+def is_in_codes(weight: Weight) -> bool:
+    """Whether an earlier run stored it in fewer bytes than the values that are not zero take by themselves."""
+    values = np.asarray(weight.values)
+    free_bytes = np.count_nonzero(values) * values.dtype.itemsize
+    return is_stored(weight.tensor) and bool(stored_bytes(weight.tensor) < free_bytes)
+
+
+def levels_of(weight: Weight) -> CodebookEncoding | None:
+    """Its distinct values as a codebook, None where they are many: they have scales of their own places."""
+    values = np.asarray(weight.values)
+    found = distinct(bits_of_values(values), SCALARS_LEVELS)
+    if found is None:
+        return None
+    return CodebookEncoding(dtype=str(values.dtype), codebook=np.unique(found.view(values.dtype)))
 
 
 def nonzeros(values: Array) -> Array:

@@ -87,28 +87,14 @@ class TrainedValues(TrainedTensor):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedNonzeros(TrainedTensor):
-    """What is zero stays zero; the other values, one after another, are trained as ``inner``: few of a pruned weight.
-
-    initial: the weight. encoding: that of the whole weight where it does not come of the inner one's, such as a mask.
-    """
+class TrainedAround(TrainedTensor):
+    """A weight of which some is trained as ``inner``, whose arrays are its own. initial: the weight."""
 
     initial: Array
     inner: TrainedTensor
-    encoding: Encoding | None = None
-    places: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "places", np.flatnonzero(self.initial.reshape(-1)))
 
     def start(self) -> dict[str, Array]:
         return self.inner.start()
-
-    def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
-        return self._spread(self.inner.values(arrays, progress))
-
-    def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
-        return self.inner.pull(arrays, adjoint.reshape(-1)[self.places], progress)
 
     def units(self) -> dict[str, Array]:
         return self.inner.units()
@@ -118,6 +104,26 @@ class TrainedNonzeros(TrainedTensor):
 
     def limited(self, arrays: Arrays) -> dict[str, Array]:
         return self.inner.limited(arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNonzeros(TrainedAround):
+    """What is zero stays zero; the other values, one after another, are trained as ``inner``: few of a pruned weight.
+
+    encoding: that of the whole weight where it does not come of the inner one's, such as a mask.
+    """
+
+    encoding: Encoding | None = None
+    places: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", np.flatnonzero(self.initial.reshape(-1)))
+
+    def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
+        return self._spread(self.inner.values(arrays, progress))
+
+    def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
+        return self.inner.pull(arrays, adjoint.reshape(-1)[self.places], progress)
 
     def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
         found, encoding = self.inner.settled(arrays)
@@ -133,14 +139,8 @@ class TrainedNonzeros(TrainedTensor):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedUnderMask(TrainedTensor):
+class TrainedUnderMask(TrainedAround):
     """What is zero stays zero, where the others cannot be told apart from their places: they share scales with it."""
-
-    initial: Array
-    inner: TrainedTensor
-
-    def start(self) -> dict[str, Array]:
-        return self.inner.start()
 
     def values(self, arrays: Arrays, progress: float = 1.0) -> Array:
         made = self.inner.values(arrays, progress)
@@ -148,15 +148,6 @@ class TrainedUnderMask(TrainedTensor):
 
     def pull(self, arrays: Arrays, adjoint: Array, progress: float = 1.0) -> dict[str, Array]:
         return self.inner.pull(arrays, np.where(self.initial != 0, adjoint, 0), progress)
-
-    def units(self) -> dict[str, Array]:
-        return self.inner.units()
-
-    def penalty(self, arrays: Arrays, progress: float) -> dict[str, Array]:
-        return self.inner.penalty(arrays, progress)
-
-    def limited(self, arrays: Arrays) -> dict[str, Array]:
-        return self.inner.limited(arrays)
 
     def settled(self, arrays: Arrays) -> tuple[Array, Encoding | None]:
         found, encoding = self.inner.settled(arrays)

@@ -33,7 +33,7 @@ def judge_together(step: Sequential, run: Run, started: float, *, in_part: bool 
     made = apply_in_turn(leaves, ledger.line, run.context_of(step), run.reach, limits=lossy)
     report = run.report(title(made.passes), step.fields(), _all(made), before, made.model, started)
     report.taken_back = list(made.taken)
-    run.receipt.notes += made.notes
+    run.receipt.notes += [each for each in dict.fromkeys(made.notes) if each not in run.receipt.notes]
     _say_left_out(made, run)
     if not any(each.changed for each in made.outcomes):
         if made.taken:

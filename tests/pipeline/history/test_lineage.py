@@ -21,7 +21,7 @@ class Rounding(Pass):
     effect = Effect(shrinks=("bytes",), exact=Exact.NOWHERE)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
-        raise NotImplementedError
+        return Outcome()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,9 +113,9 @@ def group_query_attention(
     """Several query heads share each head of keys and values; causal; sequences of one length only."""
     count, shared = call.get("num_heads"), call.get("kv_num_heads")
     if any(each is not None for each in rest) or call.get("local_window_size", -1) > 0 or call.get("softcap", 0.0):
-        raise NotImplementedError("its windows, caps, biases and sinks have no rule")
+        raise ValueError("its windows, caps, biases and sinks have no rule")
     if int(last_keys.min()) != int(last_keys.max()):
-        raise NotImplementedError("sequences of unequal length have no rule")
+        raise ValueError("sequences of unequal length have no rule")
     if key is None or value is None:
         size = query.shape[-1] // (count + 2 * shared)
         query, key, value = query.split([count * size, shared * size, shared * size], -1)
