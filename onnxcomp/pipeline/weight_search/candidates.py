@@ -16,13 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.clock import Moment, clock
-from onnxcomp.contract import Choice, Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
+from onnxcomp.contract import Context, Fields, Outcome, Pass, Quantity, SitePass, Skip, own_choice, parameters
 from onnxcomp.contract.weight_pass import WeightPass
 from onnxcomp.errors import RecipeError, TimeIsUp
-from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
-from onnxcomp.graph.weights.roles import weights, with_weights
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_processes, in_threads
 from onnxcomp.pipeline.apply import apply_choice, only_values
@@ -366,49 +365,3 @@ def _family(rewrite: Pass) -> Hashable:
     strength = rewrite.strength()
     fields = [each.name for each in parameters(type(rewrite)) if strength is None or each.name != strength.name]
     return (rewrite.pass_name(), *(getattr(rewrite, name) for name in fields))
-
-
-def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
-    """The model with each weight at its assigned strength."""
-    return with_values(rewritten(model, table, assignment)[0], table, assignment)
-
-
-def with_values(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
-    """The model with the chosen values alone."""
-    made = {name: table.fits[key] for name, key in _value_choices(table, assignment)}
-    return with_weights(model, {name: (fit.values(), fit.encoding) for name, fit in made.items()})
-
-
-def chosen_values(table: Table, assignment: Mapping[str, WeightOption]) -> dict[str, Array]:
-    """The values of the weights that an assignment changes in place."""
-    return {name: table.fits[key].values() for name, key in _value_choices(table, assignment)}
-
-
-def _value_choices(table: Table, assignment: Mapping[str, WeightOption]) -> Iterator[tuple[str, tuple[int, str]]]:
-    for name, option in assignment.items():
-        if option.choice is not None and option.choice not in table.rewrites:
-            yield name, (option.choice, name)
-
-
-@dataclass(frozen=True)
-class Written:
-    """A pass that rewrote the graph, and where."""
-
-    rewrite: SitePass
-    context: Context
-    choice: Choice
-    outcome: Outcome
-
-
-def rewritten(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> tuple[Model, list[Written]]:
-    """The model with what changes the graph alone, pass after pass."""
-    groups: dict[int, tuple[Rewrite, dict[str, Fields]]] = {}
-    for name, option in sorted(assignment.items()):
-        if option.choice in table.rewrites:
-            made = table.rewrites[option.choice]
-            groups.setdefault(option.family, (made, {}))[1][name] = made.fields
-    done = []
-    for _, (made, choice) in sorted(groups.items(), key=lambda group: group[0]):
-        model, outcome = apply_choice(model, made.rewrite, choice, made.context)
-        done.append(Written(made.rewrite, made.context, choice, outcome))
-    return model, done

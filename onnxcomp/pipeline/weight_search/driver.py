@@ -26,6 +26,7 @@ from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search import allocation as search
+from onnxcomp.pipeline.weight_search.assembly import rewritten, with_values
 from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
 from onnxcomp.pipeline.weight_search.candidates import (
     HOPELESS_ERROR,
@@ -34,8 +35,6 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     as_made,
-    rewritten,
-    with_values,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
 from onnxcomp.pipeline.weight_search.measured import divergence_of

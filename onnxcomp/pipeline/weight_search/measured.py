@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, build, chosen_values
+from onnxcomp.pipeline.weight_search.assembly import build, chosen_values
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.verify import ValueTrials, Verdict
 
 

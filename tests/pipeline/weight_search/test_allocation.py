@@ -16,6 +16,7 @@ from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, moves_tried, predicted_total, shortlist
+from onnxcomp.pipeline.weight_search.assembly import build
 from onnxcomp.pipeline.weight_search.candidates import (
     ANY_FAMILY,
     Assignment,
@@ -23,7 +24,6 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Table,
     WeightOption,
     as_made,
-    build,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise
 from onnxcomp.pipeline.weight_search.tuning import Tuning

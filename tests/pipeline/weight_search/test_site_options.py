@@ -23,7 +23,8 @@ from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.weight_search.allocation import allot, assign, predicted_total
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption, build
+from onnxcomp.pipeline.weight_search.assembly import build
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.receipt import Receipt
@@ -263,9 +264,7 @@ def test_sites_whose_costs_are_unknown_are_refused(calib: str) -> None:
     ],
     ids=lambda each: each.pass_name() if isinstance(each, Pass) else "",
 )
-def test_a_step_that_is_kept_in_part_is_made_again(
-    calib: str, tmp_path: Path, rewrite: Pass, is_choice: bool
-) -> None:
+def test_a_step_that_is_kept_in_part_is_made_again(calib: str, tmp_path: Path, rewrite: Pass, is_choice: bool) -> None:
     result = optimize(net(), recipe=Recipe.of(rewrite), calibration=calib, measure=False)
     report, applied = result.receipt.steps[0], result.receipt.applied[0]
     assert report.decision == "kept in part"
