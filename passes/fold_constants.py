@@ -22,7 +22,8 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import constant_key, has_references, is_onnx, is_random, node_key, producer, takes_constant
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.writer import drop_unread, node_proto, ordered, sweep, tensor_proto
+from onnxcomp.graph.ir.topology import ordered
+from onnxcomp.graph.ir.writer import drop_unread, node_proto, sweep, tensor_proto
 from onnxcomp.graph.storage.file_size import array_bytes, constant_bytes, freed_by, node_bytes
 from onnxcomp.runtime import evaluate
 from onnxcomp.tensors import bits_of

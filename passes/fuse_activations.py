@@ -30,7 +30,7 @@ from onnxcomp.graph.ir.query import (
 )
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.provenance import Origin
 
 HARD_SIGMOID_OPSET = 6

@@ -31,7 +31,7 @@ from onnxcomp.graph.ir.query import (
 )
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass, set_constant, set_input
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.provenance import Origin
 from onnxcomp.graph.weights.bias import Bias, rounded_to
 from onnxcomp.graph.weights.linear_op import LinearOp, linear_op

@@ -15,7 +15,7 @@ from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import constant_value, given, has_references, ints, is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 
 Pads = list[int]
 

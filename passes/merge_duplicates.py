@@ -22,7 +22,8 @@ from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import has_references, is_onnx, is_random, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, subgraphs_of
-from onnxcomp.graph.ir.writer import ordered, sweep
+from onnxcomp.graph.ir.topology import ordered
+from onnxcomp.graph.ir.writer import sweep
 
 ONE_PER_READER = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

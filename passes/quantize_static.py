@@ -30,7 +30,7 @@ from onnxcomp.graph.integers.units import Unit, compute_unit, element_unit, tabl
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import is_onnx, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope, close_graph
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.opset import raise_opset
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.numerics.integers.affine_int8 import Grid, activation_grid

@@ -35,7 +35,8 @@ from onnxcomp.graph.ir.query import (
 )
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.rewire import bypass
-from onnxcomp.graph.ir.writer import ordered, sweep
+from onnxcomp.graph.ir.topology import ordered
+from onnxcomp.graph.ir.writer import sweep
 from onnxcomp.operators import RESHAPING
 
 END = 2**31 - 1  # as the end of a Slice, from here on: everything

@@ -15,7 +15,7 @@ from onnxcomp.graph.infer.shapes import Shapes
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import has_references, node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.weights.roles import Role, Weight, weights
 
 

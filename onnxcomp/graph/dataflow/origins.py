@@ -16,7 +16,7 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import given, is_onnx, is_random
 from onnxcomp.graph.ir.scopes import Graph, subgraphs_of
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.operators import LINEAR, RECURRENT
 from onnxcomp.tensors import ALL_FLOAT_TYPES
 

@@ -17,7 +17,8 @@ from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.query import is_random
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.ir.scopes import inner_reads, subgraphs_of
-from onnxcomp.graph.ir.writer import ProtoWriter, ordered, write_opsets
+from onnxcomp.graph.ir.topology import ordered
+from onnxcomp.graph.ir.writer import ProtoWriter, write_opsets
 from onnxcomp.model import Model
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.tensors import make_tensor

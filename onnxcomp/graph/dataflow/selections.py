@@ -21,7 +21,7 @@ from onnxcomp.graph.dataflow.origins import COMPARISONS, HEAVY, MOVES, Origins, 
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import given, is_onnx
 from onnxcomp.graph.ir.scopes import Graph, inner_reads, subgraphs_of
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.tensors import ALL_FLOAT_TYPES
 
 SELECTS = frozenset({

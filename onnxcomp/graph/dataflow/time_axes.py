@@ -19,7 +19,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import given, ints, is_onnx, producer, tensor_behind
 from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.ir.scopes import subgraphs_of
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.model import Model
 from onnxcomp.operators import RECURRENT
 

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import constant_value, given, has_references, ints, is_onnx
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 
 if TYPE_CHECKING:
     from onnxcomp.graph.infer.shapes import Shapes

@@ -21,13 +21,12 @@ from onnx import (
     numpy_helper,
 )  # fmt: skip
 
-from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.nodes import Constant, Node, ProtoValues
-from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, inner_reads, subgraphs_of
+from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, inner_reads
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.ir.value_infos import info_of, required_info, retyped
 from onnxcomp.model import Model
 from onnxcomp.operators import ONNX_DOMAINS
-from onnxcomp.regular_form import CircleError, in_order
 from onnxcomp.tensors import (
     HeldFile,
     held_file,
@@ -316,32 +315,6 @@ class ProtoWriter:
         proto.type = AttributeProto.GRAPH if single else AttributeProto.GRAPHS
         for body in bodies:
             self.write_graph(self.scopes[id(body)], proto.g if single else proto.graphs.add())
-
-
-def ordered(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes so that each comes after those it reads from, moving as few as needed.
-
-    Raises PassError when the nodes form a circle.
-    """
-    pending = list(nodes)
-    makers = {id(out): index for index, node in enumerate(pending) for out in node.outputs}
-    needs = [_needed(node, makers) for node in pending]
-    if all(each < index for index, several in enumerate(needs) for each in several):
-        return pending
-    try:
-        return [pending[index] for index in in_order(len(pending), needs.__getitem__)]
-    except CircleError as error:
-        node = pending[error.index]
-        raise PassError(f"{node.name or node.op}: the node depends on its own output.") from error
-
-
-def _needed(node: gs.Node, makers: dict[int, int]) -> list[int]:
-    found = [makers[id(each)] for each in node.inputs if id(each) in makers]
-    for body in subgraphs_of(node):
-        for inner in body.nodes:
-            found.extend(_needed(inner, makers))
-        found.extend(makers[id(each)] for each in body.outputs if id(each) in makers)
-    return found
 
 
 def _domains(nodes: Iterable[NodeProto]) -> set[str]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.model import Model
 
 MADE_NAME = re.compile(r"^(?:fused )*(.*?)(?:_token_\d+|_nchwc|_nhwc)*$")

@@ -12,7 +12,7 @@ from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import producer
 from onnxcomp.graph.ir.reader import Graph, shown, subgraphs_of
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.model import Model
 from onnxcomp.tensors import bits_of
 

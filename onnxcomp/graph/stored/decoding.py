@@ -17,7 +17,8 @@ from onnx import ModelProto, helper
 
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.scopes import Graph, Scope
-from onnxcomp.graph.ir.writer import node_proto, ordered, tensor_proto
+from onnxcomp.graph.ir.topology import ordered
+from onnxcomp.graph.ir.writer import node_proto, tensor_proto
 from onnxcomp.graph.stored.decoder_steps import INTERNED_BYTES, TYPES, WRITTEN_NAME, step_of
 from onnxcomp.numerics.encodings.expression import Array
 

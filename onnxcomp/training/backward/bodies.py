@@ -11,7 +11,7 @@ from onnx import GraphProto, helper
 from onnxcomp.graph.ir.nodes import Body, Node, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.scopes import inner_reads
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.training.backward.values import Symbol, Writer
 
 

@@ -18,7 +18,7 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.scopes import inner_reads
-from onnxcomp.graph.ir.writer import ordered
+from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.model import Model
 
 Array = NDArray[Any]
