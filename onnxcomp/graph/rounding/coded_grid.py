@@ -91,8 +91,9 @@ def _of_least_error(problem: Problem, lattice: Lattice) -> Array:
     columns = problem.weights.shape[2]
     if columns == 1 or columns > MOST_COLUMNS:
         nearest = lattice.nearest(problem.weights)
-        free = True if problem.fixed is None else problem.fixed == FREE
-        return np.where(free, nearest, problem.fixed).astype(np.uint8)
+        if problem.fixed is None:
+            return nearest
+        return np.where(problem.fixed == FREE, nearest, problem.fixed).astype(np.uint8)
     codes = successive_codes(problem.weights, problem.moment, lattice, fixed=problem.fixed)
     if codes.size * columns > DESCENDED_PRODUCTS:
         return codes
