@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @options.model_argument
 @click.argument("other", type=options.PATH, required=False)
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Timed runs of each model.")
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.json_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -32,6 +33,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -42,7 +44,8 @@ def command(
 
     target = Target.of(ep, threads=threads, custom_ops=custom_ops)
     with screen.progress(quiet=quiet) as tell:
-        found = bench(model, other, calibration=calib_data, target=target, runs=runs, seed=seed, progress=tell)
+        how: dict[str, Any] = {"target": target, "runs": runs, "input_shapes": input_shapes, "seed": seed}
+        found = bench(model, other, calibration=calib_data, **how, progress=tell)
     if as_json:
         screen.show_json(dataclasses.asdict(found))
     else:

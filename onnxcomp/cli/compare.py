@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("reference", type=options.PATH)
 @options.model_argument
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.metric_option
 @options.reading_option
@@ -38,6 +39,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     metric: str,
     outputs: tuple[tuple[str, str], ...],
     max_drop: str | None,
@@ -52,6 +54,8 @@ def command(
     from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.target import Target
 
+    if input_shapes and calib_data is not None:
+        raise click.UsageError("--input-shape says what to draw, and --data gives the inputs: give one of them.")
     with screen.progress(quiet=quiet) as tell:
         found = compare(
             reference,
@@ -61,6 +65,7 @@ def command(
             metric=metric,
             outputs=dict(outputs),
             max_drop=None if max_drop is None else budget.parse_drop(max_drop),
+            input_shapes=input_shapes,
             seed=seed,
             progress=tell,
         )

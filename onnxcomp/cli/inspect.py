@@ -24,9 +24,10 @@ SHOWN = 15  # rows of a table without --verbose
 @click.command()
 @options.model_argument
 @click.option("--sensitivity", is_flag=True,
-              help="Measure on --calib-data how much each weight matters and the bits it tolerates.")  # fmt: skip
+              help="Measure on --data how much each weight matters and the bits it tolerates.")  # fmt: skip
 @click.option("--groups", is_flag=True, help="List the channels, hidden units and heads that could be cut.")
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.json_option
 @click.option("-v", "--verbose", is_flag=True, help="List every tensor and operator.")
@@ -39,6 +40,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -58,11 +60,11 @@ def command(
         return
     if sensitivity:
         if calib_data is None:
-            raise click.UsageError("--sensitivity is measured on inputs: give them with --calib-data.")
+            raise click.UsageError("--sensitivity is measured on inputs: give them with --data.")
         target = Target.of(ep, threads=threads, custom_ops=custom_ops)
         _sensitivity(model, calib_data, target, seed, as_json=as_json, verbose=verbose)
         return
-    found = inspect(model)
+    found = inspect(model, input_shapes=input_shapes)
     if as_json:
         derived = {"graph_bytes": found.graph_bytes, "weight_bytes": found.weight_bytes}
         screen.show_json({**dataclasses.asdict(found), **derived})

@@ -51,6 +51,7 @@ class Request:
     threads: int
     target_cpu: str | None
     custom_ops: tuple[Path, ...]
+    input_shapes: dict[str, tuple[int, ...]]
     max_drop: str | None
     metric: str
     outputs: tuple[tuple[str, str], ...]
@@ -163,6 +164,7 @@ def _result(request: Request, model: Model, tell: screen.Tell, started: float | 
         exclude=request.exclude,
         reference=request.reference,
         training=request.training,
+        input_shapes=request.input_shapes,
         seed=request.seed,
         jobs=request.jobs,
         cluster=request.cluster,
@@ -178,6 +180,7 @@ def _show_plan(request: Request, model: Model) -> None:
         calibration=request.calib_data,
         target=request.target,
         exclude=request.exclude,
+        input_shapes=request.input_shapes,
         seed=request.seed,
     )
     if request.as_json:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from onnxcomp.cli import options
 from onnxcomp.contract import Parameter, Pass, parameters
 from onnxcomp.errors import PassError
+from onnxcomp.nearest import meant
 from onnxcomp.recipe import AUTO
 from onnxcomp.registry import get_pass, pass_names, pass_summary
 
@@ -48,7 +49,8 @@ class Passes(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            ctx.fail(f"no such pass: {args[0]}. Passes: {', '.join(pass_names())}")
+            hint = meant(args[0], pass_names()) or f" Passes: {', '.join(pass_names())}."
+            ctx.fail(f"{args[0]}: no such pass.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,6 +87,7 @@ class PassCommand(click.Command):
 SHARED = options.stacked(
     options.output_options,
     options.data_options,
+    options.input_shape_option,
     options.training_options,
     options.target_options,
     options.budget_options,

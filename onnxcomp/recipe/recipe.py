@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.contract import Pass, Structure
-from onnxcomp.errors import RecipeError
+from onnxcomp.errors import LacksData, RecipeError, UnknownRecipe
+from onnxcomp.nearest import meant
 from onnxcomp.recipe.choose import Choose
 from onnxcomp.recipe.reading import read_step, refuse_unknown
 from onnxcomp.recipe.sequential import Sequential
@@ -96,7 +97,8 @@ class Recipe:
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in () if calibration else self.needy():
-            raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
+            where = "" if step.name == self.name else f"{self.name}: "
+            raise LacksData(f"{where}{step.name} needs calibration data. Give it with --calib-data.")
 
     def waits_for_data(self) -> tuple[str, ...]:
         """The passes that ``without_calibration`` does not even try, repairs after a choice aside."""
@@ -127,7 +129,8 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
         return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(), name
     path = Path(name)
     if not path.is_file():
-        raise RecipeError(f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file.")
+        known = f"Presets: {', '.join(preset_names())}; or name a TOML file."
+        raise UnknownRecipe(f"{name}: no such recipe.{meant(name, preset_names())} {known}")
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:
