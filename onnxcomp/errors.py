@@ -1,5 +1,5 @@
-"""Every error that onnxcomp raises on purpose; the command line prints its message on one line and ends with exit code 1, or 2
-where what was asked for cannot be (``WrongUsage``)."""
+"""Every error that onnxcomp raises on purpose; the command line prints its message on one line and ends with exit
+code 1, or 2 where what was asked for cannot be (``WrongUsage``)."""
 
 
 class OnnxcompError(Exception):

@@ -16,7 +16,7 @@ def nearest(name: str, known: Iterable[str], *, most: int = 1, alike: float = AL
     return [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, most, alike)]
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def meant(name: str, known: Iterable[str], *, alike: float = ALIKE) -> str:
     """`` Did you mean quantize-static?`` to end an error with; nothing where no name is like it."""
-    found = nearest(name, known)
+    found = nearest(name, known, alike=alike)
     return f" Did you mean {found[0]}?" if found else ""

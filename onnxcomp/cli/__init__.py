@@ -2,9 +2,9 @@
 
 Exit codes: 0 done, and every budget met; 1 failed: something that was named cannot be read, run or written, or is over
 its limit; 2 wrong usage: what was asked for cannot be (an unknown name, a value out of range, an option without the one
-it needs), so the same command always ends so; 3 the accuracy holds and the model is written, but a size, latency or time
-goal was missed; 130 interrupted. Every error is one line, ``onnxcomp: ...``, on standard error. Of a fault of
-onnxcomp itself, -v or ONNXCOMP_TRACEBACK=1 shows where it is.
+it needs); 3 the accuracy holds and the model is written, but a size, latency or time goal was missed; 130 interrupted.
+Every error is one line, ``onnxcomp: ...``, on standard error. Of a fault of onnxcomp itself, -v or
+ONNXCOMP_TRACEBACK=1 shows where it is.
 
 A command is a file of this folder that defines ``command``; it is imported when it is named, and what is
 slow to import (onnx, onnxruntime, numpy) only when it runs.
@@ -31,6 +31,8 @@ ERROR = 1
 WRONG_USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+
+ALIKE_OPTIONS = 0.75  # dashes are alike in any case
 
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
@@ -147,7 +149,7 @@ def _usage_words(error: click.UsageError) -> str:
         from onnxcomp.nearest import meant
 
         known = [] if error.ctx is None else [name for each in error.ctx.command.params for name in each.opts]
-        return f"{error.option_name}: no such option.{meant(error.option_name, known)}".rstrip(".")
+        return f"{error.option_name}: no such option.{meant(error.option_name, known, alike=ALIKE_OPTIONS)}".rstrip(".")
     if isinstance(error, click.BadParameter) and error.param is not None:
         option = error.param.opts[0] if isinstance(error.param, click.Option) else (error.param.name or "").upper()
         what = "is missing" if isinstance(error, click.MissingParameter) else error.message

@@ -164,9 +164,12 @@ input_shape_option = click.option(
 
 ENGINES = ("auto", "ort", "torch")  # as training.engines.CHOICES
 
-reference_option = click.option("--reference", type=PATH, metavar="ORIGINAL",
-    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes "
-         "by it.")
+reference_option = click.option(
+    "--reference",
+    type=PATH,
+    metavar="ORIGINAL",
+    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes by it.",
+)
 
 own_training_options = stacked(
     click.option("--train-data", metavar="SRC",

@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from onnxcomp import formats
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.clock import clock
@@ -342,11 +343,13 @@ def _compare_with_goals(run: Run, seconds: float) -> None:
     if budget.target_size is not None:
         goal = budget.target_size.limit(run.original.size_bytes)
         if size > goal:
-            receipt.missed.append(f"size: {size:,} bytes, the goal was {goal:,.0f}")
+            exact = f"{size:,} of {goal:,.0f} bytes"
+            receipt.missed.append(f"size {formats.size(size)}, wanted {formats.size(goal)} ({exact})")
     latency = receipt.measured.get("latency_ms_result")
     if budget.target_latency is not None and latency is not None:
         goal = budget.target_latency.limit(receipt.measured["latency_ms_original"])
         if latency > goal:
-            receipt.missed.append(f"latency: {latency:.3g} ms, the goal was {goal:.3g} ms")
+            both = formats.milliseconds(latency), formats.milliseconds(goal)
+            receipt.missed.append("latency {}, wanted {}".format(*both))
     if budget.time_budget_s is not None and seconds > budget.time_budget_s:
         receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")

@@ -1,6 +1,6 @@
 """Inputs in the shapes that the user asks for.
 
-    x [N, 3]  first sample [[1, 2, 3]]   x=2,3   ->  [[1, 2, 3], [1, 2, 3]]
+x [N, 3]  first sample [[1, 2, 3]]   x=2,3   ->  [[1, 2, 3], [1, 2, 3]]
 """
 
 from __future__ import annotations
