@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 ROUNDING = 1e-12  # what sums in float64 leave of nothing
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 LITTLE = 0.005  # what makes less of a size is said in bytes
@@ -39,6 +41,11 @@ def significant(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def decibels(power: float) -> str:
+    """Noise over signal as people name it: ``0.001`` -> ``30 dB``."""
+    return f"{-10 * math.log10(power):.3g} dB" if power > 0 else "no noise"
 
 
 def smaller(before: float, after: float) -> str:

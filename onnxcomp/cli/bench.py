@@ -52,9 +52,23 @@ def command(
         _show(found)
 
 
+def _ratio(found: Bench, key: str) -> str:
+    """A ratio, and what it comes to where that is time: ``1.57, 1.57x SLOWER``."""
+    from onnxcomp import formats
+    from onnxcomp.cli.summary import LOAD_NOISE
+
+    if key not in found.ratios:
+        return ""
+    ratio, noise = found.ratios[key], {"latency_ms": formats.NOISE}.get(key, 0.0)
+    if key == "load_s":
+        noise = max(LOAD_NOISE, *(each.load_noise for each in found.models))
+    return f"{ratio:.2f}" + (f", {formats.faster(ratio, noise)}" if noise else "")
+
+
 def _show(found: Bench) -> None:
     from onnxcomp import formats
     from onnxcomp.cli import screen
+    from onnxcomp.cli.summary import shapes_words
 
     names = [each.name for each in found.models]
     headings = ("", *names, *(["ratio"] if found.ratios else []))
@@ -67,7 +81,8 @@ def _show(found: Bench) -> None:
         ("load memory", "load_peak_bytes", [formats.size(each.load_peak_bytes) for each in found.models]),
     ]
     for name, key, words in rows:
-        ratio = [f"{found.ratios[key]:.2f}" if key in found.ratios else ""] if found.ratios else []
+        ratio = [_ratio(found, key)] if found.ratios else []
         listed.add_row(*screen.cells(name, *words, *ratio))
     how = f"{found.runs} runs{' in turns' if found.ratios else ''} on {found.target}"
-    screen.show(listed, "", f"{how}, {formats.count(found.threads, 'thread')}, on one sample of {found.data}")
+    conditions = [formats.count(found.threads, "thread"), shapes_words(found.shapes, found.shapes_from)]
+    screen.show(listed, "", ", ".join([how, *conditions, f"on one sample of {found.data}"]))

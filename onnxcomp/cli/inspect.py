@@ -169,8 +169,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("size", _size_words(found)),
     ]
     if found.text_bytes:
-        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings"
-        rows.append(("texts", f"{words} that nothing reads at run time (`--recipe lossless` removes them)"))
+        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings that nothing reads at run time"
+        rows.append(("texts", f"{words} (`onnxcomp optimize --recipe lossless` removes them)"))
     inner = [(found.subgraph_count, "subgraph"), (found.function_count, "local function")]
     within = ", ".join(count(number, noun) for number, noun in inner if number)
     rows.append(("nodes", f"{found.node_count:,}{f', {within}' if within else ''}"))
@@ -198,9 +198,12 @@ def _size_words(found: Inspection) -> str:
 
 def _mac_words(found: Inspection) -> str:
     from onnxcomp.formats import count
+    from onnxcomp.input_shapes import shape_words
 
-    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} for a batch of one"
-    notes = ["dimensions that the model leaves open counted as 1"] if found.macs_partial else []
+    at = f"at {shape_words(found.input_shapes)}" if found.input_shapes else "for a batch of one"
+    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} {at}"
+    open_sizes = "dimensions that the model leaves open counted as 1: --input-shape says them"
+    notes = [open_sizes] if found.macs_partial else []
     if found.macs_unknown:
         notes.append(f"not counted: {count(found.macs_unknown, 'node')} of unknown shape")
     return f"{words} ({'; '.join(notes)})" if notes else words

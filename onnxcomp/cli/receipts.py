@@ -134,7 +134,7 @@ def _show_tried(receipt: Receipt, *, verbose: bool) -> None:
         ]
     )
     against = "the kept one's" if any(row[4] == KEPT for row in rows) else "the original's"
-    how = f"Time is beside {against} as the trials took turns; the summary's latency was measured once more at the end."
+    how = f"Time is beside {against}, in turns; the latency above was measured once more at the end."
     screen.show("", listed, *more, how)
 
 

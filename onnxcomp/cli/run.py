@@ -85,6 +85,8 @@ class PassCommand(click.Command):
 
 
 SHARED = options.stacked(
+    click.option("--store", is_flag=True,
+                 help="Store what the pass makes in the fewest bytes, too (store-compact), judged together with it."),
     options.output_options,
     options.data_options,
     options.input_shape_option,
@@ -95,7 +97,7 @@ SHARED = options.stacked(
     options.worker_options,
     options.json_option,
     options.noise_options,
-)
+)  # fmt: skip
 
 
 def command_of(kind: type[Pass]) -> click.Command:
@@ -110,7 +112,7 @@ def command_of(kind: type[Pass]) -> click.Command:
         chosen = {name: value for name, value in fields.items() if _was_given(ctx, name)}
         auto = any(value == AUTO and fields_by_name[name].strengths for name, value in chosen.items())
         rewrite = kind(**{name: value for name, value in chosen.items() if value != AUTO})
-        recipe = single(rewrite, auto=auto)
+        recipe = single(rewrite, auto=auto, store=given.pop("store"))
         job.run(job.Request(recipe=recipe, **given))
 
     fields_by_name = {each.name: each for each in parameters(kind)}

@@ -10,7 +10,6 @@ lenet5.onnx -> out/lenet5.opt.onnx: PASS, 55 s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def _error(verdict: Mapping[str, Any], metric: str) -> str:
     if value is None:
         return "the model failed"
     if metric == "sqnr":
-        return f"signal {_decibels(value)} over the error"
+        return f"signal to noise {formats.decibels(value)}"
     name = "error" if metric == "divergence" else f"{metric} error"
     return f"{name} {formats.significant(value)}"
 
@@ -168,11 +167,7 @@ def _allowed(verdict: Mapping[str, Any], metric: str) -> str:
     limit = verdict["limit"]
     if limit is None or limit >= LARGEST_DROP:
         return "any allowed"
-    return f"{_decibels(limit) if metric == 'sqnr' else formats.significant(limit)} allowed"
-
-
-def _decibels(power: float) -> str:
-    return f"{-10 * math.log10(power):.1f} dB" if power > 0 else "inf dB"
+    return f"at least {formats.decibels(limit)}" if metric == "sqnr" else f"{formats.significant(limit)} allowed"
 
 
 def _score(verdict: Mapping[str, Any], metric: str) -> str:

@@ -307,6 +307,8 @@ def _finish(run: Run) -> None:
     verdict = settle(run)
     receipt, model = run.receipt, run.current
     receipt.verdict = verdict.describe()
+    if verdict.doubt and not run.data.is_random and receipt.metric["wanted_samples"] is None:
+        receipt.notes.append(verdict.doubt)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
     gained = bool(receipt.applied)

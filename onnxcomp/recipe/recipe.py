@@ -18,7 +18,7 @@ from onnxcomp.recipe.choose import Choose
 from onnxcomp.recipe.reading import read_step, refuse_unknown
 from onnxcomp.recipe.sequential import Sequential
 from onnxcomp.recipe.step import Apply, Step, needs_data
-from onnxcomp.registry import get_pass
+from onnxcomp.registry import get_pass, storing_pass
 
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
 GOALS = ("bytes", "latency")
@@ -145,9 +145,11 @@ def _order_advice(earlier: Pass, later: Pass, lost: frozenset[Structure]) -> str
     return f"{words} Put {later.pass_name()} before {earlier.pass_name()}."
 
 
-def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:
-    """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first."""
+def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = (), store: bool = False) -> Recipe:
+    """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first. store: what it makes is
+    stored in the fewest bytes after it."""
     leave = tuple(exclude)
     prepared = [Apply(get_pass(name)(), exclude=leave) for name in rewrite.prepared_by]
     step = Choose((rewrite,), exclude=leave) if auto else Apply(rewrite, exclude=leave)
-    return Recipe(rewrite.pass_name(), (*prepared, step), is_single=True)
+    stored = [Apply(get_pass(storing_pass())(), exclude=leave)] if store and not rewrite.stores_encodings else []
+    return Recipe(rewrite.pass_name(), (*prepared, step, *stored), is_single=True)

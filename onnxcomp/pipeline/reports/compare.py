@@ -98,6 +98,7 @@ def compare(
     reach = None if data.is_random else Reach(verifier.on(data))
     verdict = with_unseen(verifier.check(second), first, second, reach)
     compared = () if verdict.failed else _outputs(first, second, data, where, verifier, verdict)
+    doubt = "" if data.is_random or verifier.wanted_samples is not None else verdict.doubt
     return Comparison(
         reference=first.name,
         model=second.name,
@@ -109,7 +110,7 @@ def compare(
         metric=verifier.metric,
         verdict=verdict,
         outputs=compared,
-        notes=tuple(dict.fromkeys([*verifier.notes, *([different] if different else [])])),
+        notes=tuple(dict.fromkeys([*verifier.notes, *filter(None, [different, doubt])])),
         shapes=data.timed_shapes(),
         shapes_from=data.shapes_from,
     )
