@@ -54,6 +54,12 @@ class Commands(click.Group):
         found: click.Command = importlib.import_module(f"onnxcomp.cli.{cmd_name}").command
         return found
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its first sentence, whole."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(each.help or "")) for name, each in found if each is not None])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note, for whoever looks for a fault, whether the command was asked to say more."""
         ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
@@ -125,6 +131,10 @@ def main(args: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminated)
     commands.main(args, prog_name="onnxcomp", obj=clock())
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _end(message: str, code: int) -> NoReturn:

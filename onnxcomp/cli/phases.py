@@ -39,21 +39,22 @@ class Phases:
         for step in recipe.unrolled():
             words = _words(step)
             if found[-1].words == words == TIDYING:
-                found[-1].names += (step.name,)
+                found[-1].names += (_key(step.name),)
             else:
-                found.append(Phase(words, (step.name,)))
+                found.append(Phase(words, (_key(step.name),)))
         return cls([*found, Phase(LAST)])
 
     def told(self, what: str) -> str:
         """What the pipeline says that it does, after its phase; the phases only go on."""
-        name, _, detail = what.partition(": ")
+        said, _, detail = what.partition(": ")
+        name = _key(said)
         self.at = self._place(what, name)
         phase = self.phases[self.at]
         where = f"[{self.at + 1}/{len(self.phases)}] {phase.words}"
         if what in (FIRST, MEASURING):
             return where
         own = name in phase.names
-        more = (name if phase.words == TIDYING else detail) if own else what
+        more = (said if phase.words == TIDYING else detail) if own else what
         return f"{where}: {more}" if more and more != phase.words else where
 
     def _place(self, what: str, name: str) -> int:
@@ -62,6 +63,11 @@ class Phases:
             return len(self.phases) - 1
         later = (at for at in range(self.at, len(self.phases)) if name in self.phases[at].names)
         return next(later, self.at)
+
+
+def _key(name: str) -> str:
+    """A step's name without how much there is to try, which is less without data."""
+    return name.rstrip("0123456789")
 
 
 def _words(step: Step) -> str:

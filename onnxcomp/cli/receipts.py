@@ -126,16 +126,10 @@ def _show_tried(receipt: Receipt, *, verbose: bool) -> None:
             listed.add_row(*screen.cells("*" if row[4] == KEPT else "", *row))
     if not rows:
         return
-    more = (
-        []
-        if verbose or not idle
-        else [
-            f"{len(idle)} more {'was' if len(idle) == 1 else 'were'} tried and came to nothing to time (-v lists them)"
-        ]
-    )
+    more = f"{len(idle)} more came to nothing that could be timed (-v lists {'it' if len(idle) == 1 else 'them'})"
     against = "the kept one's" if any(row[4] == KEPT for row in rows) else "the original's"
     how = f"Time is beside {against}, in turns; the latency above was measured once more at the end."
-    screen.show("", listed, *more, how)
+    screen.show("", listed, *([] if verbose or not idle else [more]), how)
 
 
 def tried(reports: Sequence[StepReport]) -> list[tuple[str, str, str, str, str]]:
@@ -211,7 +205,7 @@ def _notes(receipt: Receipt) -> list[str]:
         notes.append(unstored)
     if not receipt.applied:
         notes.append("nothing was gained: the output is the original")
-    if receipt.data["random"]:
+    if receipt.data["random"] and not (receipt.applied and summary.is_exact(receipt)):
         notes.append(WITHOUT_DATA)
     return notes
 

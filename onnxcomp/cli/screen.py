@@ -18,8 +18,8 @@ from typing import Any
 import click
 from rich.console import Console, JustifyMethod
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from onnxcomp.cli.time_left import TimeLeft, in_words
@@ -147,8 +147,14 @@ class _Bar:
 
     def __init__(self, words: Callable[[str], str] = str) -> None:
         self.words = words
-        columns = (TimeElapsedColumn(), BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        columns: tuple[ProgressColumn, ...] = (
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            BarColumn(20, table_column=Column(min_width=5)),
+            TaskProgressColumn(table_column=Column(min_width=4)),
+            words,
+        )
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
         self.task = self.bar.add_task("", total=None)
         self.left = TimeLeft()
 

@@ -18,6 +18,7 @@ from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
 from onnxcomp.receipt import Receipt
+from onnxcomp.registry import get_pass
 
 NAMED = 3  # operators named in a line
 GUESSED = "guessed"  # as CalibrationData.shapes_from
@@ -43,6 +44,8 @@ def outcome(receipt: Receipt) -> str:
     verdict = receipt.verdict
     if not receipt.applied:
         word = "UNCHANGED"
+    elif is_exact(receipt):
+        word = "PASS, exact steps only" if verdict["passed"] else "FAIL"
     elif receipt.data["random"]:
         word = "RUNS, accuracy not judged"
     elif not verdict.get("verified", True):
@@ -52,6 +55,11 @@ def outcome(receipt: Receipt) -> str:
     else:
         word = "PASS" if verdict["passed"] else "FAIL"
     return f"{word}, GOAL MISSED" if receipt.missed else word
+
+
+def is_exact(receipt: Receipt) -> bool:
+    """Whether nothing was done that may lose something."""
+    return all(get_pass(each.rewrite).effect.is_exact for each in receipt.applied)
 
 
 def rows(receipt: Receipt, *, verbose: bool = False) -> Rows:

@@ -371,7 +371,7 @@ class Verifier:
         if worst is None or worst.value <= self.limit:
             return ()
         what = f"output {worst.name} ({worst.kind}, by {worst.measure})"
-        return (f"{what}: divergence {worst.value:.3g} is over {self.limit:.3g}",)
+        return (f"{what}: {self.metric} {worst.value:.3g} is over {self.limit:.3g}",)
 
     def _accuracy_verdict(self, changes: Floats, found: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
         """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""

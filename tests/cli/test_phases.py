@@ -43,6 +43,11 @@ def test_what_is_told_stands_after_its_phase() -> None:
     assert told("measuring load time and latency") == "[7/7] measuring the result"
 
 
+def test_fewer_trials_are_the_same_phase() -> None:
+    told = phases({"try": [{"pass": "cast-float16"}, {"pass": "quantize-static"}]}).told
+    assert told("fastest of 1: measuring latency") == "[2/3] looking for what runs fastest: measuring latency"
+
+
 def test_phases_only_go_on() -> None:
     told = phases({"pass": "fold-constants"}, {"pass": "prune-heads"}, {"pass": "fold-constants"}).told
     assert told("fold-constants").startswith("[2/5]")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from onnxcomp.cli import receipts
-from onnxcomp.receipt import Entry, Receipt, StepReport, Tried
+from onnxcomp.receipt import Application, Entry, Receipt, StepReport, Tried
 
 FILES = [Path("out/net.opt.onnx"), Path("out/net.opt.receipt.json")]
 
@@ -59,7 +59,7 @@ def receipt(**other: Any) -> Receipt:
             "load_peak_bytes_ratio": 24 / 13, "threads": 1, "seconds": 18.0,
         },
     )  # fmt: skip
-    made.applied = [None]  # type: ignore[list-item]
+    made.applied = [Application("quantize-weights", {}), Application("store-compact", {})]
     return dataclasses.replace(made, **other)
 
 
@@ -106,6 +106,9 @@ OUTCOMES = {
     "PASS, GOAL MISSED": receipt(missed=["size 87.7 kB, wanted 17 kB"]),
     "UNCHANGED": receipt(applied=[]),
     "RUNS, accuracy not judged": receipt(data={"random": True, "samples": 8, "verification_samples": 8}),
+    "PASS, exact steps only": receipt(
+        applied=[Application("fold-constants", {})], data={"random": True, "samples": 8, "verification_samples": 8}
+    ),
     "NOT JUDGED": receipt(verdict=verdict(verified=False, divergence=None)),
     "MEASURED, no limit": receipt(verdict=verdict(limit=1e30)),
 }
@@ -205,7 +208,7 @@ def test_what_was_tried_stands_from_the_fastest_on_beside_the_kept_one(capsys: p
         "pass-c 0.995 0.002 1.01 kB as fast within noise; 1.5% more bytes",
         "* pass-d 1.000 0.002 1 kB kept",
         "pass-a 1.592 0.001 100 B slower",
-        "1 more was tried and came to nothing to time (-v lists them)",
+        "1 more came to nothing that could be timed (-v lists it)",
         "Time is beside the kept one's, in turns; the latency above was measured once more at the end.",
     ]
 
