@@ -147,12 +147,12 @@ class _Bar:
 
     def __init__(self, words: Callable[[str], str] = str) -> None:
         self.words = words
-        words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        told = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns: tuple[ProgressColumn, ...] = (
             TimeElapsedColumn(table_column=Column(min_width=7)),
             BarColumn(20, table_column=Column(min_width=5)),
             TaskProgressColumn(table_column=Column(min_width=4)),
-            words,
+            told,
         )
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
         self.task = self.bar.add_task("", total=None)

@@ -35,7 +35,7 @@ class Load:
     """What opening a model costs: seconds, and bytes above what the process held before.
 
     Seconds are of the processor where one thread of the CPU does it all, as for latencies, else of the wall clock.
-    spread_s: from the shortest to the longest of several.
+    spread_s: from the shortest to the median of several: what disturbs a load makes it longer.
     """
 
     seconds: float
@@ -164,8 +164,8 @@ def measure_loads(
 
 def _median(loads: Sequence[Load]) -> Load:
     seconds = [load.seconds for load in loads]
-    peak = int(np.median([load.peak_bytes for load in loads]))
-    return Load(float(np.median(seconds)), peak, max(seconds) - min(seconds))
+    middle, peak = (float(np.median(each)) for each in (seconds, [load.peak_bytes for load in loads]))
+    return Load(middle, int(peak), middle - min(seconds))
 
 
 def write_values(folder: Path, values: Mapping[str, Value]) -> None:
