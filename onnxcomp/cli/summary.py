@@ -20,9 +20,10 @@ from onnxcomp.input_shapes import shape_words
 from onnxcomp.receipt import Receipt
 from onnxcomp.registry import get_pass
 
+LEAST_MEMORY = 0.1  # of the peak; less is not worth a word
 NAMED = 3  # operators named in a line
 GUESSED = "guessed"  # as CalibrationData.shapes_from
-LOAD_NOISE = 0.1  # what two loads of one model differ by, at least
+LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 KINDS = {"classes": "class scores", "probabilities": "probabilities", "embedding": "an embedding", "labels": "labels"}
 
 Rows = list[tuple[str, str]]
@@ -107,7 +108,7 @@ def _memory(measured: Mapping[str, Any]) -> str:
     if "load_peak_bytes_ratio" not in measured:
         return ""
     before, after = measured["load_peak_bytes_original"], measured["load_peak_bytes_result"]
-    if abs(after - before) < LOAD_NOISE * before:
+    if abs(after - before) < LEAST_MEMORY * before:
         return ""
     return f", {formats.size(abs(after - before))} {'more' if after > before else 'less'} memory"
 
