@@ -55,6 +55,8 @@ def command(
 
     if sensitivity and groups:
         raise click.UsageError("--sensitivity and --groups are two tables: ask for one of them.")
+    if input_shapes and (sensitivity or groups):
+        raise click.UsageError("--input-shape is for the table of operators: leave out --sensitivity and --groups.")
     if groups:
         _groups(model, as_json=as_json, verbose=verbose)
         return

@@ -16,7 +16,6 @@ from onnxcomp.receipt import Entry, Receipt, StepReport
 
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
 REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
-TRIED = ("tried", "time", "error", "size", "result")
 KEPT = "kept"
 ACCOUNT = ".receipt.json"
 NAMED = 3  # weights named in a line without --verbose
@@ -119,7 +118,8 @@ def _reasons(receipt: Receipt) -> list[str]:
 def _show_tried(receipt: Receipt, *, verbose: bool) -> None:
     """What was tried on the whole model: the kept one marked, then the others, the fastest first."""
     rows = tried(receipt.steps)
-    listed = screen.table("", *TRIED, right=TRIED[1:4], whole=("tried",))
+    error = measure_name(receipt) if receipt.metric.get("original_score") is not None else "error"
+    listed = screen.table("", "tried", "time", error, "size", "result", right=("time", error, "size"), whole=("tried",))
     idle = [row for row in rows if not row[1]]
     for row in rows:
         if row[1] or verbose:

@@ -346,12 +346,12 @@ def _compare_with_goals(run: Run, seconds: float) -> None:
         goal = budget.target_size.limit(run.original.size_bytes)
         if size > goal:
             exact = f"{size:,} of {goal:,.0f} bytes"
-            receipt.missed.append(f"size {formats.size(size)}, wanted {formats.size(goal)} ({exact})")
+            receipt.missed.append(f"size: {formats.size(size)}, wanted {formats.size(goal)} ({exact})")
     latency = receipt.measured.get("latency_ms_result")
     if budget.target_latency is not None and latency is not None:
         goal = budget.target_latency.limit(receipt.measured["latency_ms_original"])
         if latency > goal:
             both = formats.milliseconds(latency), formats.milliseconds(goal)
-            receipt.missed.append("latency {}, wanted {}".format(*both))
+            receipt.missed.append("latency: {}, wanted {}".format(*both))
     if budget.time_budget_s is not None and seconds > budget.time_budget_s:
-        receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")
+        receipt.missed.append(f"time: {seconds:.0f} s, wanted {budget.time_budget_s:.0f} s")

@@ -149,8 +149,7 @@ def measure_loads(
     runs: int = 3,
 ) -> dict[str, Load]:
     """The fewest seconds to create a session and the peak memory it took, in turns, each time in a fresh process; no
-    further turn where they have taken over a second each, which tells enough. What disturbs a load makes it longer: at
-    a load of 10 on two cores the ratio of two shortest of three is off by half of what that of the medians is."""
+    further turn where they have taken over a second each, which tells enough. What disturbs a load makes it longer."""
     options: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "threads": threads}
     loads: dict[str, list[Load]] = {name: [] for name in models}
     for _ in range(runs):

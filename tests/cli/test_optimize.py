@@ -70,7 +70,7 @@ def test_all_that_says_how_large_the_result_is_says_the_same(invoke: Invoke, arg
     receipt = json.loads((out / "small.receipt.json").read_text())
     assert receipt["result"]["bytes"] == receipt["steps"][-1]["bytes_after"] == size
     assert f"-> {size:,} bytes)" in text
-    assert re.search(rf"^  MISSED +size .* \({size:,} of 71 bytes\)$", text, re.MULTILINE)
+    assert re.search(rf"^  MISSED +size: .* \({size:,} of 71 bytes\)$", text, re.MULTILINE)
     assert re.search(rf"^store-compact +kept +{size:,} ", text, re.MULTILINE)
 
 
@@ -124,7 +124,7 @@ def test_a_missed_size_goal_ends_with_3_and_the_model_is_written(invoke: Invoke,
     result = invoke(*args, "--target-size", "100x")
     assert result.exit_code == 3
     assert re.match(r"net.onnx -> .*: PASS, GOAL MISSED, ", result.stdout)
-    assert re.search(r"^  MISSED +size [\d.]+ kB, wanted 71 B ", result.stdout, re.MULTILINE)
+    assert re.search(r"^  MISSED +size: [\d.]+ kB, wanted 71 B ", result.stdout, re.MULTILINE)
     assert files_in(out) == {"small.onnx", "small.receipt.json"}
 
 
@@ -133,7 +133,7 @@ def test_a_missed_goal_is_said_where_no_table_says_it(invoke: Invoke, args: list
     result = invoke(*args, "--target-size", "100x", option)
     assert result.exit_code == 3
     said = result.stderr.splitlines()[-1]
-    assert re.fullmatch(r"onnxcomp: goal missed: size [\d.]+ kB, wanted 71 B \(.* bytes\) \(exit code 3\)", said)
+    assert re.fullmatch(r"onnxcomp: goal missed: size: [\d.]+ kB, wanted 71 B \(.* bytes\) \(exit code 3\)", said)
 
 
 def test_a_goal_that_is_met_ends_with_0(invoke: Invoke, args: list[object]) -> None:

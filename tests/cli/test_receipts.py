@@ -103,7 +103,7 @@ def test_the_words_of_onnx_runtime_are_for_those_who_ask(capsys: pytest.CaptureF
 
 OUTCOMES = {
     "PASS": receipt(),
-    "PASS, GOAL MISSED": receipt(missed=["size 87.7 kB, wanted 17 kB"]),
+    "PASS, GOAL MISSED": receipt(missed=["size: 87.7 kB, wanted 17 kB"]),
     "UNCHANGED": receipt(applied=[]),
     "RUNS, accuracy not judged": receipt(data={"random": True, "samples": 8, "verification_samples": 8}),
     "PASS, exact steps only": receipt(
