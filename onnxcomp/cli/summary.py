@@ -130,7 +130,8 @@ def shapes_words(shapes: Mapping[str, Sequence[int]], origin: str) -> str:
 def outputs(receipt: Receipt) -> str:
     """How the outputs were judged and how they came out."""
     verdict, metric = receipt.verdict, str(receipt.metric["name"])
-    error = f"{_error(verdict, metric)} of {_allowed(verdict, metric)}"
+    joint = ", " if metric == "sqnr" else " of "
+    error = f"{_error(verdict, metric)}{joint}{_allowed(verdict, metric)}"
     if not verdict.get("verified", True):
         return "nothing could be compared: see the notes"
     if receipt.data["random"]:
@@ -138,7 +139,7 @@ def outputs(receipt: Receipt) -> str:
     where = samples(receipt)
     if verdict.get("score") is not None:
         return f"{_score(verdict, metric)} on {where}"
-    judged = _judged(verdict)
+    judged = _judged(verdict, metric)
     share = verdict.get("agreement")
     kinds = {each["kind"] for each in verdict["outputs"].values()}
     if share is None:
@@ -167,7 +168,7 @@ def _error(verdict: Mapping[str, Any], metric: str) -> str:
     if value is None:
         return "the model failed"
     if metric == "sqnr":
-        return f"signal to noise {formats.decibels(value)}"
+        return f"signal to noise {formats.decibels(value)}" if value > 0 else "no error"
     name = "error" if metric == "divergence" else f"{metric} error"
     return f"{name} {formats.significant(value)}"
 
@@ -176,7 +177,7 @@ def _allowed(verdict: Mapping[str, Any], metric: str) -> str:
     limit = verdict["limit"]
     if limit is None or limit >= LARGEST_DROP:
         return "any allowed"
-    return f"at least {formats.decibels(limit)}" if metric == "sqnr" else f"{formats.significant(limit)} allowed"
+    return f"at least {formats.decibels(limit)} wanted" if metric == "sqnr" else f"{formats.significant(limit)} allowed"
 
 
 def _score(verdict: Mapping[str, Any], metric: str) -> str:
@@ -188,14 +189,14 @@ def _score(verdict: Mapping[str, Any], metric: str) -> str:
     return f"{words} ({_allowed(verdict, metric)}){beside}"
 
 
-def _judged(verdict: Mapping[str, Any]) -> str:
+def _judged(verdict: Mapping[str, Any], metric: str) -> str:
     """What the worst output was taken for."""
     found = verdict["outputs"]
     if not found:
         return ""
     name, worst = max(found.items(), key=lambda each: each[1]["divergence"] or 0.0)
     kind = KINDS.get(worst["kind"], worst["kind"])
-    measure = "" if worst["measure"] == worst["kind"] else f", worst by {worst['measure']}"
+    measure = "" if worst["measure"] in (worst["kind"], metric) else f", worst by {worst['measure']}"
     which = "" if len(found) == 1 else f"{name}, the worst of {len(found)} outputs, "
     return f" ({which}judged as {kind}{measure})"
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from onnxcomp import formats
+
 PARTS = ("class by class", "class balance", "worst channel", "samples")
 PART_FACTOR = 1.4
 MOST_SAMPLES = 10**6  # what takes more to tell is not told
@@ -28,6 +30,13 @@ class OutputDivergence:
     def is_of_parts(self) -> bool:
         """Whether classes, channels or samples are looked at one by one."""
         return any(part in self.measure for part in PARTS)
+
+    def over(self, limit: float, metric: str) -> str:
+        """That it is over the limit, in the metric's unit."""
+        what = f"output {self.name} ({self.kind}, by {self.measure})"
+        if metric == "sqnr":
+            return f"{what}: signal to noise {formats.decibels(self.value)} is under {formats.decibels(limit)}"
+        return f"{what}: {metric} {self.value:.3g} is over {limit:.3g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,3 +179,10 @@ def failure(reason: str, *, limit: float, samples: int) -> Verdict:
         failed=True,
         reasons=(reason,),
     )
+
+
+def over_beside(held: tuple[float, float] | None, why: str = "too few samples to count by, and") -> tuple[str, ...]:
+    """Why what is held beside a count does not hold; nothing where it does."""
+    if held is None or held[0] <= held[1]:
+        return ()
+    return (f"{why} the divergence of the outputs, {held[0]:.3g}, is over {held[1]:.3g}",)

@@ -50,7 +50,7 @@ from onnxcomp.verify.reading.watched import Watched
 from onnxcomp.verify.reference import OutputStore, flatten, layout_of
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.trials import ValueTrials
-from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure
+from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure, over_beside
 
 Array = NDArray[Any]
 
@@ -323,7 +323,7 @@ class Verifier:
             return verdict
         if self.metric != "divergence":
             held = max(verdict.beside or (0.0, DEFAULT_MAX_DIVERGENCE), (worst.value, DEFAULT_MAX_DIVERGENCE))
-            return dataclasses.replace(verdict, beside=held, reasons=_over_beside(held, "on its own states"))
+            return dataclasses.replace(verdict, beside=held, reasons=over_beside(held, "on its own states"))
         outputs = (*verdict.outputs, *divergences)
         if worst.value <= verdict.divergence:
             return dataclasses.replace(verdict, outputs=outputs)
@@ -359,7 +359,7 @@ class Verifier:
             interval=(worst.low, worst.high) if worst else (0.0, 0.0),
             limit=self.limit,
             samples=self.samples,
-            reasons=(*self._over(worst), *_over_beside(held)),
+            reasons=(*self._over(worst), *over_beside(held)),
             agreement=comparison.agreement,
             outputs=tuple(found),
             verified=self.evidence.is_enough,
@@ -368,10 +368,7 @@ class Verifier:
         )
 
     def _over(self, worst: OutputDivergence | None) -> tuple[str, ...]:
-        if worst is None or worst.value <= self.limit:
-            return ()
-        what = f"output {worst.name} ({worst.kind}, by {worst.measure})"
-        return (f"{what}: {self.metric} {worst.value:.3g} is over {self.limit:.3g}",)
+        return () if worst is None or worst.value <= self.limit else (worst.over(self.limit, self.metric),)
 
     def _accuracy_verdict(self, changes: Floats, found: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
         """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""
@@ -380,7 +377,7 @@ class Verifier:
         assert self.original_score is not None
         score = self.original_score - got.value
         verdict = self._drop_verdict(got.value, (got.low, got.high), score)
-        reasons = (*verdict.reasons, *_over_beside(held))
+        reasons = (*verdict.reasons, *over_beside(held))
         return dataclasses.replace(verdict, agreement=found.agreement, beside=held, reasons=reasons)
 
     def _scored(self, candidate: Candidate) -> Verdict:
@@ -407,9 +404,3 @@ class Verifier:
     def _score(self, candidate: Candidate) -> float:
         with candidate.opened() as session, self._scoring:
             return call_score(self.metric, session.run)
-
-
-def _over_beside(held: tuple[float, float] | None, why: str = "too few samples to count by, and") -> tuple[str, ...]:
-    if held is None or held[0] <= held[1]:
-        return ()
-    return (f"{why} the divergence of the outputs, {held[0]:.3g}, is over {held[1]:.3g}",)

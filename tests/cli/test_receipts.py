@@ -157,7 +157,7 @@ def test_how_outputs_were_judged(kind: str, capsys: pytest.CaptureFixture[str]) 
 
 
 METRICS = {
-    "sqnr": ({"divergence": 1e-3, "limit": 1e-2}, "signal to noise 30 dB of at least 20 dB on 250 unseen samples"),
+    "sqnr": ({"divergence": 1e-3, "limit": 1e-2}, "signal to noise 30 dB, at least 20 dB wanted on 250 unseen samples"),
     "cosine": ({}, "cosine error 0.0123 of 0.03 allowed on 250 unseen samples"),
     "accuracy": (
         {"divergence": 0.01, "score": 0.97, "original_score": 0.98},

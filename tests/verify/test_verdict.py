@@ -153,3 +153,9 @@ def test_a_doubt_is_said_in_numbers() -> None:
 
 def test_a_failure_leaves_no_doubt() -> None:
     assert failure("broken", limit=0.1, samples=3).doubt == ""
+
+
+def test_what_is_over_a_limit_is_said_in_the_metrics_unit() -> None:
+    found = output(1e-3, 2e-3)
+    assert found.over(1e-4, "sqnr") == "output y (values, by squared error): signal to noise 30 dB is under 40 dB"
+    assert found.over(1e-4, "kl") == "output y (values, by squared error): kl 0.001 is over 0.0001"
