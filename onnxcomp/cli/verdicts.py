@@ -48,6 +48,8 @@ def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
     """``within the limit on 64 samples: divergence 0.011 (95% interval 0.008 to 0.014), limit 0.03``."""
     if not verdict.get("verified", True):
         return "not verified: nothing could be compared"
+    if verdict["divergence"] is None:
+        return f"failed on {formats.count(verdict['samples'], 'sample')}, whatever the limit"
     outcome = "within the limit" if verdict["passed"] else "OVER the limit"
     if verdict["passed"] and verdict["limit"] >= LARGEST_DROP:
         outcome = "measured"

@@ -199,7 +199,8 @@ class Verifier:
         names = {name for found in store for name in found}
         unknown = sorted(set(asked) - names)
         if unknown:
-            raise ParameterError(f"output: the model has {', '.join(sorted(names))}, not {', '.join(unknown)}")
+            hint = meant(unknown[0], names)
+            raise ParameterError(f"output: the model has {', '.join(sorted(names))}, not {', '.join(unknown)}.{hint}")
         made_by = ends(self.original)
         options: dict[str, Any] = {
             "padding": self._padding(),
