@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from onnxcomp.cli import formats
+from onnxcomp import formats
 from onnxcomp.cli.receipts import divergence, measure_name, totals, tried
 from onnxcomp.receipt import Entry, Receipt, StepReport
 

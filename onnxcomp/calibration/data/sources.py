@@ -262,10 +262,17 @@ def function_loaders(reference: str, scratch: ArrayScratch) -> list[tuple[str, L
 
     They are kept, in memory up to 256 MiB and on disk above, so that they can be split and read again.
     """
+    return feed_loaders(reference, _feeds(reference), scratch)
+
+
+def feed_loaders(
+    reference: str, feeds: Iterable[Mapping[Any, Value]], scratch: ArrayScratch
+) -> list[tuple[str, Loader]]:
+    """Loaders of feeds, which are read once. Raises CalibrationError where there are none."""
     loaders: list[tuple[str, Loader]] = []
     held = 0
-    for i, feed in enumerate(_feeds(reference)):
-        values = {str(name): _as_value(value) for name, value in feed.items()}
+    for i, feed in enumerate(feeds):
+        values = {str(name): as_value(value) for name, value in feed.items()}
         held += sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
         if held <= IN_MEMORY_BYTES:
             loaders.append((f"{reference} feed {i}", functools.partial(dict, values)))
@@ -347,7 +354,8 @@ def find_function(reference: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", found)
 
 
-def _as_value(value: Value) -> Value:
+def as_value(value: Value) -> Value:
+    """A value as an array, unless it is a sequence of such or nothing."""
     if value is None or (isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value)):
         return value
     return np.asarray(value)
