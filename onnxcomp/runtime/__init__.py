@@ -8,7 +8,8 @@ from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
-from onnxcomp.runtime.profile import profile_nodes
+from onnxcomp.runtime.peaks import IntegerGain, Peaks, measure_gains, measure_peaks
+from onnxcomp.runtime.profile import Kernel, profile_kernels, profile_nodes
 from onnxcomp.runtime.session import (
     Feeds,
     Session,
@@ -25,10 +26,13 @@ from onnxcomp.runtime.session import (
 
 __all__ = [
     "Feeds",
+    "IntegerGain",
     "IsolatedRun",
+    "Kernel",
     "Latency",
     "Load",
     "ModelSource",
+    "Peaks",
     "Session",
     "Value",
     "ValueSpec",
@@ -39,10 +43,13 @@ __all__ = [
     "known_providers",
     "loads",
     "measure_apart",
+    "measure_gains",
     "measure_latency",
     "measure_load",
+    "measure_peaks",
     "one_line",
     "optimized",
+    "profile_kernels",
     "profile_nodes",
     "run_isolated",
 ]
