@@ -182,7 +182,7 @@ def _clipped(graph: Graph, scope: Scope, node: Node, source: Any, highest: float
     clipped = graph.variable(f"{source.name}_clipped", dtype=source.dtype, shape=source.shape)
     inputs, attrs = [source], {}
     if scope.opset >= CLIP_INPUTS:
-        dtype = given(node, 1).dtype
+        dtype = node.inputs[1].dtype
         bounds = (np.asarray(value, dtype) for value in (0.0, highest))
         inputs += [graph.constant(scope, f"{source.name}_bound", each) for each in bounds]
     else:

@@ -34,7 +34,7 @@ TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "bench", "expand", "pack", "unpack", "passes",
+    "optimize", "distill", "run", "inspect", "compare", "bench", "doctor", "expand", "pack", "unpack", "passes",
 )  # fmt: skip
 
 

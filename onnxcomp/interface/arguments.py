@@ -66,10 +66,10 @@ def a_budget(
     )
 
 
-def _seconds(argument: str, value: Words) -> float | None:
+def _seconds(argument: str, value: Any) -> float | None:
     if value is None or isinstance(value, str):
         return None if value is None else parse_time(value)
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf:
+    if isinstance(value, Real) and value is not True and 0 < float(value) < math.inf:
         return float(value)
     raise ParameterError(_wrong(argument, 'such as "90s", "10m", or seconds', value))
 

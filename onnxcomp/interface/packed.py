@@ -97,9 +97,8 @@ def open_session(
     delta was taken against. Raises PackError where the file is broken, TargetError where the model does not load.
     """
     if isinstance(model, (str, os.PathLike)) and is_packed(Path(model)):
-        return session.open_session(
-            Path(model), ep=ep, threads=threads, identities=tuple(identities), passphrase_file=passphrase_file, base=base
-        )
+        keys: dict[str, Any] = {"identities": tuple(identities), "passphrase_file": passphrase_file, "base": base}
+        return session.open_session(Path(model), ep=ep, threads=threads, **keys)
     opened = load(a_model(model))
     if opened.path is not None:
         return a_target(ep, threads=threads).session(opened.path)

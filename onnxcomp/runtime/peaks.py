@@ -129,7 +129,7 @@ def _model(operator: str, is_integer: bool) -> onnx.ModelProto:
     weight_shape = shape if operator == "MatMul" else (MAP[0], MAP[0], 3, 3)
     weight = np.random.default_rng(1).standard_normal(weight_shape).astype(np.float32)
     attributes: Mapping[str, Any] = {} if operator == "MatMul" else {"pads": [1, 1, 1, 1]}
-    constants = {"w": weight}
+    constants: dict[str, Any] = {"w": weight}
     inputs, kind, name = ["x", "w"], FLOAT, operator
     if is_integer:
         code = np.clip(np.rint(40 * weight), -127, 127).astype(np.int8)

@@ -98,7 +98,7 @@ class CalibrationData:
         path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
         files = Inputs(source_files(path) if is_named(path) else [])
         read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states)
-        loaders = (find_loaders if is_named(path) else held_loaders)(path, inputs, scratch)
+        loaders = find_loaders(path, inputs, scratch) if is_named(path) else held_loaders(path, inputs, scratch)
         is_stepped = bool(states) or axis is not None
         groups, labelled = read_groups(loaders, read, inputs, not_samples, is_stepped=is_stepped)
         if any(labelled) and not all(labelled):

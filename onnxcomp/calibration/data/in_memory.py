@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -24,7 +24,7 @@ ARRAYS = "arrays from Python"
 FEEDS = "feeds from Python"
 
 
-def is_named(source: object) -> bool:
+def is_named(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Whether the source is a file, a folder or a function by its name."""
     return isinstance(source, (str, os.PathLike))
 

@@ -12,6 +12,7 @@ import importlib
 import itertools
 import lzma
 import math
+import os
 import shutil
 import struct
 import sys
@@ -78,7 +79,9 @@ class ArrayScratch:
         return Path(self._folder.name)
 
 
-def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: ArrayScratch) -> list[tuple[str, Loader]]:
+def find_loaders(
+    source: str | os.PathLike[str], inputs: Sequence[ValueSpec], scratch: ArrayScratch
+) -> list[tuple[str, Loader]]:
     """Loaders of ``source`` with a name for each, in a fixed order.
 
     Raises CalibrationError when there is nothing of that name, or nothing in it.
@@ -93,7 +96,7 @@ def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: Array
     raise CalibrationError(f"calibration data: {source} does not exist (a file, a folder or module:function)")
 
 
-def source_files(source: str | Path) -> list[Path]:
+def source_files(source: str | os.PathLike[str]) -> list[Path]:
     """The files that samples of ``source`` are read from; none for a function."""
     path = Path(source)
     try:

@@ -130,7 +130,8 @@ class Inspection(Shown):
 
     def rows(self) -> list[Row]:
         """Inputs, outputs, and the sizes that its weights could have."""
-        found: list[Row] = [("input", each) for each in self.inputs] + [("output", each) for each in self.outputs]
+        found: list[Row] = [("input", each) for each in self.inputs]
+        found += [("output", each) for each in self.outputs]
         found.append(("constants", f"{self.constant_bytes:,} bytes, {self.weight_bytes:,} of them in weights"))
         found.append(("MACs", f"{self.macs:,}{' at least' if self.macs_partial or self.macs_unknown else ''}"))
         found += [(f"in {each.bits} bits", f"about {each.size_bytes:,} bytes") for each in self.gains]

@@ -62,8 +62,8 @@ def _outputs(receipt: Receipt) -> str:
     samples = f"on {formats.count(int(verdict['samples']), 'sample')}{drawn}"
     if value is None:
         return f"the model failed {samples}"
-    is_free = limit is None or limit >= LARGEST_DROP
-    allowed = "" if is_free else f" of {formats.significant(limit)} allowed"
+    is_limited = limit is not None and limit < LARGEST_DROP
+    allowed = f" of {formats.significant(float(limit))} allowed" if limit is not None and is_limited else ""
     if verdict.get("score") is not None:
         words = f"{metric} {verdict['original_score']:.4g} -> {verdict['score']:.4g}, a drop of"
     else:
