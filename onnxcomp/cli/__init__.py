@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -52,7 +53,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note, for whoever looks for a fault, whether the command was asked to say more."""
-        ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
+        ctx.meta[VERBOSE] = any(each == "--verbose" or re.fullmatch("-v+", each) for each in args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -68,7 +68,9 @@ def _show_model(model: ModelDiagnosis) -> None:
     from onnxcomp import formats
     from onnxcomp.cli import screen
 
-    screen.show("", f"{model.name}: {formats.milliseconds(model.latency_ms)} a run, on one sample of {model.data}")
+    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}".strip() for name, shape in model.shapes.items())
+    took = formats.milliseconds(model.latency_ms)
+    screen.show("", f"{model.name}: {took} a run, on one sample of {model.data} ({shapes})")
     for each in model.findings:
         _show_finding(each)
     if not model.findings:

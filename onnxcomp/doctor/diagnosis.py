@@ -33,8 +33,7 @@ from onnxcomp.runtime import IntegerGain, Peaks, measure_gains, measure_peaks
 from onnxcomp.shown import Row, Shown
 from onnxcomp.target import Target
 
-GAINS = 0.97  # a mend has to leave no more of the time than this
-SLOWER = 1.03
+GAINS = 0.95  # a mend has to leave no more of the time than this, measured twice
 AS_IT_IS, SIZED = "as it is", "sizes fixed"
 FAULT = "known fault"
 FIXING = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
@@ -58,12 +57,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModelDiagnosis:
-    """A model on a target: latency of one run on one sample, where it goes, and what can be done."""
+    """A model on a target: latency of one run on one sample of these shapes, where it goes, and what can be done."""
 
     name: str
     size_bytes: int
     latency_ms: float
     data: str
+    shapes: dict[str, tuple[int, ...]]
     operators: tuple[OperatorShare, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -134,13 +134,12 @@ def _of_model(
     causes = causes_of(seen, gains)
     progress(0, 1, "trying what may mend it")
     forms, notes = _forms(seen, causes)
-    took = latencies(forms, target, seen.feeds)
-    now = took[AS_IT_IS].median_ms
-    ratios = {name: each.median_ms / now for name, each in took.items()}
+    now, ratios = _measured(forms, seen)
     found = [_finding(each, model, ratios.get(each.name)) for each in causes if _is_worth(each, ratios)]
     found += _of_sizes(seen, ratios.get(SIZED))
     shares = operator_shares(seen.kernels, peaks if target.name == "cpu" and target.threads == 1 else None)
-    return ModelDiagnosis(model.name, model.size_bytes, now, data.source, shares, tuple(found), tuple(notes))
+    shapes = {name: value.shape for name, value in seen.feeds.items() if hasattr(value, "shape")}
+    return ModelDiagnosis(model.name, model.size_bytes, now, data.source, shapes, shares, tuple(found), tuple(notes))
 
 
 def _forms(seen: Examination, causes: Sequence[Cause]) -> tuple[dict[str, Model], list[str]]:
@@ -168,6 +167,19 @@ def _forms(seen: Examination, causes: Sequence[Cause]) -> tuple[dict[str, Model]
         if _runs(fixed, seen):
             forms[SIZED] = fixed
     return forms, notes
+
+
+def _measured(forms: dict[str, Model], seen: Examination) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the model as it is, and the other forms' ratios to it. What seems to gain is measured once more,
+    and what is less of a gain counts: the best of several is the luckiest, too."""
+    took = latencies(forms, seen.target, seen.feeds)
+    now = took[AS_IT_IS].median_ms
+    ratios = {name: each.median_ms / now for name, each in took.items()}
+    gaining = {name: forms[name] for name, ratio in ratios.items() if ratio <= GAINS or name == AS_IT_IS}
+    if len(gaining) > 1:
+        again = latencies(gaining, seen.target, seen.feeds)
+        ratios |= {name: max(ratios[name], each.median_ms / again[AS_IT_IS].median_ms) for name, each in again.items()}
+    return now, ratios
 
 
 def _runs(model: Model, seen: Examination) -> bool:

@@ -19,8 +19,8 @@ from onnxcomp.runtime import Feeds, Kernel, Latency, measure_latency, optimized,
 from onnxcomp.target import Target
 
 PROFILED_RUNS = 20
-MEASURED_S = 1.5  # of all forms in turns
-FEWEST_RUNS = 5
+MEASURED_S = 1.0  # of all forms in turns, each time
+FEWEST_RUNS = 11
 LARGEST_TRIED_BYTES = 500 * 10**6  # of a model of which other forms are made and measured
 
 

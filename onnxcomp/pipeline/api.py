@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import platform
@@ -47,6 +48,8 @@ from onnxcomp.target import Target, oldest_ort, supported
 from onnxcomp.verify import Verifier
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.repeatable import draws_differently
+
+LOG = logging.getLogger(__name__)
 
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
@@ -108,12 +111,18 @@ def optimize(
             run = _prepare(
                 model, before, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time
             )
+        LOG.info("%s: recipe %s on %s, %d samples, limit %.3g", model.name, chosen.name, where.name, *_judged(run))
         setup = None if training is None else training.opened(model, where, seed)
         run.context = dataclasses.replace(run.context, jobs=jobs or cores(), training=setup)
         run.receipt.training, run.receipt.reference = described(setup), described_reference(reference)
         execute(run)
         _finish(run)
     return Result(unseeded(run.current), run.receipt)
+
+
+def _judged(run: Run) -> tuple[int, float]:
+    """On how many samples the result is judged, and by what limit."""
+    return int(run.receipt.data["verification_samples"]), run.verifier.limit
 
 
 def _opened_once(model: Model) -> contextlib.AbstractContextManager[None]:
@@ -259,6 +268,7 @@ def _finish(run: Run) -> None:
     verdict = settle(run)
     receipt, model = run.receipt, run.current
     receipt.verdict = verdict.describe()
+    LOG.info("%s: the result %s, %d bytes", run.original.name, verdict.in_words(), model.size_bytes)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
     gained = bool(receipt.applied)
