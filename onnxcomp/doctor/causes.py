@@ -19,6 +19,8 @@ from onnxcomp.registry import get_pass
 from onnxcomp.runtime import IntegerGain
 from onnxcomp.target.short_floats import computes_in
 
+WORTH_TRYING = 1.2  # times as fast: what integers gain on the machine
+SHARE_WORTH_TRYING = 0.2  # of the time of a run: that of products in float32
 WORTH_SAYING = 0.02  # of the time of a run
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 PRODUCTS = frozenset({"MatMul", "Gemm", "FusedGemm", "FusedMatMul", "Conv", "FusedConv"})
@@ -31,16 +33,20 @@ LARGEST_FOLDED = 2**30  # bytes: what is larger ONNX Runtime does not compute be
 
 @dataclass(frozen=True)
 class Cause:
-    """Something that takes time. share: of a run, 0 where that cannot be said. passes: what should mend it, applied in
-    turn; command: how the user has them applied, without the model; "" where nothing does. advice: what else there is
-    to say."""
+    """Something that takes time.
+
+    share: of a run, 0 where that cannot be said. ways: what should mend it, each some passes in turn; command: how the
+    user has the best of them applied, without the model; "" where nothing does. is_guess: it is a fault only where
+    mending it gains. advice: what else there is to say.
+    """
 
     name: str
     what: str
     share: float = 0.0
     command: str = ""
-    passes: tuple[Pass, ...] = ()
+    ways: tuple[tuple[Pass, ...], ...] = ()
     advice: str = ""
+    is_guess: bool = False
 
 
 def causes_of(seen: Examination, gains: Sequence[IntegerGain]) -> list[Cause]:
@@ -92,7 +98,7 @@ def _idle_pairs(seen: Examination) -> Cause | None:
         "integer kernel for them as they are quantized",
         share,
         "run drop-quantization",
-        (get_pass("drop-quantization")(),),
+        ((get_pass("drop-quantization")(),),),
         "`onnxcomp optimize MODEL --recipe fast --calib-data SAMPLES` quantizes anew, in a form that has kernels here",
     )
 
@@ -120,7 +126,7 @@ def _computed_weights(seen: Examination) -> Cause | None:
         "them beforehand",
         share,
         command,
-        tuple(passes),
+        (tuple(passes),),
         "the file grows by what the codes saved" if decodes else "",
     )
 
@@ -137,7 +143,7 @@ def _short_floats(seen: Examination) -> Cause | None:
         f"{seen.target.name} computes float16 in float32, between {len(casts)} Casts",
         seen.share(casts),
         "run raise-float16",
-        (get_pass("raise-float16")(),),
+        ((get_pass("raise-float16")(),),),
         "weights stay float16 in the file",
     )
 
@@ -157,7 +163,7 @@ def _transposes(seen: Examination) -> Cause | None:
         f"{len(found)} Transposes move activations between layouts{where}",
         share,
         "optimize --recipe lossless",
-        _exact_passes(),
+        (_exact_passes(),),
         AT_ENDS if at_ends else "",
     )
 
@@ -169,7 +175,8 @@ def _unfolded(seen: Examination) -> Cause | None:
         "constants to fold, normalizations and paddings to fuse, chains to merge",
         0.0,
         "optimize --recipe lossless",
-        _exact_passes(),
+        (_exact_passes(),),
+        is_guess=True,
     )
 
 
@@ -178,15 +185,17 @@ def _floats(seen: Examination, gains: Sequence[IntegerGain]) -> Cause | None:
     found = [each for each in seen.kernels if each.operator in PRODUCTS and _is_float(each.reads)]
     share = seen.share(found)
     faster = min((each.times_faster for each in gains), default=1.0)
-    if seen.target.name != "cpu" or faster < 1.2 or share < 0.2:
+    if faster < WORTH_TRYING or share < SHARE_WORTH_TRYING:
         return None
-    left = 1 - share * (1 - 1 / faster)
     return Cause(
         "products in float32",
         f"{counted([each.operator for each in found])} compute in float32; in 8 bits they are up to {faster:.1f} times "
-        f"as fast on this processor, so that a run could take {left:.2f} of the time",
+        "as fast on this processor",
         share,
         "optimize --recipe fast --calib-data SAMPLES",
+        tuple((*_exact_passes(), get_pass(name)()) for name in ("quantize-static", "quantize-dynamic")),
+        "whether the accuracy bears it, that command finds out; latency was measured of all of it in 8 bits",
+        is_guess=True,
     )
 
 

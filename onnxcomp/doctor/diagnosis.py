@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp import formats
+from onnxcomp.contract import Pass
 from onnxcomp.doctor.causes import Cause, causes_of
 from onnxcomp.doctor.examination import (
     LARGEST_TRIED_BYTES,
@@ -130,12 +131,13 @@ def _of_model(
 ) -> ModelDiagnosis:
     progress(0, 1, "running the model")
     data = open_data(model, source, target, seed)
-    seen = Examination.of(model, target, data.first_sample())
+    seen = Examination.of(model, target, data)
     causes = causes_of(seen, gains)
     progress(0, 1, "trying what may mend it")
     forms, notes = _forms(seen, causes)
     now, ratios = _measured(forms, seen)
-    found = [_finding(each, model, ratios.get(each.name)) for each in causes if _is_worth(each, ratios)]
+    best = {each.name: _best(each, ratios) for each in causes}
+    found = [_finding(each, model, best[each.name]) for each in causes if _is_worth(each, best[each.name])]
     found += _of_sizes(seen, ratios.get(SIZED))
     shares = operator_shares(seen.kernels, peaks if target.name == "cpu" and target.threads == 1 else None)
     shapes = {name: value.shape for name, value in seen.feeds.items() if hasattr(value, "shape")}
@@ -147,20 +149,18 @@ def _forms(seen: Examination, causes: Sequence[Cause]) -> tuple[dict[str, Model]
     forms, notes = {AS_IT_IS: seen.model}, []
     if seen.model.size_bytes > LARGEST_TRIED_BYTES:
         return forms, [f"the model is over {formats.size(LARGEST_TRIED_BYTES)}: nothing that may mend it was tried"]
-    done: dict[tuple[Any, ...], Model | None] = {}
-    for cause in causes:
-        if not cause.passes:
-            continue
-        try:
-            if cause.passes not in done:
-                made = treated(seen.model, cause.passes, seen.target)
-                done[cause.passes] = made if made is None or _runs(made, seen) else None
-        except OnnxcompError as error:
-            notes.append(f"{cause.name}: {error}")
-            done[cause.passes] = None
-        found = done[cause.passes]
+    done: dict[tuple[Pass, ...], Model | None] = {}
+    for cause, way, name in ((each, way, _form(each, index)) for each in causes for index, way in enumerate(each.ways)):
+        if way not in done:
+            try:
+                made = treated(seen, way)
+                done[way] = made if made is None or _runs(made, seen) else None
+            except OnnxcompError as error:
+                notes.append(f"{cause.name}: {error}")
+                done[way] = None
+        found = done[way]
         if found is not None:
-            forms[cause.name] = found
+            forms[name] = found
     sized = with_sizes(seen.model.proto, seen.feeds)
     if sized is not None:
         fixed = seen.model.with_proto(sized)
@@ -191,16 +191,25 @@ def _runs(model: Model, seen: Examination) -> bool:
     return True
 
 
-def _is_worth(cause: Cause, ratios: dict[str, float]) -> bool:
-    """What takes no time that can be told is worth saying only where leaving it out is faster."""
-    return cause.share > 0 or ratios.get(cause.name, 1.0) <= GAINS
+def _form(cause: Cause, index: int) -> str:
+    return f"{cause.name} {index}"
+
+
+def _best(cause: Cause, ratios: dict[str, float]) -> float | None:
+    """The least ratio of all ways to mend it; None where none was measured."""
+    return min((ratios[name] for i in range(len(cause.ways)) if (name := _form(cause, i)) in ratios), default=None)
+
+
+def _is_worth(cause: Cause, ratio: float | None) -> bool:
+    """What is but a guess is worth saying where acting on it gains."""
+    return not cause.is_guess or (ratio is not None and ratio <= GAINS)
 
 
 def _finding(cause: Cause, model: Model, ratio: float | None) -> Finding:
     """The cause with its command, where that was measured to help or could not be measured."""
-    helps = (ratio is None and not cause.passes) or (ratio is not None and ratio <= GAINS)
+    helps = ratio is not None and ratio <= GAINS
     command, advice = (cause.command if helps else ""), cause.advice
-    if not helps and cause.passes:
+    if not helps and cause.ways:
         said = "changes nothing here" if ratio is None else f"gains nothing here (latency ratio {ratio:.2f})"
         advice = "; ".join(filter(None, [f"`onnxcomp {cause.command}` was tried and {said}", advice]))
     name = "MODEL" if model.path is None else shlex.quote(str(model.path))

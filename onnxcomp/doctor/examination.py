@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Pass
 from onnxcomp.graph.report.profile_segments import with_names
 from onnxcomp.model import Model
@@ -18,6 +19,7 @@ from onnxcomp.pipeline.costs import on_disk, session_options
 from onnxcomp.runtime import Feeds, Kernel, Latency, measure_latency, optimized, profile_kernels
 from onnxcomp.target import Target
 
+CALIBRATED_SAMPLES = 4
 PROFILED_RUNS = 20
 MEASURED_S = 1.0  # of all forms in turns, each time
 FEWEST_RUNS = 11
@@ -28,23 +30,26 @@ LARGEST_TRIED_BYTES = 500 * 10**6  # of a model of which other forms are made an
 class Examination:
     """One model on one target with one sample.
 
-    kernels: what ran. graph: what ONNX Runtime made of the model, without the data of constants.
+    data: where the sample comes from. kernels: what ran. graph: what ONNX Runtime made of the model, without the data
+    of constants.
     """
 
     model: Model
     target: Target
+    data: CalibrationData
     feeds: Feeds
     kernels: tuple[Kernel, ...]
     graph: GraphProto
 
     @classmethod
-    def of(cls, model: Model, target: Target, feeds: Feeds) -> Examination:
+    def of(cls, model: Model, target: Target, data: CalibrationData) -> Examination:
         """Run it. Raises TargetError or VerificationError where it does not load or run."""
+        feeds = data.first_sample()
         options = session_options(target)
         with on_disk({"": with_names(model)}) as paths:
             kernels = profile_kernels(paths[""], feeds, runs=PROFILED_RUNS, **options)
             made = optimized(paths[""], provider=target.provider, custom_ops=target.custom_ops)
-        return cls(model, target, feeds, tuple(kernels), made.graph)
+        return cls(model, target, data, feeds, tuple(kernels), made.graph)
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -92,12 +97,17 @@ def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from graphs_of(attribute.g)
 
 
-def treated(model: Model, passes: Sequence[Pass], target: Target) -> Model | None:
-    """The model after some passes; None where they find nothing to do."""
+def treated(seen: Examination, passes: Sequence[Pass]) -> Model | None:
+    """The model after some passes; None where the last of them finds nothing to do. What is calibrated is so on a few
+    samples, which latency does not depend on."""
+    data, target, model = seen.data.first(CALIBRATED_SAMPLES), seen.target, seen.model
+    context = Context(target=target, calibration=data, max_opset=target.supported_opset)
     changed = False
     for each in passes:
-        model, outcome = apply_pass(model, each, Context(target=target, max_opset=target.supported_opset))
+        model, outcome = apply_pass(model, each, context)
         changed |= bool(outcome.changed)
+        if each is passes[-1] and not each.effect.is_exact and not outcome.changed:
+            return None
     return model if changed else None
 
 

@@ -319,7 +319,8 @@ def call(reference: str, *arguments: Any) -> Any:
 
 
 def call_score(reference: str, run: Callable[..., Any]) -> float:
-    """What the user's ``module:function`` gives for a model's ``run``. Raises CalibrationError when it is no number."""
+    """What the user's ``module:function`` gives for a model's ``run``, which takes arrays by input name and gives them
+    by output name: a score, more being better. Raises CalibrationError when it is no number."""
     found = call(reference, run)
     try:
         return float(found)
