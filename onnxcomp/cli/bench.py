@@ -13,7 +13,7 @@ from onnxcomp.cli import options
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
     from onnxcomp.pipeline.reports.bench import Bench, MeasuredCost
-    from onnxcomp.runtime import Peaks
+    from onnxcomp.runtime import MachinePeaks
 
 SHOWN = 8  # operators of a model
 
@@ -75,7 +75,7 @@ def _show(found: Bench) -> None:
         _show_operators(each, found.peaks)
 
 
-def _show_operators(cost: MeasuredCost, peaks: Peaks | None) -> None:
+def _show_operators(cost: MeasuredCost, peaks: MachinePeaks | None) -> None:
     """Where the time goes, and how near that is to the machine's limit."""
     from onnxcomp import formats
     from onnxcomp.cli import screen

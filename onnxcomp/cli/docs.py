@@ -6,6 +6,7 @@ only compares.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import click
 
-import onnxcomp
 from onnxcomp.cli.declaration import markdown
 from onnxcomp.receipt import receipt_schema
 from onnxcomp.registry import get_pass, shipped_names
@@ -55,7 +55,8 @@ def with_layers(current: str) -> str:
 
 def with_stable_names(current: str) -> str:
     """The page with the public names between its marks."""
-    rows = [f"| `{name}` | {_first_sentence(getattr(onnxcomp, name))} |" for name in onnxcomp.__all__]
+    package = importlib.import_module("onnxcomp")
+    rows = [f"| `{name}` | {_first_sentence(getattr(package, name))} |" for name in package.__all__]
     text = "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
     return STABLE.sub(lambda found: found[1] + text + found[2], current)
 

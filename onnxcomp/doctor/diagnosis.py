@@ -30,7 +30,7 @@ from onnxcomp.pipeline.api import silent
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.reports.roofline import OperatorShare, operator_shares
 from onnxcomp.pipeline.run import Progress
-from onnxcomp.runtime import IntegerGain, Peaks, measure_gains, measure_peaks
+from onnxcomp.runtime import IntegerGain, MachinePeaks, measure_gains, measure_peaks
 from onnxcomp.shown import Row, Shown
 from onnxcomp.target import Target
 
@@ -81,8 +81,8 @@ class Diagnosis(Shown):
     machine: Machine
     target: str
     gains: tuple[IntegerGain, ...]
-    peaks: Peaks
-    all_threads: Peaks | None
+    peaks: MachinePeaks
+    all_threads: MachinePeaks | None
     faults: tuple[FoundFault, ...]
     model: ModelDiagnosis | None = None
 
@@ -127,7 +127,13 @@ def diagnose(
 
 
 def _of_model(
-    model: Model, source: Any, target: Target, seed: int, gains: Sequence[IntegerGain], peaks: Peaks, progress: Progress
+    model: Model,
+    source: Any,
+    target: Target,
+    seed: int,
+    gains: Sequence[IntegerGain],
+    peaks: MachinePeaks,
+    progress: Progress,
 ) -> ModelDiagnosis:
     progress(0, 1, "running the model")
     data = open_data(model, source, target, seed)

@@ -16,7 +16,7 @@ from onnxcomp.graph.report.profile_segments import with_names
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.costs import on_disk, session_options
-from onnxcomp.runtime import Feeds, Kernel, Latency, measure_latency, optimized, profile_kernels
+from onnxcomp.runtime import ExecutedNode, Feeds, Latency, measure_latency, optimized, profile_kernels
 from onnxcomp.target import Target
 
 CALIBRATED_SAMPLES = 4
@@ -38,7 +38,7 @@ class Examination:
     target: Target
     data: CalibrationData
     feeds: Feeds
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[ExecutedNode, ...]
     graph: GraphProto
 
     @classmethod
@@ -56,11 +56,11 @@ class Examination:
         """Of one run, by its kernels."""
         return max(sum(each.seconds for each in self.kernels), 1e-12)
 
-    def share(self, kernels: Collection[Kernel]) -> float:
+    def share(self, kernels: Collection[ExecutedNode]) -> float:
         """How much of a run some kernels take."""
         return sum(each.seconds for each in kernels) / self.seconds
 
-    def of_operators(self, *operators: str) -> list[Kernel]:
+    def of_operators(self, *operators: str) -> list[ExecutedNode]:
         """The kernels of these operators."""
         return [each for each in self.kernels if each.operator in operators]
 

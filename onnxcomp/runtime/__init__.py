@@ -8,8 +8,8 @@ from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
-from onnxcomp.runtime.peaks import IntegerGain, Peaks, measure_gains, measure_peaks
-from onnxcomp.runtime.profile import Kernel, profile_kernels, profile_nodes
+from onnxcomp.runtime.peaks import IntegerGain, MachinePeaks, measure_gains, measure_peaks
+from onnxcomp.runtime.profile import ExecutedNode, profile_kernels, profile_nodes
 from onnxcomp.runtime.session import (
     Feeds,
     Session,
@@ -25,14 +25,14 @@ from onnxcomp.runtime.session import (
 )
 
 __all__ = [
+    "ExecutedNode",
     "Feeds",
     "IntegerGain",
     "IsolatedRun",
-    "Kernel",
     "Latency",
     "Load",
+    "MachinePeaks",
     "ModelSource",
-    "Peaks",
     "Session",
     "Value",
     "ValueSpec",

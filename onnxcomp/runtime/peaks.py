@@ -31,7 +31,7 @@ FLOAT, UINT8, INT8 = 1, 2, 3  # onnx.TensorProto.DataType
 
 
 @dataclass(frozen=True)
-class Peaks:
+class MachinePeaks:
     """Multiply-accumulates a second in float32 and in 8-bit integers, and bytes a second by bytes touched, by size."""
 
     float32_macs: float
@@ -59,11 +59,11 @@ class IntegerGain:
         return self.float32_s / self.int8_s
 
 
-def measure_peaks(*, threads: int = 1) -> Peaks:
+def measure_peaks(*, threads: int = 1) -> MachinePeaks:
     """The machine's peaks on the CPU with so many threads; it takes a second."""
     product = measure_gains(threads=threads, operators=("MatMul",))[0]
     moved = tuple((size, size / _moving_s(size, threads)) for size in MOVED)
-    return Peaks(product.macs / product.float32_s, product.macs / product.int8_s, moved)
+    return MachinePeaks(product.macs / product.float32_s, product.macs / product.int8_s, moved)
 
 
 def measure_gains(*, threads: int = 1, operators: Sequence[str] = ("MatMul", "Conv")) -> list[IntegerGain]:

@@ -41,7 +41,7 @@ Wiring = tuple[str, tuple[TensorType | None, ...]]
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ExecutedNode:
     """A node of the model that ONNX Runtime made, as it ran.
 
     seconds: of one run; of a node in a loop, all of its turns. reads, writes: element type and shape of each tensor in
@@ -90,7 +90,7 @@ def profile_kernels(
     provider: str = "CPUExecutionProvider",
     provider_options: Mapping[str, str] | None = None,
     custom_ops: Sequence[Path] = (),
-) -> list[Kernel]:
+) -> list[ExecutedNode]:
     """What ran, node by node of the optimized model, in the order in which it ran first.
 
     Nodes should have names. Raises TargetError or VerificationError when the model does not load or run.
@@ -123,7 +123,9 @@ def _kind(data_type: int) -> str:
     return onnx.TensorProto.DataType.Name(data_type).lower()
 
 
-def kernels(events: Sequence[Mapping[str, Any]], runs: int, wired: Mapping[str, Wiring] | None = None) -> list[Kernel]:
+def kernels(
+    events: Sequence[Mapping[str, Any]], runs: int, wired: Mapping[str, Wiring] | None = None
+) -> list[ExecutedNode]:
     """What the events of a profile over ``runs`` runs tell of each node. wired: what the nodes read of constants, since
     the profile does not tell of those that a kernel keeps in a form of its own."""
     seconds = node_seconds(events, runs)
@@ -138,7 +140,7 @@ def kernels(events: Sequence[Mapping[str, Any]], runs: int, wired: Mapping[str, 
         known = (wired or {}).get(name)
         reads = _joined(seen, known[1]) if known and known[0] == operator else seen
         writes = _tensors(about.get("output_type_shape", ()))
-        found.append(Kernel(name, operator, str(about.get("provider", "")), seconds[name], reads, writes))
+        found.append(ExecutedNode(name, operator, str(about.get("provider", "")), seconds[name], reads, writes))
     return found
 
 

@@ -21,7 +21,10 @@ from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.operators import LINEAR, MICROSOFT, ONNX_DOMAINS, RECURRENT
 
 # Operator -> position of its weight.
-CONVOLUTION_WEIGHTS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1}
+CONVOLUTION_WEIGHTS = {
+    "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1,
+}  # fmt: skip
+GEMMS = frozenset({"Gemm", "FusedGemm", "QGemm"})
 PRODUCT_OPERANDS = {
     "MatMul": 1, "FusedMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
     "QLinearMatMul": 3, "MatMulNBits": None,
@@ -29,7 +32,7 @@ PRODUCT_OPERANDS = {
 UNCOUNTED = frozenset(
     {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "PackedAttention", "DecoderAttention"}
 )
-COUNTED = frozenset({*CONVOLUTION_WEIGHTS, *PRODUCT_OPERANDS, *RECURRENT, *UNCOUNTED, *LINEAR, "QGemm", "Einsum"})
+COUNTED = frozenset({*CONVOLUTION_WEIGHTS, *PRODUCT_OPERANDS, *RECURRENT, *UNCOUNTED, *LINEAR, *GEMMS, "Einsum"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def macs_of(
         return _product(_at(inputs, 0), weight and weight[1:])
     if operator in PRODUCT_OPERANDS:
         return _matrix_product(operator, inputs, output, attributes)
-    if operator in ("Gemm", "QGemm"):
+    if operator in GEMMS:
         left = _at(inputs, 0)
         summed = None if left is None else left[:1] if attributes.get("transA", 0) else left[-1:]
         return _product(output, summed)

@@ -18,7 +18,7 @@ from onnxcomp.pipeline.costs import as_used, on_disk, session_options
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.reports.roofline import OperatorShare, operator_shares
 from onnxcomp.pipeline.run import Progress
-from onnxcomp.runtime import Feeds, Peaks, measure_latency, measure_load, measure_peaks, profile_kernels
+from onnxcomp.runtime import Feeds, MachinePeaks, measure_latency, measure_load, measure_peaks, profile_kernels
 from onnxcomp.shown import Row, Shown
 from onnxcomp.target import Target
 
@@ -62,7 +62,7 @@ class Bench(Shown):
     data: str
     models: tuple[MeasuredCost, ...]
     ratios: dict[str, float]
-    peaks: Peaks | None = None
+    peaks: MachinePeaks | None = None
 
     def headline(self) -> str:
         """What was measured, on what."""
@@ -125,7 +125,7 @@ def bench(
 
 
 def _shares(
-    model: Model, feeds: Feeds, options: dict[str, Any], peaks: Peaks | None
+    model: Model, feeds: Feeds, options: dict[str, Any], peaks: MachinePeaks | None
 ) -> tuple[OperatorShare, ...]:
     with on_disk({"": with_names(model)}) as paths:
         return operator_shares(profile_kernels(paths[""], feeds, runs=PROFILED_RUNS, **options), peaks)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.graph.report.macs import Macs, is_multiplying, macs_of
-from onnxcomp.runtime import Kernel, Peaks
+from onnxcomp.runtime import ExecutedNode, MachinePeaks
 
 INTEGERS = frozenset({"uint8", "int8", "uint4", "int4"})
 CONTAINERS = frozenset({"If", "Loop", "Scan"})  # the time of what is in them is told of each node there
@@ -41,19 +41,19 @@ class OperatorShare:
     bound: str
 
 
-def operator_shares(kernels: Sequence[Kernel], peaks: Peaks | None) -> tuple[OperatorShare, ...]:
+def operator_shares(kernels: Sequence[ExecutedNode], peaks: MachinePeaks | None) -> tuple[OperatorShare, ...]:
     """The operators by the time they take, the longest first. peaks: None where the machine's are not those of the
     target."""
     kernels = [each for each in kernels if each.operator not in CONTAINERS]
     whole = max(sum(each.seconds for each in kernels), LEAST_S)
-    by_operator: dict[str, list[Kernel]] = defaultdict(list)
+    by_operator: dict[str, list[ExecutedNode]] = defaultdict(list)
     for each in kernels:
         by_operator[each.operator].append(each)
     found = [_share(operator, own, whole, peaks) for operator, own in by_operator.items()]
     return tuple(sorted(found, key=lambda each: -each.seconds))
 
 
-def kernel_macs(kernel: Kernel) -> int | None:
+def kernel_macs(kernel: ExecutedNode) -> int | None:
     """Multiply-accumulates of one turn, 0 for what does not multiply; None where its shapes do not tell."""
     if not is_multiplying(kernel.operator):
         return 0
@@ -61,7 +61,7 @@ def kernel_macs(kernel: Kernel) -> int | None:
     return None if found is None or found.is_partial else found.count
 
 
-def least_seconds(kernel: Kernel, peaks: Peaks) -> dict[str, float]:
+def least_seconds(kernel: ExecutedNode, peaks: MachinePeaks) -> dict[str, float]:
     """What a node takes at least, by what it is bound by; no entry for what is not known."""
     moved = {"bytes": kernel.size_bytes / peaks.bandwidth(kernel.size_bytes)}
     macs = kernel_macs(kernel)
@@ -73,7 +73,7 @@ def least_seconds(kernel: Kernel, peaks: Peaks) -> dict[str, float]:
     return {kind: macs / (peaks.int8_macs if kind == "int8" else peaks.float32_macs), **moved}
 
 
-def _share(operator: str, kernels: Sequence[Kernel], whole: float, peaks: Peaks | None) -> OperatorShare:
+def _share(operator: str, kernels: Sequence[ExecutedNode], whole: float, peaks: MachinePeaks | None) -> OperatorShare:
     seconds = sum(each.seconds for each in kernels)
     counted = [kernel_macs(each) for each in kernels]
     macs = None if None in counted else sum(filter(None, counted))
@@ -96,13 +96,13 @@ def _share(operator: str, kernels: Sequence[Kernel], whole: float, peaks: Peaks 
     )
 
 
-def _in_integers(kernel: Kernel) -> bool:
+def _in_integers(kernel: ExecutedNode) -> bool:
     """Whether a node multiplies integers: of what it reads, two are; MatMulNBits and dynamic products have one."""
     kinds = [kind for kind, shape in kernel.reads if len(shape) > 1]
     return any(kind in INTEGERS for kind in kinds)
 
 
-def _count(kernel: Kernel) -> Macs | None:
+def _count(kernel: ExecutedNode) -> Macs | None:
     inputs = [shape for _, shape in kernel.reads]
     output = kernel.writes[0][1] if kernel.writes else None
     attributes: dict[str, Any] = {}
