@@ -22,6 +22,7 @@ from onnxcomp.target.short_floats import computes_in
 WORTH_TRYING = 1.2  # times as fast: what integers gain on the machine
 SHARE_WORTH_TRYING = 0.2  # of the time of a run: that of products in float32
 WORTH_SAYING = 0.02  # of the time of a run
+REORDERING = ("ReorderInput", "ReorderOutput")  # into and out of ONNX Runtime's blocks of channels
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 PRODUCTS = frozenset({"MatMul", "Gemm", "FusedGemm", "FusedMatMul", "Conv", "FusedConv"})
 AT_ENDS = (
@@ -150,17 +151,18 @@ def _short_floats(seen: Examination) -> Cause | None:
 
 def _transposes(seen: Examination) -> Cause | None:
     """Transposes that ONNX Runtime could not move into each other."""
-    found = seen.of_operators("Transpose")
+    found = seen.of_operators("Transpose", *REORDERING)
     share = seen.share(found)
     if share < WORTH_SAYING:
         return None
     ends = {each.name for each in seen.graph.input} | {each.name for each in seen.graph.output}
-    turns = [node for node in seen.nodes() if node.op_type == "Transpose"]
+    took = seen.seconds_by_name()
+    turns = [node for node in seen.nodes() if node.op_type == "Transpose" and node.name in took]
     at_ends = sum(bool(ends.intersection((*node.input, *node.output))) for node in turns)
     where = f", {at_ends} of them at inputs and outputs of the model" if at_ends else ""
     return Cause(
         "Transposes",
-        f"{len(found)} Transposes move activations between layouts{where}",
+        f"{counted([each.operator for each in found])} move activations between layouts{where}",
         share,
         "optimize --recipe lossless",
         (_exact_passes(),),

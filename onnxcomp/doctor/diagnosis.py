@@ -144,6 +144,9 @@ def _of_model(
     now, ratios = _measured(forms, seen)
     best = {each.name: _best(each, ratios) for each in causes}
     found = [_finding(each, model, best[each.name]) for each in causes if _is_worth(each, best[each.name])]
+    guesses = {each.name for each in causes if each.is_guess}
+    known = {each.command for each in found if each.name not in guesses}
+    found = [each for each in found if each.name not in guesses or each.command not in known]
     found += _of_sizes(seen, ratios.get(SIZED))
     shares = operator_shares(seen.kernels, peaks if target.name == "cpu" and target.threads == 1 else None)
     shapes = {name: value.shape for name, value in seen.feeds.items() if hasattr(value, "shape")}

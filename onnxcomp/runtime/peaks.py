@@ -32,7 +32,8 @@ FLOAT, UINT8, INT8 = 1, 2, 3  # onnx.TensorProto.DataType
 
 @dataclass(frozen=True)
 class MachinePeaks:
-    """Multiply-accumulates a second in float32 and in 8-bit integers, and bytes a second by bytes touched, by size."""
+    """Multiply-accumulates a second in float32 and in 8-bit integers, the better of MatMul and Conv, and bytes a second
+    by bytes touched."""
 
     float32_macs: float
     int8_macs: float
@@ -61,9 +62,10 @@ class IntegerGain:
 
 def measure_peaks(*, threads: int = 1) -> MachinePeaks:
     """The machine's peaks on the CPU with so many threads; it takes a second."""
-    product = measure_gains(threads=threads, operators=("MatMul",))[0]
+    products = measure_gains(threads=threads)
     moved = tuple((size, size / _moving_s(size, threads)) for size in MOVED)
-    return MachinePeaks(product.macs / product.float32_s, product.macs / product.int8_s, moved)
+    floats, integers = ([each.macs / getattr(each, kind) for each in products] for kind in ("float32_s", "int8_s"))
+    return MachinePeaks(max(floats), max(integers), moved)
 
 
 def measure_gains(*, threads: int = 1, operators: Sequence[str] = ("MatMul", "Conv")) -> list[IntegerGain]:
