@@ -95,10 +95,11 @@ class Diagnosis(Shown):
 
     def rows(self) -> list[Row]:
         """Facts about the machine, its faults, then the findings with their commands."""
-        found = machine_rows(self)
-        if self.model is not None:
-            found += [(each.name, said(each)) for each in self.model.findings]
-        return found
+        if self.model is None:
+            return machine_rows(self)
+        found = [row for row in machine_rows(self) if row[0] != FAULT]
+        found.append((f"{FAULT}s", f"{len(self.faults)} of this ONNX Runtime: see `faults`"))
+        return [*found, *((each.name, said(each)) for each in self.model.findings)]
 
 
 def diagnose(

@@ -15,6 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import onnx
 
 from onnxcomp.budget import Budget, Drop, Goal, parse_drop, parse_latency, parse_size, parse_time
@@ -22,19 +23,22 @@ from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.contract import Pass, parameters
 from onnxcomp.errors import ParameterError
 from onnxcomp.model import Model
+from onnxcomp.pipeline.result import Result
 from onnxcomp.recipe import AUTO, Recipe, single
 from onnxcomp.registry import get_pass
 from onnxcomp.target import Target
 
 T = TypeVar("T")
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model | Result
 Words = str | float | None
 PathLike = str | os.PathLike[str]
 
 
 def a_model(value: object, argument: str = "model") -> Any:
-    """The argument, which must be what ``onnxcomp.load`` takes. Raises ParameterError."""
+    """The argument, which must be what ``onnxcomp.load`` takes, or a Result with its model. Raises ParameterError."""
+    if isinstance(value, Result):
+        return value.model
     if isinstance(value, (str, os.PathLike, bytes, onnx.ModelProto, Model)):
         return value
     raise ParameterError(_wrong(argument, "a path, bytes, an onnx.ModelProto or an onnxcomp.Model", value))
@@ -100,11 +104,10 @@ def a_target(
         return ep
     if not isinstance(ep, str):
         raise ParameterError(_wrong("ep", 'a name such as "cpu", or an onnxcomp.Target', ep))
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise ParameterError(_wrong("threads", "a whole number from 1 on", threads))
+    count = 1 if threads is None else a_whole_number("threads", threads, least=1)
     oldest = _version(min_ort)
     paths = tuple(Path(each) for each in libraries)
-    return Target.of(ep, threads=threads or 1, cpu=target_cpu, min_ort=oldest, custom_ops=paths)
+    return Target.of(ep, threads=count, cpu=target_cpu, min_ort=oldest, custom_ops=paths)
 
 
 def _version(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -158,6 +161,28 @@ def calibration_of(source: Any, sequence_axis: int | None) -> Any:
     if isinstance(source, (Sequences, CalibrationData)):
         raise ParameterError("sequence_axis: the calibration data say it themselves")
     return Sequences(source, sequence_axis)
+
+
+def a_whole_number(argument: str, value: object, *, least: int) -> Any:
+    """The argument, which must be a whole number from ``least`` on."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least:
+        return int(value)
+    raise ParameterError(_wrong(argument, f"a whole number from {least} on", value))
+
+
+def readings_of(value: object) -> Any:
+    """What outputs are, by their names."""
+    words = (*value, *value.values()) if isinstance(value, Mapping) else (value,)
+    if value is None or (isinstance(value, Mapping) and all(isinstance(each, str) for each in words)):
+        return value
+    raise ParameterError(_wrong("outputs", 'a dict such as {"logits": "classes"}', value))
+
+
+def a_metric(value: object) -> str:
+    """The name of a metric."""
+    if isinstance(value, str):
+        return value
+    raise ParameterError(_wrong("metric", 'a name such as "auto", or "module:function"', value))
 
 
 def names_of(argument: str, value: str | Iterable[str]) -> tuple[str, ...]:

@@ -6,9 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onnxcomp.budget import Drop
-from onnxcomp.errors import ParameterError
 from onnxcomp.graph.report import inspection
-from onnxcomp.interface.arguments import PathLike, Source, Words, a_drop, a_model, a_target, calibration_of
+from onnxcomp.interface.arguments import (
+    PathLike,
+    Source,
+    Words,
+    a_drop,
+    a_metric,
+    a_model,
+    a_target,
+    a_whole_number,
+    calibration_of,
+    readings_of,
+)
 from onnxcomp.pipeline.api import silent
 from onnxcomp.pipeline.reports import bench as benches
 from onnxcomp.pipeline.reports import compare as comparisons
@@ -48,10 +58,10 @@ def compare(
         a_model(model),
         calibration=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
-        metric=metric,
-        outputs=outputs,
+        metric=a_metric(metric),
+        outputs=readings_of(outputs),
         max_drop=a_drop(max_drop),
-        seed=seed,
+        seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )
 
@@ -75,14 +85,12 @@ def bench(
     data: where the sample comes from that they run on, as for ``compare``. runs: timed runs of each.
     Raises TargetError or VerificationError for a model that does not load or run.
     """
-    if not isinstance(runs, int) or isinstance(runs, bool) or runs < 1:
-        raise ParameterError(f"runs: must be a whole number from 1 on, got {runs!r}")
     return benches.bench(
         a_model(model),
         None if other is None else a_model(other, "other"),
         calibration=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
-        runs=runs,
-        seed=seed,
+        runs=a_whole_number("runs", runs, least=1),
+        seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )

@@ -14,13 +14,16 @@ from onnxcomp.interface.arguments import (
     Source,
     Words,
     a_budget,
+    a_metric,
     a_model,
     a_recipe,
     a_single_pass,
     a_target,
+    a_whole_number,
     calibration_of,
     in_words,
     names_of,
+    readings_of,
 )
 from onnxcomp.pipeline import api
 from onnxcomp.pipeline.result import Result
@@ -97,8 +100,8 @@ def optimize(
 ) -> Result:
     """Make a model smaller or faster within an accuracy budget, verified against the original on the target.
 
-    model: a path, bytes, an onnx.ModelProto or a Model; never changed. calibration: inputs to calibrate and verify
-    with: arrays by input name (``labels`` too), an array for a single input, an iterable or a function that gives
+    model: a path, bytes, an onnx.ModelProto, a Model or a Result; never changed. calibration: inputs to calibrate and
+    verify with: arrays by input name (``labels`` too), an array for a single input, an iterable or a function giving
     feeds, a path (.npz, .npy, folder), ``"module:function"``, Sequences or CalibrationData; None draws them at
     random, which shows breakage only. recipe: a preset, a TOML file, a Recipe or one pass.
     max_drop: ``"1%"``, ``0.01``, ``"30dB"``. target_size: ``"4x"``, ``"25%"``, ``"5MB"``, bytes. target_latency:
@@ -122,14 +125,14 @@ def optimize(
         calibration=calibration_of(calibration, sequence_axis),
         target=where,
         budget=limits,
-        metric=metric,
-        outputs=outputs,
+        metric=a_metric(metric),
+        outputs=readings_of(outputs),
         exclude=names_of("exclude", exclude),
         reference=None if reference is None else a_model(reference, "reference"),
         training=training or _training(train_data, train_time, engine, checkpoints),
-        seed=seed,
+        seed=a_whole_number("seed", seed, least=0),
         measure=measure,
-        jobs=jobs,
+        jobs=None if jobs is None else a_whole_number("jobs", jobs, least=1),
         cluster=cluster,
         progress=progress,
     )

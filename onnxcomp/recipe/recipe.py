@@ -96,7 +96,8 @@ class Recipe:
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in () if calibration else self.needy():
-            raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
+            where = "--calib-data, in Python calibration="
+            raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with {where}.")
 
     def waits_for_data(self) -> tuple[str, ...]:
         """The passes that ``without_calibration`` does not even try, repairs after a choice aside."""

@@ -148,6 +148,8 @@ def test_inspect_compare_and_expand_take_models_in_memory() -> None:
     other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
     worse = onnxcomp.compare(model, other, SAMPLES)
     assert not worse.passed and "why" in dict(worse.rows())
+    made = onnxcomp.run("round-weights", model, SAMPLES, measure=False)
+    assert onnxcomp.compare(model, made, SAMPLES).model_bytes == made.size_bytes == onnxcomp.inspect(made).size_bytes
     assert onnxcomp.expand(model).to_bytes() == onnxcomp.load(model).to_bytes()
 
 

@@ -78,7 +78,16 @@ class Bench(Shown):
         for name, key, words in COSTS:
             ratio = [f"{self.ratios[key]:.2f}"] if self.ratios else []
             found.append((name, *(words(getattr(each, key)) for each in self.models), *ratio))
-        return found
+        return [*found, ("most time in", *(_longest(each) for each in self.models))]
+
+
+def _longest(cost: MeasuredCost) -> str:
+    """``Conv 93% at 0.89 of the peak``: the operator that takes most of the time."""
+    if not cost.operators:
+        return ""
+    first = cost.operators[0]
+    peak = "" if first.share_of_peak is None else f" at {first.share_of_peak:.2f} of the peak"
+    return f"{first.operator} {first.share_of_time:.0%}{peak}"
 
 
 def bench(
