@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from onnxcomp.budget import Budget
     from onnxcomp.calibration import CalibrationData, Sequences
     from onnxcomp.contract import Change, Context, Effect, Needs, Outcome, Pass, Skip, parameter
-    from onnxcomp.doctor.diagnosis import diagnose
     from onnxcomp.errors import OnnxcompError
-    from onnxcomp.interface.looking import bench, compare, inspect
+    from onnxcomp.interface.looking import bench, compare, diagnose, inspect
     from onnxcomp.interface.optimizing import distill, optimize, run
     from onnxcomp.interface.packed import expand, open_session, pack, unpack
     from onnxcomp.model import Model, load, save
@@ -55,7 +54,7 @@ _HOMES = {
     "TrainingOptions": "pipeline.training_data",
     "bench": "interface.looking",
     "compare": "interface.looking",
-    "diagnose": "doctor.diagnosis",
+    "diagnose": "interface.looking",
     "distill": "interface.optimizing",
     "expand": "interface.packed",
     "inspect": "interface.looking",

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Pass
+from onnxcomp.errors import TargetError
 from onnxcomp.graph.report.profile_segments import with_names
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
@@ -31,7 +32,7 @@ class Examination:
     """One model on one target with one sample.
 
     data: where the sample comes from. kernels: what ran. graph: what ONNX Runtime made of the model, without the data
-    of constants.
+    of constants, or the model's own where the provider does not show it.
     """
 
     model: Model
@@ -48,8 +49,11 @@ class Examination:
         options = session_options(target)
         with on_disk({"": with_names(model)}) as paths:
             kernels = profile_kernels(paths[""], feeds, runs=PROFILED_RUNS, **options)
-            made = optimized(paths[""], provider=target.provider, custom_ops=target.custom_ops)
-        return cls(model, target, data, feeds, tuple(kernels), made.graph)
+            try:
+                graph = optimized(paths[""], provider=target.provider, custom_ops=target.custom_ops).graph
+            except TargetError:  # a provider that compiles nodes: what it made cannot be written down
+                graph = model.proto.graph
+        return cls(model, target, data, feeds, tuple(kernels), graph)
 
     @functools.cached_property
     def seconds(self) -> float:

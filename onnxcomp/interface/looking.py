@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onnxcomp.budget import Drop
+from onnxcomp.doctor import diagnosis
 from onnxcomp.graph.report import inspection
 from onnxcomp.interface.arguments import (
     PathLike,
@@ -91,6 +92,31 @@ def bench(
         calibration=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
         runs=a_whole_number("runs", runs, least=1),
+        seed=a_whole_number("seed", seed, least=0),
+        progress=progress,
+    )
+
+
+def diagnose(
+    model: Source | None = None,
+    *,
+    data: Any = None,
+    ep: str | Target = "cpu",
+    threads: int | None = None,
+    custom_ops: PathLike | Iterable[PathLike] = (),
+    sequence_axis: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> diagnosis.Diagnosis:
+    """Look at the machine and its ONNX Runtime, and at why a model is slow on them, as ``onnxcomp doctor`` does.
+
+    model: None for the machine alone. data: where the sample comes from that it runs on, as for ``compare``.
+    Raises OnnxcompError for a model that does not load or run.
+    """
+    return diagnosis.diagnose(
+        None if model is None else a_model(model),
+        data=calibration_of(data, sequence_axis),
+        target=a_target(ep, threads=threads, custom_ops=custom_ops),
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxcomp.errors import TargetError
 from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.measure import WARM_UP_RUNS
 from onnxcomp.runtime.optimized import optimized
@@ -97,8 +98,11 @@ def profile_kernels(
     """
     options = {"provider": provider, "provider_options": provider_options, "threads": threads, "custom_ops": custom_ops}
     events = _events(model, feeds, runs, options)
-    graph = optimized(model, provider=provider, custom_ops=custom_ops, level="all").graph
-    return kernels(events, WARM_UP_RUNS + runs, wirings(graph))
+    try:
+        wired = wirings(optimized(model, provider=provider, custom_ops=custom_ops, level="all").graph)
+    except TargetError:  # a provider that compiles nodes: what it made cannot be written down
+        wired = {}
+    return kernels(events, WARM_UP_RUNS + runs, wired)
 
 
 def wirings(graph: onnx.GraphProto) -> dict[str, Wiring]:

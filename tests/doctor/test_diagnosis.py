@@ -19,6 +19,7 @@ from onnxcomp.doctor import diagnosis
 from onnxcomp.doctor.causes import Cause, causes_of
 from onnxcomp.doctor.diagnosis import AS_IT_IS, SIZED, diagnose
 from onnxcomp.doctor.examination import Examination, treated, with_sizes
+from onnxcomp.errors import TargetError
 from onnxcomp.model import load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import ExecutedNode, IntegerGain, Latency, MachinePeaks
@@ -252,3 +253,15 @@ def test_without_a_model_it_says_what_the_machine_has(invoke: Any, monkeypatch: 
     assert all(each["float32_s"] > 0 and each["int8_s"] > 0 for each in content["gains"])
     assert {each["operator"] for each in content["gains"]} == {"MatMul", "Conv"}
     assert AS_IT_IS not in content
+
+
+def test_a_provider_that_does_not_show_what_it_made_is_examined_by_the_models_own_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(*args: Any, **options: Any) -> None:
+        raise TargetError("Unable to serialize model as it contains compiled nodes.")
+
+    monkeypatch.setattr("onnxcomp.doctor.examination.optimized", refuses)
+    monkeypatch.setattr("onnxcomp.runtime.profile.optimized", refuses)
+    seen = examined(small_model())
+    assert [each.op_type for each in seen.nodes()] == ["Gemm", "Relu", "MatMul"] and seen.kernels
