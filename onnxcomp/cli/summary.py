@@ -17,13 +17,13 @@ from typing import Any
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
+from onnxcomp.pipeline.reports.account import LOAD_NOISE
 from onnxcomp.receipt import Receipt
 from onnxcomp.registry import get_pass
 
 LEAST_MEMORY = 0.1  # of the peak; less is not worth a word
 NAMED = 3  # operators named in a line
 GUESSED = "guessed"  # as CalibrationData.shapes_from
-LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 KINDS = {"classes": "class scores", "probabilities": "probabilities", "embedding": "an embedding", "labels": "labels"}
 
 Rows = list[tuple[str, str]]
