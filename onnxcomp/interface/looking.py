@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxcomp.budget import Drop
@@ -27,10 +27,10 @@ from onnxcomp.pipeline.run import Progress
 from onnxcomp.target import Target
 
 
-def inspect(model: Source) -> inspection.Inspection:
+def inspect(model: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> inspection.Inspection:
     """What a model consists of: weights, bytes, operators, multiply-accumulates, and what could be gained; nothing is
-    run. Raises ModelError for what is not a readable model."""
-    return inspection.inspect(a_model(model))
+    run. input_shapes: ``{"images": (1, 3, 320, 320)}``, to count at. Raises ModelError, ParameterError."""
+    return inspection.inspect(a_model(model), input_shapes=input_shapes)
 
 
 def compare(
@@ -45,14 +45,15 @@ def compare(
     threads: int | None = None,
     custom_ops: PathLike | Iterable[PathLike] = (),
     sequence_axis: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> comparisons.Comparison:
     """Run two models on the same inputs and say how far the second's outputs are from the first's.
 
-    data: inputs, in the forms of ``optimize``'s calibration; all are used, and None draws them at random, which shows
-    breakage only. The rest is as for ``optimize``. Raises OnnxcompError where the reference or the inputs are at fault;
-    a model that does not run has a verdict that says so.
+    data: inputs, in the forms of ``optimize``'s calibration; all are used, and None draws them at random, in
+    ``input_shapes`` where these are given, which shows breakage only. The rest is as for ``optimize``. Raises
+    OnnxcompError where the reference or the inputs are at fault; a model that does not run has a verdict that says so.
     """
     return comparisons.compare(
         a_model(reference, "reference"),
@@ -62,6 +63,7 @@ def compare(
         metric=a_metric(metric),
         outputs=readings_of(outputs),
         max_drop=a_drop(max_drop),
+        input_shapes=input_shapes,
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )
@@ -77,6 +79,7 @@ def bench(
     threads: int | None = None,
     custom_ops: PathLike | Iterable[PathLike] = (),
     sequence_axis: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> benches.Bench:
@@ -84,6 +87,7 @@ def bench(
     is from what the machine can do.
 
     data: where the sample comes from that they run on, as for ``compare``. runs: timed runs of each.
+    input_shapes: sizes to measure at.
     Raises TargetError or VerificationError for a model that does not load or run.
     """
     return benches.bench(
@@ -92,6 +96,7 @@ def bench(
         calibration=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
         runs=a_whole_number("runs", runs, least=1),
+        input_shapes=input_shapes,
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )

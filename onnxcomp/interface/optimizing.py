@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     min_ort: str | tuple[int, int] | None
     custom_ops: PathLike | Iterable[PathLike]
     sequence_axis: int | None
+    input_shapes: Mapping[str, Sequence[int]] | None
     reference: Source | None
     train_data: Any
     train_time: Words
@@ -84,6 +85,7 @@ def optimize(
     min_ort: str | tuple[int, int] | None = None,
     custom_ops: PathLike | Iterable[PathLike] = (),
     sequence_axis: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     reference: Source | None = None,
     train_data: Any = None,
     train_time: Words = None,
@@ -108,6 +110,7 @@ def optimize(
     ``"0.5x"``, ``"5ms"``. time_budget: ``"10m"``, seconds. outputs: what an output is, such as
     ``{"logits": "classes"}``. exclude: names or patterns of weights and nodes to leave alone.
     ep, threads, target_cpu, min_ort, custom_ops: where the result must run. sequence_axis: that of the steps.
+    input_shapes: ``{"images": (1, 3, 320, 320)}``, sizes that the model leaves open, for random inputs and latencies.
     reference: the model to hold the result against. train_data, train_time, engine, checkpoints: of what trains.
     measure: whether to time the result. progress: called with (done, total, what).
     budget, target, training: the same as objects, in place of their keywords.
@@ -129,6 +132,7 @@ def optimize(
         outputs=readings_of(outputs),
         exclude=names_of("exclude", exclude),
         reference=None if reference is None else a_model(reference, "reference"),
+        input_shapes=input_shapes,
         training=training or _training(train_data, train_time, engine, checkpoints),
         seed=a_whole_number("seed", seed, least=0),
         measure=measure,

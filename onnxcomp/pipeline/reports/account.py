@@ -10,7 +10,7 @@ from onnxcomp.receipt import Receipt
 from onnxcomp.shown import Row
 
 KINDS = (("latency", "latency_ms", 1.0), ("load time", "load_s", 1e3))  # row, figure, milliseconds of its unit
-SAME = 0.03  # a time that differs by less is called unchanged
+LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 
 
 def headline(receipt: Receipt) -> str:
@@ -24,7 +24,9 @@ def rows(receipt: Receipt) -> list[Row]:
     for name, key, factor in KINDS:
         before, after = (receipt.measured.get(f"{key}_{side}") for side in ("original", "result"))
         if before and after:
-            found.append((name, f"{_time(factor * before)} -> {_time(factor * after)}, {_compared(after / before)}"))
+            noise = max(LOAD_NOISE, receipt.measured.get("load_s_noise", 0.0)) if key == "load_s" else formats.NOISE
+            words = formats.faster(after / before, noise)
+            found.append((name, f"{_time(factor * before)} -> {_time(factor * after)}, {words}"))
     kept = [each.rewrite for each in receipt.steps if each.decision.startswith("kept")]
     found.append(("changed by", ", ".join(dict.fromkeys(kept)) or "nothing"))
     oldest = receipt.result.get("needs_onnxruntime")
@@ -75,10 +77,3 @@ def _outputs(receipt: Receipt) -> str:
 
 def _time(milliseconds: float) -> str:
     return formats.milliseconds(milliseconds)
-
-
-def _compared(ratio: float) -> str:
-    """A ratio of times in words."""
-    if abs(ratio - 1) < SAME:
-        return "unchanged"
-    return f"{1 / ratio:.3g}x faster" if ratio < 1 else f"{ratio:.3g}x SLOWER"

@@ -4,7 +4,7 @@ is from what the machine can do."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from onnxcomp import formats
 from onnxcomp.graph.report.profile_segments import with_names
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import silent
-from onnxcomp.pipeline.costs import as_used, on_disk, session_options
+from onnxcomp.pipeline.costs import as_used, loads_of, on_disk, session_options
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.reports.roofline import OperatorShare, operator_shares
 from onnxcomp.pipeline.run import Progress
-from onnxcomp.runtime import Feeds, MachinePeaks, measure_latency, measure_load, measure_peaks, profile_kernels
+from onnxcomp.runtime import Feeds, MachinePeaks, measure_latency, measure_peaks, profile_kernels
 from onnxcomp.shown import Row, Shown
 from onnxcomp.target import Target
 
@@ -37,6 +37,7 @@ COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 class MeasuredCost:
     """What one model costs on the target; latencies are of one run on one sample, alternated with the other's.
 
+    load_noise: how much the times that it took to load differ, as a share of their median.
     operators: where the time of a run goes, by ONNX Runtime's own profile.
     """
 
@@ -45,6 +46,7 @@ class MeasuredCost:
     latency_ms: float
     best_latency_ms: float
     load_s: float
+    load_noise: float
     load_peak_bytes: int
     operators: tuple[OperatorShare, ...] = ()
 
@@ -53,7 +55,8 @@ class MeasuredCost:
 class Bench(Shown):
     """The costs of one or two models; ``ratios`` are the second's over the first's, empty for one model.
 
-    peaks: what the machine does at best with so many threads; None on other targets than the CPU.
+    shapes: of the inputs that they ran on; shapes_from: where these come from. peaks: what the machine does at best
+    with so many threads; None on other targets than the CPU.
     """
 
     target: str
@@ -62,6 +65,8 @@ class Bench(Shown):
     data: str
     models: tuple[MeasuredCost, ...]
     ratios: dict[str, float]
+    shapes: dict[str, list[int]]
+    shapes_from: str
     peaks: MachinePeaks | None = None
 
     def headline(self) -> str:
@@ -97,6 +102,7 @@ def bench(
     calibration: Any = None,
     target: str | Target = "cpu",
     runs: int = 50,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Bench:
@@ -108,16 +114,17 @@ def bench(
     given = [load(source), *([] if other is None else [load(other)])]
     where = target if isinstance(target, Target) else Target.of(target)
     progress(0, 1, "reading the inputs")
-    data = open_data(given[0], calibration, where, seed)
+    data = open_data(given[0], calibration, where, seed, input_shapes)
     options = session_options(where)
     with on_disk({str(index): each for index, each in enumerate(given)}) as paths:
         progress(0, 1, "measuring latency")
-        took = measure_latency(paths, data.first_sample(), runs=runs, **options)
+        took = measure_latency(paths, data.timed_sample(), runs=runs, warm=True, **options)
     progress(0, 1, "measuring load time and memory")
-    loads = [as_used(each, lambda source, _: measure_load(source, **options), is_read=True) for each in given]
+    with as_used(given, [True] * len(given)) as sources:
+        loads = loads_of(sources, given, options)
     progress(0, 1, "measuring where the time goes")
     peaks = measure_peaks(threads=where.threads) if where.name == "cpu" else None
-    shares = [_shares(each, data.first_sample(), options, peaks) for each in given]
+    shares = [_shares(each, data.timed_sample(), options, peaks) for each in given]
     costs = tuple(
         MeasuredCost(
             model.name,
@@ -125,12 +132,14 @@ def bench(
             took[str(index)].median_ms,
             took[str(index)].best_ms,
             loads[index].seconds,
+            loads[index].noise,
             loads[index].peak_bytes,
             shares[index],
         )
         for index, model in enumerate(given)
     )
-    return Bench(where.name, where.threads, runs, data.source, costs, _ratios(costs), peaks)
+    shapes = data.timed_shapes(), data.shapes_from
+    return Bench(where.name, where.threads, runs, data.source, costs, _ratios(costs), *shapes, peaks)
 
 
 def _shares(
