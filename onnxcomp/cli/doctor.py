@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=options.PATH, required=False)
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.json_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -28,6 +29,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -42,7 +44,8 @@ def command(
 
     target = Target.of(ep, threads=threads, custom_ops=custom_ops)
     with screen.progress(quiet=quiet) as tell:
-        found = diagnose(model, data=calib_data, target=target, seed=seed, progress=tell)
+        how: dict[str, Any] = {"target": target, "input_shapes": input_shapes, "seed": seed}
+        found = diagnose(model, data=calib_data, **how, progress=tell)
     if as_json:
         screen.show_json(dataclasses.asdict(found))
     else:

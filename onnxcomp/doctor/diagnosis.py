@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp import formats
+from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Pass
 from onnxcomp.doctor.causes import Cause, causes_of
 from onnxcomp.doctor.examination import (
@@ -107,13 +108,14 @@ def diagnose(
     *,
     data: Any = None,
     target: str | Target = "cpu",
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Look at the machine and its ONNX Runtime, and at why a model is slow on them.
 
     model: as for ``optimize``; None for the machine alone. data: where the sample comes from that it runs on, as for
-    ``compare``. Raises OnnxcompError for a model that does not load or run.
+    ``compare``; input_shapes: of one that is drawn. Raises OnnxcompError for a model that does not load or run.
     """
     where = target if isinstance(target, Target) else Target.of(target)
     given = None if model is None else load(model)
@@ -123,21 +125,22 @@ def diagnose(
     all_threads = measure_peaks(threads=machine.usable_cores) if machine.usable_cores > 1 else None
     progress(0, 1, "trying known faults of ONNX Runtime")
     faults = tuple(faults_here())
-    seen = None if given is None else _of_model(given, data, where, seed, gains, peaks, progress)
+    seen = None
+    if given is not None:
+        progress(0, 1, "running the model")
+        opened = open_data(given, data, where, seed, input_shapes)
+        seen = _of_model(given, opened, where, gains, peaks, progress)
     return Diagnosis(machine, where.name, tuple(gains), peaks, all_threads, faults, seen)
 
 
 def _of_model(
     model: Model,
-    source: Any,
+    data: CalibrationData,
     target: Target,
-    seed: int,
     gains: Sequence[IntegerGain],
     peaks: MachinePeaks,
     progress: Progress,
 ) -> ModelDiagnosis:
-    progress(0, 1, "running the model")
-    data = open_data(model, source, target, seed)
     seen = Examination.of(model, target, data)
     causes = causes_of(seen, gains)
     progress(0, 1, "trying what may mend it")

@@ -178,6 +178,20 @@ def readings_of(value: object) -> Any:
     raise ParameterError(_wrong("outputs", 'a dict such as {"logits": "classes"}', value))
 
 
+def shapes_of(value: object) -> Any:
+    """Sizes of inputs, by their names."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping) and all(isinstance(name, str) and _are_sizes(each) for name, each in value.items()):
+        return {name: tuple(int(size) for size in sizes) for name, sizes in value.items()}
+    raise ParameterError(_wrong("input_shapes", 'a dict such as {"images": (1, 3, 320, 320)}', value))
+
+
+def _are_sizes(value: object) -> bool:
+    whole = isinstance(value, (tuple, list, np.ndarray)) and all(isinstance(each, (int, np.integer)) for each in value)
+    return bool(whole)
+
+
 def a_metric(value: object) -> str:
     """The name of a metric."""
     if isinstance(value, str):

@@ -19,6 +19,7 @@ from onnxcomp.interface.arguments import (
     a_whole_number,
     calibration_of,
     readings_of,
+    shapes_of,
 )
 from onnxcomp.pipeline.api import silent
 from onnxcomp.pipeline.reports import bench as benches
@@ -30,7 +31,7 @@ from onnxcomp.target import Target
 def inspect(model: Source, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> inspection.Inspection:
     """What a model consists of: weights, bytes, operators, multiply-accumulates, and what could be gained; nothing is
     run. input_shapes: ``{"images": (1, 3, 320, 320)}``, to count at. Raises ModelError, ParameterError."""
-    return inspection.inspect(a_model(model), input_shapes=input_shapes)
+    return inspection.inspect(a_model(model), input_shapes=shapes_of(input_shapes))
 
 
 def compare(
@@ -63,7 +64,7 @@ def compare(
         metric=a_metric(metric),
         outputs=readings_of(outputs),
         max_drop=a_drop(max_drop),
-        input_shapes=input_shapes,
+        input_shapes=shapes_of(input_shapes),
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )
@@ -96,7 +97,7 @@ def bench(
         calibration=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
         runs=a_whole_number("runs", runs, least=1),
-        input_shapes=input_shapes,
+        input_shapes=shapes_of(input_shapes),
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )
@@ -110,18 +111,20 @@ def diagnose(
     threads: int | None = None,
     custom_ops: PathLike | Iterable[PathLike] = (),
     sequence_axis: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> diagnosis.Diagnosis:
     """Look at the machine and its ONNX Runtime, and at why a model is slow on them, as ``onnxcomp doctor`` does.
 
     model: None for the machine alone. data: where the sample comes from that it runs on, as for ``compare``.
-    Raises OnnxcompError for a model that does not load or run.
+    input_shapes: sizes that the model leaves open. Raises OnnxcompError for a model that does not load or run.
     """
     return diagnosis.diagnose(
         None if model is None else a_model(model),
         data=calibration_of(data, sequence_axis),
         target=a_target(ep, threads=threads, custom_ops=custom_ops),
+        input_shapes=shapes_of(input_shapes),
         seed=a_whole_number("seed", seed, least=0),
         progress=progress,
     )

@@ -24,6 +24,7 @@ from onnxcomp.interface.arguments import (
     in_words,
     names_of,
     readings_of,
+    shapes_of,
 )
 from onnxcomp.pipeline import api
 from onnxcomp.pipeline.result import Result
@@ -132,7 +133,7 @@ def optimize(
         outputs=readings_of(outputs),
         exclude=names_of("exclude", exclude),
         reference=None if reference is None else a_model(reference, "reference"),
-        input_shapes=input_shapes,
+        input_shapes=shapes_of(input_shapes),
         training=training or _training(train_data, train_time, engine, checkpoints),
         seed=a_whole_number("seed", seed, least=0),
         measure=measure,

@@ -80,6 +80,8 @@ def test_a_pass_may_be_named_with_its_parameters() -> None:
         ({"jobs": 0}, "jobs: must be a whole number from 1 on, got 0"),
         ({"outputs": ["a"]}, "outputs: must be a dict such as"),
         ({"outputs": {"y": 3}}, "outputs: must be a dict such as"),
+        ({"input_shapes": {"x": 3}}, "input_shapes: must be a dict such as"),
+        ({"input_shapes": [1, 3]}, "input_shapes: must be a dict such as"),
         ({"metric": 3}, "metric: must be a name"),
         ({"exclude": [3]}, "exclude: must be names or patterns"),
         ({"reference": 3}, "reference: must be a path"),
