@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnxcomp.files import Transaction, refuse_files
 from onnxcomp.model import Model, refuse_outputs, stage, stale_data
-from onnxcomp.pipeline.reports.account import headline, rows
+from onnxcomp.pipeline.reports.account import headline, is_exact, rows
 from onnxcomp.receipt import Receipt
 from onnxcomp.shown import Row, Shown
 
@@ -34,8 +34,10 @@ class Result(Shown):
 
     @property
     def passed(self) -> bool:
-        """Whether the result is within the accuracy budget and every goal was met; not where nothing was verified."""
-        return bool(self.receipt.verdict.get("passed")) and not self.receipt.missed
+        """Whether the result is within the accuracy budget and every goal was met; not where that was not judged, as on
+        random inputs of what is not exact."""
+        verdict, is_judged = self.receipt.verdict, not self.receipt.data["random"] or is_exact(self.receipt)
+        return bool(verdict.get("passed")) and verdict.get("verified", True) and is_judged and not self.receipt.missed
 
     @property
     def divergence(self) -> float | None:

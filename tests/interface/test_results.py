@@ -17,7 +17,7 @@ from onnxcomp.errors import ModelError
 from onnxcomp.pipeline.costs import Costs
 from onnxcomp.pipeline.reports.account import headline, rows
 from onnxcomp.pipeline.reports.bench import Bench, MeasuredCost
-from onnxcomp.receipt import Receipt
+from onnxcomp.receipt import Application, Receipt
 from onnxcomp.shown import Row, Shown
 from tests.cli.conftest import small_model
 
@@ -43,7 +43,7 @@ def test_arrays_give_the_bytes_that_their_file_gives(tmp_path: Path) -> None:
 
 
 def test_a_result_is_one_short_line(result: onnxcomp.Result) -> None:
-    assert re.fullmatch(r"<Result model: [\d,]+ -> [\d,]+ bytes, same size, PASS>", repr(result))
+    assert re.fullmatch(r"<Result model: [\d,]+ -> [\d,]+ bytes, same size, MEASURED, no limit>", repr(result))
     assert len(repr(result.receipt)) < 120 and len(repr(result.model)) < 120
 
 
@@ -107,6 +107,7 @@ def told(**changes: object) -> Receipt:
         data={"random": False, "samples": 8, "verification_samples": 4},
         metric={"name": "divergence", "limit": 0.03},
         result={"bytes": 250, "opset": 17, "ir_version": 8, "needs_onnxruntime": "1.12"},
+        applied=[Application("round-weights", {})],
         verdict={"passed": True, "samples": 64, "divergence": 0.0123, "limit": 0.03, "agreement": 0.975},
         measured={"latency_ms_original": 2.0, "latency_ms_result": 1.0, "load_s_original": 0.01, "load_s_result": 0.02},
     )
@@ -123,17 +124,30 @@ def test_slower_and_unverified_are_said_as_such() -> None:
         "divergence 0.0123 of 0.03 allowed on 64 samples; the winning class is the same on 97.5%"
     )
     assert facts["runs on"] == "ONNX Runtime 1.12+, cpu" and facts["changed by"] == "nothing"
-    blind = told(verdict={"verified": False, "passed": True, "samples": 0})
-    assert headline(blind).endswith("not verified") and "nothing could be compared" in dict(rows(blind))["outputs"]
+    blind = told(verdict={"verified": False, "passed": True, "samples": 0, "limit": 0.03})
+    assert headline(blind).endswith("NOT JUDGED") and "nothing could be compared" in dict(rows(blind))["outputs"]
     assert headline(told(verdict={"passed": False, "samples": 4, "divergence": 1, "limit": 0.03})).endswith("FAIL")
     drawn = told(data={"random": True, "samples": 8, "verification_samples": 4})
+    assert headline(drawn).endswith("RUNS, accuracy not judged")
+    assert headline(told(missed=["size: too large"])).endswith("PASS, GOAL MISSED")
+    assert headline(told(applied=[])).endswith("UNCHANGED")
     assert "drawn at random, which show breakage only" in dict(rows(drawn))["outputs"]
 
 
+def test_what_nobody_judged_has_not_passed() -> None:
+    def passed(receipt: Receipt) -> bool:
+        return onnxcomp.Result(onnxcomp.load(small_model()), receipt).passed
+
+    drawn = {"random": True, "samples": 8, "verification_samples": 4}
+    assert passed(told()) and not passed(told(data=drawn)) and not passed(told(missed=["size"]))
+    assert passed(told(data=drawn, applied=[Application("drop-unused", {})]))
+    assert not passed(told(verdict={"verified": False, "passed": True}))
+
+
 def test_costs_stand_side_by_side() -> None:
-    costs = (MeasuredCost("a", 1000, 2.0, 1.9, 0.01, 10**6), MeasuredCost("b", 500, 1.0, 0.9, 0.02, 10**6))
+    costs = (MeasuredCost("a", 1000, 2.0, 1.9, 0.01, 0.0, 10**6), MeasuredCost("b", 500, 1.0, 0.9, 0.02, 0.0, 10**6))
     ratios = {"size_bytes": 0.5, "latency_ms": 0.5, "load_s": 2.0, "load_peak_bytes": 1.0}
-    found = Bench("cpu", 1, 5, "x.npz", costs, ratios)
+    found = Bench("cpu", 1, 5, "x.npz", costs, ratios, {"x": [1, 16]}, "the data")
     assert repr(found) == "<Bench a and b: 2 ms and 1 ms, latency ratio 0.50 (cpu, 1 thread)>"
     assert found.rows()[0] == ("", "a", "b", "ratio") and found.rows()[3] == ("load time", "10 ms", "20 ms", "2.00")
 
