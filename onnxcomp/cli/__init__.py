@@ -32,9 +32,11 @@ TERMINATED = 128 + signal.SIGTERM
 
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
+GIVEN = "onnxcomp.given"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "bench", "expand", "pack", "unpack", "passes",
+    "optimize", "distill", "run", "inspect", "compare", "bench", "report", "explain", "expand", "pack", "unpack",
+    "passes",
 )  # fmt: skip
 
 
@@ -51,7 +53,9 @@ class Commands(click.Group):
         return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Note, for whoever looks for a fault, whether the command was asked to say more."""
+        """Note the words of the command, for receipts, and for whoever looks for a fault whether it was asked to say
+        more."""
+        ctx.meta[GIVEN] = tuple(args)
         ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
         return super().parse_args(ctx, args)
 

@@ -50,7 +50,8 @@ def command(
 
 
 def _show(found: Bench) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     names = [each.name for each in found.models]
     headings = ("", *names, *(["ratio"] if found.ratios else []))

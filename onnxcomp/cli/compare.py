@@ -75,7 +75,8 @@ def command(
 
 
 def _show(found: Comparison) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     listed = screen.table(
         "output", "taken for", found.metric, "95% interval", "largest error", "largest value", right=_NUMBERS
@@ -94,7 +95,7 @@ _NUMBERS = ("largest error", "largest value")
 
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
-    from onnxcomp.cli import formats
+    from onnxcomp import formats
     from onnxcomp.cli.verdicts import verdict_words
 
     sizes = (found.reference_bytes, found.model_bytes)

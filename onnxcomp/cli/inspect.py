@@ -85,7 +85,8 @@ def _sensitivity(
 
 
 def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     listed = screen.table("weight", "role", "bytes", "influence", "bits that it tolerates", right=_SENSITIVITIES)
     for each in found.weights[:limit]:
@@ -121,7 +122,8 @@ def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
 
 
 def _show_groups(found: GroupList, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     headings = ("group", "units", "cut along", "bytes a unit", "bytes", "MACs a unit", "MACs")
     listed = screen.table(*headings, right=headings[3:])
@@ -154,7 +156,7 @@ def _show(found: Inspection, *, verbose: bool) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
-    from onnxcomp.cli.formats import count
+    from onnxcomp.formats import count
 
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     rows = [
@@ -193,7 +195,7 @@ def _size_words(found: Inspection) -> str:
 
 
 def _mac_words(found: Inspection) -> str:
-    from onnxcomp.cli.formats import count
+    from onnxcomp.formats import count
 
     words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} for a batch of one"
     notes = ["dimensions that the model leaves open counted as 1"] if found.macs_partial else []
@@ -215,7 +217,8 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 
 
 def _show_weights(found: Inspection, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
     from onnxcomp.graph.report.inspection import GAIN_BITS
 
     if not found.tensors:
@@ -235,7 +238,8 @@ def _show_weights(found: Inspection, limit: int | None) -> None:
 
 
 def _show_gains(found: Inspection) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     if not found.gains or found.gains[-1].size_bytes > (1 - WORTH_SAYING) * found.size_bytes:
         return

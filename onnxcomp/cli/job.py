@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from onnxcomp import report
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
-from onnxcomp.cli import page, receipts, screen
+from onnxcomp.cli import GIVEN, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.files import Inputs
 from onnxcomp.graph.report.inspection import has_something_to_compress
@@ -95,7 +97,8 @@ class Request:
 
 def run(request: Request) -> None:
     """Do what was asked for; ends with exit code 3 where a goal was missed."""
-    started = click.get_current_context().find_root().obj  # when the command began, None where it is no process
+    context = click.get_current_context()
+    started = context.find_root().obj  # when the command began, None where it is no process
     model = load(request.model)
     output = request.output or default_output(request.model)
     if not request.dry_run:
@@ -107,11 +110,13 @@ def run(request: Request) -> None:
     with screen.progress(quiet=request.quiet) as tell:
         tell = tell if remark is None else _remarking(tell, remark)
         result = _result(request, model, tell, started)
-        pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
+        if request.replay is None:
+            result.receipt.command = shlex.join(["onnxcomp", *context.meta.get(GIVEN, ())])
+        pages = {path: functools.partial(report.render, name=request.model.name) for path in _reports(request)}
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
-        click.get_current_context().exit(GOAL_MISSED)
+        context.exit(GOAL_MISSED)
 
 
 def _remarking(tell: screen.Tell, remark: str) -> screen.Tell:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxcomp.cli import formats, screen
+from onnxcomp import formats
+from onnxcomp.cli import screen
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
-from onnxcomp.cli import formats
 
 NAMED = 3  # outputs named in a line
 

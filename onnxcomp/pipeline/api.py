@@ -9,10 +9,12 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxcomp.budget import Budget
@@ -31,6 +33,7 @@ from onnxcomp.parallel import cores
 from onnxcomp.pipeline.before import allow_present, described_reference, opened_reference
 from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
+from onnxcomp.pipeline.history.accounts import describe
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.opening import open_data
@@ -46,6 +49,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.room import refuse_lack, room_told
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
+from onnxcomp.target.machine import machine
 from onnxcomp.verify import Verifier
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.repeatable import draws_differently
@@ -228,6 +232,8 @@ def _prepare(
         data=_describe_data(data, checking),
         metric=verifier.describe(),
         notes=[*verifier.notes, *grounds.notes],
+        machine=machine() | {"threads": target.threads},
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
     run = Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
@@ -288,7 +294,14 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
         "verification_samples": checking.sample_count,
         "sha256": None if data.is_random else data_digest(data),
         "axes": data.axes_in_words,
+        "shapes": _shapes(data),
     }
+
+
+def _shapes(data: CalibrationData) -> dict[str, list[int]]:
+    """Of the sample that latency is measured on, by input; those that are no arrays are left out."""
+    feeds = data.first_sample() if data.sample_count else {}
+    return {name: list(np.shape(value)) for name, value in feeds.items() if isinstance(value, np.ndarray)}
 
 
 def _finish(run: Run) -> None:
@@ -312,6 +325,7 @@ def _finish(run: Run) -> None:
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
         "contributed_operators": list(contributed_operators(open_graph(model))),
     }
+    describe(receipt, run.original, run.ledger.line.named)
     if run.time.is_measured and run.data.sample_count and (gained or run.budget.target_latency is not None):
         _measure(run)
     _compare_with_goals(run, run.time.spent_s)
@@ -327,6 +341,7 @@ def _measure(run: Run) -> None:
     costs = compare_costs(run.original, run.current, run.data, run.context.target)
     run.receipt.measured = dict(costs.figures)
     run.receipt.notes += costs.notes
+    run.receipt.graphs.milliseconds = costs.operators
 
 
 def _compare_with_goals(run: Run, seconds: float) -> None:

@@ -8,7 +8,7 @@ from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
-from onnxcomp.runtime.profile import profile_nodes
+from onnxcomp.runtime.profile import profile_nodes, profile_operators
 from onnxcomp.runtime.session import (
     Feeds,
     Session,
@@ -44,5 +44,6 @@ __all__ = [
     "one_line",
     "optimized",
     "profile_nodes",
+    "profile_operators",
     "run_isolated",
 ]

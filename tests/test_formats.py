@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxcomp.cli import formats
+from onnxcomp import formats
 
 
 @pytest.mark.parametrize(
