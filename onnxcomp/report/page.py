@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from onnxcomp.report.facts import front, outcome
 from onnxcomp.report.plain import plain
 from onnxcomp.report.prices import UNIT, going_rate, offers, reasons, verdict_on
 from onnxcomp.report.story import Account, WeightStory
-from onnxcomp.report.treemap import Cell, Part, treemap
+from onnxcomp.report.treemap import Portion, Tile, treemap
 
 TEMPLATES = "templates"
 NOTHING = "nothing to do"
@@ -78,30 +79,49 @@ def replay_command(receipt: Receipt) -> str:
     return shlex.join([*words, "-o", f"{result.stem}.again.onnx"])
 
 
-def before_map(account: Account) -> list[Cell]:
+def common_prefix(names: Sequence[str]) -> str:
+    """What all names begin with, up to a mark that parts names: on a narrow cell it would be all that is seen."""
+    if len(names) < 2:
+        return ""
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))
+    shared = "".join(letter for letter, _ in pairs)
+    return shared[: 1 + max(map(shared.rfind, "/.:"))]
+
+
+def before_map(account: Account) -> list[Tile]:
     """The source by bytes, each weight with what is left of it."""
+    shared = _shared(account)
+    sizes = [(each, each.before) for each in account.weights if each.before]
     parts = [
-        Part(each.name, size, each.after, f"{formats.size(size)} → {formats.size(each.after)}", _anchor(each))
-        for each in account.weights
-        if (size := each.before or 0)
+        Portion(each.name[shared:], size, each.after, f"{formats.size(size)} → {formats.size(each.after)}")
+        for each, size in sizes
     ]
     source = int(account.receipt.source["bytes"]) - sum(each.before or 0 for each in account.weights)
     left = _rest(account)
     return treemap([*parts, *_others(source, min(left, source))], rest="smaller ones")
 
 
-def after_map(account: Account) -> list[Cell]:
+def after_map(account: Account) -> list[Tile]:
     """The result by bytes."""
-    parts = [Part(each.name, each.after, 0.0, _after_words(each), _anchor(each)) for each in account.weights]
+    shared = _shared(account)
+    names = {each.number: each.name[shared:] if each.before else each.name for each in account.weights}
+    parts = [Portion(names[each.number], each.after, 0.0, _after_words(each)) for each in account.weights]
     return treemap([*parts, *_others(_rest(account), 0)], rest="smaller ones")
+
+
+def _shared(account: Account) -> int:
+    """How many letters all names of the source's weights begin with."""
+    return len(common_prefix([each.name for each in account.weights if each.before]))
 
 
 def _rest(account: Account) -> int:
     return int(account.receipt.result["bytes"]) - sum(each.after for each in account.weights)
 
 
-def _others(size: int, left: int) -> list[Part]:
-    return [Part("graph, names and small constants", size, left, formats.size(size))] if size > 0 else []
+def _others(size: int, left: int) -> list[Portion]:
+    if size <= 0:
+        return []
+    return [Portion("graph, names and small constants", size, left, formats.size(size), is_weight=False)]
 
 
 def _after_words(story: WeightStory) -> str:
@@ -199,6 +219,8 @@ def _details(details: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return formats.significant(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(each)}" for key, each in value.items())
     return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
 
 

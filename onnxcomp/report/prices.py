@@ -101,7 +101,7 @@ def verdict_on(offer: Offer, rate: float | None) -> str:
     price = f"{_bytes(offer.rate)} for each {UNIT:g}"
     if offer.is_stronger:
         return f"too dear: saves {price}" if offer.rate <= rate else f"cheap by prediction: saves {price}"
-    return f"not worth it: takes {price}" if offer.rate >= rate else f"a good buy by prediction: takes {price}"
+    return f"not worth it: takes {price}" if offer.rate >= rate else f"cheap by prediction: takes {price}"
 
 
 def reasons(story: WeightStory, account: Account, rate: float | None) -> list[str]:

@@ -97,9 +97,10 @@ class WeightStory:
         return None if not shape or not self.after else 8 * self.after / max(1, math.prod(shape))
 
     @property
-    def rank(self) -> int | None:
-        """Where it was put as a product of two: over how many terms."""
-        return next((each.details["rank"] for each in self.events if each.is_change and "rank" in each.details), None)
+    def rank(self) -> str:
+        """Where it was put as a product of smaller ones: over how many terms."""
+        ranks = [each.details["rank"] for each in self.events if each.is_change and "rank" in each.details]
+        return "" if not ranks else "×".join(map(str, ranks[-1])) if isinstance(ranks[-1], list) else str(ranks[-1])
 
     @property
     def error(self) -> float | None:

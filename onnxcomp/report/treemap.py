@@ -17,21 +17,21 @@ NOTED = (16.0, 15.0)  # and for a note below it
 
 
 @dataclass(frozen=True)
-class Part:
+class Portion:
     """What a treemap is made of. size: its area; left: of that, what is filled; note: beside the name."""
 
     name: str
     size: float
     left: float = 0.0
     note: str = ""
-    target: str = ""  # where the cell leads
+    is_weight: bool = True
 
 
 @dataclass(frozen=True)
-class Cell:
+class Tile:
     """A part and its place, in percent. filled: the share of its height that is filled."""
 
-    part: Part
+    part: Portion
     x: float
     y: float
     width: float
@@ -53,7 +53,7 @@ class Cell:
         return self.width >= NOTED[0] and self.height >= NOTED[1]
 
 
-def treemap(parts: Sequence[Part], *, rest: str) -> list[Cell]:
+def treemap(parts: Sequence[Portion], *, rest: str) -> list[Tile]:
     """The cells, largest first. rest: what all that is too small to be seen is called together."""
     whole = sum(each.size for each in parts)
     if whole <= 0:
@@ -62,12 +62,12 @@ def treemap(parts: Sequence[Part], *, rest: str) -> list[Cell]:
     small = [each for each in parts if 0 < each.size < LEAST_SHARE * whole]
     if small:
         size, left = sum(each.size for each in small), sum(each.left for each in small)
-        seen.append(Part(f"{len(small):,} {rest}", size, left))
+        seen.append(Portion(f"{len(small):,} {rest}", size, left))
     seen.sort(key=lambda each: -each.size)
     areas = squarify.normalize_sizes([each.size for each in seen], WIDTH, HEIGHT)
     boxes = squarify.squarify(areas, 0, 0, WIDTH, HEIGHT)
     across, down = 100 / WIDTH, 100 / HEIGHT
     return [
-        Cell(part, across * box["x"], down * box["y"], across * box["dx"], down * box["dy"])
+        Tile(part, across * box["x"], down * box["y"], across * box["dx"], down * box["dy"])
         for part, box in zip(seen, boxes, strict=True)
     ]

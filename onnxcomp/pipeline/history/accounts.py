@@ -22,6 +22,7 @@ from onnxcomp.model import Model
 from onnxcomp.receipt import Graphs, OutlineNode, Receipt, WeightAccount
 
 LEAST_BYTES = 64  # of a constant that is listed; smaller ones are shapes, axes and scales
+LEAST_MADE_BYTES = 1024  # of one that the run made: there are scales for every channel
 MOST_NODES = 200  # of the outline; beyond, those that read no weight are left out first
 ZEROS_BYTES = 2**28  # zeros of larger models are not counted: their values would all have to be read
 
@@ -53,18 +54,19 @@ def _weights(
     gone = [name for name in old if name not in new]
     for name, each in new.items():
         owner = name if name in found else _owner(name, gone)
-        if owner is None and (name in old or not _is_listed(each)):
+        if owner is None and (name in old or not _is_listed(each, LEAST_MADE_BYTES)):
             continue
         account = found.setdefault(owner or name, _account(each, known.get(name)))
         account.bytes_after = (account.bytes_after or 0) + each.size_bytes
         if account.stored == "":  # the largest part of it comes first
             account.stored = each.encoding if each.encoding == "compact" else each.dtype
+        if owner in (None, name) or list(each.shape) == account.shape:  # else it is one factor of several
             account.shape_after, account.zeros = list(each.shape), zeros.get(name)
     return found
 
 
-def _is_listed(tensor: TensorInfo) -> bool:
-    return tensor.kind != "constant" or tensor.size_bytes >= LEAST_BYTES
+def _is_listed(tensor: TensorInfo, least_bytes: int = LEAST_BYTES) -> bool:
+    return tensor.kind != "constant" or tensor.size_bytes >= least_bytes
 
 
 def _account(tensor: TensorInfo, known: WeightAccount | None) -> WeightAccount:

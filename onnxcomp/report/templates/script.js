@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this: it copies commands, filters the weights, opens what is folded for print and links.
+// The page is whole without this: it copies commands, filters the weights, unfolds all, and what a link leads to.
 for (const button of document.querySelectorAll("button.copy")) {
   const source = document.getElementById(button.dataset.copies);
   button.hidden = false;
@@ -34,11 +34,13 @@ function unfold() {
 }
 addEventListener("hashchange", unfold);
 unfold();
-let folded = [];
-addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open])")];
-  for (const each of folded) each.open = true;
-});
-addEventListener("afterprint", () => {
-  for (const each of folded) each.open = false;
-});
+for (const button of document.querySelectorAll("button.unfold")) {
+  const section = button.closest("section");
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const opens = button.getAttribute("aria-pressed") !== "true";
+    for (const each of section.querySelectorAll("details")) each.open = opens;
+    button.setAttribute("aria-pressed", String(opens));
+    button.textContent = opens ? "Fold all" : "Unfold all";
+  });
+}
