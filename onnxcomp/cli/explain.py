@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def command(receipt: Path, weight: str, as_json: bool) -> None:
     """Say in words what WEIGHT got in a run, why, and what it could have become at what price."""
     from onnxcomp.cli import screen
-    from onnxcomp.receipt import Receipt
+    from onnxcomp.report import reading
     from onnxcomp.report.explanation import explain
 
-    found = explain(Receipt.read(receipt), weight)
+    with reading(receipt) as account:
+        found = explain(account, weight)
     if as_json:
         screen.show_json(found.as_json())
     else:

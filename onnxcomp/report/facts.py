@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ def _outputs(receipt: Receipt) -> Fact:
         remark = f"a drop of {figure}" + (f" of {allowed} allowed" if has_limit else "")
         return Fact(f"Outputs ({metric})", score, remark, _tone(verdict), (*_interval(verdict), *_judged(receipt)))
     remark = f"of {allowed} allowed" if has_limit else "without a limit"
-    share = float(value) / float(limit) if has_limit and float(limit) else None
+    share = float(value) / float(limit) if has_limit and float(limit) and math.isfinite(float(value)) else None
     return Fact(
         f"Outputs ({metric} from the original)",
         figure,

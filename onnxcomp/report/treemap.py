@@ -13,7 +13,8 @@ import squarify
 WIDTH, HEIGHT = 200.0, 100.0  # the frame's proportions
 LEAST_SHARE = 5e-4  # what takes less of the whole is drawn with its like as one
 NAMED = (10.0, 9.0)  # percent of width and height from which on there is room for a name
-NOTED = (16.0, 15.0)  # and for a note below it
+NOTED = (16.0, 18.0)  # and for a note below it
+MOST_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Tile:
     def is_named(self) -> bool:
         """Whether there is room for its name."""
         return self.width >= NAMED[0] and self.height >= NAMED[1]
+
+    @property
+    def lines(self) -> int:
+        """Over how many lines its name may run."""
+        return max(1, min(MOST_LINES, int(self.height / NAMED[1]) - 1))
 
     @property
     def is_noted(self) -> bool:

@@ -235,6 +235,33 @@ def test_files_that_are_in_the_way_are_refused(tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        {"verdict": {"passed": True, "samples": 3, "divergence": "far"}},
+        {"measured": {"latency_ms_ratio": 0.5}},
+        {"graphs": {"operators": {"Conv": [1]}}},
+        {"graphs": {"milliseconds": {"Conv": []}}},
+        {"weights": {"w": {"kind": "conv", "chosen": 5, "alternatives": []}}},
+        {"machine": {"memory_bytes": "much"}},
+    ],
+)
+def test_a_receipt_with_what_no_run_writes_is_refused_in_a_line(tampering: dict[str, object], tmp_path: Path) -> None:
+    source = tmp_path / "net.receipt.json"
+    source.write_text(json.dumps(json.loads(account().to_json()) | tampering))
+    with pytest.raises(RecipeError, match="holds what no run writes"):
+        report.write(source, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_figures_that_are_no_numbers_are_shown_as_such() -> None:
+    receipt = account()
+    receipt.verdict |= {"divergence": float("inf"), "passed": False, "interval": [float("nan"), float("inf")]}
+    receipt.steps[1].divergence, receipt.steps[1].interval = float("nan"), (0.0, float("inf"))
+    said = text(tree(report.render(receipt)))
+    assert "FAILED" in said and "inf of 0.03 allowed" in said
+
+
 def test_a_receipt_of_many_weights_is_a_page_of_as_many_lines() -> None:
     receipt = account()
     receipt.weights = {f"blocks.{n}.weight": WeightAccount("conv", [n], 4 * n, [n], n) for n in range(1, 301)}
