@@ -120,7 +120,8 @@ class Alternative:
 
 @dataclass
 class WeightAccount:
-    """One weight of the source or of the result: what it was, what it is, and what a search chose it from.
+    """One weight of the source or of the result: what it was, what it is, and what a search chose it from. What a file
+    leaves out is as by default.
 
     shape, bytes_before: as it was in the source; None for one that the run made. shape_after, bytes_after: as it is in
     the result; None for one that is gone. stored: how the result keeps it. zeros: the share of its values that are, in
@@ -128,7 +129,7 @@ class WeightAccount:
     output, as the search measured it. alternatives: by bytes, with what was chosen at the index ``chosen``.
     """
 
-    kind: str
+    kind: str = ""
     shape: list[int] | None = None
     bytes_before: int | None = None
     shape_after: list[int] | None = None
@@ -145,8 +146,8 @@ class OutlineNode:
     """A node of the source's main graph. now: its operator in the result, "" where no node has its name any more.
     reads: its weights."""
 
-    name: str
-    operator: str
+    name: str = ""
+    operator: str = ""
     now: str = ""
     reads: list[str] = field(default_factory=list)
 
@@ -206,6 +207,8 @@ class Receipt:
     def to_json(self) -> str:
         """The receipt as JSON: what is short stands on one line, the rest is indented."""
         content = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
+        content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
         return _laid_out(content, 0) + "\n"
 
     @classmethod
@@ -254,6 +257,11 @@ def _check_facts(receipt: Receipt) -> None:
                 raise ValueError(f"{part}.{key} is {value!r}")
     if receipt.seed < 0:
         raise ValueError(f"seed is {receipt.seed}")
+
+
+def _filled(entries: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: there may be thousands."""
+    return {key: value for key, value in entries.items() if value not in (None, "", [])}
 
 
 def _laid_out(value: Any, depth: int) -> str:

@@ -11,7 +11,9 @@ from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.receipt import Receipt
 
-UNCHANGED = 0.03  # relative differences of times that are no difference
+NOISE = 0.05  # what two measurements of a few microseconds differ by
+LOAD_NOISE = 0.25  # and two loads of one model, at least
+WORK_NOISE = 1e-3
 NAMED = 3  # of several, those that are named
 GOOD, BAD, PLAIN = "good", "bad", "plain"
 
@@ -31,19 +33,39 @@ class Fact:
 
 
 def outcome(receipt: Receipt) -> tuple[str, str, str]:
-    """How it ended, in a word, with the tone of it and a sentence."""
+    """How it ended, in a word or two as the command says it, with the tone of it and a sentence."""
+    word, tone, sentence = _judgement(receipt)
+    if not receipt.missed:
+        return word, tone, sentence
+    return f"{word}, GOAL MISSED", BAD, f"{sentence} A goal was not reached."
+
+
+def _judgement(receipt: Receipt) -> tuple[str, str, str]:
     verdict = receipt.verdict
-    if not verdict.get("verified", True):
-        return "NOT VERIFIED", BAD, "Nothing could be compared with the original."
     if verdict.get("passed") is False:
-        return "FAILED", BAD, "The outputs are further from the original's than was allowed."
-    if receipt.missed:
-        return "GOAL MISSED", BAD, "The outputs are as near to the original's as was asked, and a goal was not reached."
+        return "FAIL", BAD, "The outputs are further from the original's than was allowed."
     if not receipt.applied:
-        return "NOTHING GAINED", PLAIN, "No step made the model better: the result is the original."
+        return "UNCHANGED", PLAIN, "No step made the model better: the result is the original."
+    if _is_exact(receipt):
+        return "PASS, exact steps only", GOOD, "Nothing was done that could lose something."
     if receipt.data.get("random"):
-        return "PASS", PLAIN, "On random inputs, which show breakage only: no calibration data were given."
+        return "RUNS, accuracy not judged", PLAIN, "Random inputs show breakage only: no calibration data were given."
+    if not verdict.get("verified", True):
+        return "NOT JUDGED", BAD, "Nothing could be compared with the original."
+    if _allowed(receipt) is None:
+        return "MEASURED, no limit", PLAIN, "The outputs were compared with the original's; any distance was allowed."
     return "PASS", GOOD, "The outputs are as near to the original's as was asked."
+
+
+def _is_exact(receipt: Receipt) -> bool:
+    """Whether no kept step may lose something: those that may are each judged."""
+    return all(each.divergence is None for each in receipt.steps if each.decision.startswith("kept"))
+
+
+def _allowed(receipt: Receipt) -> float | None:
+    """The most that outputs may be off by; None for no limit."""
+    limit = receipt.verdict.get("limit", receipt.metric["limit"])
+    return None if limit is None or float(limit) >= LARGEST_DROP else float(limit)
 
 
 def front(receipt: Receipt) -> list[Fact]:
@@ -70,21 +92,20 @@ def _size(receipt: Receipt) -> Fact:
 
 def _outputs(receipt: Receipt) -> Fact:
     verdict, metric = receipt.verdict, str(receipt.metric["name"])
-    value, limit = verdict.get("divergence"), verdict.get("limit", receipt.metric["limit"])
+    value, limit = verdict.get("divergence"), _allowed(receipt)
     if value is None:
         return Fact("Outputs", "not compared", "", BAD, _judged(receipt))
-    figure, allowed = formats.significant(float(value)), formats.significant(float(limit))
-    has_limit = float(limit) < LARGEST_DROP
+    figure = formats.significant(float(value))
+    allowed = "without a limit" if limit is None else f"of {formats.significant(limit)} allowed"
     if verdict.get("score") is not None:
         score = f"{verdict['original_score']:.4g} → {verdict['score']:.4g}"
-        remark = f"a drop of {figure}" + (f" of {allowed} allowed" if has_limit else "")
-        return Fact(f"Outputs ({metric})", score, remark, _tone(verdict), (*_interval(verdict), *_judged(receipt)))
-    remark = f"of {allowed} allowed" if has_limit else "without a limit"
-    share = float(value) / float(limit) if has_limit and float(limit) and math.isfinite(float(value)) else None
+        details = (*_interval(verdict), *_judged(receipt))
+        return Fact(f"Outputs ({metric})", score, f"a drop of {figure} {allowed}", _tone(verdict), details)
+    share = float(value) / limit if limit and math.isfinite(float(value)) else None
     return Fact(
         f"Outputs ({metric} from the original)",
         figure,
-        remark,
+        allowed,
         _tone(verdict),
         (*_agreement(verdict), *_interval(verdict), *_judged(receipt)),
         None if share is None else min(1.0, share),
@@ -130,16 +151,17 @@ def _latency(receipt: Receipt) -> Fact | None:
     if "latency_ms_ratio" not in measured:
         return None
     before, after = (formats.milliseconds(measured[f"latency_ms_{which}"]) for which in ("original", "result"))
-    words, tone = _times(float(measured["latency_ms_ratio"]), "faster", "slower")
+    words, tone = _times(float(measured["latency_ms_ratio"]), NOISE)
     shapes = receipt.data.get("shapes") or {}
     of = "; ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in list(shapes.items())[:NAMED])
-    details = [of] if of else []
+    origin = receipt.data.get("shapes_from")
+    details = [f"{of}, from {origin}" if origin else of] if of else []
     details.append(f"{_threads(receipt)}on {receipt.target}")
     return Fact("Latency of one run", f"{before} → {after}", words, tone, tuple(details))
 
 
 def _threads(receipt: Receipt) -> str:
-    number = receipt.machine.get("threads")
+    number = receipt.measured.get("threads") or receipt.machine.get("threads")
     return f"{formats.count(int(number), 'thread')} " if number else ""
 
 
@@ -148,7 +170,7 @@ def _loading(receipt: Receipt) -> Fact | None:
     if "load_s_ratio" not in measured:
         return None
     before, after = (formats.milliseconds(1e3 * measured[f"load_s_{which}"]) for which in ("original", "result"))
-    words, tone = _times(float(measured["load_s_ratio"]), "faster", "slower")
+    words, tone = _times(float(measured["load_s_ratio"]), max(LOAD_NOISE, float(measured.get("load_s_noise", 0.0))))
     details = []
     if "load_peak_bytes_ratio" in measured:
         first, second = (formats.size(measured[f"load_peak_bytes_{which}"]) for which in ("original", "result"))
@@ -156,10 +178,11 @@ def _loading(receipt: Receipt) -> Fact | None:
     return Fact("Loading", f"{before} → {after}", words, tone, tuple(details))
 
 
-def _times(ratio: float, better: str, worse: str) -> tuple[str, str]:
-    if abs(ratio - 1) <= UNCHANGED or ratio <= 0:
+def _times(ratio: float, noise: float) -> tuple[str, str]:
+    """What a ratio of times comes to, and whether that is good; noise: differences that are none."""
+    if 1 / (1 + noise) <= ratio <= 1 + noise or ratio <= 0:
         return "unchanged", PLAIN
-    return (f"{1 / ratio:.3g}x {better}", GOOD) if ratio < 1 else (f"{ratio:.3g}x {worse}", BAD)
+    return (f"{1 / ratio:.3g}x faster", GOOD) if ratio < 1 else (f"{ratio:.3g}x slower", BAD)
 
 
 def _work(receipt: Receipt) -> Fact | None:
@@ -168,8 +191,8 @@ def _work(receipt: Receipt) -> Fact | None:
         return None
     before, after = macs
     ratio = after / before
-    tone = GOOD if ratio < 1 - UNCHANGED else BAD if ratio > 1 + UNCHANGED else PLAIN
-    words = "unchanged" if tone == PLAIN and abs(ratio - 1) < 1e-3 else f"{ratio:.1%} of before"
+    tone = GOOD if ratio < 1 - WORK_NOISE else BAD if ratio > 1 + WORK_NOISE else PLAIN
+    words = "unchanged" if tone == PLAIN else f"{ratio:.1%} of before"
     return Fact("Multiplications of one run", f"{_millions(before)} → {_millions(after)}", words, tone)
 
 

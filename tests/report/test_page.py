@@ -14,6 +14,7 @@ import pytest
 from onnxcomp import report
 from onnxcomp.errors import ModelError, RecipeError
 from onnxcomp.receipt import Alternative, Receipt, WeightAccount
+from onnxcomp.report.facts import front
 from onnxcomp.report.page import common_prefix, replay_command
 from onnxcomp.report.plain import plain
 from tests.report.accounts import account, elements, named, old_account, text, tree
@@ -144,18 +145,32 @@ def test_a_replay_that_draws_on_no_data_needs_none() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda each: each.missed.append("size: too many"), "GOAL MISSED"),
-        (lambda each: each.verdict.update(passed=False), "FAILED"),
-        (lambda each: each.verdict.update(verified=False, passed=True, divergence=None), "NOT VERIFIED"),
-        (lambda each: each.applied.clear(), "NOTHING GAINED"),
-        (lambda each: each.data.update(random=True), "random inputs"),
+        (lambda each: each.missed.append("size: too many"), "PASS, GOAL MISSED"),
+        (lambda each: each.verdict.update(passed=False), "FAIL"),
+        (lambda each: each.verdict.update(verified=False, passed=True, divergence=None), "NOT JUDGED"),
+        (lambda each: each.applied.clear(), "UNCHANGED"),
+        (lambda each: each.data.update(random=True), "RUNS, accuracy not judged"),
+        (lambda each: each.verdict.update(limit=1e30), "MEASURED, no limit"),
+        (lambda each: each.steps.pop(1), "PASS, exact steps only"),
     ],
 )
-def test_what_is_no_success_is_said_in_the_headline(change, word: str) -> None:
+def test_what_came_of_it_is_said_in_the_headline(change, word: str) -> None:
     receipt = account()
     change(receipt)
     [header] = list(elements(tree(report.render(receipt)), "header"))
-    assert word in text(header)
+    [badge] = [each for each in header.iter() if (each.get("class") or "").startswith("badge")]
+    assert text(badge) == word
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noise", "words"),
+    [(0.97, None, "unchanged"), (1.2, None, "unchanged"), (1.3, None, "1.3x slower"), (1.3, 0.5, "unchanged")],
+)
+def test_loading_is_slower_only_beyond_its_noise(ratio: float, noise: float | None, words: str) -> None:
+    receipt = account()
+    receipt.measured |= {"load_s_ratio": ratio} | ({} if noise is None else {"load_s_noise": noise})
+    [loading] = [each for each in front(receipt) if each.label == "Loading"]
+    assert loading.remark == words
 
 
 # --- older receipts ---
@@ -259,7 +274,7 @@ def test_figures_that_are_no_numbers_are_shown_as_such() -> None:
     receipt.verdict |= {"divergence": float("inf"), "passed": False, "interval": [float("nan"), float("inf")]}
     receipt.steps[1].divergence, receipt.steps[1].interval = float("nan"), (0.0, float("inf"))
     said = text(tree(report.render(receipt)))
-    assert "FAILED" in said and "inf of 0.03 allowed" in said
+    assert "FAIL" in said and "inf of 0.03 allowed" in said
 
 
 def test_a_receipt_of_many_weights_is_a_page_of_as_many_lines() -> None:
