@@ -173,13 +173,14 @@ def _events(receipt: Receipt, known: Mapping[str, WeightAccount]) -> dict[str, l
 def _meant(
     entry: Entry, known: Mapping[str, WeightAccount], readers: Mapping[str, list[str]], *, through_nodes: bool
 ) -> Iterator[str]:
-    """The weights that an entry is about. through_nodes: those too that the named nodes read, of which only steps that
-    lose something change anything."""
-    named = {entry.name, entry.details.get("weight", "")}
-    if through_nodes:
+    """The weights that an entry is about: those that it names, else those that its nodes read, vectors where they were
+    cut. through_nodes: whether nodes count, as they do of steps that lose something."""
+    named = [each for each in (entry.name, entry.details.get("weight")) if each in known]
+    if not named and through_nodes:
         nodes = [entry.name, *(each for each in entry.details.get("nodes", ()) if isinstance(each, str))]
-        named.update(*(readers.get(each, ()) for each in nodes))
-    yield from (name for name in known if name in named)
+        read = [each for node in nodes for each in readers.get(node, ())]
+        named = [each for each in read if known[each].kind != "vector" or known[each].shape != known[each].shape_after]
+    yield from dict.fromkeys(named)
 
 
 def _told_by_steps(steps: Sequence[StepReport]) -> dict[str, WeightAccount]:

@@ -102,7 +102,11 @@ def test_a_weight_that_the_search_left_alone_is_said_to_be() -> None:
 
 def test_steps_that_name_a_node_are_about_the_weights_that_it_reads() -> None:
     receipt = account()
+    receipt.graphs.nodes[0].reads.append("bias")  # as long as it was: no channel of it was cut
     receipt.steps[1].changed.append(Entry("group", "2 of 32 channels cut", {"kept": 30, "nodes": ["conv"]}))
     receipt.steps[2].changed.append(Entry("conv", "dropped a default"))  # of a step that loses nothing
-    [story] = [each for each in Account.of(receipt).weights if each.name == "conv.weight"]
-    assert [each.what for each in story.events] == ["16 levels", "2 of 32 channels cut", "codebook, 4 bits"]
+    receipt.steps[1].changed.append(Entry("fc.weight", "two factors", {"nodes": ["conv"]}))  # it names its weight
+    stories = {each.name: [event.what for event in each.events] for each in Account.of(receipt).weights}
+    assert stories["conv.weight"] == ["16 levels", "2 of 32 channels cut", "codebook, 4 bits"]
+    assert "2 of 32 channels cut" not in stories["bias"]
+    assert stories["fc.weight"] == ["8 bits", "two factors"]
