@@ -175,7 +175,7 @@ def _meant(
 ) -> Iterator[str]:
     """The weights that an entry is about: those that it names, else those that its nodes read, vectors where they were
     cut. through_nodes: whether nodes count, as they do of steps that lose something."""
-    named = [each for each in (entry.name, entry.details.get("weight")) if each in known]
+    named = [each for each in (entry.name, str(entry.details.get("weight"))) if each in known]
     if not named and through_nodes:
         nodes = [entry.name, *(each for each in entry.details.get("nodes", ()) if isinstance(each, str))]
         read = [each for node in nodes for each in readers.get(node, ())]
