@@ -102,6 +102,17 @@ def test_the_filter_hides_the_weights_that_it_does_not_name(visit: Any) -> None:
     assert all(each.is_visible() for each in rows.all())
 
 
+def test_weights_are_sorted_by_a_press_of_their_heading(visit: Any) -> None:
+    page = visit().page
+    cells = page.locator("#t-weights tbody tr td:nth-of-type(7)")  # bytes after
+    heading = page.get_by_role("columnheader", name="After").get_by_role("button")
+    heading.press("Enter")
+    assert cells.all_inner_texts() == ["840", "300", "128", "32", "–"]
+    heading.press("Enter")
+    assert cells.all_inner_texts() == ["–", "32", "128", "300", "840"]
+    assert page.locator("#t-weights th[aria-sort=ascending]").inner_text().startswith("After")
+
+
 def test_a_link_to_a_weight_unfolds_its_story_by_keys_alone(visit: Any) -> None:
     page = visit().page
     link = page.locator("#t-weights a").first
