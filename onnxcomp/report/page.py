@@ -28,7 +28,11 @@ from onnxcomp.report.prices import UNIT, going_rate, offers, reasons, verdict_on
 from onnxcomp.report.story import Account, WeightStory
 from onnxcomp.report.treemap import Portion, Tile, treemap
 
-TEMPLATES = "templates"
+TEMPLATES = files("onnxcomp.report") / "templates"
+PARTS = ("page.html", "parts.html", "weights.html", "style.css", "script.js")
+SOURCES = {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in PARTS}
+"""The templates, read with this module: a page is made at the end of a long run, when newer ones may lie there."""
+
 NOTHING = "nothing to do"
 DECADES = 4  # that a bar of sensitivity spans
 OPEN_ROWS = 40  # a longer outline is folded
@@ -55,9 +59,9 @@ def render(receipt: Receipt, *, name: str = "") -> str:
         "operators": _operators(receipt),
         "touched": _touched(receipt),
         "replay": replay_command(receipt),
-        "style": Markup(_source("style.css")),
-        "script": Markup(_source("script.js")),
-        "script_hash": _digest(_source("script.js")),
+        "style": Markup(SOURCES["style.css"]),
+        "script": Markup(SOURCES["script.js"]),
+        "script_hash": _digest(SOURCES["script.js"]),
     }
     return environment.get_template("page.html").render(content)
 
@@ -237,9 +241,8 @@ def _signed(value: float | None) -> str:
 @functools.cache
 def _environment() -> Environment:
     """Jinja with everything escaped; a name that a template misspells is an error."""
-    sources = DictLoader({name: _source(name) for name in ("page.html", "parts.html", "weights.html")})
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
-    made = Environment(loader=sources, autoescape=True, finalize=_shown, **options)
+    made = Environment(loader=DictLoader(SOURCES), autoescape=True, finalize=_shown, **options)
     named: dict[str, Callable[..., Any]] = {
         "anchor": _anchor, "details": _details, "interval": _interval, "milliseconds": formats.milliseconds,
         "node_state": _node_state, "offers": offers, "points": points, "reasons": reasons, "seconds": formats.seconds,
@@ -255,11 +258,6 @@ def _shown(value: Any) -> Any:
     if value is None:
         return ""
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-@functools.cache
-def _source(name: str) -> str:
-    return files("onnxcomp.report").joinpath(TEMPLATES, name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
