@@ -175,7 +175,7 @@ def _milder_words(found: Sequence[Offer], rate: float | None) -> list[str]:
     if nearest is None or nearest.added is None or nearest.rate is None or rate is None:
         return []
     words = (
-        f"{nearest.label} would have taken {-nearest.saved:,} bytes more and given back "
+        f"{nearest.alternative.what or 'Left as it was it'} would have taken {-nearest.saved:,} bytes more and given back "
         f"{formats.significant(-nearest.added)}: {_bytes(nearest.rate)} for each {UNIT:g} of divergence"
     )
     if nearest.rate >= rate:

@@ -78,6 +78,10 @@ def test_the_words_name_what_was_chosen_the_next_on_either_side_and_the_rate() -
     assert "bits=5 would have taken 300 bytes more and given back 0.0006: 500 B for each 0.001" in words
 
 
+def test_the_next_milder_may_be_the_weight_as_it_was() -> None:
+    assert "Left as it was it would have taken 2,260 bytes more and given back 0.0001" in told(account(), "fc.weight")
+
+
 def test_what_became_of_weights_that_no_search_saw_is_said() -> None:
     assert "gone" in told(account(), "lost")
     assert "The run made it: 32 bytes." in told(account(), "made")
