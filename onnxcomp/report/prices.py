@@ -174,8 +174,9 @@ def _milder_words(found: Sequence[Offer], rate: float | None) -> list[str]:
     nearest = min(milder, key=lambda each: each.alternative.size_bytes, default=None)
     if nearest is None or nearest.added is None or nearest.rate is None or rate is None:
         return []
+    other = nearest.alternative.what or "Left as it was it"
     words = (
-        f"{nearest.alternative.what or 'Left as it was it'} would have taken {-nearest.saved:,} bytes more and given back "
+        f"{other} would have taken {-nearest.saved:,} bytes more and given back "
         f"{formats.significant(-nearest.added)}: {_bytes(nearest.rate)} for each {UNIT:g} of divergence"
     )
     if nearest.rate >= rate:
