@@ -204,12 +204,16 @@ class Receipt:
     date: str = ""
     format: int = FORMAT
 
-    def to_json(self) -> str:
-        """The receipt as JSON: what is short stands on one line, the rest is indented."""
-        content = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+    def content(self) -> dict[str, Any]:
+        """What the JSON holds, without what says nothing of weights and nodes."""
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
         content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
         content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
-        return _laid_out(content, 0) + "\n"
+        return content
+
+    def to_json(self) -> str:
+        """The receipt as JSON: what is short stands on one line, the rest is indented."""
+        return _laid_out(self.content(), 0) + "\n"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Receipt:

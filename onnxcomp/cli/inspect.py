@@ -24,9 +24,10 @@ SHOWN = 15  # rows of a table without --verbose
 @click.command()
 @options.model_argument
 @click.option("--sensitivity", is_flag=True,
-              help="Measure on --calib-data how much each weight matters and the bits it tolerates.")  # fmt: skip
+              help="Measure on --data how much each weight matters and the bits it tolerates.")  # fmt: skip
 @click.option("--groups", is_flag=True, help="List the channels, hidden units and heads that could be cut.")
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.json_option
 @click.option("-v", "--verbose", is_flag=True, help="List every tensor and operator.")
@@ -39,6 +40,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -53,16 +55,18 @@ def command(
 
     if sensitivity and groups:
         raise click.UsageError("--sensitivity and --groups are two tables: ask for one of them.")
+    if input_shapes and (sensitivity or groups):
+        raise click.UsageError("--input-shape is for the table of operators: leave out --sensitivity and --groups.")
     if groups:
         _groups(model, as_json=as_json, verbose=verbose)
         return
     if sensitivity:
         if calib_data is None:
-            raise click.UsageError("--sensitivity is measured on inputs: give them with --calib-data.")
+            raise click.UsageError("--sensitivity is measured on inputs: give them with --data.")
         target = Target.of(ep, threads=threads, custom_ops=custom_ops)
         _sensitivity(model, calib_data, target, seed, as_json=as_json, verbose=verbose)
         return
-    found = inspect(model)
+    found = inspect(model, input_shapes=input_shapes)
     if as_json:
         derived = {"graph_bytes": found.graph_bytes, "weight_bytes": found.weight_bytes}
         screen.show_json({**dataclasses.asdict(found), **derived})
@@ -167,8 +171,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("size", _size_words(found)),
     ]
     if found.text_bytes:
-        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings"
-        rows.append(("texts", f"{words} that nothing reads at run time (`--recipe lossless` removes them)"))
+        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings that nothing reads at run time"
+        rows.append(("texts", f"{words} (`onnxcomp optimize --recipe lossless` removes them)"))
     inner = [(found.subgraph_count, "subgraph"), (found.function_count, "local function")]
     within = ", ".join(count(number, noun) for number, noun in inner if number)
     rows.append(("nodes", f"{found.node_count:,}{f', {within}' if within else ''}"))
@@ -196,9 +200,12 @@ def _size_words(found: Inspection) -> str:
 
 def _mac_words(found: Inspection) -> str:
     from onnxcomp.formats import count
+    from onnxcomp.input_shapes import shape_words
 
-    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} for a batch of one"
-    notes = ["dimensions that the model leaves open counted as 1"] if found.macs_partial else []
+    at = f"at {shape_words(found.input_shapes)}" if found.input_shapes else "for a batch of one"
+    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} {at}"
+    open_sizes = "dimensions that the model leaves open counted as 1: --input-shape says them"
+    notes = [open_sizes] if found.macs_partial else []
     if found.macs_unknown:
         notes.append(f"not counted: {count(found.macs_unknown, 'node')} of unknown shape")
     return f"{words} ({'; '.join(notes)})" if notes else words

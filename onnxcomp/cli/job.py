@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
 from onnxcomp.cli import GIVEN, receipts, screen
 from onnxcomp.cli.options import default_output
+from onnxcomp.cli.phases import Phases
 from onnxcomp.files import Inputs
 from onnxcomp.graph.report.inspection import has_something_to_compress
 from onnxcomp.model import Model, load, refuse_outputs
@@ -53,6 +55,7 @@ class Request:
     threads: int
     target_cpu: str | None
     custom_ops: tuple[Path, ...]
+    input_shapes: dict[str, tuple[int, ...]]
     max_drop: str | None
     metric: str
     outputs: tuple[tuple[str, str], ...]
@@ -107,7 +110,7 @@ def run(request: Request) -> None:
         _show_plan(request, model)
         return
     remark = None if request.quiet or has_something_to_compress(model) else f"{model.name}: {NO_CONSTANTS}"
-    with screen.progress(quiet=request.quiet) as tell:
+    with screen.progress(quiet=request.quiet, words=_phases(request)) as tell:
         tell = tell if remark is None else _remarking(tell, remark)
         result = _result(request, model, tell, started)
         if request.replay is None:
@@ -116,7 +119,17 @@ def run(request: Request) -> None:
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
+        if request.quiet or request.as_json:  # a table says it in its place
+            screen.remark(f"onnxcomp: goal missed: {'; '.join(result.receipt.missed)} (exit code {GOAL_MISSED})")
         context.exit(GOAL_MISSED)
+
+
+def _phases(request: Request) -> Callable[[str], str]:
+    """What the run says that it does, with the phase of the recipe that it is."""
+    if request.replay is not None:
+        return str
+    recipe = request.recipe if isinstance(request.recipe, Recipe) else Recipe.load(request.recipe)
+    return Phases.of(recipe).told
 
 
 def _remarking(tell: screen.Tell, remark: str) -> screen.Tell:
@@ -168,6 +181,7 @@ def _result(request: Request, model: Model, tell: screen.Tell, started: float | 
         exclude=request.exclude,
         reference=request.reference,
         training=request.training,
+        input_shapes=request.input_shapes,
         seed=request.seed,
         jobs=request.jobs,
         cluster=request.cluster,
@@ -183,6 +197,7 @@ def _show_plan(request: Request, model: Model) -> None:
         calibration=request.calib_data,
         target=request.target,
         exclude=request.exclude,
+        input_shapes=request.input_shapes,
         seed=request.seed,
     )
     if request.as_json:
@@ -193,7 +208,7 @@ def _show_plan(request: Request, model: Model) -> None:
 
 def _show(request: Request, receipt: Receipt, written: list[Path]) -> None:
     if request.as_json:
-        content: dict[str, Any] = {"files": [str(path) for path in written], **dataclasses.asdict(receipt)}
+        content: dict[str, Any] = {"files": [str(path) for path in written], **receipt.content()}
         screen.show_json(content)
     elif not request.quiet:
         receipts.show(receipt, written, verbose=request.verbose, replayed=request.replay is not None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.errors import ParameterError
+from onnxcomp.nearest import nearest
 from onnxcomp.receipt import Receipt
 from onnxcomp.report.prices import Offer, going_rate, offers, reasons, verdict_on
 from onnxcomp.report.story import Account, Event, WeightStory
@@ -63,16 +63,11 @@ def _unknown(receipt: Receipt, account: Account, name: str) -> str:
     read = [each for node in receipt.graphs.nodes if node.name == name for each in node.reads]
     if read:
         return f"{name} is a node, no weight; it reads {', '.join(read)}."
-    nearest = [*_holding(known, name), *_alike(known, name)]
-    meant = ", ".join(list(dict.fromkeys(nearest))[:NEAREST])
+    likely = [*_holding(known, name), *nearest(name, known, most=NEAREST, alike=ALIKE)]
+    meant = ", ".join(list(dict.fromkeys(likely))[:NEAREST])
     return f"the receipt has no weight {name}." + (f" Did you mean {meant}?" if meant else "")
 
 
 def _holding(known: dict[str, WeightStory], name: str) -> list[str]:
     """Where the name is part of others, these, shortest first."""
     return sorted((each for each in known if name and name.lower() in each.lower()), key=len)
-
-
-def _alike(known: dict[str, WeightStory], name: str) -> list[str]:
-    lowered = {each.lower(): each for each in known}
-    return [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, NEAREST, ALIKE)]

@@ -9,11 +9,10 @@ from typing import Any
 
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
+from onnxcomp.input_shapes import shape_words
 from onnxcomp.receipt import Receipt
 
-NOISE = 0.05  # what two measurements of a few microseconds differ by
-LOAD_NOISE = 0.25  # and two loads of one model, at least
-WORK_NOISE = 1e-3
+WORK_NOISE = 1e-3  # of multiplications, which are counted
 NAMED = 3  # of several, those that are named
 GOOD, BAD, PLAIN = "good", "bad", "plain"
 
@@ -151,11 +150,10 @@ def _latency(receipt: Receipt) -> Fact | None:
     if "latency_ms_ratio" not in measured:
         return None
     before, after = (formats.milliseconds(measured[f"latency_ms_{which}"]) for which in ("original", "result"))
-    words, tone = _times(float(measured["latency_ms_ratio"]), NOISE)
+    words, tone = _times(float(measured["latency_ms_ratio"]), formats.NOISE)
     shapes = receipt.data.get("shapes") or {}
-    of = "; ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in list(shapes.items())[:NAMED])
     origin = receipt.data.get("shapes_from")
-    details = [f"{of}, from {origin}" if origin else of] if of else []
+    details = [f"at {shape_words(shapes)}" + (f" from {origin}" if origin else "")] if shapes else []
     details.append(f"{_threads(receipt)}on {receipt.target}")
     return Fact("Latency of one run", f"{before} → {after}", words, tone, tuple(details))
 
@@ -170,7 +168,8 @@ def _loading(receipt: Receipt) -> Fact | None:
     if "load_s_ratio" not in measured:
         return None
     before, after = (formats.milliseconds(1e3 * measured[f"load_s_{which}"]) for which in ("original", "result"))
-    words, tone = _times(float(measured["load_s_ratio"]), max(LOAD_NOISE, float(measured.get("load_s_noise", 0.0))))
+    noise = max(formats.LOAD_NOISE, float(measured.get("load_s_noise", 0.0)))
+    words, tone = _times(float(measured["load_s_ratio"]), noise)
     details = []
     if "load_peak_bytes_ratio" in measured:
         first, second = (formats.size(measured[f"load_peak_bytes_{which}"]) for which in ("original", "result"))
@@ -180,9 +179,8 @@ def _loading(receipt: Receipt) -> Fact | None:
 
 def _times(ratio: float, noise: float) -> tuple[str, str]:
     """What a ratio of times comes to, and whether that is good; noise: differences that are none."""
-    if 1 / (1 + noise) <= ratio <= 1 + noise or ratio <= 0:
-        return "unchanged", PLAIN
-    return (f"{1 / ratio:.3g}x faster", GOOD) if ratio < 1 else (f"{ratio:.3g}x slower", BAD)
+    words = formats.faster(ratio, noise)
+    return words, GOOD if words.endswith("faster") else BAD if words.endswith("SLOWER") else PLAIN
 
 
 def _work(receipt: Receipt) -> Fact | None:
