@@ -21,7 +21,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from onnxcomp import formats
-from onnxcomp.receipt import OutlineNode, Receipt, StepReport
+from onnxcomp.receipt import OutlineNode, Receipt, StepReport, Tried
 from onnxcomp.report.facts import front, outcome
 from onnxcomp.report.plain import plain
 from onnxcomp.report.prices import UNIT, going_rate, offers, reasons, verdict_on
@@ -33,7 +33,7 @@ PARTS = ("page.html", "parts.html", "weights.html", "style.css", "script.js")
 SOURCES = {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in PARTS}
 """The templates, read with this module: a page is made at the end of a long run, when newer ones may lie there."""
 
-NOTHING = "nothing to do"
+NOTHING, KEPT = "nothing to do", "kept"
 DECADES = 4  # that a bar of sensitivity spans
 OPEN_ROWS = 40  # a longer outline is folded
 
@@ -51,7 +51,7 @@ def render(receipt: Receipt, *, name: str = "") -> str:
         "steps": [each for each in receipt.steps if each.decision != NOTHING],
         "idle": [each.rewrite for each in receipt.steps if each.decision == NOTHING],
         "most_bytes": max([int(receipt.source["bytes"]), *(each.bytes_after for each in receipt.steps)]),
-        "tried": [(report, each) for report in receipt.steps for each in report.tried],
+        "tried": tried(receipt),
         "before_map": before_map(account),
         "after_map": after_map(account),
         "sensitive": sensitive(account),
@@ -81,6 +81,18 @@ def replay_command(receipt: Receipt) -> str:
     if receipt.reference.get("path"):
         words += ["--reference", str(receipt.reference["path"])]
     return shlex.join([*words, "-o", f"{result.stem}.again.onnx"])
+
+
+def tried(receipt: Receipt) -> list[tuple[Tried, float | None]]:
+    """What was tried on the whole model, the fastest first, each with its time beside that of what was kept (of the
+    model before where nothing was), as the command shows it: the ratio to the original is on the front page."""
+    found: list[tuple[Tried, float | None]] = []
+    for report in receipt.steps:
+        kept = next((each.latency_ratio for each in report.tried if each.outcome == KEPT and each.latency_ratio), 1.0)
+        times = [None if each.latency_ratio is None else each.latency_ratio / kept for each in report.tried]
+        rows = list(zip(report.tried, times, strict=True))
+        found += sorted(rows, key=lambda row: math.inf if row[1] is None else row[1])
+    return found
 
 
 def common_prefix(names: Sequence[str]) -> str:

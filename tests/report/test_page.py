@@ -13,9 +13,9 @@ import pytest
 
 from onnxcomp import report
 from onnxcomp.errors import ModelError, RecipeError
-from onnxcomp.receipt import Alternative, Receipt, WeightAccount
+from onnxcomp.receipt import Alternative, Receipt, Tried, WeightAccount
 from onnxcomp.report.facts import front
-from onnxcomp.report.page import common_prefix, replay_command
+from onnxcomp.report.page import common_prefix, replay_command, tried
 from onnxcomp.report.plain import plain
 from tests.report.accounts import account, elements, named, old_account, text, tree
 
@@ -171,6 +171,18 @@ def test_loading_is_slower_only_beyond_its_noise(ratio: float, noise: float | No
     receipt.measured |= {"load_s_ratio": ratio} | ({} if noise is None else {"load_s_noise": noise})
     [loading] = [each for each in front(receipt) if each.label == "Loading"]
     assert loading.remark == words
+
+
+def test_what_was_tried_stands_beside_what_was_kept_the_fastest_first() -> None:
+    receipt = old_account()
+    receipt.steps[1].tried = [
+        Tried("slow", "no faster", 10, 1.0, 0.1), Tried("idle", "nothing to do"), Tried("best", "kept", 10, 0.5, 0.1),
+        Tried("fast", "over the limit", 9, 0.4, 0.2),
+    ]  # fmt: skip
+    assert [(each.name, time) for each, time in tried(receipt)] == [
+        ("fast", 0.8), ("best", 1.0), ("slow", 2.0), ("idle", None)
+    ]  # fmt: skip
+    assert "fast 0.800x 0.2 9 over the limit best 1.000x" in text(tree(report.render(receipt)))
 
 
 # --- older receipts ---
