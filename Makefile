@@ -4,6 +4,7 @@
 #   make check   what must hold before a commit: lint, types, generated docs, tests
 #   make test-openvino   tests on a second execution provider, in an environment of its own
 #   make test-torch      tests of the gradient engine that needs torch, likewise (a download of 200 MB)
+#   make test-browser    tests of the report in Chromium, where that is installed
 #   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
 
 PYTHON ?= python3
@@ -49,6 +50,7 @@ OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_as
   tests/pipeline/test_pipeline.py tests/cli/test_process.py
 OLDEST_CHECKS ?= -k "not test_every_pass or -result or -encodings"
 
+COMMA := ,
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -59,7 +61,7 @@ MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
 
-.PHONY: demo test test-slow test-thorough test-openvino test-torch test-oldest mutants check lint types docs docs-check clean
+.PHONY: demo test test-browser test-slow test-thorough test-openvino test-torch test-oldest mutants check lint types docs docs-check clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -105,6 +107,12 @@ test-torch:
 	  echo "tests of the engine torch skipped: torch cannot be installed here, for the reason above"; exit 0; fi; \
 	set -e; { $(call installed,$(TORCH_VENV),pytest pytest-xdist --editable '.[train]'); }; \
 	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) tests/training/torch_graph
+
+# The report in a real browser. Where Chromium or playwright cannot be had the tests are skipped, and say so.
+test-browser: $(READY)
+	@if ! { $(call installed,$(VENV),--editable '.[dev$(COMMA)browser]'); }; then \
+	  echo "tests in a browser skipped: playwright cannot be installed here, for the reason above"; exit 0; fi; \
+	$(PYTEST) tests/report/test_browser.py || [ $$? = 5 ]
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)

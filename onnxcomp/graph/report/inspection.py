@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxcomp import formats
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, open_graph
@@ -31,6 +32,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.operators import ONNX_DOMAINS
+from onnxcomp.shown import Row, Shown
 from onnxcomp.tensors import bits_of
 
 KNOWN_DOMAINS = frozenset(
@@ -89,8 +91,8 @@ class Gain:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """What a model consists of; bytes are those on disk.
 
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
@@ -123,6 +125,20 @@ class Inspection:
     operators: tuple[OperatorInfo, ...]
     gains: tuple[Gain, ...]
     input_shapes: dict[str, list[int]] = field(default_factory=dict)
+
+    def headline(self) -> str:
+        """Its name, bytes, weights and nodes."""
+        parts = (f"{self.size_bytes:,} bytes", formats.count(self.weight_count, "weight"))
+        return f"{self.name}: {', '.join((*parts, formats.count(self.node_count, 'node')))}"
+
+    def rows(self) -> list[Row]:
+        """Inputs, outputs, and the sizes that its weights could have."""
+        found: list[Row] = [("input", each) for each in self.inputs]
+        found += [("output", each) for each in self.outputs]
+        found.append(("constants", f"{self.constant_bytes:,} bytes, {self.weight_bytes:,} of them in weights"))
+        found.append(("MACs", f"{self.macs:,}{' at least' if self.macs_partial or self.macs_unknown else ''}"))
+        found += [(f"in {each.bits} bits", f"about {each.size_bytes:,} bytes") for each in self.gains]
+        return found
 
     @property
     def graph_bytes(self) -> int:
@@ -216,6 +232,11 @@ def contributed_operators(graph: Graph) -> tuple[str, ...]:
     return tuple(sorted(found - custom))
 
 
+def operator_name(node: Node) -> str:
+    """The operator, with its domain where that is not ONNX's own."""
+    return node.op if node.domain in ONNX_DOMAINS else f"{node.domain}:{node.op}"
+
+
 @dataclass(frozen=True, eq=False)
 class Compact:
     """A tensor that nodes compute from fewer bytes, and what only it needs: shared tables go to the first."""
@@ -248,7 +269,7 @@ def _compact(graph: Graph, shapes: Shapes, names: Mapping[str, str]) -> list[Com
             shape,
             onnx.TensorProto.DataType.Name(data_type).lower(),
             "/".join(sorted(roles)) if is_weight else "constant",
-            tuple(sorted({_operator(each) for each in output.outputs})),
+            tuple(sorted({operator_name(each) for each in output.outputs})),
             size,
             "compact",
             _bits_bytes(shape, helper.tensor_dtype_to_np_dtype(data_type), size) if is_weight else {},
@@ -275,7 +296,7 @@ def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]
                 tuple(constant.shape),
                 onnx.TensorProto.DataType.Name(constant.data_type).lower(),
                 kind,
-                tuple(sorted({_operator(each) for each in constant.outputs})),
+                tuple(sorted({operator_name(each) for each in constant.outputs})),
                 stored_bytes(constant),
                 "" if encoding is None else f"{encoding.kind}, {encoding.level_count} levels",
                 {} if weight is None else _bits_bytes(weight.shape, weight.dtype, weight.size_bytes),
@@ -314,7 +335,7 @@ def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence
     macs: Counter[str] = Counter()
     seen: set[Constant] = set()
     for _, node in graph.nodes():
-        name = COMPACT if node in decoders else _operator(node)
+        name = COMPACT if node in decoders else operator_name(node)
         count[name] += 1
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor not in seen:
@@ -325,10 +346,6 @@ def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence
             macs[name] += own.count
     found = [OperatorInfo(name, number, size[name], macs.get(name)) for name, number in count.items()]
     return tuple(sorted(found, key=lambda each: (-each.weight_bytes, -(each.macs or 0), -each.count, each.name)))
-
-
-def _operator(node: Node) -> str:
-    return node.op if node.domain in ONNX_DOMAINS else f"{node.domain}:{node.op}"
 
 
 def _quantized(graph: Graph) -> dict[str, int]:
