@@ -34,7 +34,8 @@ TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "bench", "expand", "pack", "unpack", "passes",
+    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "expand", "pack", "unpack", "passes",
+    "recipe",
 )  # fmt: skip
 
 

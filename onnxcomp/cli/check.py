@@ -1,0 +1,106 @@
+"""``onnxcomp check RECEIPT`` or ``check MODEL REFERENCE``: a gate, one line and an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcomp import budget
+from onnxcomp.cli import ERROR, options
+from onnxcomp.cli.options import Words
+
+if TYPE_CHECKING:
+    from onnxcomp.pipeline.reports.check import Check
+
+
+@click.command()
+@click.argument("subject", type=options.PATH, metavar="RECEIPT|MODEL")
+@click.argument("reference", type=options.PATH, required=False)
+@click.option("--data", "--calib-data", "data", metavar="SRC",
+              help="Inputs to compare the outputs on, in the forms of optimize --calib-data. "
+                   "With a receipt: measure again.")  # fmt: skip
+@click.option("--max-drop", type=Words("drop", budget.parse_drop), metavar="X",
+              help="How much worse the model may be: 0.01 (the metric's unit) or 1% (relative). "
+                   "[default: the receipt's limit, else the metric's]")  # fmt: skip
+@options.metric_option
+@options.reading_option
+@click.option("--reference", "original", type=options.PATH, metavar="ORIGINAL",
+              help="The original of a receipt, where it is not where the receipt says.")  # fmt: skip
+@click.option("--ep", metavar="NAME", help="Execution provider. [default: the receipt's, else cpu]")
+@click.option("--custom-ops", type=options.LIBRARY, multiple=True, metavar="LIBRARY",
+              help="Shared library with the model's custom operators. May be repeated.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Seed of every random choice.")  # fmt: skip
+@options.json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and what --json asks for).")
+@click.pass_context
+def command(
+    ctx: click.Context, /, subject: Path, reference: Path | None, as_json: bool, quiet: bool, **given: Any
+) -> None:
+    """Say in one line whether a model may stand for its original; exit code 0 if so, 1 if not.
+
+    With a RECEIPT, or a MODEL whose receipt lies beside it: the files are as recorded, the model loads, the verdict
+    was within the budget and no goal was missed; with --data the outputs are compared again. With MODEL and REFERENCE:
+    their outputs are compared on --data.
+    """
+    from onnxcomp.cli import screen
+
+    with screen.progress(quiet=quiet) as tell:
+        found = _found(subject, reference, tell, **given)
+    if as_json:
+        screen.show_json({"passed": found.passed, **dataclasses.asdict(found)})
+    elif not quiet:
+        screen.show(line(found))
+    if not found.passed:
+        ctx.exit(ERROR)
+
+
+def _found(
+    subject: Path,
+    reference: Path | None,
+    tell: Any,
+    *,
+    data: str | None,
+    max_drop: str | None,
+    metric: str,
+    outputs: tuple[tuple[str, str], ...],
+    original: Path | None,
+    ep: str | None,
+    custom_ops: tuple[Path, ...],
+    seed: int,
+) -> Check:
+    from onnxcomp.pipeline.reports.check import check_models, check_receipt, receipt_of
+    from onnxcomp.target import Target
+
+    drop = None if max_drop is None else budget.parse_drop(max_drop)
+    shared: dict[str, Any] = {"calibration": data, "max_drop": drop, "seed": seed, "progress": tell}
+    if reference is None:
+        if metric != "auto" or outputs:
+            raise click.UsageError("--metric and --output have no effect beside a receipt, which names its own.")
+        if drop is not None and data is None:
+            raise click.UsageError("--max-drop of a receipt is held against a new measurement: give --data.")
+        return check_receipt(receipt_of(subject), reference=original, ep=ep, custom_ops=custom_ops, **shared)
+    if original is not None:
+        raise click.UsageError("--reference belongs to a receipt; here the second argument is the reference.")
+    target = Target.of(ep or "cpu", custom_ops=custom_ops)
+    return check_models(subject, reference, target=target, metric=metric, outputs=dict(outputs), **shared)
+
+
+def line(found: Check) -> str:
+    """``PASS small.onnx: 78,771 bytes, 13.5x smaller; divergence 0.012, limit 0.03, on 150 samples, as recorded``."""
+    from onnxcomp.cli import formats
+    from onnxcomp.cli.verdicts import measured_words
+
+    if not found.passed:
+        return f"FAIL {found.model}: {'; '.join(found.problems)}"
+    size = f"{found.model_bytes:,} bytes"
+    if found.original_bytes is not None:
+        size += f", {formats.smaller(found.original_bytes, found.model_bytes)}"
+    samples = formats.count(int(found.verdict["samples"]), "sample")
+    how = "measured now" if found.measured else "as recorded"
+    words = f"{measured_words(found.verdict, metric=found.metric)}, on {samples}, {how}"
+    notes = "".join(f" ({each})" for each in found.notes)
+    return f"PASS {found.model}: {size}; {words}{notes}"
