@@ -27,6 +27,7 @@ from onnxcomp.errors import OnnxcompError, ParameterError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 LOCAL = "local"
 EXTRA = "Install it with: pip install 'onnxcomp[cluster]'"
@@ -34,6 +35,7 @@ MATTERING = ("onnxcomp", "numpy", "scikit-learn", "ml_dtypes")  # to the bytes o
 ANSWER_S = 10.0  # for a scheduler
 PATIENCE_S = 60.0  # for a worker, where there is none
 POLL_S = 2.0
+LOOP_STARTS = 3  # of an event loop
 AHEAD = 2  # tasks that are at the cluster for each thread of it, so that none waits for the next
 
 
@@ -207,8 +209,18 @@ def _client(address: str, jobs: int, stack: contextlib.ExitStack) -> Any:
     if address == LOCAL:
         options: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "memory_limit": 0}
         options["dashboard_address"] = "127.0.0.1:0"
-        where = stack.enter_context(distributed.LocalCluster(**options))
+        where = stack.enter_context(_patiently(distributed.LocalCluster, **options))
     try:
-        return stack.enter_context(distributed.Client(where, timeout=ANSWER_S, set_as_default=False))
+        return stack.enter_context(_patiently(distributed.Client, where, timeout=ANSWER_S, set_as_default=False))
     except (OSError, ValueError, TimeoutError) as error:
         raise ParameterError(f"cluster: no scheduler answers at {address}: {error}") from error
+
+
+def _patiently(make: Callable[..., Made], *arguments: Any, **options: Any) -> Made:
+    """What Dask makes. It asserts that its event loop has started within ten seconds: where a machine stood still for
+    as long, it is asked again.
+    """
+    for _ in range(LOOP_STARTS - 1):
+        with contextlib.suppress(AssertionError):
+            return make(*arguments, **options)
+    return make(*arguments, **options)

@@ -327,6 +327,20 @@ def test_a_plug_in_that_a_worker_lacks_is_said(dask: Dask, tmp_path: Path, monke
         assert [value for value, _ in in_processes(square, range(3), 1)] == [0, 1, 4]
 
 
+def test_an_event_loop_that_starts_late_is_no_error(dask: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = importlib.import_module("distributed.utils").LoopRunner
+    start, late = runner.start, iter([True, True])
+
+    def started(loop: Any) -> None:
+        assert not next(late, False)
+        start(loop)
+
+    monkeypatch.setattr(runner, "start", started)
+    with on_cluster(dask.address, 1):
+        assert [value for value, _ in in_processes(square, range(3), 1)] == [0, 1, 4]
+    assert not list(late)
+
+
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert refusal("local") == "cluster: Dask is not installed. Install it with: pip install 'onnxcomp[cluster]'"
