@@ -12,13 +12,14 @@ from onnxcomp import budget
 from onnxcomp.cli import ERROR, options
 from onnxcomp.cli.options import Words
 
+RECEIPT = ".json"
+
 if TYPE_CHECKING:
     from onnxcomp.pipeline.reports.check import Check
 
 
 @click.command()
-@click.argument("subject", type=options.PATH, metavar="RECEIPT|MODEL")
-@click.argument("reference", type=options.PATH, required=False)
+@click.argument("subjects", type=options.PATH, nargs=-1, required=True, metavar="RECEIPT...|MODEL [REFERENCE]")
 @click.option("--data", "--calib-data", "data", metavar="SRC",
               help="Inputs to compare the outputs on, in the forms of optimize --calib-data. "
                    "With a receipt: measure again.")  # fmt: skip
@@ -37,24 +38,29 @@ if TYPE_CHECKING:
 @options.json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and what --json asks for).")
 @click.pass_context
-def command(
-    ctx: click.Context, /, subject: Path, reference: Path | None, as_json: bool, quiet: bool, **given: Any
-) -> None:
+def command(ctx: click.Context, /, subjects: tuple[Path, ...], as_json: bool, quiet: bool, **given: Any) -> None:
     """Say in one line whether a model may stand for its original; exit code 0 if so, 1 if not.
 
     With a RECEIPT, or a MODEL whose receipt lies beside it: the files are as recorded, the model loads, the verdict
     was within the budget and no goal was missed; with --data the outputs are compared again. With MODEL and REFERENCE:
-    their outputs are compared on --data.
+    their outputs are compared on --data. Several receipts: a line for each, and all of them must hold.
     """
     from onnxcomp.cli import screen
 
-    with screen.progress(quiet=quiet) as tell:
-        found = _found(subject, reference, tell, **given)
+    by_receipt = len(subjects) == 1 or all(each.suffix == RECEIPT for each in subjects)
+    if not by_receipt and len(subjects) > 2:
+        raise click.UsageError("give receipts (.json), or one model and its reference")
+    pairs = [(each, None) for each in subjects] if by_receipt else [(subjects[0], subjects[1])]
+    found = []
+    for subject, reference in pairs:
+        with screen.progress(quiet=quiet) as tell:
+            found.append(_found(subject, reference, tell, **given))
+        if not quiet and not as_json:
+            screen.show(line(found[-1]))
     if as_json:
-        screen.show_json({"passed": found.passed, **dataclasses.asdict(found)})
-    elif not quiet:
-        screen.show(line(found))
-    if not found.passed:
+        shown = [{"passed": each.passed, **dataclasses.asdict(each)} for each in found]
+        screen.show_json(shown if len(subjects) > 1 and by_receipt else shown[0])
+    if not all(each.passed for each in found):
         ctx.exit(ERROR)
 
 

@@ -148,10 +148,21 @@ def test_a_changed_data_file_fails(invoke: Invoke, tmp_path: Path, out: Path, un
     assert result.exit_code == 1 and data.name in result.stdout
 
 
+def test_several_receipts_must_all_hold(invoke: Invoke, receipt: Path) -> None:
+    broken = receipt.with_name("broken.receipt.json")
+    broken.write_text(receipt.read_text().replace('"small.onnx"', '"gone.onnx"'))
+    good = invoke("check", receipt, receipt)
+    assert good.exit_code == 0 and [each[:4] for each in good.stdout.splitlines()] == ["PASS", "PASS"]
+    bad = invoke("check", broken, receipt)
+    assert bad.exit_code == 1 and [each[:4] for each in bad.stdout.splitlines()] == ["FAIL", "PASS"]
+    assert [each["passed"] for each in json.loads(invoke("check", broken, receipt, "--json").stdout)] == [False, True]
+
+
 def test_options_without_effect_are_refused(invoke: Invoke, receipt: Path, model_file: Path) -> None:
     assert invoke("check", receipt, "--metric", "top1").exit_code == 2
     assert invoke("check", receipt, "--max-drop", "1").exit_code == 2
     assert invoke("check", model_file, model_file, "--reference", model_file).exit_code == 2
+    assert invoke("check", model_file, model_file, model_file).exit_code == 2
 
 
 def test_a_file_that_is_no_receipt_is_an_error_in_one_line(invoke: Invoke, tmp_path: Path) -> None:
