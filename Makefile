@@ -114,13 +114,15 @@ test-openvino:
 	$(call installed,$(OPENVINO_VENV),--no-deps --editable .); \
 	PYTHONDONTWRITEBYTECODE= $(OPENVINO_PYTHON) -m pytest tests/providers
 
-# Where torch cannot be had the tests are skipped, and say so.
+# Those of the engine, and the pages about PyTorch and scikit-learn. Where torch cannot be had the tests are skipped, and
+# say so.
 test-torch:
 	@$(PYTHON) -m venv $(TORCH_VENV)
 	@if ! { $(call installed,$(TORCH_VENV),torch --index-url $(TORCH_INDEX)); }; then \
 	  echo "tests of the engine torch skipped: torch cannot be installed here, for the reason above"; exit 0; fi; \
-	set -e; { $(call installed,$(TORCH_VENV),pytest pytest-xdist --editable '.[train]'); }; \
-	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) tests/training/torch_graph
+	set -e; { $(call installed,$(TORCH_VENV),onnxscript pytest pytest-xdist skl2onnx --editable '.[train]'); }; \
+	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) -m "not slow" -k "torch_graph or frameworks" \
+	  tests/training/torch_graph tests/docs
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)

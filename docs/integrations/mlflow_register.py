@@ -1,7 +1,7 @@
 """Compress a model, log what it cost, and register it: python mlflow_register.py model.onnx samples.npz NAME
 
-Where MLFLOW_TRACKING_URI leads there are then the parameters, the sizes, the divergence and its limit, the receipt, and a
-version of the registered model NAME, which is only made where the result is within the budget.
+Where MLFLOW_TRACKING_URI leads there are then the parameters, the sizes, the divergence and its limit, the receipt,
+and a version of the registered model NAME, which is only made where the result is within the budget.
 """
 
 from __future__ import annotations

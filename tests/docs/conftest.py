@@ -1,9 +1,11 @@
-"""A folder as the pages assume it: a model, inputs for it, a result with its receipt, and the models of the checkout."""
+"""A folder as the pages assume it: a model, inputs for it, a result with its receipt, and the checkout's models."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +64,11 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     shutil.copytree(prepared, made, symlinks=True)
     monkeypatch.chdir(made)
     yield made
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process for which the commands installed here come first."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
 def leave_costs_out(patch: pytest.MonkeyPatch) -> None:

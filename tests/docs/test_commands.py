@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import shutil
 import subprocess
@@ -19,10 +18,11 @@ from click.testing import CliRunner
 from onnxcomp.cli import commands
 from onnxcomp.recipe import Recipe
 from tests.docs.blocks import COMMAND, ROOT, Block, all_blocks, blocks, pages
-from tests.docs.conftest import leave_costs_out
+from tests.docs.conftest import environment, leave_costs_out
 
 BLOCKS = all_blocks()
-OF_OTHER_TESTS = {"CONTRIBUTING.md", "docs/plugins.md", "docs/pipelines.md"}  # whose Python is run by tests that know what it is about
+# Whose Python is run by tests that know what it is about.
+OF_OTHER_TESTS = {"CONTRIBUTING.md", "docs/plugins.md", "docs/pipelines.md"}
 DEFAULT_RESULT = "model.opt.*"  # of commands that name no output
 SPECIAL = set("|&;<>$*'\"")
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
@@ -96,6 +96,8 @@ def _follow(block: Block, folder: Path) -> None:
         path.write_text(block.text, encoding="utf-8")
         if "needs" in block.marks:
             _need(block)
+            for path in (*folder.glob("*.onnx"), *folder.glob("*.receipt.json")):
+                path.unlink()  # such a page begins with a model of its own
             _shell(f"python {block.title}", block)
     elif block.is_shell:
         for line in block.commands():
@@ -124,9 +126,7 @@ def _run(line: str, block: Block) -> None:
 
 def _shell(line: str, block: Block) -> None:
     """Run a line as a shell does, with this environment's commands first."""
-    bin_folder = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")])}
     done = subprocess.run(
-        ["bash", "-ec", line], check=False, capture_output=True, text=True, timeout=300, env=environment
+        ["bash", "-ec", line], check=False, capture_output=True, text=True, timeout=300, env=environment()
     )
     assert done.returncode == 0, f"{block.place}: {line}\n{done.stdout}{done.stderr}"

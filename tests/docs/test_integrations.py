@@ -1,5 +1,5 @@
-"""The examples of docs/integrations: their commands are run, their scripts do what they say, and their files are what the
-tools that they are for take, where these are installed."""
+"""The examples of docs/integrations: their commands are run, their scripts do what they say, and their files are what
+the tools that they are for take, where these are installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from onnxcomp.cli import commands
 from tests.docs.blocks import ROOT
-from tests.docs.conftest import leave_costs_out
+from tests.docs.conftest import environment, leave_costs_out
 
 EXAMPLES = ROOT / "docs" / "integrations"
 
@@ -55,7 +55,7 @@ def needed(name: str) -> str:
 
 
 def called(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
 
 
