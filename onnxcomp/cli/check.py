@@ -12,8 +12,6 @@ from onnxcomp import budget
 from onnxcomp.cli import ERROR, options
 from onnxcomp.cli.options import Words
 
-RECEIPT = ".json"
-
 if TYPE_CHECKING:
     from onnxcomp.pipeline.reports.check import Check
 
@@ -47,7 +45,7 @@ def command(ctx: click.Context, /, subjects: tuple[Path, ...], as_json: bool, qu
     """
     from onnxcomp.cli import screen
 
-    by_receipt = len(subjects) == 1 or all(each.suffix == RECEIPT for each in subjects)
+    by_receipt = len(subjects) == 1 or all(each.suffix == ".json" for each in subjects)
     if not by_receipt and len(subjects) > 2:
         raise click.UsageError("give receipts (.json), or one model and its reference")
     pairs = [(each, None) for each in subjects] if by_receipt else [(subjects[0], subjects[1])]

@@ -165,6 +165,11 @@ def test_options_without_effect_are_refused(invoke: Invoke, receipt: Path, model
     assert invoke("check", model_file, model_file, model_file).exit_code == 2
 
 
+def test_a_model_without_a_receipt_wants_a_reference(invoke: Invoke, model_file: Path) -> None:
+    result = invoke("check", model_file)
+    assert result.exit_code == 1 and "has no receipt beside it (net.receipt.json)" in result.stderr
+
+
 def test_a_file_that_is_no_receipt_is_an_error_in_one_line(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("{}")
     result = invoke("check", tmp_path / "no.json")

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import Sequences
-from onnxcomp.errors import ModelError, TargetError
+from onnxcomp.errors import ModelError, RecipeError, TargetError
 from onnxcomp.model import HASH_DIGITS, load
 from onnxcomp.pipeline.api import Result, silent
 from onnxcomp.pipeline.reports.compare import compare
@@ -19,6 +19,7 @@ from onnxcomp.receipt import Receipt, file_digest
 from onnxcomp.target import Target
 
 Data = str | os.PathLike[str] | Sequences | None
+RECEIPT = ".json"
 OF_THE_RUN = "time:"  # how long a run took says nothing against its model
 
 
@@ -46,8 +47,13 @@ class Check:
 
 
 def receipt_of(path: Path) -> Path:
-    """The receipt that a path means: itself, or that of a model, beside it."""
-    return path if path.suffix == ".json" else Result.account_path(path)
+    """The receipt that a path means: itself, or that of a model, beside it. Raises RecipeError where there is none."""
+    if path.suffix == RECEIPT:
+        return path
+    found = Result.account_path(path)
+    if not found.is_file():
+        raise RecipeError(f"{path}: has no receipt beside it ({found.name}). Name the model to compare it with, too.")
+    return found
 
 
 def check_receipt(
