@@ -22,6 +22,7 @@ from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.graph.rounding.codebook import round_in_turn, round_to_vectors
+from onnxcomp.graph.rounding.coded_grid import round_for_coding
 from onnxcomp.graph.rounding.grid import Rounded
 from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form, worth_moments
 from onnxcomp.graph.weights.roles import Weight, weights
@@ -65,6 +66,9 @@ class MatchOutputs(SelectingPass):
         "original's; auto: in a search what is better on samples held out, else outputs",
     )
     free: bool = parameter(True, help="move weights that have no levels, too")
+    trade: float = parameter(
+        0.0, low=0.0, high=64.0, help="for packing, as of quantize-rate-distortion: error that a bit saved may cost"
+    )
     rounds: int = parameter(1, low=1, high=8, help="times that all nodes are gone through")
 
     def ways(self) -> Sequence[MatchOutputs]:
@@ -105,7 +109,7 @@ class MatchOutputs(SelectingPass):
                 outcome.is_cut_short = True
                 break
             context.progress(done, len(turns), f"matching {stages.by_stage[index][0]}")
-            solve = nearest_to_weights if self.towards == "weights" else rounded
+            solve = Rounding(self.towards != "weights", self.trade)
             for name, answer in stages.solved(index, solve).items():
                 if answer is not None and not np.array_equal(answer[0], present[name].values):
                     values, encoding, errors[name], _ = answer
@@ -141,22 +145,29 @@ class MatchOutputs(SelectingPass):
         return None
 
 
-def rounded(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
-    """Values nearest to what gives the original's outputs from the inputs as they now are, on the weight's levels
-    where it has some; with their encoding and relative output error. None where there is nothing to gain."""
-    form = matrix_form(weight)
-    assert form is not None
-    return _nearest(weight, best_weights(form.pack(before), moments.gram, moments.cross), moments)
+@dataclass(frozen=True)
+class Rounding:
+    """A weight rounded anew.
+
+    compensates: towards what gives the original's outputs from the inputs as they now are; else towards the original's
+    values, as the inputs now are, and weights without levels stay. trade: see ``likelier_codes``; 0 for least error.
+    """
+
+    compensates: bool
+    trade: float
+
+    def __call__(self, weight: Weight, before: Array, moments: PairedMoments) -> Answer:
+        """Values on the weight's levels where it has some, with encoding and relative output error; None where there is
+        nothing to gain."""
+        form = matrix_form(weight)
+        assert form is not None
+        if self.compensates:
+            wanted = best_weights(form.pack(before), moments.gram, moments.cross)
+            return _nearest(weight, wanted, moments, self.trade)
+        return None if weight.encoding is None else _nearest(weight, form.pack(before), moments, self.trade)
 
 
-def nearest_to_weights(weight: Weight, before: Array, moments: PairedMoments) -> Answer:
-    """The same nearest to the original's values, as the inputs now are; weights without levels stay."""
-    form = matrix_form(weight)
-    assert form is not None
-    return None if weight.encoding is None else _nearest(weight, form.pack(before), moments)
-
-
-def _nearest(weight: Weight, wanted: Array, moments: PairedMoments) -> Answer:
+def _nearest(weight: Weight, wanted: Array, moments: PairedMoments, trade: float) -> Answer:
     """wanted: matrices (groups, outputs, K)."""
     form, encoding = matrix_form(weight), weight.encoding
     assert form is not None
@@ -166,7 +177,7 @@ def _nearest(weight: Weight, wanted: Array, moments: PairedMoments) -> Answer:
     if _is_free(weight):
         return _of_free_values(weight, form, wanted, moments.gram)
     assert encoding is not None
-    found = _on_levels(weight, encoding, reference, moments.gram)
+    found = _on_levels(weight, encoding, reference, moments.gram, trade)
     return None if found is None else (found.values, found.encoding, found.error, None)
 
 
@@ -189,9 +200,13 @@ def _of_free_values(weight: Weight, form: MatrixForm, wanted: Array, gram: Array
     return values, weight.encoding, relative_output_error(wanted, found, moment), None
 
 
-def _on_levels(weight: Weight, encoding: Encoding, reference: Array, gram: Array) -> Rounded | None:
+def _on_levels(
+    weight: Weight, encoding: Encoding, reference: Array, gram: Array, trade: float
+) -> Rounded | None:
     if isinstance(encoding, VectorEncoding):
         return round_to_vectors(weight, encoding, gram, reference=reference)
     assert isinstance(encoding, CodebookEncoding | GridEncoding)
     zeros = np.asarray(weight.values) == 0
+    if trade:
+        return round_for_coding(weight, encoding, trade, gram, reference=reference)
     return round_in_turn(weight, encoding, reference, gram, keep=zeros if zeros.mean() > MASKED_SHARE else None)

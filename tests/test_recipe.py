@@ -53,7 +53,7 @@ def names(step: Step) -> list[str]:
 
 
 def test_every_preset_loads() -> None:
-    assert {"default", "small", "fast", "lossless", "deep-compression", "tiny"} <= set(preset_names())
+    assert {"default", "small", "fast", "lossless", "packed", "deep-compression", "tiny"} <= set(preset_names())
     for name in preset_names():
         assert Recipe.load(name).steps
 

@@ -19,6 +19,7 @@ from onnxcomp.contract import Quantity
 # multiply as often.
 PRICES: Mapping[str, Mapping[Quantity, float]] = {
     "bytes": {Quantity.BYTES: 1.0},
+    "packed": {Quantity.BYTES: 1.0},
     "latency": {Quantity.MACS: 1.0, Quantity.BYTES: 0.01},
 }
 REACHED = 0.97  # of a goal: what is estimated or timed at more than this has not surely reached it
@@ -26,10 +27,12 @@ REACHED = 0.97  # of a goal: what is estimated or timed at more than this has no
 
 @dataclass(frozen=True)
 class Objective:
-    """prices: of what options take. goals: of the whole model, by quantity."""
+    """prices: of what options take. goals: of the whole model, by quantity. coded: whether bytes are counted as
+    ``onnxcomp pack`` codes them instead of as store-compact stores them."""
 
     prices: Mapping[Quantity, float] = field(default_factory=lambda: PRICES["bytes"])
     goals: Mapping[Quantity, Goal] = field(default_factory=dict)
+    coded: bool = False
 
     @classmethod
     def of(cls, goal: str, budget: Budget) -> Objective:
@@ -38,7 +41,7 @@ class Objective:
         goals = {quantity: each for quantity, each in asked.items() if each is not None}
         if len(goals) == 1:
             goal = "latency" if Quantity.LATENCY in goals else "bytes"
-        return cls(PRICES[goal], goals)
+        return cls(PRICES[goal], goals, goal == "packed")
 
     @property
     def is_of_bytes(self) -> bool:
@@ -47,7 +50,7 @@ class Objective:
 
     def in_bytes(self) -> Objective:
         """The same goals where options differ in bytes only."""
-        return Objective(goals=self.goals)
+        return Objective(goals=self.goals, coded=self.coded)
 
     def cost(self, amounts: Mapping[Quantity, float]) -> float:
         """What these amounts are worth; one that is not known counts nothing."""

@@ -1,7 +1,7 @@
 """Recipes: a small tree of steps with their parameters, as TOML or from Python.
 
     description = "what it is for"
-    goal = "bytes"              # or "latency": then a step that claims speed and gives none is taken back
+    goal = "bytes"              # "packed": as onnxcomp pack codes them; "latency": no step that slows down
     [[step]]
     pass = "cluster-weights"
     bits = "auto"               # the strongest that the budget tolerates, weight by weight

@@ -176,7 +176,8 @@ KINDS: dict[str, tuple[Reader, tuple[str, ...] | None]] = {  # by the key that o
 
 MEANINGS: dict[str, str] = {  # of every key, for the docs
     "description": "what the recipe is for",
-    "goal": '"bytes" (the default) or "latency": a step that claims speed and gives none on the target is taken back',
+    "goal": '"bytes" (the default), "packed" (bytes once `onnxcomp pack` has coded them) or "latency": a step that '
+    "claims speed and gives none on the target is taken back",
     "step": "the steps, in order: one `[[step]]` each",
     "pass": "one pass by its name; the other keys are its parameters (docs/passes.md), a strength may be \"auto\"",
     "choose": "names of passes with a strength: each weight gets the pass and strength that serve best",

@@ -20,7 +20,7 @@ from onnxcomp.recipe.step import Apply, Step, needs_data
 from onnxcomp.registry import get_pass
 
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
-GOALS = ("bytes", "latency")
+GOALS = ("bytes", "packed", "latency")
 
 
 @dataclass(frozen=True)

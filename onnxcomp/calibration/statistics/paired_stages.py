@@ -50,7 +50,7 @@ BATCHES = 32  # at least, where there are as many samples: to be shared among th
 # A weight's new values, their encoding and error, and by how much the bias of its node moves (channels,).
 Answer = tuple[Array, Encoding | None, float, Array | None] | None
 _Cut = tuple[Source, Value, Array | None]  # a batch's value, and its columns
-Solve = Callable[[Weight, Array, PairedMoments], Answer]
+Solve = Callable[[Weight, Array, PairedMoments], Answer]  # a function, or what its repr tells all of
 
 
 @dataclass
@@ -240,7 +240,7 @@ class PairedStages:
         weight and what it was."""
         weight, before = self._weights[name], self._before_all(name)
         encoding = "" if weight.encoding is None else json.dumps(weight.encoding.to_dict(), sort_keys=True)
-        parts = (solve.__module__, solve.__qualname__, name, encoding)
+        parts = (solve.__module__, getattr(solve, "__qualname__", repr(solve)), name, encoding)
         texts = [hashlib.blake2b(each.encode()).digest() for each in parts]
         return b"".join([self._run.state(index), *texts, content_digest(weight.values), content_digest(before)])
 

@@ -1,7 +1,7 @@
 """The ways to store one array: what each decodes to is the array, bit for bit.
 
 ``storages`` proposes formulas over stored data; who writes them weighs their real bytes. ``estimate_bytes``
-tells beforehand, without any data, what an encoding will take.
+tells beforehand, without any data, what an encoding will take, ``estimate_coded_bytes`` what codes take packed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
+from onnxcomp.numerics.arrays.entropy import entropy_bits
 from onnxcomp.numerics.encodings.code_path import PathStep, code_path, cut
 from onnxcomp.numerics.encodings.coded_view import MAX_DISTINCT, Symbols, distinct_symbols, encoded_symbols
 from onnxcomp.numerics.encodings.distinct_values import same_bits
@@ -104,6 +105,20 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
         size = min(size, _sparse_bytes(encoding.level_count, codes, zeros))
     size += DECODER_BYTES + sum(map(_operand_bytes, path.steps))
     return min(size, count * kind.itemsize)
+
+
+def estimate_coded_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding | None, codes: Array) -> int:
+    """About how many bytes an entropy coder makes of the codes, with the arrays that they meet.
+
+    codes: of the encoding, integers; where there are none, values count as they are.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if encoding is None or encoding.values_are_free or not encoding.fits(shape):
+        return size
+    if isinstance(encoding, RescaledEncoding):
+        return min(estimate_coded_bytes(shape, dtype, encoding.inner, codes) + encoding.factor.nbytes, size)
+    operands = sum(map(_operand_bytes, code_path(encoding, shape).steps))
+    return min(math.ceil(entropy_bits(codes, encoding.level_count) / 8) + operands, size)
 
 
 def fixed_bytes(shape: tuple[int, ...], encoding: Encoding | None) -> int:

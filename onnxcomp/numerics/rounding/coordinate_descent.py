@@ -47,12 +47,12 @@ def round_matrices(weights: Array, moment: Array, lattice: Lattice, *, fixed: Ar
     weights: (g, r, k). moment: (g or 1, k, k), positive definite (see ``second_moment.shrunk``).
     fixed: (g, r, k) int16, the codes that are settled beforehand, FREE where none is.
     """
-    return _by_chunks(weights, moment, lattice, fixed, lambda part, where: part.best())
+    return by_chunks(weights, moment, lattice, fixed, lambda part, where: part.best())
 
 
 def successive_codes(weights: Array, moment: Array, lattice: Lattice, *, fixed: Array | None = None) -> Array:
     """The codes of successive rounding alone, fast enough for trying scales; as in ``round_matrices``."""
-    return _by_chunks(weights, moment, lattice, fixed, lambda part, where: part.successive())
+    return by_chunks(weights, moment, lattice, fixed, lambda part, where: part.successive())
 
 
 def improve_codes(
@@ -62,20 +62,21 @@ def improve_codes(
 
     sweeps: over all columns, at most; three bring four fifths of what there is to gain.
     """
-    return _by_chunks(weights, moment, lattice, fixed, lambda part, where: part.descended(codes[where], sweeps))
+    return by_chunks(weights, moment, lattice, fixed, lambda part, where: part.descended(codes[where], sweeps))
 
 
-def _by_chunks(
+def by_chunks(
     weights: Array,
     moment: Array,
     lattice: Lattice,
     fixed: Array | None,
-    find: Callable[[_Descent, tuple[slice, slice]], Array],
+    find: Callable[[Descent, tuple[slice, slice]], Array],
 ) -> Array:
+    """Codes (g, r, k), found chunk by chunk; as in ``round_matrices``."""
     codes = np.empty(weights.shape, np.uint8)
     for where in chunks(weights.shape):
         inner = None if fixed is None else fixed[where]
-        part = _Descent(weights[where], of_group(moment, where[0]), lattice.at(where), inner)
+        part = Descent(weights[where], of_group(moment, where[0]), lattice.at(where), inner)
         codes[where] = find(part, where)
     return codes
 
@@ -114,8 +115,8 @@ def _by_row(columns: Array) -> Array:
     return np.ascontiguousarray(columns.transpose(1, 2, 0))
 
 
-class _Descent:
-    """The search on one chunk: weights (g, r, k) and moment (g or 1, k, k) in float64."""
+class Descent:
+    """The search on one chunk: weights (g, r, k) and moment (g or 1, k, k) in float64, codes uint8."""
 
     def __init__(self, weights: Array, moment: Array, lattice: Lattice, fixed: Array | None) -> None:
         self._weights = np.asarray(weights, np.float64)
@@ -170,6 +171,34 @@ class _Descent:
         for _ in range(sweeps):
             if not self._sweep(values, gradient, move):
                 break
+        return _by_row(self._columns.codes(values))
+
+    def traded(self, codes: Array, cost: Array) -> Array:
+        """The codes after one sweep of single changes, each to where the column's error and the cost of its code are
+        least together: to the level that is best for the error, to one of the two next to it on the way to the
+        cheapest code, or to that.
+
+        cost: (n,) of each code, in units of the error.
+        """
+        start = self._places.values(codes)
+        values, gradient = _by_column(start), _by_column((start - self._weights) @ self._moment)
+        cheapest = int(np.argmin(cost))
+
+        def move(present: Array, slope: Array, column: int) -> Array:
+            curvature = self._moment[:, None, column, column]
+            wanted = present - slope / curvature
+            own = self._columns.codes(present, column).astype(np.intp)
+            near = self._columns.codes(wanted, column).astype(np.intp)
+            towards = np.sign(cheapest - near)
+            best, least = present, curvature * (present - wanted) ** 2 + cost[own]
+            within = np.minimum(np.abs(cheapest - near), 2)
+            for code in (near, near + towards, near + towards * within, np.full_like(near, cheapest)):
+                value = self._columns.values(code, column)
+                total = curvature * (value - wanted) ** 2 + cost[code]
+                best, least = np.where(total < least, value, best), np.minimum(total, least)
+            return best - present
+
+        self._sweep(values, gradient, move)
         return _by_row(self._columns.codes(values))
 
     def _gradual(self) -> Array:

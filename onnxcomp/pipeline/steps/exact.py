@@ -60,7 +60,7 @@ def _without_growth(step: Apply, run: Run) -> Held:
     """The pass applied; where bytes are the goal, without the stored weights that it would leave plain."""
     before = run.current
     held = apply_safely(before, step.rewrite, run.context_of(step), None)
-    grows = held.model.size_bytes > before.size_bytes and run.recipe.goal == "bytes" and not run.recipe.is_single
+    grows = held.model.size_bytes > before.size_bytes and run.recipe.goal != "latency" and not run.recipe.is_single
     lost = unpacked(before, held.model) if grows else []
     if not lost:
         return held

@@ -42,6 +42,7 @@ ANY_FAMILY = -1  # the key of a weight's influence where its family was not meas
 class WeightOption:
     """One weight by one of the candidates; ``choice`` is its position, None leaves the weight as it is.
 
+    size_bytes: stored, or packed where the objective counts coded bytes.
     family: of candidates that differ in strength only: their divergence grows with the error alike. macs: of one run
     where the weight takes part; None: as many as it takes part in as it is. noise, zeros: see ``Fit``.
     """
@@ -85,6 +86,12 @@ class Table:
     macs: dict[str, float] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def masked_from(self) -> float:
+        """The share of zeros from which on they are a mask, which takes bytes of its own where codes are stored; to an
+        entropy coder zero is a code like others."""
+        return math.inf if self.objective.coded else self.tuning.pruned
 
     def is_made(self, name: str, option: WeightOption) -> bool:
         """Whether the weight's values by the option are there, or there are none to be made."""
@@ -163,8 +170,10 @@ class Candidates:
         """
         table = Table({}, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
-        looking = Looking(alone, self.families, self._own_context(), most_error, probe_error, table.tuning.pruned,
-                          LEAST_GAIN_BYTES, Moment(self.deadline), Moment(self.last_moment))  # fmt: skip
+        looking = Looking(
+            alone, self.families, self._own_context(), most_error, probe_error, table.masked_from,
+            LEAST_GAIN_BYTES, table.objective.coded, Moment(self.deadline), Moment(self.last_moment),
+        )  # fmt: skip
         names = self._editable(table) if alone else []
         least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
         probed = table.tuning.probed_weights
@@ -310,8 +319,9 @@ class Candidates:
         """Keep what was made, and put its figures in the place of estimates."""
         for name, fit in fits.items():
             table.fits[choice, name] = fit.kept(self.model.scratch)
+            size = fit.bytes_that_count(coded=table.objective.coded)
             made = WeightOption(
-                choice, fit.size_bytes, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
+                choice, size, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
             )
             options = table.options.setdefault(name, [])
             at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))

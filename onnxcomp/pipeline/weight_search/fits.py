@@ -17,7 +17,7 @@ from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import Weight
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.encodings.encoding import Encoding
-from onnxcomp.numerics.encodings.storage_options import estimate_bytes, fixed_bytes
+from onnxcomp.numerics.encodings.storage_options import estimate_bytes, estimate_coded_bytes, fixed_bytes
 from onnxcomp.numerics.metrics.weight_error import relative_error
 from onnxcomp.pipeline.apply import foreseen
 from onnxcomp.pipeline.safety.noise_bound import NOISE_TOLERANCE, NoiseBound
@@ -46,7 +46,12 @@ class Fit:
     noise: float
     zeros: float
     size_bytes: int
+    coded_bytes: int
     entry: Entry
+
+    def bytes_that_count(self, *, coded: bool) -> int:
+        """As store-compact stores it, or as an entropy coder packs it."""
+        return self.coded_bytes if coded else self.size_bytes
 
     def kept(self, scratch: Scratch) -> Fit:
         """The same, on disk where it is large, as long as something refers to it."""
@@ -69,8 +74,9 @@ class Fit:
         error = float(entry.details.get("error", relative_error(np.asarray(bound.weight.values), values)))
         codes = None if encoding is None or encoding.values_are_free else encoding.encode(values)
         held = values if codes is None else codes
+        coded = size if codes is None else estimate_coded_bytes(weight.shape, weight.dtype, encoding, held)
         return cls(held, None if codes is None and encoding is None else encoding, weight.shape, error,
-                   bound.times(values), zeros, size, entry)  # fmt: skip
+                   bound.times(values), zeros, size, coded, entry)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Looking:
     families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
     ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros from which on
     they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
+    coded: whether bytes are counted as an entropy coder packs them.
     until: when only the first candidate is still tried, and last_moment: when none is.
     """
 
@@ -113,6 +120,7 @@ class Looking:
     probe_error: float | None
     pruned: float
     least_gain: int
+    coded: bool
     until: Moment
     last_moment: Moment
 
@@ -149,10 +157,19 @@ class Looking:
             fit = fitted(sample, rewrite, _PREPARE, self.context, bound, skipped)
             if fit is None:
                 continue
-            found.append(FitEstimate(choice, _of_whole(fit, weight, sample.share), fit.error, fit.noise, fit.zeros))
+            size = self._of_whole(fit, weight, sample.share)
+            found.append(FitEstimate(choice, size, fit.error, fit.noise, fit.zeros))
             if fit.error > self.most_error:
                 hopeless.add(family)
         return found
+
+    def _of_whole(self, fit: Fit, weight: LoneWeight, share: float) -> int:
+        """The bytes of the whole weight, by those of a sample: codebooks are shared, all else grows with it."""
+        size = fit.bytes_that_count(coded=self.coded)
+        if share == 1:
+            return size
+        fixed = min(size, fixed_bytes(fit.shape, fit.encoding))
+        return math.ceil(fixed + (size - fixed) / share)
 
     def _allowed(self, whole: _Whole, estimates: Sequence[FitEstimate]) -> Iterator[tuple[int, Fit]]:
         """What noise allows, the fewest bytes first."""
@@ -235,11 +252,3 @@ def fitted(
     done = outcome.changed[0]
     fit = Fit.of(own, bound, Entry(done.name, done.what, dict(done.details)))
     return fit if math.isfinite(fit.error) and all_finite(np.asarray(own.values)) else None
-
-
-def _of_whole(fit: Fit, weight: LoneWeight, share: float) -> int:
-    """The bytes of the whole weight, by those of a sample: codebooks are shared, all else grows with it."""
-    if share == 1:
-        return fit.size_bytes
-    fixed = fixed_bytes(fit.shape, fit.encoding)
-    return math.ceil(fixed + (fit.size_bytes - fixed) / share)

@@ -48,4 +48,4 @@ def leave_out_idle(table: Table) -> None:
 
 def is_pruned(table: Table, option: WeightOption) -> bool:
     """Whether an option leaves so many zeros that they are a mask."""
-    return option.zeros > table.tuning.pruned
+    return option.zeros > table.masked_from

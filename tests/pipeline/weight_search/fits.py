@@ -20,4 +20,5 @@ def put_in(table: Table, choice: int, model: Model, names: Iterable[str] | None 
         if names is None or each.name in set(names):
             values = np.asarray(each.values)
             entry = Entry(each.name, "made up", {})
-            table.fits[choice, each.name] = Fit(values, None, each.shape, 0.0, 0.0, 0.0, values.nbytes, entry)
+            size = values.nbytes
+            table.fits[choice, each.name] = Fit(values, None, each.shape, 0.0, 0.0, 0.0, size, size, entry)

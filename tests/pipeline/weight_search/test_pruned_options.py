@@ -13,6 +13,7 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import optimize
+from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.weight_search.candidates import Table, WeightOption
 from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle, without_pruned
 from onnxcomp.recipe import Recipe
@@ -39,6 +40,15 @@ def test_what_is_taken_without_pruned_options_is_known() -> None:
     found = without_pruned(table)
     assert found.options == {"w": [plain, dense]}
     assert table.options == {"w": [plain, dense, pruned]} and found.influence is table.influence
+
+
+def test_where_coded_bytes_count_zeros_are_no_mask() -> None:
+    plain, dense = WeightOption(None, 4000, 0.0), WeightOption(1, 500, 0.010)
+    idle = WeightOption(2, 510, 0.012, zeros=0.9)
+    table = Table({"w": [plain, dense, idle]}, objective=Objective(coded=True))
+    foresee_compensation(table)
+    leave_out_idle(table)
+    assert table.options == without_pruned(table).options == {"w": [plain, dense, idle]}
 
 
 def test_pruned_options_stay_where_they_are_clearly_better() -> None:
