@@ -27,3 +27,14 @@ def test_every_pass_has_an_example() -> None:
     for part in page.split("\n## ")[1:]:
         name = part.splitlines()[0]
         assert f"onnxcomp run {name} model.onnx" in part
+
+
+def test_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
+    files = [*(ROOT / "onnxcomp").rglob("*.py"), *(ROOT / "passes").rglob("*.py")]
+    source = " ".join(path.read_text(encoding="utf-8") for path in files)
+    told = " ".join(re.sub(r'" *\n? *f?"', "", re.sub(r"\s+", " ", source)).split())
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    quoted = [part.strip(" .") for row in rows for span in re.findall(r"`([^`]+)`", row) for part in span.split("...")]
+    assert len(quoted) > 15
+    assert [each for each in quoted if each and each not in told] == []
