@@ -44,6 +44,7 @@ def command(ctx: click.Context, /, subjects: tuple[Path, ...], as_json: bool, qu
     their outputs are compared on --data. Several receipts: a line for each, and all of them must hold.
     """
     from onnxcomp.cli import screen
+    from onnxcomp.cli.verdicts import gate_line
 
     by_receipt = len(subjects) == 1 or all(each.suffix == ".json" for each in subjects)
     if not by_receipt and len(subjects) > 2:
@@ -54,7 +55,7 @@ def command(ctx: click.Context, /, subjects: tuple[Path, ...], as_json: bool, qu
         with screen.progress(quiet=quiet) as tell:
             found.append(_found(subject, reference, tell, **given))
         if not quiet and not as_json:
-            screen.show(line(found[-1]))
+            screen.show(gate_line(found[-1]))
     if as_json:
         shown = [{"passed": each.passed, **dataclasses.asdict(each)} for each in found]
         screen.show_json(shown if len(subjects) > 1 and by_receipt else shown[0])
@@ -91,20 +92,3 @@ def _found(
         raise click.UsageError("--reference belongs to a receipt; here the second argument is the reference.")
     target = Target.of(ep or "cpu", custom_ops=custom_ops)
     return check_models(subject, reference, target=target, metric=metric, outputs=dict(outputs), **shared)
-
-
-def line(found: Check) -> str:
-    """``PASS small.onnx: 78,771 bytes, 13.5x smaller; divergence 0.012, limit 0.03, on 150 samples, as recorded``."""
-    from onnxcomp.cli import formats
-    from onnxcomp.cli.verdicts import measured_words
-
-    if not found.passed:
-        return f"FAIL {found.model}: {'; '.join(found.problems)}"
-    size = f"{found.model_bytes:,} bytes"
-    if found.original_bytes is not None:
-        size += f", {formats.smaller(found.original_bytes, found.model_bytes)}"
-    samples = formats.count(int(found.verdict["samples"]), "sample")
-    how = "measured now" if found.measured else "as recorded"
-    words = f"{measured_words(found.verdict, metric=found.metric)}, on {samples}, {how}"
-    notes = "".join(f" ({each})" for each in found.notes)
-    return f"PASS {found.model}: {size}; {words}{notes}"
