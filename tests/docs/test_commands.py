@@ -22,7 +22,7 @@ from tests.docs.conftest import environment, leave_costs_out
 
 BLOCKS = all_blocks()
 # Whose Python is run by tests that know what it is about.
-OF_OTHER_TESTS = {"CONTRIBUTING.md", "docs/plugins.md", "docs/pipelines.md"}
+OF_OTHER_TESTS = {"CONTRIBUTING.md", "docs/plugins.md", "docs/pipelines.md", "docs/python.md"}
 DEFAULT_RESULT = "model.opt.*"  # of commands that name no output
 SPECIAL = set("|&;<>$*'\"")
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
