@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ DEFAULT_RESULT = "model.opt.*"  # of commands that name no output
 SPECIAL = set("|&;<>$*'\"")
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
 NOT_RUN = [pytest.param(each, id=each.place) for each in BLOCKS if "not run" in each.marks]
-has_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash to run the pages' commands")
+IS_POSIX = os.name == "posix" and shutil.which("bash") is not None
+has_bash = pytest.mark.skipif(not IS_POSIX, reason="there is no shell to run the pages' commands")
 
 
 def test_commands_stand_in_blocks_that_are_run() -> None:
