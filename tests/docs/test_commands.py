@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -51,6 +52,16 @@ def test_options_exist(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words.startswith("onnxcomp "):
             result = CliRunner().invoke(commands, shlex.split(words)[1:], prog_name="onnxcomp")
             assert result.exit_code == 0, f"{block.place}: {line}\n{result.output}"
+
+
+def test_targets_of_make_exist() -> None:
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    sources = [ROOT / ".ci" / "run", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    lines = [line for path in sources for line in path.read_text(encoding="utf-8").splitlines()]
+    lines += [line for block in BLOCKS if block.is_shell for line in block.commands()]
+    found = [words for line in lines for words in re.findall(r"(?:^|run: )make ([a-z -]+)", line)]
+    named = {each for words in found for each in words.split()}
+    assert "test" in named and named <= known
 
 
 @pytest.mark.parametrize("block", NOT_RUN)
