@@ -10,32 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper, parser
 
 from onnxcomp.cli import commands
 from onnxcomp.pipeline.costs import Costs
+from tests.cli.conftest import small_model
 from tests.docs.blocks import ROOT
-
-NET = """
-<ir_version: 8, opset_import: ["" : 13]>
-net (float[N,16] x) => (float[N,10] y) {
-  h = Gemm <transB = 1> (x, W1, B1)
-  r = Relu (h)
-  y = MatMul (r, W2)
-}
-"""
-
-
-def small_model(seed: int) -> onnx.ModelProto:
-    """Two linear layers, 16 -> 64 -> 10."""
-    model, rng = parser.parse_model(NET), np.random.default_rng(seed)
-    for name, shape, scale in (("W1", (64, 16), 0.25), ("B1", (64,), 0.25), ("W2", (64, 10), 1.0)):
-        values = (rng.standard_normal(shape) * scale).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-    return model
 
 
 @pytest.fixture(scope="session")
