@@ -1,4 +1,5 @@
-"""Every error that onnxcomp raises on purpose; the command line prints its message on one line and exits 1."""
+"""Every error that onnxcomp raises on purpose; the command line prints its message on one line and ends with exit
+code 1, or 2 where what was asked for cannot be (``WrongUsage``)."""
 
 
 class OnnxcompError(Exception):
@@ -24,7 +25,11 @@ class TimeIsUp(OnnxcompError):
     """The deadline came in the middle of what is worth nothing in part; the pipeline goes on without it."""
 
 
-class ParameterError(OnnxcompError):
+class WrongUsage(OnnxcompError):
+    """What was asked for cannot be: an unknown name, a value out of range, something without what it needs."""
+
+
+class ParameterError(WrongUsage):
     """A pass's field, an option or an argument outside its allowed range."""
 
 
@@ -46,3 +51,15 @@ class VerificationError(OnnxcompError):
 
 class PassError(OnnxcompError):
     """A pass that is unknown, broken, or left the graph invalid."""
+
+
+class UnknownRecipe(RecipeError, WrongUsage):
+    """A recipe that is neither a preset nor a file."""
+
+
+class LacksData(RecipeError, WrongUsage):
+    """A recipe one of whose passes needs calibration data, without such."""
+
+
+class UnknownPass(PassError, WrongUsage):
+    """A pass that there is not."""

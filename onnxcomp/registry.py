@@ -14,7 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from onnxcomp.contract import Pass
-from onnxcomp.errors import PassError
+from onnxcomp.errors import PassError, UnknownPass
+from onnxcomp.nearest import meant
 
 GROUP = "onnxcomp.passes"
 
@@ -82,7 +83,8 @@ def get_pass(name: str) -> type[Pass]:
     if key in _shipped():
         return _class_in(_shipped()[key], key)
     if key not in _third_party():
-        raise PassError(f"{name}: no such pass. Known passes: {', '.join(pass_names())}.")
+        hint = meant(key, pass_names()) or f" Known passes: {', '.join(pass_names())}."
+        raise UnknownPass(f"{name}: no such pass.{hint}")
     point = _third_party()[key]
     try:
         loaded = point.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -99,20 +100,44 @@ def test_installed_package_finds_its_passes_and_presets(installed: Path, tmp_pat
     assert set(lines[3].split()) == names
 
 
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The python of an environment that has what `pip install onnxcomp` brings and nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", "fresh", folder=folder)
+    [python] = [path for path in folder.glob("fresh/*/python*") if path.name in {"python", "python.exe"}]
+    run(str(python), "-m", "pip", "install", "--quiet", str(wheel), folder=folder)
+    return str(python)
+
+
 @pytest.mark.slow
-def test_every_module_imports_with_the_declared_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
+def test_every_module_imports_with_the_declared_dependencies_alone(fresh: str, tmp_path: Path) -> None:
     """A fresh environment has no test tools, so an import of one, or of an undeclared package, shows."""
-    run(sys.executable, "-m", "venv", "fresh", folder=tmp_path)
-    [python] = [path for path in tmp_path.glob("fresh/*/python*") if path.name in {"python", "python.exe"}]
-    run(str(python), "-m", "pip", "install", "--quiet", str(wheel), folder=tmp_path)
     code = (
         "import importlib, pkgutil, onnxcomp\n"
         "names = [m.name for m in pkgutil.walk_packages(onnxcomp.__path__, 'onnxcomp.')]\n"
         f"names = [each for each in names if '__main__' not in each and not each.startswith({NEEDS_TORCH!r})]\n"
         "print(*[importlib.import_module(name).__name__ for name in names])\n"
     )
-    imported = set(run(str(python), "-c", code, folder=tmp_path).split())
+    imported = set(run(fresh, "-c", code, folder=tmp_path).split())
     modules = {file.removesuffix(".py").replace("/", ".") for file in source_files() if file.endswith(".py")}
     names = {name.removesuffix(".__init__") for name in modules}
     of_an_extra = {each for each in names if each.startswith(NEEDS_TORCH)}
     assert of_an_extra and imported == names - of_an_extra - {"onnxcomp", "onnxcomp.__main__"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "data"), [("lenet5", "mnist_calib"), ("resnet8", "resnet8_calib")])
+def test_the_base_install_distils(fresh: str, tmp_path: Path, model: str, data: str) -> None:
+    missing = "import importlib.util as u; print(u.find_spec('torch'))"
+    assert run(fresh, "-c", missing, folder=tmp_path).strip() == "None"
+    models = ROOT / "models"
+    samples = str(models / f"{data}.npz")
+    run(
+        fresh, "-m", "onnxcomp", "distill", str(models / f"{model}.onnx"), "--student", "width=0.5", "--epochs", "30",
+        "--calib-data", samples, "--train-data", samples, "-o", "student.onnx", folder=tmp_path,
+    )  # fmt: skip
+    steps = json.loads((tmp_path / "student.receipt.json").read_text())["steps"]
+    trained = [each["details"] for step in steps for each in step["changed"] if "loss_after" in each["details"]]
+    assert trained and all(each["loss_after"] < each["loss_before"] for each in trained)
+    assert (tmp_path / "student.onnx").stat().st_size < 0.7 * (models / f"{model}.onnx").stat().st_size

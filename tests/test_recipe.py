@@ -82,7 +82,7 @@ def test_a_wrong_recipe_is_refused_with_its_place(text: str, message: str, tmp_p
 
 
 def test_an_unknown_recipe_lists_the_presets() -> None:
-    with pytest.raises(RecipeError, match="Presets: deep-compression, default, fast, lossless, small, tiny"):
+    with pytest.raises(RecipeError, match="Presets: deep-compression, default, fast, lossless, packed, small, tiny"):
         Recipe.load("smal")
 
 

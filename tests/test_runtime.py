@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -13,12 +14,15 @@ from onnx import helper
 
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.runtime import (
+    Load,
     Session,
     available_providers,
     evaluate,
+    isolated,
     loads,
     measure_latency,
     measure_load,
+    measure_loads,
     profile_nodes,
     run_isolated,
 )
@@ -175,6 +179,29 @@ def test_isolated_memory_is_the_childs_own(tmp_path: Path) -> None:
     held = np.ones(50_000_000, np.float32)
     assert held.nbytes > 100e6
     assert measure_load(ADD, runs=1).peak_bytes < 100e6
+
+
+def test_loads_take_turns_and_the_shortest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = {"a": iter([0.3, 0.1, 0.2]), "b": iter([0.05, 0.4, 0.05])}
+    turns: list[str] = []
+
+    def run(model: Any, batches: Any, **_: Any) -> Any:
+        turns.append(model)
+        return SimpleNamespace(load=Load(next(took[model]), 10 * len(turns)))
+
+    monkeypatch.setattr(isolated, "run_isolated", run)
+    found = measure_loads({"a": "a", "b": "b"}, runs=3)
+    assert turns == ["a", "b", "a", "b", "a", "b"]
+    assert found["a"] == Load(0.1, 30, pytest.approx(0.1)) and found["b"] == Load(0.05, 40, 0.0)
+    assert found["a"].noise == pytest.approx(1.0)
+
+
+def test_models_that_load_slowly_are_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(load=Load(1.5, 1))
+    monkeypatch.setattr(isolated, "run_isolated", lambda *_, **__: turns.append(1) or run)
+    turns: list[int] = []
+    measure_loads({"a": b"", "b": b""}, runs=3)
+    assert len(turns) == 2
 
 
 def test_values_survive_the_folder(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The command line: ``main`` runs one command and turns every error meant for the user into one line.
 
-Exit codes: 0 written and every budget met; 1 an error, nothing written; 2 wrong usage; 3 the accuracy
-holds and the model is written, but a size, latency or time goal was missed; 130 interrupted. Of a fault of onnxcomp
-itself, -v or ONNXCOMP_TRACEBACK=1 shows where it is.
+Exit codes: 0 done, and every budget met; 1 failed: something that was named cannot be read, run or written, or is over
+its limit; 2 wrong usage: what was asked for cannot be (an unknown name, a value out of range, an option without the one
+it needs); 3 the accuracy holds and the model is written, but a size, latency or time goal was missed; 130 interrupted.
+Every error is one line, ``onnxcomp: ...``, on standard error. Of a fault of onnxcomp itself, -v or
+ONNXCOMP_TRACEBACK=1 shows where it is.
 
 A command is a file of this folder that defines ``command``; it is imported when it is named, and what is
 slow to import (onnx, onnxruntime, numpy) only when it runs.
@@ -22,13 +24,15 @@ from typing import Any, NoReturn
 import click
 
 from onnxcomp.clock import clock
-from onnxcomp.errors import OnnxcompError, ParameterError
+from onnxcomp.errors import OnnxcompError, WrongUsage
 from onnxcomp.room import in_words, is_full
 
 ERROR = 1
 WRONG_USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+
+ALIKE_OPTIONS = 0.75  # dashes are alike in any case
 
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
@@ -51,17 +55,46 @@ class Commands(click.Group):
         found: click.Command = importlib.import_module(f"onnxcomp.cli.{cmd_name}").command
         return found
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its first sentence, whole."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(each.help or "")) for name, each in found if each is not None])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note, for whoever looks for a fault, whether the command was asked to say more."""
         ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
         return super().parse_args(ctx, args)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the options that stand before the command; what is wrong with them is one line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            _end_usage(error)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; of one that there is not, the one that was probably meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from onnxcomp.nearest import meant
+
+            hint = meant(name, COMMANDS) or f" Commands: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"{name}: no such command.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error is one line on standard error and an exit code."""
         try:
             return super().invoke(ctx)
-        except ParameterError as error:
-            _end(str(error), WRONG_USAGE)
+        except click.UsageError as error:
+            _end_usage(error)
+        except WrongUsage as error:
+            _end(_as_option(str(error)), WRONG_USAGE)
         except OnnxcompError as error:
             _end(str(error), ERROR)
         except KeyboardInterrupt:
@@ -101,11 +134,46 @@ def main(args: Sequence[str] | None = None) -> None:
     commands.main(args, prog_name="onnxcomp", obj=clock())
 
 
+def _first_sentence(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
+
+
 def _end(message: str, code: int) -> NoReturn:
     from onnxcomp.cli.screen import visible
 
     click.echo(visible(f"onnxcomp: {' '.join(message.split())}"), err=True)
     raise click.exceptions.Exit(code)
+
+
+def _end_usage(error: click.UsageError) -> NoReturn:
+    """``onnxcomp: --max-drop: must be 0.01 ..., got 'abc'. See onnxcomp optimize -h.``"""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    path = "onnxcomp" if error.ctx is None else error.ctx.command_path
+    message = _usage_words(error)
+    _end(f"{message}{'' if message.endswith('?') else '.'} See {path} -h.", error.exit_code)
+
+
+def _usage_words(error: click.UsageError) -> str:
+    """What is wrong, by the option's or argument's name."""
+    if isinstance(error, click.NoSuchOption):
+        from onnxcomp.nearest import meant
+
+        known = [] if error.ctx is None else [name for each in error.ctx.command.params for name in each.opts]
+        return f"{error.option_name}: no such option.{meant(error.option_name, known, alike=ALIKE_OPTIONS)}".rstrip(".")
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        option = error.param.opts[0] if isinstance(error.param, click.Option) else (error.param.name or "").upper()
+        what = "is missing" if isinstance(error, click.MissingParameter) else error.message
+        return f"{option}: {what}".rstrip(".")
+    return error.format_message().rstrip(".")
+
+
+def _as_option(message: str) -> str:
+    """``metric: must be ...`` -> ``--metric: must be ...`` where that is an option."""
+    from onnxcomp.cli.optimize import command
+
+    known = {option for each in command.params for option in each.opts}
+    return f"--{message}" if f"--{message.partition(': ')[0]}" in known else message
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("reference", type=options.PATH)
 @options.model_argument
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.metric_option
 @options.reading_option
@@ -38,6 +39,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     metric: str,
     outputs: tuple[tuple[str, str], ...],
     max_drop: str | None,
@@ -52,6 +54,8 @@ def command(
     from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.target import Target
 
+    if input_shapes and calib_data is not None:
+        raise click.UsageError("--input-shape says what to draw, and --data gives the inputs: give one of them.")
     with screen.progress(quiet=quiet) as tell:
         found = compare(
             reference,
@@ -61,6 +65,7 @@ def command(
             metric=metric,
             outputs=dict(outputs),
             max_drop=None if max_drop is None else budget.parse_drop(max_drop),
+            input_shapes=input_shapes,
             seed=seed,
             progress=tell,
         )
@@ -75,32 +80,43 @@ def command(
 
 
 def _show(found: Comparison) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
+    passed = found.verdict.passed and found.verdict.verified and not found.random
+    outcome = "OVER THE LIMIT" if not found.verdict.failed else "FAIL"
+    if found.verdict.passed:
+        outcome = "PASS" if passed else "RUNS, accuracy not judged"
+    screen.show(screen.headline(f"{found.reference} -> {found.model}: {outcome}", good=passed))
+    screen.show(screen.facts(_facts(found), indent=2))
+    measure = "signal to noise" if found.metric == "sqnr" else found.metric
     listed = screen.table(
-        "output", "taken for", found.metric, "95% interval", "largest error", "largest value", right=_NUMBERS
+        "output", "taken for", measure, "95% interval", "largest error", "largest value", right=_NUMBERS
     )
+    number = formats.decibels if found.metric == "sqnr" else formats.significant
     for each in found.outputs:
-        interval = "" if each.interval is None else " to ".join(map(formats.significant, each.interval))
-        numbers = (each.divergence, each.max_abs_error, each.max_abs_value)
-        value, error, peak = ("" if number is None else formats.significant(number) for number in numbers)
-        listed.add_row(*screen.cells(each.name, each.kind, value, interval, error, peak))
+        interval = "" if each.interval is None else " to ".join(map(number, each.interval))
+        value = "" if each.divergence is None else number(each.divergence)
+        errors = (each.max_abs_error, each.max_abs_value)
+        sizes = ("" if one is None else formats.significant(one) for one in errors)
+        listed.add_row(*screen.cells(each.name, each.kind, value, interval, *sizes))
     if found.outputs:
-        screen.show(listed, "")
-    screen.show(screen.facts(_facts(found)))
+        screen.show("", listed)
 
 
 _NUMBERS = ("largest error", "largest value")
 
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
-    from onnxcomp.cli import formats
+    from onnxcomp import formats
+    from onnxcomp.cli.summary import labelled, shapes_words
     from onnxcomp.cli.verdicts import verdict_words
 
     sizes = (found.reference_bytes, found.model_bytes)
-    rows = [("size", f"{sizes[0]:,} -> {sizes[1]:,} bytes, {formats.smaller(*sizes)}")]
-    where = "random inputs, which show breakage only" if found.random else found.data
-    rows.append(("compared", f"on {where}, on {found.target}"))
+    words = formats.smaller(*sizes).replace("larger", "LARGER")
+    rows = [("size", f"{formats.size(sizes[0])} -> {formats.size(sizes[1])}, {words}")]
+    where = f"{found.data}, which show breakage only" if found.random else found.data
+    at = f" {shapes_words(found.shapes, found.shapes_from)}," if found.random and found.shapes else ""
+    rows.append(("compared", f"on {where},{at} on {found.target}"))
     rows += verdict_words(found.verdict.describe(), metric=found.metric)
-    rows += [("note", each) for each in found.notes]
-    return rows
+    return rows + labelled("note", found.notes)

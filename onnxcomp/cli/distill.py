@@ -21,6 +21,7 @@ from onnxcomp.cli import options
               help="Times through the samples. [default: 20, within 400 to 8000 steps and --train-time]")  # fmt: skip
 @options.output_options
 @options.data_options
+@options.input_shape_option
 @options.own_training_options
 @options.target_options
 @options.budget_options

@@ -21,7 +21,8 @@ def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet:
 
     Only what store-compact wrote is decoded, and only to the very bits that ONNX Runtime computes from it.
     """
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
     from onnxcomp.model import load, refuse_outputs, save
     from onnxcomp.pipeline.reports.expansion import expand_checked
 
@@ -42,7 +43,7 @@ def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet:
 
 
 def _said(tensors: int) -> str:
-    from onnxcomp.cli import formats
+    from onnxcomp import formats
 
     if not tensors:
         return "nothing in it was stored compactly by onnxcomp"

@@ -24,9 +24,10 @@ SHOWN = 15  # rows of a table without --verbose
 @click.command()
 @options.model_argument
 @click.option("--sensitivity", is_flag=True,
-              help="Measure on --calib-data how much each weight matters and the bits it tolerates.")  # fmt: skip
+              help="Measure on --data how much each weight matters and the bits it tolerates.")  # fmt: skip
 @click.option("--groups", is_flag=True, help="List the channels, hidden units and heads that could be cut.")
-@options.data_options
+@options.inputs_options
+@options.input_shape_option
 @options.target_options
 @options.json_option
 @click.option("-v", "--verbose", is_flag=True, help="List every tensor and operator.")
@@ -39,6 +40,7 @@ def command(
     ep: str,
     threads: int,
     custom_ops: tuple[Path, ...],
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -53,16 +55,18 @@ def command(
 
     if sensitivity and groups:
         raise click.UsageError("--sensitivity and --groups are two tables: ask for one of them.")
+    if input_shapes and (sensitivity or groups):
+        raise click.UsageError("--input-shape is for the table of operators: leave out --sensitivity and --groups.")
     if groups:
         _groups(model, as_json=as_json, verbose=verbose)
         return
     if sensitivity:
         if calib_data is None:
-            raise click.UsageError("--sensitivity is measured on inputs: give them with --calib-data.")
+            raise click.UsageError("--sensitivity is measured on inputs: give them with --data.")
         target = Target.of(ep, threads=threads, custom_ops=custom_ops)
         _sensitivity(model, calib_data, target, seed, as_json=as_json, verbose=verbose)
         return
-    found = inspect(model)
+    found = inspect(model, input_shapes=input_shapes)
     if as_json:
         derived = {"graph_bytes": found.graph_bytes, "weight_bytes": found.weight_bytes}
         screen.show_json({**dataclasses.asdict(found), **derived})
@@ -85,7 +89,8 @@ def _sensitivity(
 
 
 def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     listed = screen.table("weight", "role", "bytes", "influence", "bits that it tolerates", right=_SENSITIVITIES)
     for each in found.weights[:limit]:
@@ -121,7 +126,8 @@ def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
 
 
 def _show_groups(found: GroupList, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     headings = ("group", "units", "cut along", "bytes a unit", "bytes", "MACs a unit", "MACs")
     listed = screen.table(*headings, right=headings[3:])
@@ -154,7 +160,7 @@ def _show(found: Inspection, *, verbose: bool) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
-    from onnxcomp.cli.formats import count
+    from onnxcomp.formats import count
 
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     rows = [
@@ -165,8 +171,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("size", _size_words(found)),
     ]
     if found.text_bytes:
-        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings"
-        rows.append(("texts", f"{words} that nothing reads at run time (`--recipe lossless` removes them)"))
+        words = f"{found.text_bytes:,} bytes of the graph are metadata and doc strings that nothing reads at run time"
+        rows.append(("texts", f"{words} (`onnxcomp optimize --recipe lossless` removes them)"))
     inner = [(found.subgraph_count, "subgraph"), (found.function_count, "local function")]
     within = ", ".join(count(number, noun) for number, noun in inner if number)
     rows.append(("nodes", f"{found.node_count:,}{f', {within}' if within else ''}"))
@@ -193,10 +199,13 @@ def _size_words(found: Inspection) -> str:
 
 
 def _mac_words(found: Inspection) -> str:
-    from onnxcomp.cli.formats import count
+    from onnxcomp.formats import count
+    from onnxcomp.input_shapes import shape_words
 
-    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} for a batch of one"
-    notes = ["dimensions that the model leaves open counted as 1"] if found.macs_partial else []
+    at = f"at {shape_words(found.input_shapes)}" if found.input_shapes else "for a batch of one"
+    words = f"{'at least ' if found.macs_partial or found.macs_unknown else ''}{found.macs:,} {at}"
+    open_sizes = "dimensions that the model leaves open counted as 1: --input-shape says them"
+    notes = [open_sizes] if found.macs_partial else []
     if found.macs_unknown:
         notes.append(f"not counted: {count(found.macs_unknown, 'node')} of unknown shape")
     return f"{words} ({'; '.join(notes)})" if notes else words
@@ -215,7 +224,8 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 
 
 def _show_weights(found: Inspection, limit: int | None) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
     from onnxcomp.graph.report.inspection import GAIN_BITS
 
     if not found.tensors:
@@ -235,7 +245,8 @@ def _show_weights(found: Inspection, limit: int | None) -> None:
 
 
 def _show_gains(found: Inspection) -> None:
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
 
     if not found.gains or found.gains[-1].size_bytes > (1 - WORTH_SAYING) * found.size_bytes:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
 from onnxcomp.cli import page, receipts, screen
 from onnxcomp.cli.options import default_output
+from onnxcomp.cli.phases import Phases
 from onnxcomp.files import Inputs
 from onnxcomp.graph.report.inspection import has_something_to_compress
 from onnxcomp.model import Model, load, refuse_outputs
@@ -51,6 +53,7 @@ class Request:
     threads: int
     target_cpu: str | None
     custom_ops: tuple[Path, ...]
+    input_shapes: dict[str, tuple[int, ...]]
     max_drop: str | None
     metric: str
     outputs: tuple[tuple[str, str], ...]
@@ -104,14 +107,24 @@ def run(request: Request) -> None:
         _show_plan(request, model)
         return
     remark = None if request.quiet or has_something_to_compress(model) else f"{model.name}: {NO_CONSTANTS}"
-    with screen.progress(quiet=request.quiet) as tell:
+    with screen.progress(quiet=request.quiet, words=_phases(request)) as tell:
         tell = tell if remark is None else _remarking(tell, remark)
         result = _result(request, model, tell, started)
         pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
+        if request.quiet or request.as_json:  # a table says it in its place
+            screen.remark(f"onnxcomp: goal missed: {'; '.join(result.receipt.missed)} (exit code {GOAL_MISSED})")
         click.get_current_context().exit(GOAL_MISSED)
+
+
+def _phases(request: Request) -> Callable[[str], str]:
+    """What the run says that it does, with the phase of the recipe that it is."""
+    if request.replay is not None:
+        return str
+    recipe = request.recipe if isinstance(request.recipe, Recipe) else Recipe.load(request.recipe)
+    return Phases.of(recipe).told
 
 
 def _remarking(tell: screen.Tell, remark: str) -> screen.Tell:
@@ -163,6 +176,7 @@ def _result(request: Request, model: Model, tell: screen.Tell, started: float | 
         exclude=request.exclude,
         reference=request.reference,
         training=request.training,
+        input_shapes=request.input_shapes,
         seed=request.seed,
         jobs=request.jobs,
         cluster=request.cluster,
@@ -178,6 +192,7 @@ def _show_plan(request: Request, model: Model) -> None:
         calibration=request.calib_data,
         target=request.target,
         exclude=request.exclude,
+        input_shapes=request.input_shapes,
         seed=request.seed,
     )
     if request.as_json:

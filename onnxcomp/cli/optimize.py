@@ -34,6 +34,7 @@ FOLLOWED = frozenset(
               help="A preset (default, small, fast, lossless, deep-compression, tiny) or a TOML file.")  # fmt: skip
 @options.output_options
 @options.data_options
+@options.input_shape_option
 @options.training_options
 @options.target_options
 @options.budget_options

@@ -10,6 +10,7 @@ import click
 
 from onnxcomp import budget
 from onnxcomp.errors import ParameterError
+from onnxcomp.input_shapes import parse_shape
 from onnxcomp.target.processors import processor
 
 if TYPE_CHECKING:
@@ -104,26 +105,71 @@ def _as_sequences(ctx: click.Context, param: click.Parameter, source: str | None
     return Sequences(source, axis)
 
 
-data_options = stacked(
-    click.option("--calib-data", metavar="SRC", callback=_as_sequences,
-                 help="Inputs to calibrate and verify with: .npz (one array per input, `labels` if you have them), "
-                      ".npy, a folder of these or of test_data_set_*, or module:function. "
-                      "Without it inputs are drawn at random, which only shows breakage."),
-    click.option("--sequence-axis", type=click.IntRange(min=0), metavar="N", callback=_note_axis, is_eager=True,
-                 expose_value=False,
-                 help="The arrays are sequences, such as (sequences, steps, ...): the axis of the steps, which the "
-                      "model takes one at a time, counted from 0. A folder of numbered .npz needs none: each file is "
-                      "a sequence."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-                 help="Seed of every random choice."),
+DATA_HELP = (
+    ".npz (one array per input, `labels` if you have them), .npy, a folder of these or of test_data_set_*, or "
+    "module:function. Without it inputs are drawn at random, which only shows breakage."
+)
+
+
+def _reading(*names: str, what: str) -> Decorator[Any]:
+    """Where inputs come from, by the first of the names; how they are read, and what is drawn."""
+    return stacked(
+        click.option(*names, "calib_data", metavar="SRC", callback=_as_sequences, help=f"{what}: {DATA_HELP}"),
+        click.option("--sequence-axis", type=click.IntRange(min=0), metavar="N", callback=_note_axis, is_eager=True,
+                     expose_value=False,
+                     help="The arrays are sequences, such as (sequences, steps, ...): the axis of the steps, which the "
+                          "model takes one at a time, counted from 0. A folder of numbered .npz needs none: each file "
+                          "is a sequence."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                     help="Seed of every random choice."),
+    )  # fmt: skip
+
+
+data_options = _reading("--calib-data", what="Inputs to calibrate and verify with")
+inputs_options = _reading("--data", "--calib-data", what="Inputs to run on")
+
+
+class Shape(ParamType):
+    """``images=1,3,320,320`` -> ("images", (1, 3, 320, 320))."""
+
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_shape(value)
+        except ParameterError as error:
+            self.fail(str(error).partition(": ")[2], param, ctx)
+
+
+def _by_name(
+    ctx: click.Context, param: click.Parameter, shapes: tuple[tuple[str, tuple[int, ...]], ...]
+) -> dict[str, tuple[int, ...]]:
+    names = [name for name, _ in shapes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise click.BadParameter(f"{twice or 'the input'} is given twice", ctx, param)
+    return dict(shapes)
+
+
+input_shape_option = click.option(
+    "--input-shape", "input_shapes", type=Shape(), multiple=True, callback=_by_name, metavar="NAME=SIZES",
+    help="Shape of an input that the model leaves open, such as images=1,3,320,320: for random inputs, latencies and "
+         "multiply-accumulates. May be repeated.",
 )  # fmt: skip
 
 
 ENGINES = ("auto", "ort", "torch")  # as training.engines.CHOICES
 
-reference_option = click.option("--reference", type=PATH, metavar="ORIGINAL",
-    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes "
-         "by it.")
+reference_option = click.option(
+    "--reference",
+    type=PATH,
+    metavar="ORIGINAL",
+    help="The model to hold the result against, where MODEL was made of it: what trains and repairs goes by it.",
+)
 
 own_training_options = stacked(
     click.option("--train-data", metavar="SRC",
@@ -167,7 +213,7 @@ reading_option = click.option(
 
 budget_options = stacked(
     click.option("--max-drop", type=Words("drop", budget.parse_drop), metavar="X",
-                 help="How much worse the metric may get: 0.01 (its unit) or 1% (relative). "
+                 help="How much worse the metric may get: 0.01 (its unit), 1% (relative), 30dB (noise) or none. "
                       "Default: the threshold of --metric auto."),
     metric_option,
     reading_option,

@@ -39,7 +39,8 @@ def command(
 
     For downloads, updates and archives: any model, whatever made it. Needs the extra onnxcomp[pack].
     """
-    from onnxcomp.cli import formats, screen
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
     from onnxcomp.packing.encryption import Locks, PackKeys
     from onnxcomp.packing.packer import pack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from onnxcomp.cli import formats
+from onnxcomp import formats
 from onnxcomp.cli.receipts import divergence, measure_name, totals, tried
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
@@ -65,7 +65,7 @@ def _steps(steps: Sequence[StepReport], measure: str) -> str:
 
 def _tried(receipt: Receipt) -> list[str]:
     """What was tried on the whole model, where a step did."""
-    headings = ("tried", "latency ratio", measure_name(receipt), "bytes", "result")
+    headings = ("tried", "time beside the kept one's", measure_name(receipt), "size", "result")
     rows = tried(receipt.steps)
     return ["<h2>Tried</h2>", _table(headings, rows, numbers={1, 2, 3})] if rows else []
 

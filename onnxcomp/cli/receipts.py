@@ -6,59 +6,77 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxcomp.cli import formats, screen
+from onnxcomp import formats
+from onnxcomp.cli import screen, steps, summary
+from onnxcomp.cli.steps import plain
+from onnxcomp.cli.summary import labelled
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
-from onnxcomp.registry import storing_pass
 
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
 REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
+KEPT = "kept"
+ACCOUNT = ".receipt.json"
 NAMED = 3  # weights named in a line without --verbose
 ESTIMATED_BITS = (8, 5, 4, 3)
 
 
 def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool, replayed: bool = False) -> None:
-    """The steps, then what the whole comes to. replayed: nothing of it was measured now."""
-    headings = ("step", "result", "bytes after", f"{measure_name(receipt)} (95% interval)", "weights and nodes")
-    steps = screen.table(*headings, right=("bytes after",), whole=("step",))
-    for report in receipt.steps:
-        steps.add_row(
-            *screen.cells(
-                report.rewrite, report.decision, f"{report.bytes_after:,}", divergence(report), touched(report)
-            )
-        )
-    screen.show(steps, *_later(receipt), *_reasons(receipt))
-    _show_tried(receipt)
+    """What the whole came to, then what changed the model. replayed: nothing of it was measured now."""
+    screen.show(screen.headline(summary.heading(receipt, written, replayed=replayed), good=_is_good(receipt)))
+    rows = summary.rows(receipt, verbose=verbose)
+    if verbose:
+        rows.append(("verified", verification(receipt)))
+        rows += [] if receipt.data["random"] else judged(receipt.verdict, receipt.metric.get("evidence"))
+    rows += labelled("note", [*([REPLAYED] if replayed else []), *_notes(receipt)])
+    rows += labelled("also", written[1:] if verbose else [each for each in written[1:] if not _is_account(each)])
+    screen.show(screen.facts(rows, indent=2), "")
+    if verbose:
+        _show_steps(receipt)
+    else:
+        _show_changes(receipt)
+    _show_tried(receipt, verbose=verbose)
     if verbose:
         _show_names(receipt)
-    rows = labelled("replayed", [REPLAYED] if replayed else [])
-    screen.show("", screen.facts([*rows, *totals(receipt, written)]))
+        return
+    account = [str(each) for each in written if _is_account(each)]
+    screen.show("", f"Details: {', '.join(['-v', *account, '--report page.html'])}")
+
+
+def _is_account(path: Path) -> bool:
+    return path.name.endswith(ACCOUNT)
+
+
+def _is_good(receipt: Receipt) -> bool:
+    return bool(receipt.verdict["passed"]) and bool(receipt.verdict.get("verified", True)) and not receipt.missed
+
+
+def _show_changes(receipt: Receipt) -> None:
+    """A line for each step that changed the model, or was not used."""
+    listed = screen.table("  ", " ", "", right=(" ",), whole=("  ",))
+    for name, gained, done in steps.changed(receipt):
+        listed.add_row(*screen.cells(f"  {name}", gained, done))
+    for name, why in steps.unused(receipt):
+        listed.add_row(*screen.cells(f"  {name}", "", why))
+    counted = steps.counted(receipt)
+    screen.show(f"{counted}{':' if listed.row_count else ''}", *([listed] if listed.row_count else []))
+
+
+def _show_steps(receipt: Receipt) -> None:
+    """All steps, with what each came to and why it was not kept whole."""
+    headings = ("step", "result", "bytes after", f"{measure_name(receipt)} (95% interval)", "weights and nodes")
+    listed = screen.table(*headings, right=("bytes after",), whole=("step",))
+    for report in receipt.steps:
+        decision, bytes_after = report.decision, f"{report.bytes_after:,}"
+        listed.add_row(*screen.cells(report.rewrite, decision, bytes_after, divergence(report), touched(report)))
+    screen.show(listed, *_reasons(receipt))
 
 
 def measure_name(receipt: Receipt) -> str:
     """What the steps' numbers are: a divergence, or the drop of a score."""
     name = str(receipt.metric["name"])
     return f"{name} drop" if receipt.metric.get("original_score") is not None else name
-
-
-def _later(receipt: Receipt) -> list[str]:
-    """Why a kept step saved nothing yet."""
-    names = [
-        each.rewrite
-        for each in receipt.steps
-        if each.decision.startswith("kept")
-        and each.divergence is not None
-        and each.bytes_after >= each.bytes_before
-        and each.changed
-    ]
-    if not names:
-        return []
-    known = ", ".join(dict.fromkeys(names))
-    storing = storing_pass()
-    stored = any(each.rewrite == storing for each in receipt.steps)
-    when = f"{storing} saves the bytes" if stored else f"`onnxcomp run {storing}` on the result saves the bytes"
-    return ["", f"Values only were changed by {known}: {when}."]
 
 
 def divergence(report: StepReport) -> str:
@@ -97,29 +115,42 @@ def _reasons(receipt: Receipt) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _show_tried(receipt: Receipt) -> None:
-    """What the steps tried on the whole model, and why the rest lost."""
-    headings = ("tried", "latency ratio", measure_name(receipt), "bytes", "result")
-    listed = screen.table(*headings, right=headings[1:4], whole=("tried",))
-    for row in tried(receipt.steps):
-        listed.add_row(*screen.cells(*row))
-    if listed.row_count:
-        screen.show("", listed)
+def _show_tried(receipt: Receipt, *, verbose: bool) -> None:
+    """What was tried on the whole model: the kept one marked, then the others, the fastest first."""
+    rows = tried(receipt.steps)
+    error = measure_name(receipt) if receipt.metric.get("original_score") is not None else "error"
+    listed = screen.table("", "tried", "time", error, "size", "result", right=("time", error, "size"), whole=("tried",))
+    idle = [row for row in rows if not row[1]]
+    for row in rows:
+        if row[1] or verbose:
+            listed.add_row(*screen.cells("*" if row[4] == KEPT else "", *row))
+    if not rows:
+        return
+    more = f"{len(idle)} more came to nothing that could be timed (-v lists {'it' if len(idle) == 1 else 'them'})"
+    against = "the kept one's" if any(row[4] == KEPT for row in rows) else "the original's"
+    how = f"Time is beside {against}, in turns; the latency above was measured once more at the end."
+    screen.show("", listed, *([] if verbose or not idle else [more]), how)
 
 
-def tried(steps: Sequence[StepReport]) -> list[tuple[str, str, str, str, str]]:
-    """A row for each thing tried: name, latency ratio, distance from the original, bytes, result."""
+def tried(reports: Sequence[StepReport]) -> list[tuple[str, str, str, str, str]]:
+    """A row for each thing tried, the fastest first: name, time beside that of the kept one (of the model before where
+    none was kept), distance from the original, bytes, result."""
+    found = [(report, each) for report in reports for each in report.tried]
+    found.sort(key=lambda pair: (pair[1].latency_ratio is None, pair[1].latency_ratio or 0.0))
     return [
         (
             each.name,
-            "" if each.latency_ratio is None else f"{each.latency_ratio:.3f}",
+            "" if each.latency_ratio is None else f"{each.latency_ratio / _kept_ratio(report):.3f}",
             "" if each.divergence is None else formats.significant(each.divergence),
-            "" if each.bytes_after is None else f"{each.bytes_after:,}",
-            each.outcome,
+            "" if each.bytes_after is None else formats.size(each.bytes_after),
+            plain(each.outcome),
         )
-        for report in steps
-        for each in report.tried
+        for report, each in found
     ]
+
+
+def _kept_ratio(report: StepReport) -> float:
+    return next((each.latency_ratio for each in report.tried if each.outcome == KEPT and each.latency_ratio), 1.0)
 
 
 def _named(entries: Sequence[Entry]) -> str:
@@ -169,16 +200,14 @@ def totals(receipt: Receipt, written: Sequence[Path] = ()) -> list[tuple[str, st
 
 def _notes(receipt: Receipt) -> list[str]:
     notes = list(receipt.notes)
+    unstored = steps.unstored(receipt)
+    if unstored:
+        notes.append(unstored)
     if not receipt.applied:
         notes.append("nothing was gained: the output is the original")
-    if receipt.data["random"]:
+    if receipt.data["random"] and not (receipt.applied and summary.is_exact(receipt)):
         notes.append(WITHOUT_DATA)
     return notes
-
-
-def labelled(label: str, lines: Sequence[object]) -> list[tuple[str, str]]:
-    """Several lines of which only the first is labelled."""
-    return [(label if index == 0 else "", str(line)) for index, line in enumerate(lines)]
 
 
 def _size_words(receipt: Receipt) -> str:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from onnxcomp.cli import options
 from onnxcomp.contract import Parameter, Pass, parameters
 from onnxcomp.errors import PassError
+from onnxcomp.nearest import meant
 from onnxcomp.recipe import AUTO
 from onnxcomp.registry import get_pass, pass_names, pass_summary
 
@@ -48,7 +49,8 @@ class Passes(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            ctx.fail(f"no such pass: {args[0]}. Passes: {', '.join(pass_names())}")
+            hint = meant(args[0], pass_names()) or f" Passes: {', '.join(pass_names())}."
+            ctx.fail(f"{args[0]}: no such pass.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -83,8 +85,11 @@ class PassCommand(click.Command):
 
 
 SHARED = options.stacked(
+    click.option("--store", is_flag=True,
+                 help="Store what the pass makes in the fewest bytes, too (store-compact), judged together with it."),
     options.output_options,
     options.data_options,
+    options.input_shape_option,
     options.training_options,
     options.target_options,
     options.budget_options,
@@ -92,7 +97,7 @@ SHARED = options.stacked(
     options.worker_options,
     options.json_option,
     options.noise_options,
-)
+)  # fmt: skip
 
 
 def command_of(kind: type[Pass]) -> click.Command:
@@ -107,7 +112,7 @@ def command_of(kind: type[Pass]) -> click.Command:
         chosen = {name: value for name, value in fields.items() if _was_given(ctx, name)}
         auto = any(value == AUTO and fields_by_name[name].strengths for name, value in chosen.items())
         rewrite = kind(**{name: value for name, value in chosen.items() if value != AUTO})
-        recipe = single(rewrite, auto=auto)
+        recipe = single(rewrite, auto=auto, store=given.pop("store"))
         job.run(job.Request(recipe=recipe, **given))
 
     fields_by_name = {each.name: each for each in parameters(kind)}

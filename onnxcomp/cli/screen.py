@@ -18,8 +18,8 @@ from typing import Any
 import click
 from rich.console import Console, JustifyMethod
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from onnxcomp.cli.time_left import TimeLeft, in_words
@@ -35,8 +35,9 @@ Tell = Callable[[int, int, str], None]
 
 
 def table(*headings: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """An empty table without a frame; columns in ``right`` hold numbers, those in ``whole`` are never folded."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    """An empty table without a frame; columns in ``right`` hold numbers, those in ``whole`` are never folded. Where no
+    heading says anything, there is no row of them."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(map(str.strip, headings)))
     for heading in headings:
         justify: JustifyMethod = "right" if heading in right else "left"
         made.add_column(heading, justify=justify, no_wrap=heading in (*right, *whole), overflow="fold")
@@ -48,21 +49,29 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def show(*parts: Table | str) -> None:
-    """Print tables and lines on standard output."""
+def show(*parts: Table | Text | str) -> None:
+    """Print tables and lines on standard output; a ``Text`` is one whose names are harmless already."""
     console = _console()
     with console.capture() as captured:
         for part in parts:
             if isinstance(part, str):
                 console.print(Text("\n".join(map(visible, part.split("\n")))))
+            elif isinstance(part, Text):
+                console.print(part)
             else:
                 console.print(Padding(part, (0, 0, 0, 0), expand=False))
     click.echo("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
 
 
-def facts(rows: Sequence[tuple[str, str]]) -> Table:
+def headline(words: str, *, good: bool) -> Text:
+    """What a run came to, in a line of its own; coloured on a terminal."""
+    return Text(visible(words), style="bold green" if good else "bold yellow")
+
+
+def facts(rows: Sequence[tuple[str, str]], *, indent: int = 0) -> Table:
     """Rows of a name and what is to be said about it."""
     made = Table(box=None, pad_edge=False, show_header=False)
+    rows = [(" " * indent + name, words) for name, words in rows]
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, words in rows:
@@ -96,15 +105,18 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool) -> Iterator[Tell]:
-    """A function ``(done, total, what)`` that shows how far a run has come, for as long as the context is open."""
+def progress(*, quiet: bool, words: Callable[[str], str] = str) -> Iterator[Tell]:
+    """A function ``(done, total, what)`` that shows how far a run has come, for as long as the context is open.
+
+    words: how what is under way is said.
+    """
     if quiet:
         yield _silent
     elif sys.stderr.isatty():
-        with _Bar().shown() as tell:
+        with _Bar(words).shown() as tell:
             yield tell
     else:
-        yield _Lines().tell
+        yield _Lines(words).tell
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -115,6 +127,7 @@ def _silent(done: int, total: int, what: str) -> None:
 class _Lines:
     """A line now and then, for logs."""
 
+    words: Callable[[str], str] = str
     started: float = field(default_factory=clock)
     said: float = -math.inf
     last: str = ""
@@ -122,6 +135,7 @@ class _Lines:
 
     def tell(self, done: int, total: int, what: str) -> None:
         now, left = clock(), self.left.told(done, total)
+        what = self.words(what)
         if now - self.started < QUIET_S or now - self.said < LINE_EVERY_S or what == self.last:
             return
         self.said, self.last = now, what
@@ -131,9 +145,16 @@ class _Lines:
 class _Bar:
     """One line at the foot of the terminal, gone when the run ends."""
 
-    def __init__(self) -> None:
-        columns = (TimeElapsedColumn(), BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    def __init__(self, words: Callable[[str], str] = str) -> None:
+        self.words = words
+        told = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        columns: tuple[ProgressColumn, ...] = (
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            BarColumn(20, table_column=Column(min_width=5)),
+            TaskProgressColumn(table_column=Column(min_width=4)),
+            told,
+        )
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
         self.task = self.bar.add_task("", total=None)
         self.left = TimeLeft()
 
@@ -146,7 +167,7 @@ class _Bar:
         task = self.bar.tasks[0]
         task.total = total if total > 1 else None  # `update` takes None for no change
         left = in_words(self.left.told(done, total))
-        words = ", ".join(filter(None, [visible(what), left]))
+        words = ", ".join(filter(None, [visible(self.words(what)), left]))
         self.bar.update(self.task, completed=done, description=Text(words).markup)
 
 

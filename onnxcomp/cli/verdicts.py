@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
-from onnxcomp.cli import formats
 
 if TYPE_CHECKING:
     from onnxcomp.pipeline.reports.check import Check
@@ -64,6 +64,7 @@ def verdict_line(verdict: Mapping[str, Any], *, metric: str) -> str:
 def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
     """What was measured, with its interval and limit."""
     value, interval = verdict["divergence"], verdict["interval"]
+    number = formats.decibels if metric == "sqnr" else formats.significant
     if not verdict.get("verified", True):
         return "nothing could be compared"
     if value is None:
@@ -71,12 +72,12 @@ def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
     if verdict.get("score") is not None:
         words = f"{metric} {verdict['original_score']:.4g} -> {verdict['score']:.4g}, a drop of {_number(value)}"
     else:
-        words = f"{metric} {_number(value)}"
+        words = f"{metric} {number(value)}"
     if interval[0] is not None and interval[0] != interval[1]:
-        words += f" (95% interval {_number(interval[0])} to {_number(interval[1])})"
+        words += f" (95% interval {number(interval[0])} to {number(interval[1])})"
     held = verdict.get("beside")
     beside = f"; divergence {_number(held[0])}, held to {_number(held[1])} as well" if held else ""
-    bound = "no limit" if verdict["limit"] >= LARGEST_DROP else f"limit {_number(verdict['limit'])}"
+    bound = "no limit" if verdict["limit"] >= LARGEST_DROP else f"limit {number(verdict['limit'])}"
     return f"{words}, {bound}{beside}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from onnxcomp import formats
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.clock import clock
@@ -109,6 +110,7 @@ def optimize(
     exclude: Sequence[str] = (),
     reference: str | os.PathLike[str] | onnx.ModelProto | Model | None = None,
     training: TrainingOptions | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     measure: bool = True,
     jobs: int | None = None,
@@ -122,7 +124,8 @@ def optimize(
     calibration: input data (see ``CalibrationData.open``; ``Sequences`` where the arrays have an axis of steps), None
     for none. outputs: what outputs are by the user's word, by name (see ``Verifier``). exclude: patterns of weight and
     node names to leave alone. reference: the model to hold the result against, where the source was made of it in an
-    earlier run. training: samples, engine and time of what trains. measure: whether to time the result at the end.
+    earlier run. training: samples, engine and time of what trains. input_shapes: input -> sizes that random inputs are
+    drawn in and latencies measured at. measure: whether to time the result at the end.
     started: when the time budget began, on the clock of ``time.monotonic``; now by default. jobs: tasks worked on at
     once, None for one a core; the result is the same for any number. cluster: the address of a Dask scheduler, or
     "local".
@@ -145,9 +148,11 @@ def optimize(
         time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
         with _opened_once(model):
             before = opened_reference(reference, model)
+            shapes = input_shapes or {}
             run = _prepare(
-                model, before, chosen, calibration, where, limits, metric, outputs, patterns, seed, progress, time
-            )
+                model, before, chosen, calibration, where, limits, metric, outputs, patterns, shapes, seed, progress,
+                time,
+            )  # fmt: skip
         setup = None if training is None else training.opened(model, where, seed)
         run.context = dataclasses.replace(run.context, jobs=jobs or cores(), training=setup)
         run.receipt.training, run.receipt.reference = described(setup), described_reference(reference)
@@ -186,6 +191,7 @@ def _prepare(
     metric: str,
     outputs: Mapping[str, str] | None,
     exclude: tuple[str, ...],
+    shapes: Mapping[str, Sequence[int]],
     seed: int,
     progress: Progress,
     time: TimeBudget,
@@ -193,7 +199,7 @@ def _prepare(
     """Read the data, run the original, start the receipt. before: the original, where it is not the model itself."""
     progress(0, 1, "running the original")
     with time.noting("open_s"):
-        recipe, data = _recipe_and_data(model, recipe, calibration, target, seed)
+        recipe, data = _recipe_and_data(model, recipe, calibration, target, seed, shapes)
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["outputs"] = dict(outputs or {})
@@ -242,7 +248,7 @@ def _versions() -> dict[str, str]:
 
 
 def _recipe_and_data(
-    model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int
+    model: Model, recipe: Recipe, calibration: Any, target: Target, seed: int, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[Recipe, CalibrationData]:
     """The data to verify on, and the recipe; only its exact steps for a model that no random inputs fit, or that
     draws other random numbers in every form.
@@ -251,7 +257,7 @@ def _recipe_and_data(
     their outputs are compared on nothing, so nothing may be lost.
     """
     try:
-        data = open_data(model, calibration, target, seed)
+        data = open_data(model, calibration, target, seed, shapes)
         model.inputs.update(data.files)
         reason = draws_differently(model, data, target)
         if reason is None:
@@ -262,7 +268,7 @@ def _recipe_and_data(
         return exact, CalibrationData.nothing(f"lossy steps are left out: {reason}")
     except CalibrationError as error:
         exact = recipe.exact_part()
-        if calibration is not None or not exact.steps:
+        if calibration is not None or shapes or not exact.steps:
             raise
         return exact, CalibrationData.nothing(f"exact passes only: {error}")
 
@@ -288,6 +294,8 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
         "verification_samples": checking.sample_count,
         "sha256": None if data.is_random else data_digest(data),
         "axes": data.axes_in_words,
+        "shapes": data.timed_shapes(),
+        "shapes_from": data.shapes_from,
     }
 
 
@@ -299,6 +307,8 @@ def _finish(run: Run) -> None:
     verdict = settle(run)
     receipt, model = run.receipt, run.current
     receipt.verdict = verdict.describe()
+    if verdict.doubt and not run.data.is_random and receipt.metric["wanted_samples"] is None:
+        receipt.notes.append(verdict.doubt)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
     gained = bool(receipt.applied)
@@ -325,7 +335,7 @@ def _measure(run: Run) -> None:
         return
     run.progress(0, 1, "measuring load time and latency")
     costs = compare_costs(run.original, run.current, run.data, run.context.target)
-    run.receipt.measured = dict(costs.figures)
+    run.receipt.measured = dict(costs.figures) | {"threads": run.target.threads}
     run.receipt.notes += costs.notes
 
 
@@ -335,11 +345,13 @@ def _compare_with_goals(run: Run, seconds: float) -> None:
     if budget.target_size is not None:
         goal = budget.target_size.limit(run.original.size_bytes)
         if size > goal:
-            receipt.missed.append(f"size: {size:,} bytes, the goal was {goal:,.0f}")
+            exact = f"{size:,} of {goal:,.0f} bytes"
+            receipt.missed.append(f"size: {formats.size(size)}, wanted {formats.size(goal)} ({exact})")
     latency = receipt.measured.get("latency_ms_result")
     if budget.target_latency is not None and latency is not None:
         goal = budget.target_latency.limit(receipt.measured["latency_ms_original"])
         if latency > goal:
-            receipt.missed.append(f"latency: {latency:.3g} ms, the goal was {goal:.3g} ms")
+            both = formats.milliseconds(latency), formats.milliseconds(goal)
+            receipt.missed.append("latency: {}, wanted {}".format(*both))
     if budget.time_budget_s is not None and seconds > budget.time_budget_s:
-        receipt.missed.append(f"time: {seconds:.0f} s, the budget was {budget.time_budget_s:.0f} s")
+        receipt.missed.append(f"time: {seconds:.0f} s, wanted {budget.time_budget_s:.0f} s")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.model import Model
 from onnxcomp.model_source import ModelSource, Referring
-from onnxcomp.runtime import Latency, Load, measure_apart, measure_latency, measure_load
+from onnxcomp.runtime import Latency, Load, measure_apart, measure_latency, measure_loads
 from onnxcomp.target import Target
-
-T = TypeVar("T")
 
 MEASURED_S = 1.0  # what two models run in turns, at least: twenty runs of a few microseconds say little
 FEWEST_RUNS = 7
@@ -41,6 +39,12 @@ class Costs:
         self.figures |= {f"{kind}_original": before, f"{kind}_result": after}
         self.figures[f"{kind}_ratio"] = after / before if before else 1.0
 
+    def add_loads(self, before: Load, after: Load) -> None:
+        """What loading the two models took, and how much the times of either differed."""
+        self.add("load_s", before.seconds, after.seconds)
+        self.figures["load_s_noise"] = max(each.noise for each in (before, after))
+        self.add("load_peak_bytes", before.peak_bytes, after.peak_bytes)
+
     @contextlib.contextmanager
     def noting(self, what: str) -> Iterator[None]:
         """Note what was not measured where that fails."""
@@ -53,7 +57,7 @@ class Costs:
 def latency_ratio(before: Model, after: Model, data: CalibrationData, target: Target | None) -> float:
     """Median latency of ``after`` over that of ``before``, alternated on one sample."""
     with on_disk({"before": before, "after": after}) as paths:
-        took = measure_latency(paths, data.first_sample(), seconds=MEASURED_S, **session_options(target))
+        took = measure_latency(paths, data.timed_sample(), seconds=MEASURED_S, warm=True, **session_options(target))
     return took["after"].median_ms / took["before"].median_ms
 
 
@@ -64,24 +68,38 @@ def compare_costs(original: Model, result: Model, data: CalibrationData, target:
     """
     costs, options = Costs(), session_options(target)
     nodes = max(len(each.proto.graph.node) for each in (original, result))
-    apart = original.size_bytes + result.size_bytes > APART_BYTES or nodes > APART_NODES
-    if not apart:
-        with costs.noting("latency"), on_disk(dict(zip(PAIR, (original, result), strict=True))) as paths:
-            took = measure_latency(paths, data.first_sample(), runs=FEWEST_RUNS, seconds=MEASURED_S, **options)
-            costs.add("latency_ms", *(took[name].median_ms for name in PAIR))
-
-    def measured(source: ModelSource, size_bytes: int) -> tuple[Load, Latency | None]:
-        if apart:
-            return measure_apart(source, data.first_sample(), runs=FEWEST_APART, seconds=MEASURED_S / 2, **options)
-        return measure_load(source, runs=1 if size_bytes > ONE_LOAD_BYTES else LOADS, **options), None
-
-    with costs.noting("latency, load time and load memory" if apart else "load time and load memory"):
-        first, second = as_used(original, measured, is_read=True), as_used(result, measured, is_read=False)
-        if first[1] is not None and second[1] is not None:
-            costs.add("latency_ms", first[1].median_ms, second[1].median_ms)
-        costs.add("load_s", first[0].seconds, second[0].seconds)
-        costs.add("load_peak_bytes", first[0].peak_bytes, second[0].peak_bytes)
+    if original.size_bytes + result.size_bytes > APART_BYTES or nodes > APART_NODES:
+        _compare_apart(costs, original, result, data, options)
+        return costs
+    with costs.noting("latency"), on_disk(dict(zip(PAIR, (original, result), strict=True))) as paths:
+        # Warm, as the trials of a search are: what a model takes that runs alone.
+        how: dict[str, Any] = {"runs": FEWEST_RUNS, "seconds": MEASURED_S, "warm": True}
+        took = measure_latency(paths, data.timed_sample(), **how, **options)
+        costs.add("latency_ms", *(took[name].median_ms for name in PAIR))
+    with costs.noting("load time and load memory"), as_used([original, result]) as sources:
+        costs.add_loads(*loads_of(sources, [original, result], options))
     return costs
+
+
+def _compare_apart(
+    costs: Costs, original: Model, result: Model, data: CalibrationData, options: dict[str, Any]
+) -> None:
+    """Fill in the figures of models that are not open at the same time."""
+    with costs.noting("latency, load time and load memory"):
+        found: list[tuple[Load, Latency]] = []
+        for model, read in ((original, [True]), (result, [False])):
+            with as_used([model], read) as [source]:
+                how: dict[str, Any] = {"runs": FEWEST_APART, "seconds": MEASURED_S / 2}
+                found.append(measure_apart(source, data.timed_sample(), **how, **options))
+        costs.add("latency_ms", *(latency.median_ms for _, latency in found))
+        costs.add_loads(*(load for load, _ in found))
+
+
+def loads_of(sources: Sequence[ModelSource], models: Sequence[Model], options: Mapping[str, Any]) -> list[Load]:
+    """What loading each of the models takes, in turns; once where one is large."""
+    runs = 1 if any(each.size_bytes > ONE_LOAD_BYTES for each in models) else LOADS
+    found = measure_loads({str(index): each for index, each in enumerate(sources)}, runs=runs, **options)
+    return [found[str(index)] for index in range(len(models))]
 
 
 def session_options(target: Target | None) -> dict[str, Any]:
@@ -102,12 +120,20 @@ def on_disk(models: Mapping[str, Model]) -> Iterator[dict[str, Path | Referring]
         yield {name: model.materialize(Path(folder) / name) for name, model in models.items()}
 
 
-def as_used(model: Model, measured: Callable[[ModelSource, int], T], *, is_read: bool) -> T:
-    """What is measured of a model as the file that its user has or will have. is_read: it is as it was read."""
-    if is_read and model.path is not None and not model.seeds:
-        return measured(model.path, model.size_bytes)
+@contextlib.contextmanager
+def as_used(models: Sequence[Model], read: Sequence[bool] = (True, False)) -> Iterator[list[ModelSource]]:
+    """The models as the files that their user has or will have, for as long as the context is open. read: which are as
+    they were read."""
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
-        return measured(model.written_whole(Path(folder)), model.size_bytes)
+        given = enumerate(zip(models, read, strict=False))
+        yield [_as_used(each, Path(folder) / str(at), is_read=is_read) for at, (each, is_read) in given]
+
+
+def _as_used(model: Model, folder: Path, *, is_read: bool) -> ModelSource:
+    if is_read and model.path is not None and not model.seeds:
+        return model.path
+    folder.mkdir()
+    return model.written_whole(folder)
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxcomp.calibration import CalibrationData
@@ -21,24 +22,32 @@ from onnxcomp.target import Target
 RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 
 
-def open_data(model: Model, source: Any, target: Target, seed: int) -> CalibrationData:
+def open_data(
+    model: Model, source: Any, target: Target, seed: int, shapes: Mapping[str, Sequence[int]] | None = None
+) -> CalibrationData:
     """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
 
-    Raises CalibrationError for data that does not fit, TargetError for a model that does not load.
+    shapes: of inputs, as the user wants them: random ones are drawn so, and latencies measured at them.
+    Raises CalibrationError for data that does not fit, TargetError for a model that does not load, ParameterError for
+    shapes that the model cannot have.
     """
     refuse_amplified(model)
-    if isinstance(source, CalibrationData):
+    if isinstance(source, CalibrationData) and not shapes:
         return source
     try:
         with model.opened_on(target.session) as session:
             barred = time_axes(model)
+            if isinstance(source, CalibrationData):
+                return source.timed_at(shapes or {}, session.run)
             if source is None:
                 run = functools.partial(session.run, limit_s=RANDOM_RUN_S)
                 batches = FEW_RANDOM_BATCHES if model.size_bytes > ONE_LOAD_BYTES else RANDOM_BATCHES
-                return CalibrationData.random(session.inputs, seed=seed, run=run, batches=batches, not_samples=barred)
+                drawn: dict[str, Any] = {"seed": seed, "run": run, "batches": batches, "not_samples": barred}
+                return CalibrationData.random(session.inputs, **drawn, shapes=shapes)
             states = {state.input for state in named_states(model, session)}
             data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
-            return rolled_out(model, session, data, seed=seed)
+            data = rolled_out(model, session, data, seed=seed)
+            return data.timed_at(shapes, session.run) if shapes else data
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error
 

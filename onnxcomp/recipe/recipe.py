@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.contract import Pass, Structure
-from onnxcomp.errors import RecipeError
+from onnxcomp.errors import LacksData, RecipeError, UnknownRecipe
+from onnxcomp.nearest import meant
 from onnxcomp.recipe.choose import Choose
 from onnxcomp.recipe.reading import read_step, refuse_unknown
 from onnxcomp.recipe.sequential import Sequential
 from onnxcomp.recipe.step import Apply, Step, needs_data
-from onnxcomp.registry import get_pass
+from onnxcomp.registry import get_pass, storing_pass
 
 RECIPE_KEYS = frozenset({"description", "goal", "step"})
 GOALS = ("bytes", "packed", "latency")
@@ -96,7 +97,8 @@ class Recipe:
     def check_needs(self, *, calibration: bool) -> None:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in () if calibration else self.needy():
-            raise RecipeError(f"{self.name}: {step.name} needs calibration data. Give it with --calib-data.")
+            where = "" if step.name == self.name else f"{self.name}: "
+            raise LacksData(f"{where}{step.name} needs calibration data. Give it with --calib-data.")
 
     def waits_for_data(self) -> tuple[str, ...]:
         """The passes that ``without_calibration`` does not even try, repairs after a choice aside."""
@@ -135,7 +137,8 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
         return known, name
     path = Path(name)
     if not path.is_file():
-        raise RecipeError(f"{name}: no such recipe. Presets: {', '.join(preset_names())}; or name a TOML file.")
+        known = f"Presets: {', '.join(preset_names())}; or name a TOML file."
+        raise UnknownRecipe(f"{name}: no such recipe.{meant(name, preset_names())} {known}")
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:
@@ -150,9 +153,11 @@ def _order_advice(earlier: Pass, later: Pass, lost: frozenset[Structure]) -> str
     return f"{words} Put {later.pass_name()} before {earlier.pass_name()}."
 
 
-def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = ()) -> Recipe:
-    """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first."""
+def single(rewrite: Pass, *, auto: bool = False, exclude: Sequence[str] = (), store: bool = False) -> Recipe:
+    """The recipe of one pass, as ``onnxcomp run`` makes it: what prepares it comes first. store: what it makes is
+    stored in the fewest bytes after it."""
     leave = tuple(exclude)
     prepared = [Apply(get_pass(name)(), exclude=leave) for name in rewrite.prepared_by]
     step = Choose((rewrite,), exclude=leave) if auto else Apply(rewrite, exclude=leave)
-    return Recipe(rewrite.pass_name(), (*prepared, step), is_single=True)
+    stored = [Apply(get_pass(storing_pass())(), exclude=leave)] if store and not rewrite.stores_encodings else []
+    return Recipe(rewrite.pass_name(), (*prepared, step, *stored), is_single=True)

@@ -5,7 +5,7 @@ that does not load) or VerificationError (a model that does not run).
 """
 
 from onnxcomp.model_source import ModelSource
-from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, run_isolated
+from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, measure_loads, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
 from onnxcomp.runtime.profile import profile_nodes
@@ -41,6 +41,7 @@ __all__ = [
     "measure_apart",
     "measure_latency",
     "measure_load",
+    "measure_loads",
     "one_line",
     "optimized",
     "profile_nodes",

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,20 @@ ENOUGH_S = 1.0
 
 @dataclass(frozen=True)
 class Load:
-    """What opening a model costs: seconds, and bytes above what the process held before."""
+    """What opening a model costs: seconds, and bytes above what the process held before.
+
+    Seconds are of the processor where one thread of the CPU does it all, as for latencies, else of the wall clock.
+    spread_s: from the shortest to the median of several: what disturbs a load makes it longer.
+    """
 
     seconds: float
     peak_bytes: int
+    spread_s: float = 0.0
+
+    @property
+    def noise(self) -> float:
+        """The spread as a share of the time."""
+        return self.spread_s / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -125,25 +134,38 @@ def measure_load(
     custom_ops: Sequence[Path] = (),
     runs: int = 3,
 ) -> Load:
-    """Median seconds to create a session and the peak memory it took, each run in a fresh process; no further run where
-    they have taken over a second, which tells enough."""
-    loads: list[Load] = []
-    while len(loads) < runs and sum(each.seconds for each in loads) <= ENOUGH_S:
-        with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
-            run = run_isolated(
-                model,
-                [],
-                folder=Path(folder),
-                provider=provider,
-                provider_options=provider_options,
-                threads=threads,
-                custom_ops=custom_ops,
-            )
-            loads.append(run.load)
-    return Load(
-        float(np.median([load.seconds for load in loads])),
-        int(np.median([load.peak_bytes for load in loads])),
-    )
+    """What ``measure_loads`` measures of one model."""
+    options: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "threads": threads}
+    return measure_loads({"": model}, **options, custom_ops=custom_ops, runs=runs)[""]
+
+
+def measure_loads(
+    models: Mapping[str, ModelSource],
+    *,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+    threads: int = 1,
+    custom_ops: Sequence[Path] = (),
+    runs: int = 3,
+) -> dict[str, Load]:
+    """The fewest seconds to create a session and the peak memory it took, in turns, each time in a fresh process; no
+    further turn where they have taken over a second each, which tells enough. What disturbs a load makes it longer."""
+    options: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "threads": threads}
+    loads: dict[str, list[Load]] = {name: [] for name in models}
+    for _ in range(runs):
+        for name, model in models.items():
+            with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
+                run = run_isolated(model, [], folder=Path(folder), **options, custom_ops=custom_ops)
+            loads[name].append(run.load)
+        if sum(each.seconds for own in loads.values() for each in own) > ENOUGH_S * len(models):
+            break
+    return {name: _shortest(own) for name, own in loads.items()}
+
+
+def _shortest(loads: Sequence[Load]) -> Load:
+    seconds = [load.seconds for load in loads]
+    peak = int(np.median([load.peak_bytes for load in loads]))
+    return Load(min(seconds), peak, float(np.median(seconds)) - min(seconds))
 
 
 def write_values(folder: Path, values: Mapping[str, Value]) -> None:
@@ -250,11 +272,11 @@ def _in_child(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
 def _work(folder: Path) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_text())
     before = peak_memory_bytes()
-    started = time.perf_counter()
+    clock = clock_for(job["session"]["provider"], job["session"]["threads"])
+    started = clock()
     session = Session(_model_of(job), custom_ops=[Path(p) for p in job["custom_ops"]], **job["session"])
-    load_s, load_peak_bytes = time.perf_counter() - started, peak_memory_bytes() - before
+    load_s, load_peak_bytes = clock() - started, peak_memory_bytes() - before
     if "timed" in job:
-        clock = clock_for(job["session"]["provider"], job["session"]["threads"])
         took = in_turns({"": session}, read_values(folder / "in0"), clock=clock, **job["timed"])[""]
         return {"load_s": load_s, "load_peak_bytes": load_peak_bytes, "latency": dataclasses.asdict(took)}
     for i in range(job["batch_count"]):

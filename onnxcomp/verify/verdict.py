@@ -8,6 +8,7 @@ from typing import Any
 
 PARTS = ("class by class", "class balance", "worst channel", "samples")
 PART_FACTOR = 1.4
+MOST_SAMPLES = 10**6  # what takes more to tell is not told
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,30 @@ class Verdict:
     def resolution(self) -> float:
         """Half the interval: differences smaller than this cannot be told with so many samples."""
         return (self.interval[1] - self.interval[0]) / 2
+
+    @property
+    def samples_that_tell(self) -> int | None:
+        """About how many samples would put the whole interval on one side of the limit, as widths go down with their
+        root; None where these do, or the value is the limit itself."""
+        low, high = self.interval
+        if self.failed or not math.isfinite(self.limit) or not low <= self.limit < high:
+            return None
+        margin = abs(self.limit - self.divergence)
+        width = high - self.divergence if self.divergence <= self.limit else self.divergence - low
+        wanted = self.samples * (width / margin) ** 2 if margin else math.inf
+        return math.ceil(wanted) if wanted < MOST_SAMPLES else None
+
+    @property
+    def doubt(self) -> str:
+        """That the samples are too few to tell on which side of the limit the model is, "" where they are not."""
+        wanted = self.samples_that_tell
+        if wanted is None or wanted <= self.samples:
+            return ""
+        low, high = self.interval
+        return (
+            f"{self.samples:,} samples leave the error between {low:.3g} and {high:.3g}, on both sides of the limit: "
+            f"about {float(f'{wanted:.2g}'):,.0f} can tell"
+        )
 
     def describe(self) -> dict[str, Any]:
         """The verdict as plain values for receipts and ``--json``; None for what is not finite."""

@@ -26,6 +26,7 @@ from onnxcomp.calibration.data.sources import call_score
 from onnxcomp.errors import ModelError, ParameterError, TargetError, VerificationError
 from onnxcomp.graph.dataflow.output_operators import SCORING, ends
 from onnxcomp.model import Model
+from onnxcomp.nearest import meant
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats
 from onnxcomp.runtime import Value
@@ -89,7 +90,8 @@ class Verifier:
         if wrong:
             raise ParameterError(f"output: must be one of {', '.join(metrics.KINDS)}, got {wrong[0]!r}")
         if metric not in METRICS and ":" not in metric:
-            raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}")
+            hint = meant(metric, METRICS)
+            raise ParameterError(f"metric: must be {', '.join(METRICS)} or module:function, got {metric!r}.{hint}")
         if metric in COUNTED and data.is_random:
             raise ParameterError(f"metric: {metric} counts samples and random inputs are none. Give calibration data.")
         self._asked: dict[str, Any] = {
@@ -369,7 +371,7 @@ class Verifier:
         if worst is None or worst.value <= self.limit:
             return ()
         what = f"output {worst.name} ({worst.kind}, by {worst.measure})"
-        return (f"{what}: divergence {worst.value:.3g} is over {self.limit:.3g}",)
+        return (f"{what}: {self.metric} {worst.value:.3g} is over {self.limit:.3g}",)
 
     def _accuracy_verdict(self, changes: Floats, found: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
         """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""

@@ -116,7 +116,7 @@ def test_sensitivity_ranks_the_weights(invoke: Invoke, model_file: Path, calibra
 def test_sensitivity_needs_data(invoke: Invoke, model_file: Path) -> None:
     refused = invoke("inspect", model_file, "--sensitivity")
     assert refused.exit_code == 2
-    assert "--calib-data" in refused.output
+    assert "--data" in refused.output
 
 
 def test_metadata_and_doc_strings_are_told_from_the_graph(invoke: Invoke, model_file: Path, tmp_path: Path) -> None:

@@ -50,13 +50,36 @@ def test_the_default_output_stands_beside_the_input(invoke: Invoke, args: list[o
     assert files_in(model_file.parent) == {"net.onnx", "net.opt.onnx", "net.opt.receipt.json"}
 
 
-def test_the_table_says_what_every_step_did_and_what_it_comes_to(invoke: Invoke, args: list[object]) -> None:
+def test_the_result_comes_first_and_then_what_changed_the_model(
+    invoke: Invoke, args: list[object], out: Path
+) -> None:
     text = invoke(*args).stdout
-    assert re.search(r"^cluster-weights +kept .* 2 changed", text, re.MULTILINE)
-    assert re.search(r"^store-compact +kept ", text, re.MULTILINE)
-    assert re.search(r"^size +[\d,]+ -> [\d,]+ bytes, [\d.]+x smaller$", text, re.MULTILINE)
-    assert re.search(r"^verified +on 128 samples .* on cpu: divergence .*, limit 0.03$", text, re.MULTILINE)
-    assert re.search(r"^written +\S+small.onnx$", text, re.MULTILINE)
+    size = r"  size +7.09 kB -> [\d.]+ kB +[\d.]+x smaller\n"
+    assert re.match(rf"net.onnx -> {out}/small.onnx: PASS, [\d.]+ s\n{size}", text)
+    outputs = r"same top class on [\d.]+% of 128 unseen samples; error [\d.]+ of 0.03 allowed \(judged as class scores"
+    assert re.search(rf"^  outputs +{outputs}.*\)$", text, re.MULTILINE)
+    assert "\n\n2 of 2 steps changed the model (-v lists all):\n" in text
+    assert re.search(r"^  cluster-weights +2 weights in 6 bits$", text, re.MULTILINE)
+    assert re.search(r"^  store-compact +-[\d.]+ kB  2 weights stored in fewer bytes$", text, re.MULTILINE)
+    assert text.endswith(f"\nDetails: -v, {out}/small.receipt.json, --report page.html\n")
+
+
+def test_all_that_says_how_large_the_result_is_says_the_same(invoke: Invoke, args: list[object], out: Path) -> None:
+    text = invoke(*args, "-v", "--target-size", "100x").stdout
+    size = (out / "small.onnx").stat().st_size
+    receipt = json.loads((out / "small.receipt.json").read_text())
+    assert receipt["result"]["bytes"] == receipt["steps"][-1]["bytes_after"] == size
+    assert f"-> {size:,} bytes)" in text
+    assert re.search(rf"^  MISSED +size: .* \({size:,} of 71 bytes\)$", text, re.MULTILINE)
+    assert re.search(rf"^store-compact +kept +{size:,} ", text, re.MULTILINE)
+
+
+def test_steps_that_find_nothing_are_a_count(invoke: Invoke, args: list[object], recipe: Path) -> None:
+    recipe.write_text('[[step]]\npass = "fuse-pad"\n' + recipe.read_text())
+    plain, verbose = invoke(*args).stdout, invoke(*args, "-v", "--force").stdout
+    assert "2 of 3 steps changed the model, 1 had nothing to do (-v lists it):" in plain
+    assert "fuse-pad" not in plain
+    assert re.search(r"^fuse-pad +nothing to do", verbose, re.MULTILINE)
 
 
 def test_output_that_is_no_terminal_has_no_colour_no_frames_and_no_trailing_blanks(
@@ -92,15 +115,25 @@ def test_json_is_the_receipt_with_the_files(invoke: Invoke, args: list[object], 
 
 def test_without_data_every_line_of_verification_says_random_inputs(invoke: Invoke, args: list[object]) -> None:
     text = invoke(*args[:4], *args[6:]).stdout
-    assert re.search(r"^verified +on random inputs", text, re.MULTILINE)
+    assert re.match(r"net.onnx -> .*: RUNS, accuracy not judged, ", text)
+    assert re.search(r"^  outputs +error [\d.]+ on random inputs, which show breakage only$", text, re.MULTILINE)
     assert "--calib-data" in text
 
 
 def test_a_missed_size_goal_ends_with_3_and_the_model_is_written(invoke: Invoke, args: list[object], out: Path) -> None:
     result = invoke(*args, "--target-size", "100x")
     assert result.exit_code == 3
-    assert re.search(r"^goal missed +size: ", result.stdout, re.MULTILINE)
+    assert re.match(r"net.onnx -> .*: PASS, GOAL MISSED, ", result.stdout)
+    assert re.search(r"^  MISSED +size: [\d.]+ kB, wanted 71 B ", result.stdout, re.MULTILINE)
     assert files_in(out) == {"small.onnx", "small.receipt.json"}
+
+
+@pytest.mark.parametrize("option", ["-q", "--json"])
+def test_a_missed_goal_is_said_where_no_table_says_it(invoke: Invoke, args: list[object], option: str) -> None:
+    result = invoke(*args, "--target-size", "100x", option)
+    assert result.exit_code == 3
+    said = result.stderr.splitlines()[-1]
+    assert re.fullmatch(r"onnxcomp: goal missed: size: [\d.]+ kB, wanted 71 B \(.* bytes\) \(exit code 3\)", said)
 
 
 def test_a_goal_that_is_met_ends_with_0(invoke: Invoke, args: list[object]) -> None:
@@ -113,8 +146,8 @@ def test_weights_that_break_the_budget_are_taken_back_and_named(
     recipe.write_text(CLUSTERED.format(bits=1))
     result = invoke(*args)
     assert result.exit_code == 0
-    assert re.search(r"^cluster-weights +(taken back|kept in part)", result.stdout, re.MULTILINE)
-    assert re.search(r"^ +taken back: W", result.stdout, re.MULTILINE)
+    assert re.search(r"^  cluster-weights .*(not used|taken back): .*\bW[12]\b", result.stdout, re.MULTILINE)
+    assert re.search(r"^ +taken back: W", invoke(*args, "-v", "--force").stdout, re.MULTILINE)
 
 
 def test_excluded_weights_are_not_changed(invoke: Invoke, args: list[object]) -> None:
@@ -252,17 +285,18 @@ def test_with_labels_the_table_speaks_of_accuracy(
     inputs = np.load(calibration_file)["x"]
     [scores] = onnxruntime.InferenceSession(str(model_file)).run(None, {"x": inputs})
     np.savez(calibration_file, x=inputs, labels=scores.argmax(axis=1))
-    text = invoke(*args).stdout
+    text = invoke(*args, "-v").stdout
     assert "accuracy drop (95% interval)" in text
-    assert re.search(r"^verified .*: accuracy 1 -> [\d.]+, a drop of [\d.]+", text, re.MULTILINE)
+    assert re.search(r"^  outputs +accuracy 1 -> [\d.]+, a drop of [\d.]+ \([\d.]+ allowed\)", text, re.MULTILINE)
 
 
 def test_one_sample_alone_verifies_nothing(invoke: Invoke, args: list[object], calibration_file: Path) -> None:
     np.savez(calibration_file, x=np.load(calibration_file)["x"][:1])
     text = invoke(*args).stdout
-    assert re.search(r"^verified +not verified", text, re.M) and "did not see" not in text
+    assert re.match(r"net.onnx -> .*: (UNCHANGED|NOT JUDGED)", text) and "unseen" not in text
+    assert re.search(r"^  outputs +nothing could be compared", text, re.M)
     assert "too few samples to keep some apart" in text and "only what is safe without data was done" in text
-    assert re.search(r"^cluster-weights +taken back", text, re.M)  # six bits are not
+    assert re.search(r"^  cluster-weights +not used", text, re.M)  # six bits are not
 
 
 def test_repeated_samples_are_told_from_distinct_ones(
@@ -270,7 +304,7 @@ def test_repeated_samples_are_told_from_distinct_ones(
 ) -> None:
     assert "distinct" not in invoke(*args).stdout
     np.savez(calibration_file, x=np.tile(np.load(calibration_file)["x"][:40], (8, 1)))
-    assert "on 160 samples (20 distinct) that calibration did not see" in invoke(*args, "--force").stdout
+    assert "160 unseen samples (20 distinct)" in invoke(*args, "--force").stdout
 
 
 def test_operators_that_no_opset_counts_are_named_as_needed(
@@ -283,7 +317,7 @@ def test_operators_that_no_opset_counts_are_named_as_needed(
     model.graph.node.add(op_type="Gelu", domain="com.microsoft", input=["before_gelu"], output=[made])
     model.opset_import.add(domain="com.microsoft", version=1)
     onnx.save(model, model_file)
-    assert " or newer that has com.microsoft:Gelu (opset " in invoke(*args, "--force").stdout
+    assert " or newer that has com.microsoft:Gelu; judged on cpu" in invoke(*args, "--force").stdout
 
 
 def test_a_run_that_gains_nothing_says_so(invoke: Invoke, args: list[object], recipe: Path) -> None:
@@ -322,7 +356,9 @@ def test_what_was_tried_is_listed_with_the_reason_why_it_lost(
     page = tmp_path / "page.html"
     args = ["optimize", model_file, "--recipe", recipe, "--calib-data", calibration_file, "-o", tmp_path / "o.onnx"]
     text = invoke(*args, "--report", page).stdout
-    assert re.search(r"^tried +latency ratio +divergence +bytes +result$", text, re.MULTILINE)
-    assert re.search(r"^fuse-pad +nothing to do for fuse-pad$", text, re.MULTILINE)
-    assert re.search(r"^quantize-static +0\.\d+ +\S+ +[\d,]+ +kept$", text, re.MULTILINE)
+    assert re.search(r"^ +tried +time +error +size +result$", text, re.MULTILINE)
+    assert re.search(r"^\* +quantize-static +1.000 +\S+ +[\d.]+ kB +kept$", text, re.MULTILINE)
+    assert "1 more came to nothing that could be timed (-v lists it)" in text
+    verbose = invoke(*args, "-v", "--force").stdout
+    assert re.search(r"^ +fuse-pad +nothing to do for fuse-pad$", verbose, re.MULTILINE)
     assert "<h2>Tried</h2>" in page.read_text()

@@ -40,7 +40,7 @@ def test_json_has_every_parameter(invoke: Invoke) -> None:
 
 def test_an_unknown_pass_is_an_error(invoke: Invoke) -> None:
     result = invoke("passes", "shrink-it")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no such pass" in result.stderr
 
 

@@ -92,7 +92,17 @@ def test_fields_that_contradict_each_other_are_wrong_usage(invoke: Invoke, model
 
 def test_a_value_pass_alone_says_where_the_bytes_are_saved(invoke: Invoke, model_file: Path, out: Path) -> None:
     text = invoke("run", "cluster-weights", model_file, "-o", out / "o.onnx", "--bits", "6").stdout
-    assert "onnxcomp run store-compact" in text
+    assert re.search(r"^  note +cluster-weights changed values only.*`onnxcomp run ... --store`", text, re.MULTILINE)
+
+
+def test_store_saves_the_bytes_in_the_same_run(
+    invoke: Invoke, model_file: Path, calibration_file: Path, out: Path
+) -> None:
+    args = ("run", "cluster-weights", model_file, "--bits", "6", "--calib-data", calibration_file, "-o", out / "o.onnx")
+    content = json.loads(invoke(*args, "--store", "--json").stdout)
+    assert [each["rewrite"] for each in content["steps"]] == ["cluster-weights", "store-compact"]
+    assert (out / "o.onnx").stat().st_size == content["result"]["bytes"] < model_file.stat().st_size / 2
+    assert content["verdict"]["verified"] and content["source"]["path"] == str(model_file)
 
 
 def test_store_compact_uses_what_an_earlier_run_noted(invoke: Invoke, model_file: Path, out: Path) -> None:
@@ -107,7 +117,8 @@ def test_store_compact_uses_what_an_earlier_run_noted(invoke: Invoke, model_file
 def test_a_step_that_breaks_the_budget_is_taken_back(invoke: Invoke, model_file: Path, calibration_file: Path) -> None:
     result = invoke("run", "binarize-weights", model_file, "--calib-data", calibration_file, "--max-drop", "1e-6")
     assert result.exit_code == 0
-    assert re.search(r"^binarize-weights +taken back", result.stdout, re.MULTILINE)
+    assert re.search(r"^  binarize-weights +not used: .* is over 1e-06", result.stdout, re.MULTILINE)
+    assert re.match(r"net.onnx -> .*: UNCHANGED, ", result.stdout)
 
 
 def test_an_unknown_pass_lists_the_known_ones(invoke: Invoke, model_file: Path) -> None:

@@ -126,3 +126,30 @@ def test_of_an_output_the_worst_measure_leads_and_all_are_named() -> None:
             "measures": {"class balance": None, "worst channel": 0.02, "whole": 0.01},
         }
     }
+
+
+DOUBTS = {  # value, interval, samples -> how many tell; limit 0.1, the margin is 0.02
+    "above the limit at one end": ((0.08, (0.06, 0.12)), 100, 400),  # twice too wide: four times as many
+    "below it at one end, though over": ((0.12, (0.09, 0.15)), 100, 225),  # one and a half times too wide
+    "all below": ((0.08, (0.06, 0.099)), 100, None),
+    "all above": ((0.12, (0.11, 0.15)), 100, None),
+    "at the limit itself": ((0.1, (0.06, 0.12)), 100, None),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTS)
+def test_how_many_samples_tell_on_which_side_of_the_limit_it_is(kind: str) -> None:
+    (value, interval), samples, wanted = DOUBTS[kind]
+    found = Verdict(divergence=value, interval=interval, limit=0.1, samples=samples)
+    assert found.samples_that_tell == (None if wanted is None else pytest.approx(wanted, abs=1))
+    assert bool(found.doubt) is (wanted is not None)
+
+
+def test_a_doubt_is_said_in_numbers() -> None:
+    found = Verdict(divergence=0.08, interval=(0.06, 0.1201), limit=0.1, samples=100)
+    said = "100 samples leave the error between 0.06 and 0.12, on both sides of the limit: about 400 can tell"
+    assert found.doubt == said
+
+
+def test_a_failure_leaves_no_doubt() -> None:
+    assert failure("broken", limit=0.1, samples=3).doubt == ""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.calibration.data.asked_shapes import resized, with_shapes
 from onnxcomp.calibration.data.groups import Group, natural_order, read_groups
 from onnxcomp.calibration.data.random_inputs import draw
 from onnxcomp.calibration.data.sample_axes import WHOLE, Cut, find_cut
@@ -56,6 +57,7 @@ class CalibrationData:
     is_random: drawn from a seed, so that nothing but breakage can be concluded from it.
     notes: what a reader of the results must know (dropped samples, no separate verification part).
     files: what the samples are read from, as it was when they were opened.
+    timed: what latencies are measured on, where its shapes were asked for; the first sample otherwise.
     """
 
     source: str
@@ -68,6 +70,7 @@ class CalibrationData:
     notes: tuple[str, ...] = ()
     files: Inputs = field(default_factory=Inputs, repr=False)
     scratch: ArrayScratch = field(default_factory=ArrayScratch, repr=False)
+    timed: Mapping[str, Value] | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -129,20 +132,35 @@ class CalibrationData:
         run: Run,
         batches: int = RANDOM_BATCHES,
         not_samples: Mapping[str, frozenset[int]] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> CalibrationData:
         """Inputs drawn from declared shapes and types: for finding breakage, never for allowing loss.
 
-        Sizes that the model leaves open are tried until ``run`` raises no VerificationError. Raises
-        CalibrationError when none of them runs.
+        Sizes that the model leaves open are tried until ``run`` raises no VerificationError. shapes: of these inputs,
+        as the user wants them. Raises CalibrationError when none of them runs, ParameterError for shapes that the
+        model cannot have.
         """
-        feeds = draw(inputs, seed=seed, run=run, batches=batches)
-        shapes = {spec.name: np.shape(feeds[0][spec.name]) for spec in inputs if spec.is_tensor}
-        data = cls._of_feeds(feeds, find_cut(shapes, inputs, not_samples), inputs, seed)
+        drawn = with_shapes(inputs, shapes or {})
+        feeds = draw(drawn, seed=seed, run=run, batches=batches)
+        found = {spec.name: np.shape(feeds[0][spec.name]) for spec in inputs if spec.is_tensor}
+        data = cls._of_feeds(feeds, find_cut(found, inputs, not_samples), inputs, seed)
         try:
             run(data.first_sample())
         except VerificationError:
-            return cls._of_feeds(feeds, WHOLE, inputs, seed)
-        return data
+            data = cls._of_feeds(feeds, WHOLE, inputs, seed)
+        return replace(data, timed=feeds[0]) if shapes else data
+
+    def timed_at(self, shapes: Mapping[str, Sequence[int]], run: Run) -> CalibrationData:
+        """The same, with latencies measured at these shapes: on the first sample, repeated or cut to them.
+
+        Raises ParameterError for shapes that the model cannot have, CalibrationError where it does not run at them.
+        """
+        timed = resized(self.first_sample(), with_shapes(self.inputs, shapes))
+        try:
+            run(timed)
+        except VerificationError as error:
+            raise CalibrationError(f"--input-shape: the model does not run at these shapes: {error}") from error
+        return replace(self, timed=timed)
 
     @classmethod
     def _of_feeds(cls, feeds: Sequence[Feeds], cut: Cut, inputs: Sequence[ValueSpec], seed: int) -> CalibrationData:
@@ -235,8 +253,30 @@ class CalibrationData:
         return replace(self, order=self.order[:limit])
 
     def first_sample(self) -> dict[str, Value]:
-        """The feeds of the first sample alone (of a fixed batch: of that batch), for measuring latency."""
+        """The feeds of the first sample alone (of a fixed batch: of that batch)."""
         return next(self.batches(limit=1))
+
+    def timed_sample(self) -> dict[str, Value]:
+        """The feeds that latencies are measured on."""
+        return self.first_sample() if self.timed is None else dict(self.timed)
+
+    def timed_shapes(self) -> dict[str, list[int]]:
+        """The shapes of the tensors that latencies are measured on, by input."""
+        feeds = self.timed_sample() if self.groups else {}
+        return {name: list(value.shape) for name, value in feeds.items() if isinstance(value, np.ndarray)}
+
+    @property
+    def shapes_from(self) -> str:
+        """Where those shapes come from."""
+        if self.timed is not None:
+            return "--input-shape"
+        if not self.is_random:
+            return "calibration data"
+        open_axes = {axis for spec in self.inputs for axis, dim in enumerate(spec.shape) if not isinstance(dim, int)}
+        unranked = any(not spec.shape and self.timed_shapes().get(spec.name) for spec in self.inputs)
+        if open_axes - {0} or unranked:
+            return "guessed"
+        return "the model, a batch of one" if open_axes else "the model"
 
     def labelled_batches(self, limit: int | None = None) -> Iterator[Batch]:
         """As ``batches``, with the labels and where the samples lie."""

@@ -8,7 +8,7 @@ an unknown operator makes is, its shape is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnxcomp.graph.infer.shape_values import AxisSize, partly_known_integers
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
 from onnxcomp.graph.ir.untouched import state_of
+from onnxcomp.input_shapes import Dims
 
 Shape = tuple[int | None, ...]
 
@@ -93,25 +94,34 @@ class Shapes:
 
 
 def infer_shapes(
-    graph: Graph, *, batch: int | None = None, every: int | None = None, computed: bool = False
+    graph: Graph,
+    *,
+    batch: int | None = None,
+    every: int | None = None,
+    computed: bool = False,
+    inputs: Mapping[str, Dims] | None = None,
 ) -> Shapes:
     """Types and shapes of the tensors of the main graph and its subgraphs; of functions, nothing is known.
 
     computed: follow the whole numbers that the graph computes from shapes, too, into what is reshaped by them.
 
     batch: the size to assume for the first dimension of the inputs where the model leaves it open; never for
-    a rewrite, only for describing a model. every: likewise, for all dimensions of inputs that are open.
+    a rewrite, only for describing a model. every: likewise, for all dimensions of inputs that are open. inputs:
+    likewise, the shapes of these inputs.
     """
-    state, key = state_of(graph), (batch, every, computed)
+    state, key = state_of(graph), (batch, every, computed, tuple(sorted((inputs or {}).items())))
     if key not in graph.inferred or graph.inferred[key][0] != state:
-        graph.inferred[key] = state, _inferred(graph, batch, every, computed=computed)
+        graph.inferred[key] = state, _inferred(graph, batch, every, computed=computed, inputs=inputs or {})
     found: Shapes = graph.inferred[key][1]
     return found.copy()
 
 
-def _inferred(graph: Graph, batch: int | None, every: int | None, *, computed: bool) -> Shapes:
+def _inferred(
+    graph: Graph, batch: int | None, every: int | None, *, computed: bool, inputs: Mapping[str, Dims]
+) -> Shapes:
     shapes = Shapes()
     proto = believed(skeleton(graph))
+    _state_inputs(proto, inputs)
     if every is not None:
         _assume_every(proto, every)
     if batch is not None:
@@ -163,6 +173,18 @@ def _copied(data: Any, sizes: Any, shapes: Shapes) -> list[int] | None:
             return None
         stated.append(0 if is_open_size else int(size))
     return stated if any(isinstance(each, AxisSize) for each in sizes.flat) else None
+
+
+def _state_inputs(proto: ModelProto, inputs: Mapping[str, Dims]) -> None:
+    for each in proto.graph.input:
+        if inputs.get(each.name) and each.type.HasField("tensor_type"):
+            del each.type.tensor_type.shape.dim[:]
+            for size in inputs[each.name]:
+                added = each.type.tensor_type.shape.dim.add()
+                if isinstance(size, int):
+                    added.dim_value = size
+                elif size is not None:
+                    added.dim_param = size
 
 
 def _assume_batch(proto: ModelProto, batch: int) -> None:

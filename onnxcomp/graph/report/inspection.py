@@ -26,6 +26,7 @@ from onnxcomp.graph.storage.texts import text_bytes
 from onnxcomp.graph.stored.decoding import Decoders, above
 from onnxcomp.graph.stored.opening import weights_by_decoded_name
 from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
+from onnxcomp.input_shapes import Dims, settle
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -94,7 +95,8 @@ class Inspection:
 
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
     leaves open were counted as 1. macs_unknown: nodes that multiply but whose shapes are not known.
-    text_bytes: of doc strings and exporters' metadata, which the recipes remove.
+    text_bytes: of doc strings and exporters' metadata, which the recipes remove. input_shapes: those that were asked
+    for, which multiply-accumulates are counted at.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Inspection:
     tensors: tuple[TensorInfo, ...]
     operators: tuple[OperatorInfo, ...]
     gains: tuple[Gain, ...]
+    input_shapes: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def graph_bytes(self) -> int:
@@ -137,12 +140,21 @@ class Inspection:
         return sum(each.size_bytes for each in self.tensors if each.kind != "constant")
 
 
-def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Inspection:
-    """Describe a model; nothing is run. Raises ModelError for what is not a readable model."""
+def inspect(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Inspection:
+    """Describe a model; nothing is run. Raises ModelError for what is not a readable model.
+
+    input_shapes: input -> sizes to count multiply-accumulates at, a batch of one where they leave it open. Raises
+    ParameterError where the model cannot have them.
+    """
     model = with_true_encodings(load(source))
     graph = open_graph(model)
     proto = model.proto
-    shapes = infer_shapes(graph, batch=1)
+    stated = settle({each.name: _declared(each) for each in _real_inputs(proto)}, input_shapes or {})
+    shapes = infer_shapes(graph, batch=1, inputs=stated if input_shapes else None)
     counted = count_macs(graph, shapes)
     known = [each for each in counted.values() if each is not None]
     compact = _compact(graph, shapes, weights_by_decoded_name(model))
@@ -172,6 +184,7 @@ def inspect(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) ->
         tensors=tensors,
         operators=_operators(graph, counted, compact),
         gains=_gains(size, tensors),
+        input_shapes={name: list(sizes) for name, sizes in (input_shapes or {}).items()},
     )
 
 
@@ -347,6 +360,12 @@ def _real_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [each for each in proto.graph.input if each.name not in given]
 
 
+def _declared(info: onnx.ValueInfoProto) -> Dims:
+    """The dimensions of an input: numbers, symbols, None; () where nothing is said of them."""
+    dims = info.type.tensor_type.shape.dim
+    return tuple((each.dim_param or None) if is_open(each) else each.dim_value for each in dims)
+
+
 def _described(info: onnx.ValueInfoProto) -> str:
     """``name float32 [batch, 3, 224, 224]``."""
     kind = info.type.WhichOneof("value")
@@ -356,5 +375,5 @@ def _described(info: onnx.ValueInfoProto) -> str:
     name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     if not tensor.HasField("shape"):
         return f"{info.name} {name}"
-    dims = [(each.dim_param or "?") if is_open(each) else str(each.dim_value) for each in tensor.shape.dim]
+    dims = ["?" if each is None else str(each) for each in _declared(info)]
     return f"{info.name} {name} [{', '.join(dims)}]"

@@ -30,7 +30,7 @@ class Course:
         """Why the model cannot take part, None where it loads and runs."""
         try:
             with model.opened_on(self.target.session) as session:
-                session.run(self.data.first_sample())
+                session.run(self.data.timed_sample())
         except (TargetError, VerificationError, ModelError) as error:
             return str(error)
         return None
@@ -51,7 +51,7 @@ class Course:
         with on_disk(models) as paths:
             took = measure_latency(
                 paths,
-                self.data.first_sample(),
+                self.data.timed_sample(),
                 runs=FEWEST_RUNS,
                 seconds=seconds * len(paths),
                 warm=True,
@@ -62,7 +62,7 @@ class Course:
     def profile(self, model: Model) -> dict[str, float]:
         """Seconds of one run by node of the optimized model."""
         with on_disk({BASE: model}) as paths:
-            return profile_nodes(paths[BASE], self.data.first_sample(), **session_options(self.target))
+            return profile_nodes(paths[BASE], self.data.timed_sample(), **session_options(self.target))
 
 
 def _groups(base: Model, rivals: Mapping[str, Model]) -> Iterator[dict[str, Model]]:

@@ -319,11 +319,13 @@ class Trials:
         if self._is_small(best) and not self._is_small(trial):
             return "larger than the size asked for"
         if trial.ratio > limit:
-            return f"latency ratio {trial.ratio:.3f}, the kept one has {best.ratio:.3f}"
+            return "slower"
         harm, least = self._harm(trial), self._harm(best)
         if harm[0] > least[0]:
-            return f"as fast as the kept one, which is nearer to the original: divergence {best.verdict.divergence:.3g}"
-        return "as fast as the kept one, which is smaller" if harm > least else "the same as the kept one"
+            own = f"error {trial.verdict.divergence:.3g}, the kept one's is {best.verdict.divergence:.3g}"
+            return f"as fast within noise; {own}"
+        more = trial.model.size_bytes / best.model.size_bytes - 1
+        return f"as fast within noise; {100 * more:.2g}% more bytes" if harm > least else "the same as the kept one"
 
 
 def _ranked(trials: Iterable[Contender]) -> list[Contender]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,8 @@ class Comparison:
     verdict: Verdict
     outputs: tuple[OutputComparison, ...]
     notes: tuple[str, ...]
+    shapes: dict[str, list[int]]
+    shapes_from: str
 
 
 def compare(
@@ -73,13 +75,15 @@ def compare(
     metric: str = "auto",
     outputs: Mapping[str, str] | None = None,
     max_drop: Drop | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Comparison:
     """Run both models on the target on the same inputs and compare their outputs.
 
     outputs: what outputs are by the user's word, by name (see ``Verifier``).
-    calibration: all its samples are used; None draws inputs from types and shapes, which shows breakage only.
+    calibration: all its samples are used; None draws inputs from types and shapes, which shows breakage only;
+    input_shapes: of these.
     Raises OnnxcompError where the reference or the inputs are at fault; a model that does not run has a
     verdict that says so.
     """
@@ -87,13 +91,14 @@ def compare(
     second = seeded(load(model), alike=first)
     where = target if isinstance(target, Target) else Target.of(target)
     progress(0, 1, "running the reference")
-    data = open_data(first, calibration, where, seed)
+    data = open_data(first, calibration, where, seed, input_shapes)
     different = draws_differently(first, data, where)
     verifier = Verifier(first, data, target=where, metric=metric, max_drop=max_drop, seed=seed, outputs=outputs)
     progress(0, 1, "running the model")
     reach = None if data.is_random else Reach(verifier.on(data))
     verdict = with_unseen(verifier.check(second), first, second, reach)
     compared = () if verdict.failed else _outputs(first, second, data, where, verifier, verdict)
+    doubt = "" if data.is_random or verifier.wanted_samples is not None else verdict.doubt
     return Comparison(
         reference=first.name,
         model=second.name,
@@ -105,7 +110,9 @@ def compare(
         metric=verifier.metric,
         verdict=verdict,
         outputs=compared,
-        notes=tuple(dict.fromkeys([*verifier.notes, *([different] if different else [])])),
+        notes=tuple(dict.fromkeys([*verifier.notes, *filter(None, [different, doubt])])),
+        shapes=data.timed_shapes(),
+        shapes_from=data.shapes_from,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ def plan(
     calibration: Any = None,
     target: str | Target = "cpu",
     exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Plan:
     """Check everything that ``optimize`` checks before it starts, and say what it would do.
@@ -85,7 +86,7 @@ def plan(
     chosen.check_needs(calibration=calibration is not None)
     where = target if isinstance(target, Target) else Target.of(target)
     refuse_idle(model, exclude)
-    data = open_data(model, calibration, where, seed)
+    data = open_data(model, calibration, where, seed, input_shapes)
     context = Context(exclude=with_stored(model, exclude))
     return Plan(
         model=model.name,

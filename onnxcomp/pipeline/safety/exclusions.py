@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 from collections.abc import Iterable
 
@@ -12,9 +11,11 @@ from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.stored.opening import weights_by_decoded_name
 from onnxcomp.model import Model
+from onnxcomp.nearest import nearest
 
 NEAREST = 3
 WILD = "*?[]!"
+ALIKE = 0.4  # a pattern is a part of a name
 
 
 def refuse_idle(model: Model, patterns: Iterable[str]) -> None:
@@ -28,7 +29,7 @@ def refuse_idle(model: Model, patterns: Iterable[str]) -> None:
     names = known_names(model)
     for pattern in asked:
         if not any(matches(name, pattern) for name in names):
-            near = _nearest(pattern, names)
+            near = nearest(pattern.strip(WILD), names, most=NEAREST, alike=ALIKE)
             hint = f" The nearest names are {', '.join(near)}." if near else " `onnxcomp inspect` lists the names."
             raise ParameterError(f"exclude: {pattern} matches no weight and no node of {model.name}.{hint}")
 
@@ -51,10 +52,3 @@ def known_names(model: Model) -> list[str]:
             outputs = [each.name for each in node.outputs]
             names |= dict.fromkeys((node.name, node_key(scope, node), *outputs, *map(scope.key, outputs)))
     return [name for name in names if name]
-
-
-def _nearest(pattern: str, names: list[str]) -> list[str]:
-    plain = pattern.strip(WILD)
-    lowered = {name.lower(): name for name in reversed(names)}
-    found = difflib.get_close_matches(plain.lower(), lowered, NEAREST, 0.4)
-    return [lowered[each] for each in found]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 ROUNDING = 1e-12  # what sums in float64 leave of nothing
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+LITTLE = 0.005  # what makes less of a size is said in bytes
+NOISE = 0.05  # what two measurements of a few microseconds differ by
 
 
 def size(count: float) -> str:
@@ -39,11 +43,30 @@ def significant(value: float) -> str:
     return f"{value:.3g}"
 
 
+def decibels(power: float) -> str:
+    """Noise over signal as people name it: ``0.001`` -> ``30 dB``."""
+    return f"{-10 * math.log10(power):.3g} dB" if power > 0 else "no noise"
+
+
 def smaller(before: float, after: float) -> str:
-    """How much smaller ``after`` is: ``3.86x smaller``, ``1.2x larger``, ``same size``."""
-    if not after or not before or abs(after - before) < 0.005 * before:
+    """How much smaller ``after`` is, in bytes: ``3.86x smaller``, ``1.2x larger``, ``385 B smaller``, ``same size``."""
+    if not after or not before or after == before:
         return "same size"
+    if abs(after - before) < LITTLE * before:
+        return f"{size(abs(after - before))} {'smaller' if after < before else 'larger'}"
     return f"{before / after:.3g}x smaller" if after < before else f"{after / before:.3g}x larger"
+
+
+def faster(ratio: float, noise: float = NOISE) -> str:
+    """What a ratio of times comes to: ``1.9x faster``, ``1.2x SLOWER``; ``unchanged`` within the noise."""
+    if 1 / (1 + noise) <= ratio <= 1 + noise or not ratio:
+        return "unchanged"
+    return f"{1 / ratio:.3g}x faster" if ratio < 1 else f"{ratio:.3g}x SLOWER"
+
+
+def gained(before: float, after: float) -> str:
+    """The bytes that a step takes away or adds: ``-470 kB``, ``+12 B``; nothing where there are none."""
+    return f"{'-' if after < before else '+'}{size(abs(after - before))}" if after != before else ""
 
 
 def count(number: int, noun: str) -> str:

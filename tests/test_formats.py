@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxcomp.cli import formats
+from onnxcomp import formats
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,14 @@ def test_three_digits(value: float, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
-    [(400, 100, "4x smaller"), (100, 120, "1.2x larger"), (1000, 1001, "same size"), (0, 5, "same size")],
+    [
+        (400, 100, "4x smaller"),
+        (100, 120, "1.2x larger"),
+        (1000, 1001, "1 B larger"),
+        (9e6, 8.99e6, "10 kB smaller"),
+        (7, 7, "same size"),
+        (0, 5, "same size"),
+    ],
 )
 def test_how_much_smaller(before: int, after: int, words: str) -> None:
     assert formats.smaller(before, after) == words
@@ -46,3 +53,26 @@ def test_long_names_keep_both_ends() -> None:
     found = formats.shortened("a" * 40 + "middle" + "z" * 40, 21)
     assert found == "a" * 9 + "..." + "z" * 9
     assert formats.shortened("short") == "short"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.5, "2x faster"), (1.2, "1.2x SLOWER"), (1.0, "unchanged"), (0.96, "unchanged")]
+)
+def test_what_a_ratio_of_times_comes_to(ratio: float, words: str) -> None:
+    assert formats.faster(ratio) == words
+
+
+def test_a_ratio_within_the_noise_is_no_change() -> None:
+    assert [formats.faster(ratio, 0.25) for ratio in (0.81, 1.24, 1.26)] == ["unchanged", "unchanged", "1.26x SLOWER"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"), [(1000, 615, "-385 B"), (615, 1_000_615, "+1 MB"), (5, 5, "")]
+)
+def test_what_a_step_takes_away(before: int, after: int, words: str) -> None:
+    assert formats.gained(before, after) == words
+
+
+@pytest.mark.parametrize(("power", "words"), [(1e-3, "30 dB"), (0.1, "10 dB"), (0.0, "no noise")])
+def test_noise_over_signal_in_decibels(power: float, words: str) -> None:
+    assert formats.decibels(power) == words
