@@ -13,14 +13,14 @@ from onnxcomp.cli import ERROR, options
 from onnxcomp.cli.options import Words
 
 if TYPE_CHECKING:
+    from onnxcomp.calibration import Sequences
     from onnxcomp.pipeline.reports.check import Check
 
 
 @click.command()
 @click.argument("subjects", type=options.PATH, nargs=-1, required=True, metavar="RECEIPT...|MODEL [REFERENCE]")
-@click.option("--data", "--calib-data", "data", metavar="SRC",
-              help="Inputs to compare the outputs on, in the forms of optimize --calib-data. "
-                   "With a receipt: measure again.")  # fmt: skip
+@options.inputs_options
+@options.input_shape_option
 @click.option("--max-drop", type=Words("drop", budget.parse_drop), metavar="X",
               help="How much worse the model may be: 0.01 (the metric's unit) or 1% (relative). "
                    "[default: the receipt's limit, else the metric's]")  # fmt: skip
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 @click.option("--ep", metavar="NAME", help="Execution provider. [default: the receipt's, else cpu]")
 @click.option("--custom-ops", type=options.LIBRARY, multiple=True, metavar="LIBRARY",
               help="Shared library with the model's custom operators. May be repeated.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Seed of every random choice.")  # fmt: skip
 @options.json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and what --json asks for).")
 @click.pass_context
@@ -68,7 +66,8 @@ def _found(
     reference: Path | None,
     tell: Any,
     *,
-    data: str | None,
+    calib_data: str | Sequences | None,
+    input_shapes: dict[str, tuple[int, ...]],
     max_drop: str | None,
     metric: str,
     outputs: tuple[tuple[str, str], ...],
@@ -81,14 +80,17 @@ def _found(
     from onnxcomp.target import Target
 
     drop = None if max_drop is None else budget.parse_drop(max_drop)
-    shared: dict[str, Any] = {"calibration": data, "max_drop": drop, "seed": seed, "progress": tell}
+    shared: dict[str, Any] = {"calibration": calib_data, "max_drop": drop, "seed": seed, "progress": tell}
+    if input_shapes and (calib_data is not None or reference is None):
+        raise click.UsageError("--input-shape says what to draw for two models without --data.")
     if reference is None:
         if metric != "auto" or outputs:
             raise click.UsageError("--metric and --output have no effect beside a receipt, which names its own.")
-        if drop is not None and data is None:
+        if drop is not None and calib_data is None:
             raise click.UsageError("--max-drop of a receipt is held against a new measurement: give --data.")
         return check_receipt(receipt_of(subject), reference=original, ep=ep, custom_ops=custom_ops, **shared)
     if original is not None:
         raise click.UsageError("--reference belongs to a receipt; here the second argument is the reference.")
     target = Target.of(ep or "cpu", custom_ops=custom_ops)
-    return check_models(subject, reference, target=target, metric=metric, outputs=dict(outputs), **shared)
+    named: dict[str, Any] = {"target": target, "metric": metric, "outputs": dict(outputs)}
+    return check_models(subject, reference, input_shapes=input_shapes, **named, **shared)

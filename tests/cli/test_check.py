@@ -130,8 +130,9 @@ def test_two_models_are_compared_on_data(invoke: Invoke, model_file: Path, calib
 
 
 def test_without_data_two_models_are_said_to_be_compared_on_random_inputs(invoke: Invoke, model_file: Path) -> None:
-    result = invoke("check", model_file, model_file)
-    assert result.exit_code == 0 and "random inputs" in result.stdout
+    for shape in ((), ("--input-shape", "x=3,16")):
+        result = invoke("check", model_file, model_file, *shape)
+        assert result.exit_code == 0 and "random inputs" in result.stdout
 
 
 def test_a_changed_data_file_fails(invoke: Invoke, tmp_path: Path, out: Path, unmeasured: None) -> None:
@@ -163,6 +164,7 @@ def test_options_without_effect_are_refused(invoke: Invoke, receipt: Path, model
     assert invoke("check", receipt, "--max-drop", "1").exit_code == 2
     assert invoke("check", model_file, model_file, "--reference", model_file).exit_code == 2
     assert invoke("check", model_file, model_file, model_file).exit_code == 2
+    assert invoke("check", receipt, "--input-shape", "x=3,16").exit_code == 2
 
 
 def test_a_model_without_a_receipt_wants_a_reference(invoke: Invoke, model_file: Path) -> None:
