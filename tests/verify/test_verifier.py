@@ -126,17 +126,17 @@ def test_named_metrics_equal_their_definitions(
 
 
 def test_a_score_of_the_users_own(data: CalibrationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_score.py").write_text(
+    (tmp_path / "own_score.py").write_text(
         "import numpy as np\ndef score(run):\n    return float(run({'x': np.ones((1, 8), np.float32)})['y'].max())\n"
     )
     monkeypatch.chdir(tmp_path)
-    verifier = Verifier(classifier(), data, target=CPU, metric="my_score:score")
+    verifier = Verifier(classifier(), data, target=CPU, metric="own_score:score")
     assert verifier.original_score is not None
     assert verifier.limit == pytest.approx(0.01 * verifier.original_score)
     verdict = verifier.check(classifier(0 * WEIGHT))
     assert verdict.score == pytest.approx(0.2)
     assert verdict.divergence == pytest.approx(verifier.original_score - 0.2)
-    assert not verdict.passed and "my_score:score fell" in verdict.reasons[0]
+    assert not verdict.passed and "own_score:score fell" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(("metric", "said"), [("nonsense", "metric: must be auto"), ("mse", "max-drop: must be given")])
