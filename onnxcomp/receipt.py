@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.errors import RecipeError
+from onnxcomp.json_schema import schema_of, schema_of_types
 from onnxcomp.typed import typed
 
 FORMAT = 1
 LINE = 160  # letters of a line of JSON
+SCHEMA_ID = f"urn:onnxcomp:receipt:{FORMAT}"
 FACTS: dict[str, dict[str, tuple[type, ...]]] = {
     "source": {"bytes": (int,), "sha256": (str,)},
     "data": {"random": (bool,), "samples": (int,), "verification_samples": (int,)},
@@ -167,7 +169,7 @@ class Graphs:
     milliseconds: dict[str, list[float]] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(repr=False)
 class Receipt:
     """The whole account of one run.
 
@@ -211,6 +213,10 @@ class Receipt:
         content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
         return content
 
+    def __repr__(self) -> str:
+        sizes = f"{self.source.get('bytes', 0):,} -> {self.result.get('bytes', 0):,} bytes"
+        return f"<Receipt: {self.recipe}, {len(self.steps)} steps, {sizes}>"
+
     def to_json(self) -> str:
         """The receipt as JSON: what is short stands on one line, the rest is indented."""
         return _laid_out(self.content(), 0) + "\n"
@@ -230,6 +236,20 @@ class Receipt:
             return read
         except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a receipt of onnxcomp: {error}.") from error
+
+
+def receipt_schema() -> dict[str, Any]:
+    """The JSON Schema of receipts: what ``Receipt.read`` takes, and what ``--json`` prints."""
+    schema = schema_of(Receipt)
+    properties = schema["properties"]
+    for part, facts in FACTS.items():
+        known = {key: schema_of_types(*kinds) for key, kinds in facts.items()}
+        properties[part] |= {"properties": known, "required": list(facts)}
+    properties["seed"] |= {"minimum": 0}
+    properties["format"] = {"const": FORMAT}
+    properties["files"] = {"type": "array", "items": {"type": "string"}, "description": "What --json says was written."}
+    required = list(dict.fromkeys([*schema["required"], *FACTS]))
+    return {**schema, "required": required, "$id": SCHEMA_ID, "title": f"Receipt of onnxcomp, format {FORMAT}"}
 
 
 def digest(content: bytes) -> str:

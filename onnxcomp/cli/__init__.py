@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -39,8 +40,8 @@ VERBOSE = "onnxcomp.verbose"
 GIVEN = "onnxcomp.given"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "bench", "report", "explain", "expand", "pack", "unpack",
-    "passes",
+    "optimize", "distill", "run", "inspect", "compare", "bench", "doctor", "report", "explain", "expand", "pack",
+    "unpack", "passes",
 )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ class Commands(click.Group):
         """Note the words of the command, for receipts, and for whoever looks for a fault whether it was asked to say
         more."""
         ctx.meta[GIVEN] = tuple(args)
-        ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
+        ctx.meta[VERBOSE] = any(each == "--verbose" or re.fullmatch("-v+", each) for each in args)
         return super().parse_args(ctx, args)
 
     def make_context(

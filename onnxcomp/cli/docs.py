@@ -6,6 +6,9 @@ only compares.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,12 +17,16 @@ from pathlib import Path
 import click
 
 from onnxcomp.cli.declaration import markdown
+from onnxcomp.receipt import receipt_schema
 from onnxcomp.registry import get_pass, shipped_names
 
 ROOT = Path(__file__).parents[2]
 PASSES = Path("docs", "passes.md")
 LAYERS = Path("docs", "layers.toml")
 WITH_LAYERS = (Path("CONTRIBUTING.md"), Path("docs", "architecture.md"))
+PYTHON = Path("docs", "python.md")
+SCHEMA = Path("docs", "receipt.schema.json")
+STABLE = re.compile(r"(<!-- stable: .*? -->\n).*?(<!-- end of stable -->)", flags=re.DOTALL)
 MARKED = re.compile(r"(<!-- layers: .*? -->\n).*?(<!-- end of layers -->)", flags=re.DOTALL)
 HEAD = """# Passes
 
@@ -46,7 +53,32 @@ def with_layers(current: str) -> str:
     return MARKED.sub(lambda found: found[1] + text + found[2], current)
 
 
-PAGES: Mapping[Path, Callable[[str], str]] = {PASSES: passes_page, **dict.fromkeys(WITH_LAYERS, with_layers)}
+def with_stable_names(current: str) -> str:
+    """The page with the public names between its marks."""
+    package = importlib.import_module("onnxcomp")
+    rows = [f"| `{name}` | {_first_sentence(getattr(package, name))} |" for name in package.__all__]
+    text = "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+    return STABLE.sub(lambda found: found[1] + text + found[2], current)
+
+
+def _first_sentence(thing: object) -> str:
+    if isinstance(thing, str):
+        return "The version of the package."
+    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
+
+
+def schema_page(current: str) -> str:
+    """docs/receipt.schema.json as it must be."""
+    return json.dumps(receipt_schema(), indent=1) + "\n"
+
+
+PAGES: Mapping[Path, Callable[[str], str]] = {
+    PASSES: passes_page,
+    **dict.fromkeys(WITH_LAYERS, with_layers),
+    PYTHON: with_stable_names,
+    SCHEMA: schema_page,
+}
 
 
 @click.command()

@@ -18,7 +18,7 @@ MODEL_NAME = "model name"  # the line of cpuinfo that says what people call the 
 def machine() -> dict[str, Any]:
     """The processor by its maker's name, what it is taken for, its cores, the memory in bytes and the system."""
     return {
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "taken_for": processor().name,
         "cores": os.cpu_count() or 1,
         "memory_bytes": psutil.virtual_memory().total,
@@ -26,7 +26,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """What the system calls the processor."""
     if CPUINFO.is_file():
         for line in CPUINFO.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
