@@ -6,6 +6,9 @@
 #   make test-torch      tests of the gradient engine that needs torch, likewise (a download of 200 MB)
 #   make test-browser    tests of the report in Chromium, where that is installed
 #   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
+#   make test-integrations   the pages' examples with the packages that they are about, likewise (a download of 1 GB)
+#   make site    the docs as a site in build/site, with all links checked
+#   make dist    wheel and source distribution in dist/, checked
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,6 +54,18 @@ OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_as
 OLDEST_CHECKS ?= -k "not test_every_pass or -result or -encodings"
 
 COMMA := ,
+# The docs as a site.
+SITE_VENV ?= .venv-site
+SITE_BIN := $(SITE_VENV)/bin
+SITE_NEEDS := 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  print(*extras["docs"], sep="\n")'
+SCHEMA := $(SITE_BIN)/check-jsonschema --quiet --builtin-schema
+
+# What examples of the pages are about, beside onnxcomp; each is left out where it cannot be had.
+INTEGRATIONS_VENV ?= .venv-integrations
+INTEGRATIONS_PYTHON := $(INTEGRATIONS_VENV)/bin/python
+INTEGRATIONS ?= onnxscript skl2onnx mlflow dvc pre-commit olive-ai
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -61,7 +76,8 @@ MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
 
-.PHONY: demo test test-browser test-slow test-thorough test-openvino test-torch test-oldest mutants check lint types docs docs-check clean
+.PHONY: demo test test-browser test-slow test-thorough test-openvino test-torch test-oldest test-integrations mutants check
+.PHONY: lint types docs docs-check site dist clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -100,13 +116,15 @@ test-openvino:
 	$(call installed,$(OPENVINO_VENV),--no-deps --editable .); \
 	PYTHONDONTWRITEBYTECODE= $(OPENVINO_PYTHON) -m pytest tests/providers
 
-# Where torch cannot be had the tests are skipped, and say so.
+# Those of the engine, and the pages about PyTorch and scikit-learn. Where torch cannot be had the tests are skipped, and
+# say so.
 test-torch:
 	@$(PYTHON) -m venv $(TORCH_VENV)
 	@if ! { $(call installed,$(TORCH_VENV),torch --index-url $(TORCH_INDEX)); }; then \
 	  echo "tests of the engine torch skipped: torch cannot be installed here, for the reason above"; exit 0; fi; \
-	set -e; { $(call installed,$(TORCH_VENV),pytest pytest-xdist --editable '.[train]'); }; \
-	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) tests/training/torch_graph
+	set -e; { $(call installed,$(TORCH_VENV),onnxscript pytest pytest-xdist skl2onnx --editable '.[train]'); }; \
+	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) -m "not slow" -k "torch_graph or frameworks" \
+	  tests/training/torch_graph tests/docs
 
 # The report in a real browser. Where Chromium or playwright cannot be had the tests are skipped, and say so.
 test-browser: $(READY)
@@ -122,6 +140,14 @@ test-oldest:
 	@$(OLDEST_PIP) --no-deps --editable .
 	@$(OLDEST_VENV)/bin/uv pip freeze -q --python $(OLDEST_PYTHON) --exclude-editable
 	$(TEST_WITH) $(OLDEST_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS) $(OLDEST_CHECKS) $(OLDEST_TESTS)
+
+test-integrations:
+	@$(PYTHON) -m venv $(INTEGRATIONS_VENV)
+	@$(call installed,$(INTEGRATIONS_VENV),torch --index-url $(TORCH_INDEX)) || echo "without torch"
+	@for each in $(INTEGRATIONS); do \
+	  { $(call installed,$(INTEGRATIONS_VENV),$$each); } || echo "without $$each"; done
+	@$(call installed,$(INTEGRATIONS_VENV),--editable '.[dev]')
+	$(TEST_WITH) $(INTEGRATIONS_PYTHON) -m pytest tests/docs $(PYTEST_ARGS)
 
 # Goes on where it was stopped; MUTANTS_ARGS=--again tests once more what survived. A large sample takes hours.
 mutants: $(READY)
@@ -146,6 +172,26 @@ docs: $(READY)
 
 docs-check: $(READY)
 	$(BIN)/python -m onnxcomp.cli.docs --check
+
+# Where the packages cannot be had it is skipped, and says so.
+site:
+	@$(PYTHON) -m venv $(SITE_VENV)
+	@$(SITE_VENV)/bin/python -c $(SITE_NEEDS) > $(SITE_VENV)/needs.txt
+	@if ! { $(call installed,$(SITE_VENV),-r $(SITE_VENV)/needs.txt); }; then \
+	  echo "the site is not built: its packages cannot be installed here, for the reason above"; exit 0; fi; \
+	set -e; NO_MKDOCS_2_WARNING=1 $(SITE_BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml -d $(CURDIR)/build/site; \
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml docs/integrations/github-actions.yml; \
+	$(SCHEMA) vendor.citation-file-format CITATION.cff; \
+	echo "build/site: $$(find build/site -name '*.html' | wc -l) pages, every link leads somewhere"
+
+# The wheel is made of the source distribution, so that both hold what the package needs. Where twine cannot be had they
+# are not checked, and that is said.
+dist: $(READY)
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	@if $(BIN)/python -c 'import twine' 2> /dev/null || { $(call installed,$(VENV),twine); }; then \
+	  $(BIN)/python -m twine check --strict dist/*; \
+	else echo "dist/ is not checked: twine cannot be installed here, for the reason above"; fi
 
 clean:
 	rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -19,8 +19,8 @@ from onnxcomp.json_schema import schema_of, schema_of_types
 from onnxcomp.typed import typed
 
 FORMAT = 1
-LINE = 160  # letters of a line of JSON
 SCHEMA_ID = f"urn:onnxcomp:receipt:{FORMAT}"
+LINE = 160  # letters of a line of JSON
 FACTS: dict[str, dict[str, tuple[type, ...]]] = {
     "source": {"bytes": (int,), "sha256": (str,)},
     "data": {"random": (bool,), "samples": (int,), "verification_samples": (int,)},
@@ -206,16 +206,16 @@ class Receipt:
     date: str = ""
     format: int = FORMAT
 
+    def __repr__(self) -> str:
+        sizes = f"{self.source.get('bytes', 0):,} -> {self.result.get('bytes', 0):,} bytes"
+        return f"<Receipt: {self.recipe}, {len(self.steps)} steps, {sizes}>"
+
     def content(self) -> dict[str, Any]:
         """What the JSON holds, without what says nothing of weights and nodes."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
         content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
         content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
         return content
-
-    def __repr__(self) -> str:
-        sizes = f"{self.source.get('bytes', 0):,} -> {self.result.get('bytes', 0):,} bytes"
-        return f"<Receipt: {self.recipe}, {len(self.steps)} steps, {sizes}>"
 
     def to_json(self) -> str:
         """The receipt as JSON: what is short stands on one line, the rest is indented."""

@@ -40,8 +40,8 @@ VERBOSE = "onnxcomp.verbose"
 GIVEN = "onnxcomp.given"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "bench", "doctor", "report", "explain", "expand", "pack",
-    "unpack", "passes",
+    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "doctor", "report", "explain", "expand",
+    "pack", "unpack", "passes", "recipe",
 )  # fmt: skip
 
 

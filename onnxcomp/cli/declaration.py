@@ -117,11 +117,26 @@ def markdown(kind: type[Pass]) -> str:
     if fields:
         lines += ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
         lines += [
-            f"| `{each.name}` | {default_words(each)} | {allowed_words(each)} | {_cell(each.help)} |" for each in fields
+            f"| `{each.name}` | {default_words(each)} | {allowed_words(each)} | {cell(each.help)} |" for each in fields
         ]
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text as a cell of a Markdown table."""
     return text.replace("|", "\\|")
+
+
+def example(kind: type[Pass]) -> str:
+    """What becomes of a model, as the module's docstring shows it, and how the pass is run, as Markdown."""
+    strength = kind.strength()
+    words = ["onnxcomp run", kind.pass_name(), "model.onnx"]
+    if kind.needs is Needs.CALIBRATION:
+        words.append("--calib-data samples.npz")
+    if strength is not None and strength.strengths:
+        words.append(f"--{strength.name.replace('_', '-')} {strength.strengths[len(strength.strengths) // 2]}")
+    shown = inspect.cleandoc(inspect.getmodule(kind).__doc__ or "").split("\n\n")
+    formulas = [block for block in shown if block and all(line.startswith("    ") for line in block.split("\n"))]
+    parts = [f"```text\n{inspect.cleandoc(block)}\n```\n" for block in formulas]
+    return "\n".join([*parts, f"<!-- slow: as many runs as passes -->\n```sh\n{' '.join(words)}\n```\n"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
+
+if TYPE_CHECKING:
+    from onnxcomp.pipeline.reports.check import Check
 
 NAMED = 3  # outputs named in a line
 
@@ -76,6 +79,20 @@ def measured_words(verdict: Mapping[str, Any], *, metric: str) -> str:
     beside = f"; divergence {_number(held[0])}, held to {_number(held[1])} as well" if held else ""
     bound = "no limit" if verdict["limit"] >= LARGEST_DROP else f"limit {number(verdict['limit'])}"
     return f"{words}, {bound}{beside}"
+
+
+def gate_line(found: Check) -> str:
+    """``PASS small.onnx: 78,771 bytes, 13.5x smaller; divergence 0.012, limit 0.03, on 150 samples, as recorded``."""
+    if not found.passed:
+        return f"FAIL {found.model}: {'; '.join(found.problems)}"
+    size = f"{found.model_bytes:,} bytes"
+    if found.original_bytes is not None:
+        size += f", {formats.smaller(found.original_bytes, found.model_bytes)}"
+    samples = formats.count(int(found.verdict["samples"]), "sample")
+    how = "measured now" if found.measured else "as recorded"
+    words = f"{measured_words(found.verdict, metric=found.metric)}, on {samples}, {how}"
+    notes = "".join(f" ({each})" for each in found.notes)
+    return f"PASS {found.model}: {size}; {words}{notes}"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,6 @@ from onnxcomp.files import Transaction, refuse_files
 from onnxcomp.model import Model, refuse_outputs, stage, stale_data
 from onnxcomp.pipeline.reports.account import headline, is_exact, rows
 from onnxcomp.receipt import Receipt
-from onnxcomp.report import render
 from onnxcomp.shown import Row, Shown
 
 
@@ -91,6 +90,8 @@ class Result(Shown):
     def report(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the account as one HTML file that needs nothing else. Raises ModelError where it exists, without
         ``force``, or is a file that the run read."""
+        from onnxcomp.report import render  # late: it takes a template engine that most runs do without
+
         target = Path(path)
         refuse_files([target], self.model.inputs, force=force)
         with Transaction() as outputs:

@@ -30,12 +30,12 @@ before any work starts: names, keys, ranges, needs, and an order that would undo
 
 from onnxcomp.recipe.choose import Choose
 from onnxcomp.recipe.race import Race
-from onnxcomp.recipe.recipe import Recipe, preset_names, single
+from onnxcomp.recipe.recipe import Recipe, preset_names, preset_text, single
 from onnxcomp.recipe.repeat import Repeat
 from onnxcomp.recipe.sequential import Sequential, together
 from onnxcomp.recipe.step import AUTO, Apply, Part, Step
 
 __all__ = [
-    "AUTO", "Apply", "Choose", "Part", "Race", "Recipe", "Repeat", "Sequential", "Step", "preset_names", "single",
-    "together",
+    "AUTO", "Apply", "Choose", "Part", "Race", "Recipe", "Repeat", "Sequential", "Step", "preset_names", "preset_text",
+    "single", "together",
 ]  # fmt: skip

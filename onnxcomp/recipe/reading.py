@@ -173,3 +173,25 @@ KINDS: dict[str, tuple[Reader, tuple[str, ...] | None]] = {  # by the key that o
     "repeat": (_repeat, ("schedule", "rounds", "verify")),
     "pass": (_pass, None),  # the fields of the pass
 }
+
+MEANINGS: dict[str, str] = {  # of every key, for the docs
+    "description": "what the recipe is for",
+    "goal": '"bytes" (the default), "packed" (bytes once `onnxcomp pack` has coded them) or "latency": a step that '
+    "claims speed and gives none on the target is taken back",
+    "step": "the steps, in order: one `[[step]]` each",
+    "pass": "one pass by its name; the other keys are its parameters (docs/passes.md), a strength may be \"auto\"",
+    "choose": "names of passes with a strength: each weight gets the pass and strength that serve best",
+    "then": "passes applied to what was chosen before it is judged, so that what they repair is part of the choice",
+    "try": "rewrites of the whole model, each a step or a list of steps in turn: all are measured on the target, the "
+    "fastest within the budget is kept",
+    "otherwise": "what is tried beside them where one that is faster than the rest breaks the budget",
+    "sequence": "steps in turn",
+    "repeat": "steps in rounds; those of one round are judged together",
+    "schedule": "values by field, one for each round: `sparsity = [0.3, 0.5]`, or `prune-weights.sparsity` where "
+    "several passes have the field",
+    "rounds": "how many, where no schedule says it",
+    "verify": '"each": judged one by one, of rounds the first that breaks the budget is the end; "end": judged '
+    "together, kept whole, in part or not at all",
+    "when": '"always", or "calibration": left out where there are no calibration data',
+    "exclude": "names or shell patterns of weights and nodes that the step leaves alone",
+}

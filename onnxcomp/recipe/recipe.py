@@ -124,10 +124,18 @@ def preset_names() -> list[str]:
     return sorted(each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml"))
 
 
+def preset_text(name: str) -> str | None:
+    """The TOML of a preset; None for what is none."""
+    if name not in preset_names():
+        return None
+    return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def _read(source: str | os.PathLike[str]) -> tuple[str, str]:
     name = os.fspath(source)
-    if name in preset_names():
-        return (resources.files("onnxcomp") / "presets" / f"{name}.toml").read_text(), name
+    known = preset_text(name)
+    if known is not None:
+        return known, name
     path = Path(name)
     if not path.is_file():
         known = f"Presets: {', '.join(preset_names())}; or name a TOML file."

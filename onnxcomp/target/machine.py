@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """What the system calls the processor."""
+    """By its maker's name, as far as the system tells it."""
     if CPUINFO.is_file():
         for line in CPUINFO.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -27,10 +27,10 @@ net (float[N,16] x) => (float[N,10] y) {
 """
 
 
-def small_model() -> onnx.ModelProto:
+def small_model(seed: int = 0) -> onnx.ModelProto:
     """Two linear layers, 16 -> 64 -> 10, with well-behaved random weights."""
     model = parser.parse_model(TEXT)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     weights = {
         "W1": rng.standard_normal((64, 16)) / 4,
         "B1": rng.standard_normal(64) / 4,

@@ -11,6 +11,7 @@ from onnxcomp.registry import get_pass
 from onnxcomp.shown import Row
 
 KINDS = (("latency", "latency_ms", 1.0), ("load time", "load_s", 1e3))  # row, figure, milliseconds of its unit
+LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 
 
 def headline(receipt: Receipt) -> str:
@@ -24,8 +25,7 @@ def rows(receipt: Receipt) -> list[Row]:
     for name, key, factor in KINDS:
         before, after = (receipt.measured.get(f"{key}_{side}") for side in ("original", "result"))
         if before and after:
-            loads = max(formats.LOAD_NOISE, receipt.measured.get("load_s_noise", 0.0))
-            noise = loads if key == "load_s" else formats.NOISE
+            noise = max(LOAD_NOISE, receipt.measured.get("load_s_noise", 0.0)) if key == "load_s" else formats.NOISE
             words = formats.faster(after / before, noise)
             found.append((name, f"{_time(factor * before)} -> {_time(factor * after)}, {words}"))
     kept = [each.rewrite for each in receipt.steps if each.decision.startswith("kept")]

@@ -121,13 +121,13 @@ class Choosing:
         if is_searched:
             best = self._eased(context, table, best)
         self._say(table, best)
-        assigned = best.assignment if best.verdict.passed else {}
-        self.accounts = accounts(table, options, assigned, self.step.candidates)
         LOG.info("%s: chosen at %s: %s", self.step.name, _costs(best), best.verdict.in_words())
         for name, option in best.assignment.items():
             LOG.debug("%s: %s: %s", self.step.name, name, _described(self.step, table, option))
         for name, fate in self.held_back.items():
             LOG.info("%s: %s: it alone broke the budget; %s", self.step.name, name, fate)
+        assigned = best.assignment if best.verdict.passed else {}
+        self.accounts = accounts(table, options, assigned, self.step.candidates)
         if self._is_over():
             self.notes.append(f"{self.step.name}: {CUT_SHORT if is_searched or tuner is None else NO_SEARCH}")
         return best
