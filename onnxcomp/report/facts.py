@@ -41,19 +41,20 @@ def outcome(receipt: Receipt) -> tuple[str, str, str]:
 
 def _judgement(receipt: Receipt) -> tuple[str, str, str]:
     verdict = receipt.verdict
-    if verdict.get("passed") is False:
-        return "FAIL", BAD, "The outputs are further from the original's than was allowed."
+    failed = "FAIL", BAD, "The outputs are further from the original's than was allowed."
     if not receipt.applied:
         return "UNCHANGED", PLAIN, "No step made the model better: the result is the original."
     if _is_exact(receipt):
-        return "PASS, exact steps only", GOOD, "Nothing was done that could lose something."
+        exact = "PASS, exact steps only", GOOD, "Nothing was done that could lose something."
+        return exact if verdict.get("passed") else failed
     if receipt.data.get("random"):
         return "RUNS, accuracy not judged", PLAIN, "Random inputs show breakage only: no calibration data were given."
     if not verdict.get("verified", True):
         return "NOT JUDGED", BAD, "Nothing could be compared with the original."
     if _allowed(receipt) is None:
         return "MEASURED, no limit", PLAIN, "The outputs were compared with the original's; any distance was allowed."
-    return "PASS", GOOD, "The outputs are as near to the original's as was asked."
+    passed = "PASS", GOOD, "The outputs are as near to the original's as was asked."
+    return passed if verdict.get("passed") else failed
 
 
 def _is_exact(receipt: Receipt) -> bool:

@@ -20,6 +20,7 @@ from onnxcomp.contract import Effect, Exact, Outcome, Pass
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
+from onnxcomp.pipeline.api import optimize as started_optimize
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.costs import Costs
 from onnxcomp.pipeline.model_search.timing import Course
@@ -192,7 +193,7 @@ def test_without_a_budget_nothing_is_left_out(clock: Clock, calib: Path) -> None
 
 def test_the_budget_counts_from_when_the_command_started(clock: Clock, calib: Path) -> None:
     limit = Budget(time_budget_s=500)
-    early = optimize(layered(), recipe="lossless", budget=limit, started=1000.0 - 800).receipt
+    early = started_optimize(layered(), recipe="lossless", budget=limit, started=1000.0 - 800).receipt
     assert early.measured["seconds"] > 800 and [each for each in early.missed if each.startswith("time: 8")]
 
 
