@@ -122,7 +122,7 @@ def refuse_files(outputs: Sequence[Path], inputs: Inputs, *, force: bool) -> Non
         if any(_is_same(path, other) for other in outputs[:index]):
             raise ModelError(f"{path}: two outputs would be written to it. Name another file for one of them.")
         if os.path.lexists(path) and not force:
-            raise ModelError(f"{path}: exists already. Use --force to replace it.")
+            raise ModelError(f"{path}: exists already. Use --force (in Python force=True) to replace it.")
 
 
 class Transaction:

@@ -105,6 +105,9 @@ class Model:
         self.seeds: tuple[Seed, ...] = ()
         self.files: dict[str, HeldFile] = {}
 
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {len(self.proto.graph.node)} nodes, opset {self.opset}>"
+
     @property
     def name(self) -> str:
         """What error messages call the model."""

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.errors import RecipeError
+from onnxcomp.json_schema import schema_of, schema_of_types
 from onnxcomp.typed import typed
 
 FORMAT = 1
+SCHEMA_ID = f"urn:onnxcomp:receipt:{FORMAT}"
 FACTS: dict[str, dict[str, tuple[type, ...]]] = {
     "source": {"bytes": (int,), "sha256": (str,)},
     "data": {"random": (bool,), "samples": (int,), "verification_samples": (int,)},
@@ -102,7 +104,7 @@ class StepReport:
     taken_back: list[Entry] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(repr=False)
 class Receipt:
     """The whole account of one run.
 
@@ -132,6 +134,10 @@ class Receipt:
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __repr__(self) -> str:
+        sizes = f"{self.source.get('bytes', 0):,} -> {self.result.get('bytes', 0):,} bytes"
+        return f"<Receipt: {self.recipe}, {len(self.steps)} steps, {sizes}>"
+
     def to_json(self) -> str:
         """The receipt as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1, default=_plain) + "\n"
@@ -151,6 +157,20 @@ class Receipt:
             return read
         except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a receipt of onnxcomp: {error}.") from error
+
+
+def receipt_schema() -> dict[str, Any]:
+    """The JSON Schema of receipts: what ``Receipt.read`` takes, and what ``--json`` prints."""
+    schema = schema_of(Receipt)
+    properties = schema["properties"]
+    for part, facts in FACTS.items():
+        known = {key: schema_of_types(*kinds) for key, kinds in facts.items()}
+        properties[part] |= {"properties": known, "required": list(facts)}
+    properties["seed"] |= {"minimum": 0}
+    properties["format"] = {"const": FORMAT}
+    properties["files"] = {"type": "array", "items": {"type": "string"}, "description": "What --json says was written."}
+    required = list(dict.fromkeys([*schema["required"], *FACTS]))
+    return {**schema, "required": required, "$id": SCHEMA_ID, "title": f"Receipt of onnxcomp, format {FORMAT}"}
 
 
 def digest(content: bytes) -> str:

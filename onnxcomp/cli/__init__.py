@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -38,8 +39,8 @@ TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "expand", "pack", "unpack", "passes",
-    "recipe",
+    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "doctor", "expand", "pack", "unpack",
+    "passes", "recipe",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note, for whoever looks for a fault, whether the command was asked to say more."""
-        ctx.meta[VERBOSE] = not {"-v", "--verbose"}.isdisjoint(args)
+        ctx.meta[VERBOSE] = any(each == "--verbose" or re.fullmatch("-v+", each) for each in args)
         return super().parse_args(ctx, args)
 
     def make_context(

@@ -12,7 +12,10 @@ from onnxcomp.cli import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
-    from onnxcomp.pipeline.reports.bench import Bench
+    from onnxcomp.pipeline.reports.bench import Bench, MeasuredCost
+    from onnxcomp.runtime import MachinePeaks
+
+SHOWN = 8  # operators of a model
 
 
 @click.command()
@@ -55,7 +58,7 @@ def command(
 def _ratio(found: Bench, key: str) -> str:
     """A ratio, and what it comes to where that is time: ``1.57, 1.57x SLOWER``."""
     from onnxcomp import formats
-    from onnxcomp.cli.summary import LOAD_NOISE
+    from onnxcomp.pipeline.reports.account import LOAD_NOISE
 
     if key not in found.ratios:
         return ""
@@ -86,3 +89,26 @@ def _show(found: Bench) -> None:
     how = f"{found.runs} runs{' in turns' if found.ratios else ''} on {found.target}"
     conditions = [formats.count(found.threads, "thread"), shapes_words(found.shapes, found.shapes_from)]
     screen.show(listed, "", ", ".join([how, *conditions, f"on one sample of {found.data}"]))
+    for each in found.models:
+        _show_operators(each, found.peaks)
+
+
+def _show_operators(cost: MeasuredCost, peaks: MachinePeaks | None) -> None:
+    """Where the time goes, and how near that is to the machine's limit."""
+    from onnxcomp import formats
+    from onnxcomp.cli import screen
+
+    headings = ("operator", "nodes", "time", "MACs", "bytes", "share of the peak", "bound by")
+    listed = screen.table(f"{cost.name}: {headings[0]}", *headings[1:], right=headings[1:6])
+    for each in cost.operators[:SHOWN]:
+        macs = "" if not each.macs else formats.significant(each.macs)
+        peak = "" if each.share_of_peak is None else f"{each.share_of_peak:.0%}"
+        cells = (f"{each.share_of_time:.0%}", macs, formats.size(each.size_bytes), peak, each.bound)
+        listed.add_row(*screen.cells(each.operator, f"{each.nodes:,}", *cells))
+    more = len(cost.operators) - SHOWN
+    screen.show("", listed, *([f"... and {more} more operators (--json has all)"] if more > 0 else []))
+    if peaks is not None and cost.operators:
+        rate = (peaks.float32_macs / 1e9, peaks.int8_macs / 1e9, peaks.bytes_moved[-1][1] / 1e9)
+        screen.show(
+            "The peak was measured here: {:.0f} GMAC/s in float32, {:.0f} in int8, {:.0f} GB/s of memory.".format(*rate)
+        )

@@ -6,6 +6,9 @@ docs/passes.md is written whole; in the other pages the part between two marks i
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +19,7 @@ import click
 
 from onnxcomp.cli.declaration import cell, example, markdown
 from onnxcomp.contract import Pass
+from onnxcomp.receipt import receipt_schema
 from onnxcomp.recipe import Recipe, preset_names
 from onnxcomp.recipe.reading import EVERY, KINDS, MEANINGS
 from onnxcomp.recipe.recipe import RECIPE_KEYS
@@ -31,6 +35,8 @@ EXAMPLE = re.compile(r"(<!-- file: (\S+), .*? -->\n).*?(<!-- end of file -->)", 
 LANGUAGES = {".yml": "yaml", ".yaml": "yaml", ".py": "python", ".json": "json", "": "dockerfile"}
 LAYERS = Path("docs", "layers.toml")
 WITH_LAYERS = (Path("CONTRIBUTING.md"), Path("docs", "architecture.md"))
+PYTHON = Path("docs", "python.md")
+SCHEMA = Path("docs", "receipt.schema.json")
 HEAD = """# Passes
 
 Written by `make docs` from the classes in `passes/`; edit those. `onnxcomp passes NAME` prints the same, and
@@ -102,11 +108,32 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def with_stable_names(current: str) -> str:
+    """The page with the public names between its marks."""
+    package = importlib.import_module("onnxcomp")
+    rows = [(f"`{name}`", _first_sentence(getattr(package, name))) for name in package.__all__]
+    return between("stable", _table(("name", "what it is"), rows), current)
+
+
+def _first_sentence(thing: object) -> str:
+    if isinstance(thing, str):
+        return "The version of the package."
+    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
+
+
+def schema_page(current: str) -> str:
+    """docs/receipt.schema.json as it must be."""
+    return json.dumps(receipt_schema(), indent=1) + "\n"
+
+
 PAGES: Mapping[Path, Callable[[str], str]] = {
     PASSES: passes_page,
     RECIPES: with_recipe_keys,
     PIPELINES: with_examples,
     **dict.fromkeys(WITH_LAYERS, with_layers),
+    PYTHON: with_stable_names,
+    SCHEMA: schema_page,
 }
 
 

@@ -143,8 +143,8 @@ def _refuse_outputs(request: Request, model: Model, output: Path) -> None:
     """Refuse what cannot be written before anything is computed."""
     data = request.calib_data.source if isinstance(request.calib_data, Sequences) else request.calib_data
     for source in (data, request.train_data):
-        if source is not None:
-            model.inputs.update(Inputs(source_files(source)))
+        if source is not None:  # here it is always a name
+            model.inputs.update(Inputs(source_files(str(source))))
     named = (data or "", request.train_data or "", request.metric)
     modules = [module_file(each) for each in map(str, named) if ":" in each]
     recipe = [Path(request.recipe)] if isinstance(request.recipe, str) else []

@@ -20,6 +20,8 @@ else:
 
 READINGS = ("classes", "values", "probabilities", "embedding", "labels", "ignore")  # as numerics.metrics.KINDS
 
+EVERY_DECISION = 2  # times -v
+
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
@@ -72,10 +74,20 @@ model_argument = click.argument("model", type=PATH)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 
+def _verbosity(ctx: click.Context, param: click.Parameter, count: int) -> bool:
+    """Whether to say more in the tables; from the second time on, every decision too."""
+    if count >= EVERY_DECISION:
+        from onnxcomp.cli.logs import show_decisions
+
+        show_decisions()
+    return count > 0
+
+
 noise_options = stacked(
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors (and what --json asks for)."),
-    click.option("-v", "--verbose", is_flag=True, help="Name every weight and node in the tables."),
-)
+    click.option("-v", "--verbose", count=True, callback=_verbosity,
+                 help="Name every weight and node in the tables; -vv: tell every decision as it is made."),
+)  # fmt: skip
 
 target_options = stacked(
     click.option("--ep", default="cpu", show_default=True, metavar="NAME",

@@ -11,6 +11,7 @@ from onnxcomp.cli import screen, steps, summary
 from onnxcomp.cli.steps import plain
 from onnxcomp.cli.summary import labelled
 from onnxcomp.cli.verdicts import agreement, judged, measured_words
+from onnxcomp.pipeline.reports.account import is_exact
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
 
@@ -205,7 +206,7 @@ def _notes(receipt: Receipt) -> list[str]:
         notes.append(unstored)
     if not receipt.applied:
         notes.append("nothing was gained: the output is the original")
-    if receipt.data["random"] and not (receipt.applied and summary.is_exact(receipt)):
+    if receipt.data["random"] and not (receipt.applied and is_exact(receipt)):
         notes.append(WITHOUT_DATA)
     return notes
 

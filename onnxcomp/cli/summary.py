@@ -17,13 +17,12 @@ from typing import Any
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
+from onnxcomp.pipeline.reports.account import LOAD_NOISE, outcome
 from onnxcomp.receipt import Receipt
-from onnxcomp.registry import get_pass
 
 LEAST_MEMORY = 0.1  # of the peak; less is not worth a word
 NAMED = 3  # operators named in a line
 GUESSED = "guessed"  # as CalibrationData.shapes_from
-LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 KINDS = {"classes": "class scores", "probabilities": "probabilities", "embedding": "an embedding", "labels": "labels"}
 
 Rows = list[tuple[str, str]]
@@ -38,29 +37,6 @@ def heading(receipt: Receipt, written: Sequence[Path], *, replayed: bool = False
     if took is not None and not replayed:
         words.append(formats.seconds(took))
     return f"{source} -> {made}: {', '.join(words)}"
-
-
-def outcome(receipt: Receipt) -> str:
-    """The verdict in a word or two."""
-    verdict = receipt.verdict
-    if not receipt.applied:
-        word = "UNCHANGED"
-    elif is_exact(receipt):
-        word = "PASS, exact steps only" if verdict["passed"] else "FAIL"
-    elif receipt.data["random"]:
-        word = "RUNS, accuracy not judged"
-    elif not verdict.get("verified", True):
-        word = "NOT JUDGED"
-    elif verdict["limit"] is None or verdict["limit"] >= LARGEST_DROP:
-        word = "MEASURED, no limit"
-    else:
-        word = "PASS" if verdict["passed"] else "FAIL"
-    return f"{word}, GOAL MISSED" if receipt.missed else word
-
-
-def is_exact(receipt: Receipt) -> bool:
-    """Whether nothing was done that may lose something."""
-    return all(get_pass(each.rewrite).effect.is_exact for each in receipt.applied)
 
 
 def rows(receipt: Receipt, *, verbose: bool = False) -> Rows:

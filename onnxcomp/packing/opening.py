@@ -34,14 +34,18 @@ def opened(path: Path, keys: PackKeys, *, base: Path | None = None, in_memory: b
 @contextlib.contextmanager
 def opened_source(path: Path, keys: PackKeys, *, in_memory: bool = False) -> Iterator[PackSource]:
     """A model whose tensors can be had, packed or not."""
-    with _file(path) as file:
-        is_packed = file.read(max(len(MAGIC), len(MARK))).startswith((MAGIC, MARK))
-    if is_packed:
+    if is_packed(path):
         with opened(path, keys, in_memory=in_memory) as model:
             yield model
     else:
         with PlainModel(path) as plain:
             yield plain
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is a packed or an encrypted one. Raises ModelError where it cannot be read."""
+    with _file(path) as file:
+        return file.read(max(len(MAGIC), len(MARK))).startswith((MAGIC, MARK))
 
 
 def _file(path: Path) -> BinaryIO:

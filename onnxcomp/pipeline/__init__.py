@@ -4,7 +4,8 @@ result = optimize("model.onnx", recipe="small", calibration="calib.npz")
 result.save("small.onnx")
 """
 
-from onnxcomp.pipeline.api import Result, optimize
+from onnxcomp.pipeline.api import optimize
 from onnxcomp.pipeline.replay import replay
+from onnxcomp.pipeline.result import Result
 
 __all__ = ["Result", "optimize", "replay"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -22,12 +21,11 @@ from onnxcomp.clock import clock
 from onnxcomp.cluster import on_cluster
 from onnxcomp.contract import Context
 from onnxcomp.errors import CalibrationError, ModelError, VerificationError
-from onnxcomp.files import Transaction
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.seeds import is_drawing, seeded, unseeded
 from onnxcomp.graph.report.inspection import contributed_operators
 from onnxcomp.graph.weights.roles import with_true_encodings
-from onnxcomp.model import Model, load, refuse_outputs, stage, stale_data
+from onnxcomp.model import Model, load
 from onnxcomp.parallel import cores
 from onnxcomp.pipeline.before import allow_present, described_reference, opened_reference
 from onnxcomp.pipeline.costs import compare_costs
@@ -35,6 +33,7 @@ from onnxcomp.pipeline.executor import execute, settle
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.opening import open_data
+from onnxcomp.pipeline.result import Result
 from onnxcomp.pipeline.run import Progress, Run
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
@@ -51,6 +50,8 @@ from onnxcomp.verify import Verifier
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.repeatable import draws_differently
 
+LOG = logging.getLogger(__name__)
+
 TUNED_VALUES = 15 * 10**8  # samples of the search times weight values, at most
 LEAST_TUNING_SAMPLES = 16
 PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
@@ -58,44 +59,6 @@ PACKAGES = ("onnxcomp", "onnx", "numpy", "scikit-learn")
 
 def silent(done: int, total: int, what: str) -> None:
     """Tell nobody."""
-
-
-@dataclass
-class Result:
-    """The optimized model and the account of how it came about."""
-
-    model: Model
-    receipt: Receipt
-
-    @staticmethod
-    def account_path(path: Path) -> Path:
-        """Where the receipt of the model at ``path`` goes."""
-        return path.with_name(f"{path.stem}.receipt.json")
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        force: bool = False,
-        pages: Mapping[Path, Callable[[Receipt], str]] | None = None,
-    ) -> list[Path]:
-        """Write the model and, beside it, ``<stem>.receipt.json``: all of them or none; gives all files written.
-
-        pages: further files to write with them, each made from the receipt. Raises ModelError where one of the
-        files is one that the run read, or another of them, or exists (without ``force``).
-        """
-        target = Path(path)
-        account = self.account_path(target)
-        texts = dict(pages or {})
-        refuse_outputs(self.model, [target, account, *texts], force=force)
-        with Transaction() as outputs:
-            staged = stage(self.model, target, outputs)
-            self.receipt.result |= {"path": target.name, "bytes": staged.size_bytes, "sha256": staged.sha256}
-            outputs.write(account, [self.receipt.to_json().encode()])
-            for page, render in texts.items():
-                outputs.write(page, [render(self.receipt).encode()])
-            outputs.commit(stale_data(target, staged, self.model))
-        return [*staged.paths, account, *texts]
 
 
 def optimize(
@@ -153,12 +116,18 @@ def optimize(
                 model, before, chosen, calibration, where, limits, metric, outputs, patterns, shapes, seed, progress,
                 time,
             )  # fmt: skip
+        LOG.info("%s: recipe %s on %s, %d samples, limit %.3g", model.name, chosen.name, where.name, *_judged(run))
         setup = None if training is None else training.opened(model, where, seed)
         run.context = dataclasses.replace(run.context, jobs=jobs or cores(), training=setup)
         run.receipt.training, run.receipt.reference = described(setup), described_reference(reference)
         execute(run)
         _finish(run)
     return Result(unseeded(run.current), run.receipt)
+
+
+def _judged(run: Run) -> tuple[int, float]:
+    """On how many samples the result is judged, and by what limit."""
+    return int(run.receipt.data["verification_samples"]), run.verifier.limit
 
 
 def _opened_once(model: Model) -> contextlib.AbstractContextManager[None]:
@@ -309,6 +278,7 @@ def _finish(run: Run) -> None:
     receipt.verdict = verdict.describe()
     if verdict.doubt and not run.data.is_random and receipt.metric["wanted_samples"] is None:
         receipt.notes.append(verdict.doubt)
+    LOG.info("%s: the result %s, %d bytes", run.original.name, verdict.in_words(), model.size_bytes)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
     gained = bool(receipt.applied)

@@ -19,13 +19,14 @@ from onnxcomp.graph.ir.seeds import seeded, unseeded
 from onnxcomp.graph.weights.roles import compose, with_true_encodings
 from onnxcomp.model import Model, load
 from onnxcomp.parallel import cores
-from onnxcomp.pipeline.api import Result, silent, tuner_for
+from onnxcomp.pipeline.api import silent, tuner_for
 from onnxcomp.pipeline.apply import apply_choice, put_back
 from onnxcomp.pipeline.before import described_reference, opened_reference
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import pass_again
 from onnxcomp.pipeline.opening import open_data
+from onnxcomp.pipeline.result import Result
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.scratch_need import REWRITTEN
 from onnxcomp.pipeline.training_data import TrainingOptions, refuse_other_samples

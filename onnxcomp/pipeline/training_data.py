@@ -22,7 +22,9 @@ DIGESTED_BYTES = 2**32  # of samples: of more, the receipt does not say what the
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """data: samples to train on, in the forms of calibration data; None for the calibration part. engine: torch, ort or
+    """What there is to say of trainings.
+
+    data: samples to train on, in the forms of calibration data; None for the calibration part. engine: torch, ort or
     auto. time: of each training, such as 10m; None for what its epochs take. checkpoints: a folder in which trainings
     are kept, so that they go on where they were.
 

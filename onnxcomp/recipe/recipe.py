@@ -98,7 +98,8 @@ class Recipe:
         """Refuse a recipe one of whose passes needs data that is not there."""
         for step in () if calibration else self.needy():
             where = "" if step.name == self.name else f"{self.name}: "
-            raise LacksData(f"{where}{step.name} needs calibration data. Give it with --calib-data.")
+            option = "--calib-data, in Python calibration="
+            raise LacksData(f"{where}{step.name} needs calibration data. Give it with {option}.")
 
     def waits_for_data(self) -> tuple[str, ...]:
         """The passes that ``without_calibration`` does not even try, repairs after a choice aside."""

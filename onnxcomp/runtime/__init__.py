@@ -8,7 +8,8 @@ from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_load, measure_loads, run_isolated
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
-from onnxcomp.runtime.profile import profile_nodes
+from onnxcomp.runtime.peaks import IntegerGain, MachinePeaks, measure_gains, measure_peaks
+from onnxcomp.runtime.profile import ExecutedNode, profile_kernels, profile_nodes
 from onnxcomp.runtime.session import (
     Feeds,
     Session,
@@ -24,10 +25,13 @@ from onnxcomp.runtime.session import (
 )
 
 __all__ = [
+    "ExecutedNode",
     "Feeds",
+    "IntegerGain",
     "IsolatedRun",
     "Latency",
     "Load",
+    "MachinePeaks",
     "ModelSource",
     "Session",
     "Value",
@@ -39,11 +43,14 @@ __all__ = [
     "known_providers",
     "loads",
     "measure_apart",
+    "measure_gains",
     "measure_latency",
     "measure_load",
     "measure_loads",
+    "measure_peaks",
     "one_line",
     "optimized",
+    "profile_kernels",
     "profile_nodes",
     "run_isolated",
 ]

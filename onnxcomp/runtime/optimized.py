@@ -22,9 +22,15 @@ KEPT_BYTES = 64
 
 
 def optimized(
-    model: ModelSource, *, provider: str = "CPUExecutionProvider", custom_ops: Sequence[Path] = ()
+    model: ModelSource,
+    *,
+    provider: str = "CPUExecutionProvider",
+    custom_ops: Sequence[Path] = (),
+    level: str = "extended",
 ) -> onnx.ModelProto:
-    """The model as ``provider`` runs it, without the data of its initializers; fused, but in its own layout.
+    """The model as ``provider`` runs it, without the data of its initializers.
+
+    level: of optimization: with "extended" it is fused, but in its own layout; with "all" it is what runs here.
 
     Raises TargetError when the model does not load there.
     """
@@ -35,7 +41,7 @@ def optimized(
         options = ort.SessionOptions()
         options.log_severity_level = LOG_FATAL
         options.intra_op_num_threads = 1
-        options.graph_optimization_level = LEVELS["extended"]
+        options.graph_optimization_level = LEVELS[level]
         options.optimized_model_filepath = str(path)
         prefix = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{prefix}_file_name", "optimized.data")

@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxcomp.errors import TargetError
 from onnxcomp.model_source import ModelSource
 from onnxcomp.runtime.measure import WARM_UP_RUNS
+from onnxcomp.runtime.optimized import optimized
 from onnxcomp.runtime.session import Feeds, Session
+
+if TYPE_CHECKING:
+    import onnx
 
 KERNEL = "_kernel_time"  # the ending of the events that time a node's kernel
 MICROSECONDS = 1e-6
+BITS = {
+    **dict.fromkeys(("uint2", "int2"), 2),
+    **dict.fromkeys(("uint4", "int4", "float4e2m1"), 4),
+    **dict.fromkeys(("bool", "uint8", "int8", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz"), 8),
+    **dict.fromkeys(("uint16", "int16", "float16", "bfloat16"), 16),
+    **dict.fromkeys(("uint32", "int32", "float"), 32),
+    **dict.fromkeys(("uint64", "int64", "double", "complex64"), 64),
+}
+"""Of an element, by ONNX Runtime's word for its type."""
+
+TensorType = tuple[str, tuple[int, ...]]
+"""An element type and a shape."""
+
+Wiring = tuple[str, tuple[TensorType | None, ...]]
+"""An operator, and of each of its inputs the constant that it is, or None."""
+
+
+@dataclass(frozen=True)
+class ExecutedNode:
+    """A node of the model that ONNX Runtime made, as it ran.
+
+    seconds: of one run; of a node in a loop, all of its turns. reads, writes: element type and shape of each tensor in
+    one turn, constants among what it reads, in the layout that it was given.
+    """
+
+    name: str
+    operator: str
+    provider: str
+    seconds: float
+    reads: tuple[TensorType, ...] = ()
+    writes: tuple[TensorType, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that it reads and writes in one turn; of strings nothing."""
+        return sum(math.prod(shape) * BITS.get(kind, 0) // 8 for kind, shape in (*self.reads, *self.writes))
 
 
 def profile_nodes(
@@ -34,22 +78,102 @@ def profile_nodes(
     or the name of what it gives out. Profiling itself costs each node a little, the same for all.
     Raises TargetError or VerificationError when the model does not load or run.
     """
+    options = {"provider": provider, "provider_options": provider_options, "threads": threads, "custom_ops": custom_ops}
+    return node_seconds(_events(model, feeds, runs, options), WARM_UP_RUNS + runs)
+
+
+def profile_kernels(
+    model: ModelSource,
+    feeds: Feeds,
+    *,
+    runs: int = 20,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    provider_options: Mapping[str, str] | None = None,
+    custom_ops: Sequence[Path] = (),
+) -> list[ExecutedNode]:
+    """What ran, node by node of the optimized model, in the order in which it ran first.
+
+    Nodes should have names. Raises TargetError or VerificationError when the model does not load or run.
+    """
+    options = {"provider": provider, "provider_options": provider_options, "threads": threads, "custom_ops": custom_ops}
+    events = _events(model, feeds, runs, options)
+    try:
+        wired = wirings(optimized(model, provider=provider, custom_ops=custom_ops, level="all").graph)
+    except TargetError:  # a provider that compiles nodes: what it made cannot be written down
+        wired = {}
+    return kernels(events, WARM_UP_RUNS + runs, wired)
+
+
+def wirings(graph: onnx.GraphProto) -> dict[str, Wiring]:
+    """By name, what each node of a graph and its subgraphs reads: constants, and None for all else."""
+    constants: dict[str, TensorType] = {}
+    found: dict[str, Wiring] = {}
+    graphs = [graph]
+    while graphs:
+        each = graphs.pop()
+        constants |= {held.name: (_kind(held.data_type), tuple(held.dims)) for held in each.initializer}
+        for node in each.node:
+            inputs = [name for name in node.input if name]
+            found.setdefault(node.name, (node.op_type, tuple(constants.get(name) for name in inputs)))
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return found
+
+
+def _kind(data_type: int) -> str:
+    """ONNX Runtime's word for an element type."""
+    import onnx  # late: processes that measure import this package, too
+
+    return onnx.TensorProto.DataType.Name(data_type).lower()
+
+
+def kernels(
+    events: Sequence[Mapping[str, Any]], runs: int, wired: Mapping[str, Wiring] | None = None
+) -> list[ExecutedNode]:
+    """What the events of a profile over ``runs`` runs tell of each node. wired: what the nodes read of constants, since
+    the profile does not tell of those that a kernel keeps in a form of its own."""
+    seconds = node_seconds(events, runs)
+    told: dict[str, Mapping[str, Any]] = {}
+    for each in events:
+        name = str(each.get("name", ""))
+        if each.get("cat") == "Node" and name.endswith(KERNEL):
+            told.setdefault(name.removesuffix(KERNEL), each.get("args", {}))
+    found = []
+    for name, about in told.items():
+        operator, seen = str(about.get("op_name", "")), _tensors(about.get("input_type_shape", ()))
+        known = (wired or {}).get(name)
+        reads = _joined(seen, known[1]) if known and known[0] == operator else seen
+        writes = _tensors(about.get("output_type_shape", ()))
+        found.append(ExecutedNode(name, operator, str(about.get("provider", "")), seconds[name], reads, writes))
+    return found
+
+
+def _joined(seen: Sequence[TensorType], wired: Sequence[TensorType | None]) -> tuple[TensorType, ...]:
+    """What a node reads, in order: the profile's tensors, with the constants that it leaves out in their places."""
+    rest, found = list(seen), []
+    for constant in wired:
+        if constant is not None and (not rest or rest[0] != constant):
+            found.append(constant)
+        elif rest:
+            found.append(rest.pop(0))
+    return (*found, *rest)
+
+
+def _tensors(listed: Sequence[Mapping[str, Sequence[int]]]) -> tuple[TensorType, ...]:
+    return tuple((kind, tuple(shape)) for each in listed for kind, shape in each.items())
+
+
+def _events(model: ModelSource, feeds: Feeds, runs: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The events of ``runs`` runs after the unmeasured ones, and of these."""
     with tempfile.TemporaryDirectory(prefix="onnxcomp-") as folder:
-        session = Session(
-            model,
-            provider=provider,
-            provider_options=provider_options,
-            threads=threads,
-            custom_ops=custom_ops,
-            profile=Path(folder),
-        )
+        session = Session(model, **options, profile=Path(folder))
         for _ in range(WARM_UP_RUNS + runs):
             session.run(feeds)
-        events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-    return node_seconds(events, WARM_UP_RUNS + runs)
+        events: list[dict[str, Any]] = json.loads(session.end_profile().read_text(encoding="utf-8"))
+    return events
 
 
-def node_seconds(events: Sequence[Mapping[str, object]], runs: int) -> dict[str, float]:
+def node_seconds(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, float]:
     """Seconds of one run by node, from the events of a profile over ``runs`` runs."""
     spent: dict[str, list[float]] = defaultdict(list)
     for each in events:

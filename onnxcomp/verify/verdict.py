@@ -67,6 +67,12 @@ class Verdict:
         is_held = self.beside is None or self.beside[0] <= self.beside[1]
         return not self.failed and self.divergence <= self.limit and is_held and not self.unseen
 
+    def in_words(self) -> str:
+        """``holds, divergence 0.011 of 0.03``, for logs."""
+        if self.failed:
+            return f"fails: {'; '.join(self.reasons)}"
+        return f"{'holds' if self.passed else 'is over'}, divergence {self.divergence:.3g} of {self.limit:.3g}"
+
     @property
     def passed_safely(self) -> bool:
         """Whether every measure would pass one standard error higher, too.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.calibration.data.asked_shapes import resized, with_shapes
 from onnxcomp.calibration.data.groups import Group, natural_order, read_groups
+from onnxcomp.calibration.data.in_memory import Held, described, held_loaders, is_named
 from onnxcomp.calibration.data.random_inputs import draw
 from onnxcomp.calibration.data.sample_axes import WHOLE, Cut, find_cut
 from onnxcomp.calibration.data.samples import as_declared, digests, taken
@@ -75,7 +76,7 @@ class CalibrationData:
     @classmethod
     def open(
         cls,
-        source: str | Path | Sequences,
+        source: str | Path | Held | Sequences,
         inputs: Sequence[ValueSpec],
         *,
         run: Run | None = None,
@@ -87,7 +88,8 @@ class CalibrationData:
 
         source: .npz with one array per input and optionally ``labels``; .npy for a single input; a folder
         of either or of ONNX ``test_data_set_*``; ``module:function`` giving one dict or an iterable of
-        dicts; ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
+        dicts; arrays by input name, an array for a single input, an iterable of such or a function that gives one;
+        ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
         states, a folder of numbered .npz is one of sequences, whose steps lie along the samples' axis.
         run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
         then to whole arrays, until it raises no VerificationError. not_samples: axes of inputs that cannot hold the
@@ -97,17 +99,17 @@ class CalibrationData:
         """
         scratch = ArrayScratch()
         path, axis = (source.source, source.axis) if isinstance(source, Sequences) else (source, None)
-        files = Inputs(source_files(path))
+        files = Inputs(source_files(path) if is_named(path) else [])
         read = functools.partial(as_steps, inputs=inputs, axis=axis, states=states)
-        groups, labelled = read_groups(
-            find_loaders(path, inputs, scratch), read, inputs, not_samples, is_stepped=bool(states) or axis is not None
-        )
+        loaders = find_loaders(path, inputs, scratch) if is_named(path) else held_loaders(path, inputs, scratch)
+        is_stepped = bool(states) or axis is not None
+        groups, labelled = read_groups(loaders, read, inputs, not_samples, is_stepped=is_stepped)
         if any(labelled) and not all(labelled):
-            raise CalibrationError(f"calibration data: only some parts of {source} have labels")
+            raise CalibrationError(f"calibration data: only some parts of {described(path)} have labels")
         if states and axis is None and is_numbered_folder(path) and any(group.cut.count > 1 for group in groups):
             groups = [replace(each, sequences=np.full(each.cut.count, i)) for i, each in enumerate(groups)]
         data = cls(
-            source=str(source),
+            source=described(path),
             inputs=tuple(inputs),
             groups=tuple(groups),
             order=natural_order(groups),
@@ -118,7 +120,7 @@ class CalibrationData:
             scratch=scratch,
         )
         if not len(data.order):
-            raise CalibrationError(f"calibration data: {source} holds no complete batch")
+            raise CalibrationError(f"calibration data: {described(path)} holds no complete batch")
         fitted = data if run is None else data._fitted_to(run)
         is_choice = any(group.cut.is_choice for group in fitted.groups)
         return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words)) if is_choice else fitted

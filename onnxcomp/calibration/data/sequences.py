@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.calibration.data.in_memory import Held, described
 from onnxcomp.calibration.data.sample_axes import BATCH_SYMBOL, Cut, Dims, find_cut
 from onnxcomp.calibration.data.sources import LABELS
 from onnxcomp.errors import CalibrationError
@@ -33,11 +34,11 @@ class Sequences:
     it hold for all steps of their sequence; those of states are what the sequences start with.
     """
 
-    source: str | Path
+    source: str | Path | Held
     axis: int = 1
 
     def __str__(self) -> str:
-        return str(self.source)
+        return described(self.source)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Stepped:
     starts: tuple[str, ...] = ()
 
 
-def is_numbered_folder(source: str | Path) -> bool:
+def is_numbered_folder(source: object) -> bool:
     """Whether it is a folder of .npz files that are told apart by a number."""
+    if not isinstance(source, (str, Path)):
+        return False
     folder = Path(source)
     files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
     return bool(files) and all(NUMBERED.fullmatch(path.stem) for path in files)

@@ -12,6 +12,7 @@ import importlib
 import itertools
 import lzma
 import math
+import os
 import shutil
 import struct
 import sys
@@ -78,7 +79,9 @@ class ArrayScratch:
         return Path(self._folder.name)
 
 
-def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: ArrayScratch) -> list[tuple[str, Loader]]:
+def find_loaders(
+    source: str | os.PathLike[str], inputs: Sequence[ValueSpec], scratch: ArrayScratch
+) -> list[tuple[str, Loader]]:
     """Loaders of ``source`` with a name for each, in a fixed order.
 
     Raises CalibrationError when there is nothing of that name, or nothing in it.
@@ -93,7 +96,7 @@ def find_loaders(source: str | Path, inputs: Sequence[ValueSpec], scratch: Array
     raise CalibrationError(f"calibration data: {source} does not exist (a file, a folder or module:function)")
 
 
-def source_files(source: str | Path) -> list[Path]:
+def source_files(source: str | os.PathLike[str]) -> list[Path]:
     """The files that samples of ``source`` are read from; none for a function."""
     path = Path(source)
     try:
@@ -262,10 +265,17 @@ def function_loaders(reference: str, scratch: ArrayScratch) -> list[tuple[str, L
 
     They are kept, in memory up to 256 MiB and on disk above, so that they can be split and read again.
     """
+    return feed_loaders(reference, _feeds(reference), scratch)
+
+
+def feed_loaders(
+    reference: str, feeds: Iterable[Mapping[Any, Value]], scratch: ArrayScratch
+) -> list[tuple[str, Loader]]:
+    """Loaders of feeds, which are read once. Raises CalibrationError where there are none."""
     loaders: list[tuple[str, Loader]] = []
     held = 0
-    for i, feed in enumerate(_feeds(reference)):
-        values = {str(name): _as_value(value) for name, value in feed.items()}
+    for i, feed in enumerate(feeds):
+        values = {str(name): as_value(value) for name, value in feed.items()}
         held += sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
         if held <= IN_MEMORY_BYTES:
             loaders.append((f"{reference} feed {i}", functools.partial(dict, values)))
@@ -309,7 +319,8 @@ def call(reference: str, *arguments: Any) -> Any:
 
 
 def call_score(reference: str, run: Callable[..., Any]) -> float:
-    """What the user's ``module:function`` gives for a model's ``run``. Raises CalibrationError when it is no number."""
+    """What the user's ``module:function`` gives for a model's ``run``, which takes arrays by input name and gives them
+    by output name: a score, more being better. Raises CalibrationError when it is no number."""
     found = call(reference, run)
     try:
         return float(found)
@@ -347,7 +358,8 @@ def find_function(reference: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", found)
 
 
-def _as_value(value: Value) -> Value:
+def as_value(value: Value) -> Value:
+    """A value as an array, unless it is a sequence of such or nothing."""
     if value is None or (isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value)):
         return value
     return np.asarray(value)

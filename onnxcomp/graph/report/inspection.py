@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxcomp import formats
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.reader import Graph, open_graph
@@ -31,6 +32,7 @@ from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.operators import ONNX_DOMAINS
+from onnxcomp.shown import Row, Shown
 from onnxcomp.tensors import bits_of
 
 KNOWN_DOMAINS = frozenset(
@@ -89,8 +91,8 @@ class Gain:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """What a model consists of; bytes are those on disk.
 
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
@@ -123,6 +125,20 @@ class Inspection:
     operators: tuple[OperatorInfo, ...]
     gains: tuple[Gain, ...]
     input_shapes: dict[str, list[int]] = field(default_factory=dict)
+
+    def headline(self) -> str:
+        """Its name, bytes, weights and nodes."""
+        parts = (f"{self.size_bytes:,} bytes", formats.count(self.weight_count, "weight"))
+        return f"{self.name}: {', '.join((*parts, formats.count(self.node_count, 'node')))}"
+
+    def rows(self) -> list[Row]:
+        """Inputs, outputs, and the sizes that its weights could have."""
+        found: list[Row] = [("input", each) for each in self.inputs]
+        found += [("output", each) for each in self.outputs]
+        found.append(("constants", f"{self.constant_bytes:,} bytes, {self.weight_bytes:,} of them in weights"))
+        found.append(("MACs", f"{self.macs:,}{' at least' if self.macs_partial or self.macs_unknown else ''}"))
+        found += [(f"in {each.bits} bits", f"about {each.size_bytes:,} bytes") for each in self.gains]
+        return found
 
     @property
     def graph_bytes(self) -> int:

@@ -11,6 +11,7 @@ A body of a Loop or Scan counts once. Everything else (activations, pooling, nor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,10 @@ from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.operators import LINEAR, MICROSOFT, ONNX_DOMAINS, RECURRENT
 
 # Operator -> position of its weight.
-CONVOLUTION_WEIGHTS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1}
+CONVOLUTION_WEIGHTS = {
+    "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "DeformConv": 1,
+}  # fmt: skip
+GEMMS = frozenset({"Gemm", "FusedGemm", "QGemm"})
 PRODUCT_OPERANDS = {
     "MatMul": 1, "FusedMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
     "QLinearMatMul": 3, "MatMulNBits": None,
@@ -28,6 +32,7 @@ PRODUCT_OPERANDS = {
 UNCOUNTED = frozenset(
     {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "PackedAttention", "DecoderAttention"}
 )
+COUNTED = frozenset({*CONVOLUTION_WEIGHTS, *PRODUCT_OPERANDS, *RECURRENT, *UNCOUNTED, *LINEAR, *GEMMS, "Einsum"})
 
 
 @dataclass(frozen=True)
@@ -48,57 +53,76 @@ def count_macs(graph: Graph, shapes: Shapes | None = None) -> dict[Node, Macs | 
     return {node: _count(node, shapes) for _, node in graph.nodes() if _multiplies(node)}
 
 
+def is_multiplying(operator: str) -> bool:
+    """Whether an operator, of ONNX or of ONNX Runtime, is one whose multiply-accumulates count."""
+    return _plain(operator) in COUNTED
+
+
+def macs_of(
+    operator: str, inputs: Sequence[Shape | None], output: Shape | None, attributes: Mapping[str, Any]
+) -> Macs | None:
+    """The multiply-accumulates of a node that reads tensors of these shapes and gives one of the other; None where they
+    cannot be told."""
+    operator = _plain(operator)
+    if operator in CONVOLUTION_WEIGHTS:
+        weight = _at(inputs, CONVOLUTION_WEIGHTS[operator])
+        return _product(output, weight and weight[1:])
+    if operator == "ConvTranspose":
+        weight = _at(inputs, 1)
+        return _product(_at(inputs, 0), weight and weight[1:])
+    if operator in PRODUCT_OPERANDS:
+        return _matrix_product(operator, inputs, output, attributes)
+    if operator in GEMMS:
+        left = _at(inputs, 0)
+        summed = None if left is None else left[:1] if attributes.get("transA", 0) else left[-1:]
+        return _product(output, summed)
+    if operator in RECURRENT:
+        return _recurrent(inputs)
+    return _einsum(inputs, str(attributes.get("equation", ""))) if operator == "Einsum" else None
+
+
+def _plain(operator: str) -> str:
+    return operator.removeprefix("DynamicQuantize") if operator.endswith("LSTM") else operator
+
+
 def _multiplies(node: Node) -> bool:
-    counted = {*CONVOLUTION_WEIGHTS, *PRODUCT_OPERANDS, *RECURRENT, *UNCOUNTED, *LINEAR, "QGemm", "Einsum"}
-    return (node.domain in ONNX_DOMAINS or node.domain == MICROSOFT) and node.op in counted
+    return (node.domain in ONNX_DOMAINS or node.domain == MICROSOFT) and node.op in COUNTED
 
 
 def _count(node: Node, shapes: Shapes) -> Macs | None:
-    if node.op in CONVOLUTION_WEIGHTS:
-        weight = _shape(node.inputs, CONVOLUTION_WEIGHTS[node.op], shapes)
-        return _product(shapes.shape(node.outputs[0]), weight and weight[1:])
-    if node.op == "ConvTranspose":
-        weight = _shape(node.inputs, 1, shapes)
-        return _product(_shape(node.inputs, 0, shapes), weight and weight[1:])
-    if node.op in PRODUCT_OPERANDS:
-        return _matrix_product(node, shapes)
-    if node.op in ("Gemm", "QGemm"):
-        left = _shape(node.inputs, 0, shapes)
-        summed = None if left is None else left[:1] if node.attrs.get("transA", 0) else left[-1:]
-        return _product(shapes.shape(node.outputs[0]), summed)
-    if node.op in RECURRENT:
-        return _recurrent(node, shapes)
-    return _einsum(node, shapes) if node.op == "Einsum" else None
+    inputs = [shapes.shape(each) for each in node.inputs]
+    return macs_of(node.op, inputs, shapes.shape(node.outputs[0]), node.attrs)
 
 
-def _matrix_product(node: Node, shapes: Shapes) -> Macs | None:
-    if node.op == "MatMulNBits":
-        return _product(shapes.shape(node.outputs[0]), (int(node.attrs["K"]),))
-    left = _shape(node.inputs, 0, shapes)
-    if left is not None and node.attrs.get("transA", 0):
+def _matrix_product(
+    operator: str, inputs: Sequence[Shape | None], output: Shape | None, attributes: Mapping[str, Any]
+) -> Macs | None:
+    if operator == "MatMulNBits":
+        return _product(output, (int(attributes["K"]),))
+    left = _at(inputs, 0)
+    if left is not None and attributes.get("transA", 0):
         left = (*left[:-2], *left[-2:][::-1])
-    right = _shape(node.inputs, PRODUCT_OPERANDS[node.op] or 1, shapes)
+    right = _at(inputs, PRODUCT_OPERANDS[operator] or 1)
     if left is None or right is None:
         return None
-    if right and left and left[-1] is None and not node.attrs.get("transB", 0):
+    if right and left and left[-1] is None and not attributes.get("transB", 0):
         left = (*left[:-1], right[-2] if len(right) > 1 else right[0])  # the summed length, from the other side
-    return _product(shapes.shape(node.outputs[0]), left[-1:])
+    return _product(output, left[-1:])
 
 
-def _recurrent(node: Node, shapes: Shapes) -> Macs | None:
-    source = _shape(node.inputs, 0, shapes)
-    weights = [_shape(node.inputs, index, shapes) for index in (1, 2)]
+def _recurrent(inputs: Sequence[Shape | None]) -> Macs | None:
+    source = _at(inputs, 0)
+    weights = [_at(inputs, index) for index in (1, 2)]
     if source is None or any(each is None for each in weights):
         return None
     parts = [_product(source[:2], each) for each in weights]
     return Macs(sum(each.count for each in parts if each), any(each.is_partial for each in parts if each))
 
 
-def _einsum(node: Node, shapes: Shapes) -> Macs | None:
-    left = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")[0]
+def _einsum(inputs: Sequence[Shape | None], equation: str) -> Macs | None:
+    left = equation.replace(" ", "").partition("->")[0]
     sizes: dict[str, int | None] = {}
-    for term, tensor in zip(left.split(","), node.inputs, strict=False):
-        shape = shapes.shape(tensor)
+    for term, shape in zip(left.split(","), inputs, strict=False):
         if "." in term or shape is None or len(shape) != len(term):
             return None
         for letter, size in zip(term, shape, strict=True):
@@ -106,8 +130,8 @@ def _einsum(node: Node, shapes: Shapes) -> Macs | None:
     return _product(tuple(sizes.values()))
 
 
-def _shape(inputs: Any, index: int, shapes: Shapes) -> Shape | None:
-    return shapes.shape(inputs[index]) if index < len(inputs) else None
+def _at(inputs: Sequence[Shape | None], index: int) -> Shape | None:
+    return inputs[index] if index < len(inputs) else None
 
 
 def _product(*parts: Shape | None) -> Macs | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.receipt import Application, Receipt, StepReport
 from onnxcomp.verify import Verdict
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Ledger:
         self.line = line
         self.receipt.applied.extend(applied)
         report.decision, report.bytes_after = decision, line.current.size_bytes
+        told = "exact" if verdict is None else f"divergence {verdict.divergence:.3g}"
+        LOG.info("%s: %s, %d -> %d bytes, %s", report.rewrite, decision, report.bytes_before, report.bytes_after, told)
         if verdict is not None:
             self.divergence = verdict.divergence
             report.divergence, report.interval = verdict.divergence, verdict.interval
@@ -60,6 +65,7 @@ class Ledger:
         """A step of which nothing goes on."""
         report.decision, report.reason, report.bytes_after = "taken back", reason, self.current.size_bytes
         report.changed = []
+        LOG.info("%s: taken back: %s", report.rewrite, reason)
 
     def take_back(self, start: int, reason: str) -> None:
         """Undo the steps kept from number ``start`` on: model, applications and what the receipt says of them."""

@@ -8,6 +8,7 @@ errors decides nothing.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.receipt import Entry
 from onnxcomp.verify import Verdict, Verifier
+
+LOG = logging.getLogger(__name__)
 
 Evaluate = Callable[[Model], float]
 Again = Callable[[Choice], tuple[Model, Outcome]]
@@ -159,6 +162,7 @@ def take_back(
     keep = _longest_prefix(groups[: most + 1], partial, evaluate, limit, context)
     kept = [name for group in groups[:keep] for name in group]
     taken = [name for group in groups[keep:] for name in group]
+    LOG.info("%s: %d of %d hold within %.3g; taken back: %s", rewrite.pass_name(), len(kept), len(names), limit, taken)
     if swapped or not kept:
         return Remainder(partial(kept), outcome, kept, taken, own, by_value)
     model, rerun = apply(kept)
@@ -174,6 +178,7 @@ def _alone(
         _refuse_late(context)
         context.progress(index, len(groups), f"measuring {group[0]} alone")
         own |= dict.fromkeys(group, evaluate(partial(group)))
+        LOG.debug("taking back: %s alone: divergence %.3g", ", ".join(group), own[group[0]])
     return own
 
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,8 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.receipt import Entry, Tried
 from onnxcomp.recipe import Apply
 from onnxcomp.verify import Verdict, Verifier
+
+LOG = logging.getLogger(__name__)
 
 TOO_LATE = "the time budget was used up"
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
@@ -141,6 +144,7 @@ class Trials:
                 trial.lost = self.course.fault(trial.model) or ""
             if not trial.lost:
                 running.append(trial)
+            LOG.debug("try: %s: %s", title(passes), trial.lost or "runs")
         return running
 
     # --- measuring ---
@@ -155,6 +159,7 @@ class Trials:
             trial.ratio = ratios[str(index)]
             if trial.ratio > MIN_SPEEDUP:
                 trial.lost = "no faster"
+            LOG.debug("try: %s: latency ratio %.3f %s", title(trial.made.passes), trial.ratio, trial.lost)
         return [each for each in running if not each.lost]
 
     def _verified(self, running: Sequence[Contender]) -> tuple[list[Contender], list[Contender]]:
@@ -171,6 +176,7 @@ class Trials:
             self.context.progress(0, 1, f"verifying {title(trial.made.passes)}")
             trial.verdict = self.verifier.check(trial.model)
             trial.lost = "; ".join(trial.verdict.reasons)
+            LOG.debug("try: %s: %s", title(trial.made.passes), trial.verdict.in_words())
             if trial.verdict.passed:
                 passed.append(trial)
             elif not passed:

@@ -12,8 +12,9 @@ from onnxcomp.budget import Drop
 from onnxcomp.calibration import Sequences
 from onnxcomp.errors import ModelError, RecipeError, TargetError
 from onnxcomp.model import HASH_DIGITS, load
-from onnxcomp.pipeline.api import Result, silent
+from onnxcomp.pipeline.api import silent
 from onnxcomp.pipeline.reports.compare import compare
+from onnxcomp.pipeline.result import Result
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.receipt import Receipt, file_digest
 from onnxcomp.target import Target

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxcomp import formats
 from onnxcomp.budget import Drop
 from onnxcomp.calibration import CalibrationData, Sequences
 from onnxcomp.errors import VerificationError
@@ -21,6 +22,7 @@ from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.run import Progress
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.unseen import with_unseen
+from onnxcomp.shown import Row, Shown
 from onnxcomp.target import Target
 from onnxcomp.verify import Verdict, Verifier
 from onnxcomp.verify.reference import Array, OutputStore, flatten
@@ -47,8 +49,8 @@ class OutputComparison:
     max_abs_value: float | None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """How far a model is from the reference; ``verdict`` says whether it is within the limit, and why not."""
 
     reference: str
@@ -64,6 +66,37 @@ class Comparison:
     notes: tuple[str, ...]
     shapes: dict[str, list[int]]
     shapes_from: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model is within the limit."""
+        return bool(self.verdict.passed)
+
+    def headline(self) -> str:
+        """Both names, and whether the second is within the limit."""
+        said = self.verdict.describe()
+        word = "not verified" if not said.get("verified", True) else "PASS" if said["passed"] else "FAIL"
+        return f"{self.reference} and {self.model}: {word}"
+
+    def rows(self) -> list[Row]:
+        """What was compared, and how far each output is off."""
+        sizes = (self.reference_bytes, self.model_bytes)
+        where = "random inputs, which show breakage only" if self.random else self.data
+        found: list[Row] = [("size", f"{sizes[0]:,} -> {sizes[1]:,} bytes, {formats.smaller(*sizes)}")]
+        found.append(("compared", f"on {where}, on {self.target}"))
+        said = self.verdict.describe()
+        if said["divergence"] is not None:
+            found.append((self.metric, f"{formats.significant(said['divergence'])}, limit {said['limit']:.3g}"))
+        found += [(f"output {each.name}", _said_of(each)) for each in self.outputs]
+        found += [("why", each) for each in said["reasons"]]
+        return found + [("note", each) for each in self.notes]
+
+
+def _said_of(output: OutputComparison) -> str:
+    parts = [f"taken for {output.kind}"] if output.kind else []
+    parts += [f"divergence {formats.significant(output.divergence)}"] if output.divergence is not None else []
+    parts += [f"largest error {formats.significant(output.max_abs_error)}"] if output.max_abs_error is not None else []
+    return ", ".join(parts)
 
 
 def compare(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
 from onnxcomp.parallel import end_processes
 from onnxcomp.pipeline.apply import apply_pass
-from onnxcomp.pipeline.history.records import application, entries
+from onnxcomp.pipeline.history.records import application, entries, title
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
@@ -34,6 +35,7 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Assignment,
     Candidates,
     Table,
+    WeightOption,
     as_made,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
@@ -47,6 +49,8 @@ from onnxcomp.pipeline.weight_search.ways import better_way
 from onnxcomp.receipt import Application, Entry
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
+
+LOG = logging.getLogger(__name__)
 
 JUDGED_SHARE = 1 / 3  # of the calibration samples: candidates that draw on data are not fitted to these
 LEAST_JUDGED = 16
@@ -114,6 +118,11 @@ class Choosing:
         if is_searched:
             best = self._eased(context, table, best)
         self._say(table, best)
+        LOG.info("%s: chosen at %s: %s", self.step.name, _costs(best), best.verdict.in_words())
+        for name, option in best.assignment.items():
+            LOG.debug("%s: %s: %s", self.step.name, name, _described(self.step, table, option))
+        for name, fate in self.held_back.items():
+            LOG.info("%s: %s: it alone broke the budget; %s", self.step.name, name, fate)
         if self._is_over():
             self.notes.append(f"{self.step.name}: {CUT_SHORT if is_searched or tuner is None else NO_SEARCH}")
         return best
@@ -299,13 +308,28 @@ class Choosing:
         verdict = self.verifier.check(model)
         if not verdict.passed:
             self.refuted = verdict
-        return Attempt(model, noted, applications, verdict, assignment, table.total(assignment))
+        trial = Attempt(model, noted, applications, verdict, assignment, table.total(assignment))
+        LOG.debug("%s: tried %d weights, %s: %s", self.step.name, len(noted), _costs(trial), verdict.in_words())
+        return trial
 
     def _apply(self, done: list[Application], rewrite: Pass, context: Context, choice: Choice) -> None:
         """Note one more application of the same choice."""
         applied = application(rewrite, context, Outcome(), choice)
         applied.beside, applied.fitted = bool(done), applied.on_data
         done.append(applied)
+
+
+def _costs(trial: Attempt) -> str:
+    return f"a cost of {trial.cost:,.0f}"
+
+
+def _described(step: Choose, table: Table, option: WeightOption) -> str:
+    """What a weight becomes, and what that costs."""
+    if option.choice is None:
+        return f"left as it is, {option.size_bytes:,.0f} bytes"
+    if option.choice in table.rewrites:
+        return f"rewritten by choice {option.choice}, {option.size_bytes:,.0f} bytes"
+    return f"{title([step.candidates[option.choice % len(step.candidates)]])}, {option.size_bytes:,.0f} bytes"
 
 
 def _is_free_of_data(candidates: Sequence[Pass]) -> bool:

@@ -6,6 +6,7 @@ takes up the budget. Where one weight alone carries a failure, that weight is he
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influen
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
+
+LOG = logging.getLogger(__name__)
 
 
 class Work(Protocol):
@@ -122,6 +125,7 @@ class Spending:
             trial = self._at(limit)
             if trial is None:
                 break
+            LOG.debug("search: limit %.3g: %s", limit, trial.verdict.in_words())
             if self._holds(trial.verdict):
                 best = trial if best is None else min(best, trial, key=lambda each: each.cost)
                 self._keep(best)

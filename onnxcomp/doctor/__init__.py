@@ -1,0 +1,1 @@
+"""Why is it slow, and what mends it: the machine, the installed ONNX Runtime, and a model on both."""
