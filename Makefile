@@ -4,6 +4,7 @@
 #   make check   what must hold before a commit: lint, types, generated docs, tests
 #   make test-openvino   tests on a second execution provider, in an environment of its own
 #   make test-torch      tests of the gradient engine that needs torch, likewise (a download of 200 MB)
+#   make test-browser    tests of the report in Chromium, where that is installed
 #   make test-oldest     some tests on the lowest versions that pyproject.toml admits, likewise
 #   make test-integrations   the pages' examples with the packages that they are about, likewise (a download of 1 GB)
 #   make site    the docs as a site in build/site, with all links checked
@@ -64,6 +65,7 @@ INTEGRATIONS_VENV ?= .venv-integrations
 INTEGRATIONS_PYTHON := $(INTEGRATIONS_VENV)/bin/python
 INTEGRATIONS ?= onnxscript skl2onnx mlflow dvc pre-commit olive-ai
 
+COMMA := ,
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -74,8 +76,8 @@ MUTANTS_FILES ?=
 MUTANTS_SAMPLE ?= 8
 MUTANTS_SEED ?= 0
 
-.PHONY: demo test test-slow test-thorough test-openvino test-torch test-oldest test-integrations mutants check lint types
-.PHONY: docs docs-check site dist clean
+.PHONY: demo test test-browser test-slow test-thorough test-openvino test-torch test-oldest test-integrations mutants check
+.PHONY: lint types docs docs-check site dist clean
 .DEFAULT_GOAL := check
 
 # Set up again only when the dependencies may have changed.
@@ -123,6 +125,12 @@ test-torch:
 	set -e; { $(call installed,$(TORCH_VENV),onnxscript pytest pytest-xdist skl2onnx --editable '.[train]'); }; \
 	$(TEST_WITH) $(TORCH_PYTHON) -m pytest $(PYTEST_ARGS) -m "not slow" -k "torch_graph or frameworks" \
 	  tests/training/torch_graph tests/docs
+
+# The report in a real browser. Where Chromium or playwright cannot be had the tests are skipped, and say so.
+test-browser: $(READY)
+	@if ! { $(call installed,$(VENV),--editable '.[dev$(COMMA)browser]'); }; then \
+	  echo "tests in a browser skipped: playwright cannot be installed here, for the reason above"; exit 0; fi; \
+	$(PYTEST) tests/report/test_browser.py || [ $$? = 5 ]
 
 test-oldest:
 	@python=$(LOWEST_PYTHON); $$python -c '' 2> /dev/null || python=$(PYTHON); $$python -m venv $(OLDEST_VENV)

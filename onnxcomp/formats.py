@@ -8,6 +8,7 @@ ROUNDING = 1e-12  # what sums in float64 leave of nothing
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 LITTLE = 0.005  # what makes less of a size is said in bytes
 NOISE = 0.05  # what two measurements of a few microseconds differ by
+LOAD_NOISE = 0.25  # what two loads of one model differ by, at least
 
 
 def size(count: float) -> str:

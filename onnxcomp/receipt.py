@@ -20,6 +20,7 @@ from onnxcomp.typed import typed
 
 FORMAT = 1
 SCHEMA_ID = f"urn:onnxcomp:receipt:{FORMAT}"
+LINE = 160  # letters of a line of JSON
 FACTS: dict[str, dict[str, tuple[type, ...]]] = {
     "source": {"bytes": (int,), "sha256": (str,)},
     "data": {"random": (bool,), "samples": (int,), "verification_samples": (int,)},
@@ -104,6 +105,70 @@ class StepReport:
     taken_back: list[Entry] = field(default_factory=list)
 
 
+@dataclass
+class Alternative:
+    """One thing that a search could have made of a weight.
+
+    what: the pass and the parameters that are not the default, "" for the weight as it is. size_bytes: about what it
+    takes. error: relative and squared, of the node's output where data tell it. divergence: of the model's outputs,
+    that it alone was predicted to cause; None where nothing told. Figures have four digits.
+    """
+
+    what: str
+    size_bytes: int
+    error: float = 0.0
+    divergence: float | None = None
+
+
+@dataclass
+class WeightAccount:
+    """One weight of the source or of the result: what it was, what it is, and what a search chose it from. What a file
+    leaves out is as by default.
+
+    shape, bytes_before: as it was in the source; None for one that the run made. shape_after, bytes_after: as it is in
+    the result; None for one that is gone. stored: how the result keeps it. zeros: the share of its values that are, in
+    the result. influence: divergence of the model's outputs for each unit of relative squared error of the node's own
+    output, as the search measured it. alternatives: by bytes, with what was chosen at the index ``chosen``.
+    """
+
+    kind: str = ""
+    shape: list[int] | None = None
+    bytes_before: int | None = None
+    shape_after: list[int] | None = None
+    bytes_after: int | None = None
+    stored: str = ""
+    zeros: float | None = None
+    influence: float | None = None
+    chosen: int | None = None
+    alternatives: list[Alternative] = field(default_factory=list)
+
+
+@dataclass
+class OutlineNode:
+    """A node of the source's main graph. now: its operator in the result, "" where no node has its name any more.
+    reads: its weights."""
+
+    name: str = ""
+    operator: str = ""
+    now: str = ""
+    reads: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Graphs:
+    """Source and result as graphs. operators: how many nodes of each there are in either. macs: multiply-accumulates
+    for a batch of one, as far as shapes are known, of either. nodes: the source's, in the order in which they run;
+    more: of those that are left out. milliseconds: of one run by the operators that ONNX Runtime makes of either, by
+    its own profile; empty where none was taken.
+    """
+
+    operators: dict[str, list[int]] = field(default_factory=dict)
+    macs: list[int] = field(default_factory=list)
+    nodes: list[OutlineNode] = field(default_factory=list)
+    more: int = 0
+    milliseconds: dict[str, list[float]] = field(default_factory=dict)
+
+
 @dataclass(repr=False)
 class Receipt:
     """The whole account of one run.
@@ -112,6 +177,8 @@ class Receipt:
     min_ort: the oldest ONNX Runtime that had to load it, "" where none was asked for.
     reference: the model that it was held against, where that is not the source. training: samples and engine of what
     trains.
+    weights, graphs, machine, command, date: for those who read it; no replay goes by them, and receipts of versions
+    before 0.2 have none. command: as it was typed, "" for a run that Python started. date: when it began, in UTC.
     """
 
     recipe: str
@@ -132,15 +199,27 @@ class Receipt:
     min_ort: str = ""
     reference: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, WeightAccount] = field(default_factory=dict)
+    graphs: Graphs = field(default_factory=Graphs)
+    machine: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    date: str = ""
     format: int = FORMAT
 
     def __repr__(self) -> str:
         sizes = f"{self.source.get('bytes', 0):,} -> {self.result.get('bytes', 0):,} bytes"
         return f"<Receipt: {self.recipe}, {len(self.steps)} steps, {sizes}>"
 
+    def content(self) -> dict[str, Any]:
+        """What the JSON holds, without what says nothing of weights and nodes."""
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
+        content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
+        return content
+
     def to_json(self) -> str:
-        """The receipt as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=1, default=_plain) + "\n"
+        """The receipt as JSON: what is short stands on one line, the rest is indented."""
+        return _laid_out(self.content(), 0) + "\n"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Receipt:
@@ -202,6 +281,23 @@ def _check_facts(receipt: Receipt) -> None:
                 raise ValueError(f"{part}.{key} is {value!r}")
     if receipt.seed < 0:
         raise ValueError(f"seed is {receipt.seed}")
+
+
+def _filled(entries: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: there may be thousands."""
+    return {key: value for key, value in entries.items() if value not in (None, "", [])}
+
+
+def _laid_out(value: Any, depth: int) -> str:
+    """JSON of which no line is long but where a single value is. depth: how far it is indented."""
+    short = json.dumps(value)
+    if len(short) + depth <= LINE or not isinstance(value, dict | list):
+        return short
+    start, end = "\n" + " " * (depth + 1), "\n" + " " * depth
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_laid_out(each, depth + 1)}" for key, each in value.items()]
+        return f"{{{start}{f',{start}'.join(items)}{end}}}"
+    return f"[{start}{f',{start}'.join(_laid_out(each, depth + 1) for each in value)}{end}]"
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,9 @@ class StripMetadata(Pass):
     user_metadata: bool = parameter(False, help="remove the model's own metadata entries too")
     keep: str | None = parameter(None, help="pattern of metadata keys that stay")
 
+    def renames(self) -> bool:
+        return self.shorten_names
+
     def apply(self, graph: Graph, context: Context) -> Outcome:
         trimmer = Trimmer(graph, context.selects)
         trimmer.strip_texts(self._stays, self._stays_in_model)

@@ -24,10 +24,11 @@ from onnxcomp.runtime import (
     measure_load,
     measure_loads,
     profile_nodes,
+    profile_operators,
     run_isolated,
 )
 from onnxcomp.runtime.isolated import read_values, write_values
-from onnxcomp.runtime.profile import node_seconds
+from onnxcomp.runtime.profile import node_seconds, operator_seconds
 
 
 def model_bytes(text: str) -> bytes:
@@ -242,6 +243,18 @@ def test_profile_names_the_nodes_that_ran() -> None:
     named.graph.node[0].name = "sum"
     found = profile_nodes(named.SerializeToString(), {"x": np.zeros((1, 2), np.float32)}, runs=3)
     assert set(found) == {"sum"} and found["sum"] >= 0
+
+
+def test_a_profile_by_operator_adds_up_the_nodes_of_each() -> None:
+    found = profile_operators(ADD, {"x": np.zeros((1, 2), np.float32)}, runs=3)
+    assert list(found) == ["Add"]
+    events = [
+        {"cat": "Node", "name": f"{name}_kernel_time", "dur": took, "args": {"op_name": operator}}
+        for name, operator, took in (("a", "Conv", 30), ("b", "Relu", 50), ("c", "Conv", 25))
+    ]
+    found = operator_seconds(events, 1)
+    assert list(found) == ["Conv", "Relu"], "most first"
+    assert found == pytest.approx({"Conv": 55e-6, "Relu": 50e-6})
 
 
 def test_seconds_of_a_node_are_the_median_of_its_runs() -> None:

@@ -37,10 +37,11 @@ ALIKE_OPTIONS = 0.75  # dashes are alike in any case
 
 TRACEBACK_VARIABLE = "ONNXCOMP_TRACEBACK"
 VERBOSE = "onnxcomp.verbose"
+GIVEN = "onnxcomp.given"
 
 COMMANDS = (
-    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "doctor", "expand", "pack", "unpack",
-    "passes", "recipe",
+    "optimize", "distill", "run", "inspect", "compare", "check", "bench", "doctor", "report", "explain", "expand",
+    "pack", "unpack", "passes", "recipe",
 )  # fmt: skip
 
 
@@ -63,7 +64,9 @@ class Commands(click.Group):
             formatter.write_dl([(name, _first_sentence(each.help or "")) for name, each in found if each is not None])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Note, for whoever looks for a fault, whether the command was asked to say more."""
+        """Note the words of the command, for receipts, and for whoever looks for a fault whether it was asked to say
+        more."""
+        ctx.meta[GIVEN] = tuple(args)
         ctx.meta[VERBOSE] = any(each == "--verbose" or re.fullmatch("-v+", each) for each in args)
         return super().parse_args(ctx, args)
 

@@ -58,13 +58,12 @@ def command(
 def _ratio(found: Bench, key: str) -> str:
     """A ratio, and what it comes to where that is time: ``1.57, 1.57x SLOWER``."""
     from onnxcomp import formats
-    from onnxcomp.pipeline.reports.account import LOAD_NOISE
 
     if key not in found.ratios:
         return ""
     ratio, noise = found.ratios[key], {"latency_ms": formats.NOISE}.get(key, 0.0)
     if key == "load_s":
-        noise = max(LOAD_NOISE, *(each.load_noise for each in found.models))
+        noise = max(formats.LOAD_NOISE, *(each.load_noise for each in found.models))
     return f"{ratio:.2f}" + (f", {formats.faster(ratio, noise)}" if noise else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import click
 
+from onnxcomp import report
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
-from onnxcomp.cli import page, receipts, screen
+from onnxcomp.cli import GIVEN, receipts, screen
 from onnxcomp.cli.options import default_output
 from onnxcomp.cli.phases import Phases
 from onnxcomp.files import Inputs
@@ -98,7 +100,8 @@ class Request:
 
 def run(request: Request) -> None:
     """Do what was asked for; ends with exit code 3 where a goal was missed."""
-    started = click.get_current_context().find_root().obj  # when the command began, None where it is no process
+    context = click.get_current_context()
+    started = context.find_root().obj  # when the command began, None where it is no process
     model = load(request.model)
     output = request.output or default_output(request.model)
     if not request.dry_run:
@@ -110,13 +113,15 @@ def run(request: Request) -> None:
     with screen.progress(quiet=request.quiet, words=_phases(request)) as tell:
         tell = tell if remark is None else _remarking(tell, remark)
         result = _result(request, model, tell, started)
-        pages = {path: functools.partial(page.render, name=request.model.name) for path in _reports(request)}
+        if request.replay is None:
+            result.receipt.command = shlex.join(["onnxcomp", *context.meta.get(GIVEN, ())])
+        pages = {path: functools.partial(report.render, name=request.model.name) for path in _reports(request)}
         written = result.save(output, force=request.force, pages=pages)
     _show(request, result.receipt, written)
     if result.receipt.missed:
         if request.quiet or request.as_json:  # a table says it in its place
             screen.remark(f"onnxcomp: goal missed: {'; '.join(result.receipt.missed)} (exit code {GOAL_MISSED})")
-        click.get_current_context().exit(GOAL_MISSED)
+        context.exit(GOAL_MISSED)
 
 
 def _phases(request: Request) -> Callable[[str], str]:
@@ -203,7 +208,7 @@ def _show_plan(request: Request, model: Model) -> None:
 
 def _show(request: Request, receipt: Receipt, written: list[Path]) -> None:
     if request.as_json:
-        content: dict[str, Any] = {"files": [str(path) for path in written], **dataclasses.asdict(receipt)}
+        content: dict[str, Any] = {"files": [str(path) for path in written], **receipt.content()}
         screen.show_json(content)
     elif not request.quiet:
         receipts.show(receipt, written, verbose=request.verbose, replayed=request.replay is not None)

@@ -17,7 +17,7 @@ from typing import Any
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
-from onnxcomp.pipeline.reports.account import LOAD_NOISE, outcome
+from onnxcomp.pipeline.reports.account import outcome
 from onnxcomp.receipt import Receipt
 
 LEAST_MEMORY = 0.1  # of the peak; less is not worth a word
@@ -68,9 +68,9 @@ def costs(measured: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tupl
         words = formats.faster(measured["latency_ms_ratio"]) + (f"  ({how})" if how else "")
         yield "latency", _pair(measured, "latency_ms", 1.0), words
     if "load_s_ratio" in measured:
-        noise = max(LOAD_NOISE, float(measured.get("load_s_noise", 0.0)))
+        noise = max(formats.LOAD_NOISE, float(measured.get("load_s_noise", 0.0)))
         words = formats.faster(measured["load_s_ratio"], noise)
-        if words == "unchanged" and noise > LOAD_NOISE:
+        if words == "unchanged" and noise > formats.LOAD_NOISE:
             words = f"unchanged within the noise of {noise:.0%}"
         yield "loading", _pair(measured, "load_s", 1e3), words + _memory(measured)
 

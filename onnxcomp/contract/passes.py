@@ -103,6 +103,10 @@ class Pass(ABC):
         """Whether float32 inputs and outputs of the model may get a shorter float type, since the user asked for it."""
         return False
 
+    def renames(self) -> bool:
+        """Whether tensors and nodes lose the names that they had, and all that differs is how they are called."""
+        return False
+
     def __post_init__(self) -> None:
         for each in parameters(type(self)):
             value = getattr(self, each.name)

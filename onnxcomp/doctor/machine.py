@@ -16,6 +16,7 @@ import psutil
 from onnxcomp.parallel import cores
 from onnxcomp.runtime import available_providers, installed_release
 from onnxcomp.target import processor, supported
+from onnxcomp.target.machine import processor_name
 from onnxcomp.target.processors import processor_features
 
 PACKAGES = (
@@ -65,7 +66,7 @@ def this_machine() -> Machine:
     opset, ir = supported()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=_processor_name(),
+        processor=processor_name(),
         kind=chosen.name,
         saturates=chosen.saturates,
         features=(*sorted(processor_features()), *_features()),
@@ -106,14 +107,6 @@ def _words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
-
-
-def _processor_name() -> str:
-    """What the system calls the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def _features() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -30,6 +31,7 @@ from onnxcomp.parallel import cores
 from onnxcomp.pipeline.before import allow_present, described_reference, opened_reference
 from onnxcomp.pipeline.costs import compare_costs
 from onnxcomp.pipeline.executor import execute, settle
+from onnxcomp.pipeline.history.accounts import describe
 from onnxcomp.pipeline.history.digests import data_digest, result_digest, source_digest
 from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.opening import open_data
@@ -46,6 +48,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.room import refuse_lack, room_told
 from onnxcomp.runtime import installed_release
 from onnxcomp.target import Target, oldest_ort, supported
+from onnxcomp.target.machine import machine
 from onnxcomp.verify import Verifier
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES
 from onnxcomp.verify.repeatable import draws_differently
@@ -203,6 +206,8 @@ def _prepare(
         data=_describe_data(data, checking),
         metric=verifier.describe(),
         notes=[*verifier.notes, *grounds.notes],
+        machine=machine() | {"threads": target.threads},
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
     run = Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
@@ -292,6 +297,7 @@ def _finish(run: Run) -> None:
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
         "contributed_operators": list(contributed_operators(open_graph(model))),
     }
+    describe(receipt, run.original, run.ledger.line.named)
     if run.time.is_measured and run.data.sample_count and (gained or run.budget.target_latency is not None):
         _measure(run)
     _compare_with_goals(run, run.time.spent_s)
@@ -307,6 +313,7 @@ def _measure(run: Run) -> None:
     costs = compare_costs(run.original, run.current, run.data, run.context.target)
     run.receipt.measured = dict(costs.figures) | {"threads": run.target.threads}
     run.receipt.notes += costs.notes
+    run.receipt.graphs.milliseconds = costs.operators
 
 
 def _compare_with_goals(run: Run, seconds: float) -> None:

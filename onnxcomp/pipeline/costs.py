@@ -1,4 +1,4 @@
-"""What the result costs beside its bytes: load time, load memory, latency; each beside the original's."""
+"""What the result costs beside its bytes: load time, load memory, latency and where that goes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.model import Model
 from onnxcomp.model_source import ModelSource, Referring
-from onnxcomp.runtime import Latency, Load, measure_apart, measure_latency, measure_loads
+from onnxcomp.runtime import Latency, Load, measure_apart, measure_latency, measure_loads, profile_operators
 from onnxcomp.target import Target
 
 MEASURED_S = 1.0  # what two models run in turns, at least: twenty runs of a few microseconds say little
 FEWEST_RUNS = 7
+PROFILED_S = 0.2  # what a model runs to show where its time goes, in at most PROFILED_RUNS
+PROFILED_RUNS = 20
 FEWEST_APART = 3  # of a large model, whose runs are long
 LOADS = 3  # of each model, each in a fresh process; one of a model over ONE_LOAD_BYTES
 ONE_LOAD_BYTES = 100 * 10**6
@@ -29,9 +31,11 @@ PAIR = ("original", "result")
 
 @dataclass
 class Costs:
-    """Figures of both models and their ratios, by name; notes: what could not be measured."""
+    """Figures of both models and their ratios, by name; notes: what could not be measured. operators: milliseconds of
+    one run of each model by the operators that ONNX Runtime makes of it, empty for large models."""
 
     figures: dict[str, float] = field(default_factory=dict)
+    operators: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, before: float, after: float) -> None:
@@ -76,6 +80,8 @@ def compare_costs(original: Model, result: Model, data: CalibrationData, target:
         how: dict[str, Any] = {"runs": FEWEST_RUNS, "seconds": MEASURED_S, "warm": True}
         took = measure_latency(paths, data.timed_sample(), **how, **options)
         costs.add("latency_ms", *(took[name].median_ms for name in PAIR))
+        with costs.noting("latency by operator"):
+            costs.operators = _by_operator(paths, {name: took[name].median_ms for name in PAIR}, data, options)
     with costs.noting("load time and load memory"), as_used([original, result]) as sources:
         costs.add_loads(*loads_of(sources, [original, result], options))
     return costs
@@ -93,6 +99,18 @@ def _compare_apart(
                 found.append(measure_apart(source, data.timed_sample(), **how, **options))
         costs.add("latency_ms", *(latency.median_ms for _, latency in found))
         costs.add_loads(*(load for load, _ in found))
+
+
+def _by_operator(
+    paths: Mapping[str, ModelSource], took_ms: Mapping[str, float], data: CalibrationData, options: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """Milliseconds of one run of each model by operator; none where ONNX Runtime gives no profile."""
+    found: dict[str, list[float]] = {}
+    for index, (name, path) in enumerate(paths.items()):
+        runs = min(PROFILED_RUNS, max(1, int(1e3 * PROFILED_S / max(took_ms[name], 1e-3))))
+        for operator, seconds in profile_operators(path, data.timed_sample(), runs=runs, **options).items():
+            found.setdefault(operator, [0.0] * len(paths))[index] = float(f"{1e3 * seconds:.4g}")
+    return found
 
 
 def loads_of(sources: Sequence[ModelSource], models: Sequence[Model], options: Mapping[str, Any]) -> list[Load]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,14 +90,11 @@ class Result(Shown):
     def report(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the account as one HTML file that needs nothing else. Raises ModelError where it exists, without
         ``force``, or is a file that the run read."""
+        from onnxcomp.report import render  # late: it takes a template engine that most runs do without
+
         target = Path(path)
         refuse_files([target], self.model.inputs, force=force)
         with Transaction() as outputs:
-            outputs.write(target, [_page(self.receipt).encode()])
+            outputs.write(target, [render(self.receipt).encode()])
             outputs.commit()
         return target
-
-
-def _page(receipt: Receipt) -> str:
-    name = Path(str(receipt.source.get("path") or "model")).name
-    return str(importlib.import_module("onnxcomp.cli.page").render(receipt, name=name))

@@ -9,7 +9,7 @@ from onnxcomp.runtime.isolated import IsolatedRun, Load, measure_apart, measure_
 from onnxcomp.runtime.measure import Latency, measure_latency
 from onnxcomp.runtime.optimized import optimized
 from onnxcomp.runtime.peaks import IntegerGain, MachinePeaks, measure_gains, measure_peaks
-from onnxcomp.runtime.profile import ExecutedNode, profile_kernels, profile_nodes
+from onnxcomp.runtime.profile import ExecutedNode, profile_kernels, profile_nodes, profile_operators
 from onnxcomp.runtime.session import (
     Feeds,
     Session,
@@ -52,5 +52,6 @@ __all__ = [
     "optimized",
     "profile_kernels",
     "profile_nodes",
+    "profile_operators",
     "run_isolated",
 ]

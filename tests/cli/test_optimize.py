@@ -160,7 +160,7 @@ def test_the_report_is_one_page_that_names_every_weight(invoke: Invoke, args: li
     invoke(*args, "--report", out / "page.html")
     page = (out / "page.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert not re.search(r"(src|href)=", page), "the page must need nothing else"
+    assert not re.search(r"src=|href=\"[^#]", page), "the page must need nothing else"
     for word in ("cluster-weights", "store-compact", "W1", "W2", "divergence"):
         assert word in page
 
@@ -170,7 +170,7 @@ def test_the_report_escapes_names(invoke: Invoke, args: list[object], model_file
     model.graph.initializer[0].name = model.graph.node[0].input[1] = "<script>W1</script>"
     model_file.write_bytes(model.SerializeToString())
     invoke(*args, "--report", out / "page.html")
-    assert "<script>" not in (out / "page.html").read_text()
+    assert "<script>W1" not in (out / "page.html").read_text()
 
 
 def test_a_dry_run_names_the_steps_and_writes_nothing(
@@ -361,4 +361,4 @@ def test_what_was_tried_is_listed_with_the_reason_why_it_lost(
     assert "1 more came to nothing that could be timed (-v lists it)" in text
     verbose = invoke(*args, "-v", "--force").stdout
     assert re.search(r"^ +fuse-pad +nothing to do for fuse-pad$", verbose, re.MULTILINE)
-    assert "<h2>Tried</h2>" in page.read_text()
+    assert "What was tried on the whole model" in page.read_text()

@@ -21,6 +21,7 @@ from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import load
 from onnxcomp.pipeline.apply import apply_pass
+from onnxcomp.pipeline.costs import Costs
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import apply_safely
@@ -84,7 +85,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(Verifier, "check", taking(CHECK_S, Verifier.check))
     monkeypatch.setattr(Course, "milliseconds", taking(RACE_S, lambda self, models, **_: by_size(models)))
     monkeypatch.setattr("onnxcomp.pipeline.steps.judged.latency_ratio", taking(RACE_S, lambda *_: 0.9))
-    costs = SimpleNamespace(figures={}, notes=[])
+    costs = Costs()
     monkeypatch.setattr("onnxcomp.pipeline.api.compare_costs", taking(MEASURE_S, lambda *_: costs))
     for name in ("quantize-weights", "cluster-weights"):
         kind = get_pass(name)

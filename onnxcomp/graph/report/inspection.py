@@ -232,6 +232,11 @@ def contributed_operators(graph: Graph) -> tuple[str, ...]:
     return tuple(sorted(found - custom))
 
 
+def operator_name(node: Node) -> str:
+    """The operator, with its domain where that is not ONNX's own."""
+    return node.op if node.domain in ONNX_DOMAINS else f"{node.domain}:{node.op}"
+
+
 @dataclass(frozen=True, eq=False)
 class Compact:
     """A tensor that nodes compute from fewer bytes, and what only it needs: shared tables go to the first."""
@@ -264,7 +269,7 @@ def _compact(graph: Graph, shapes: Shapes, names: Mapping[str, str]) -> list[Com
             shape,
             onnx.TensorProto.DataType.Name(data_type).lower(),
             "/".join(sorted(roles)) if is_weight else "constant",
-            tuple(sorted({_operator(each) for each in output.outputs})),
+            tuple(sorted({operator_name(each) for each in output.outputs})),
             size,
             "compact",
             _bits_bytes(shape, helper.tensor_dtype_to_np_dtype(data_type), size) if is_weight else {},
@@ -291,7 +296,7 @@ def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]
                 tuple(constant.shape),
                 onnx.TensorProto.DataType.Name(constant.data_type).lower(),
                 kind,
-                tuple(sorted({_operator(each) for each in constant.outputs})),
+                tuple(sorted({operator_name(each) for each in constant.outputs})),
                 stored_bytes(constant),
                 "" if encoding is None else f"{encoding.kind}, {encoding.level_count} levels",
                 {} if weight is None else _bits_bytes(weight.shape, weight.dtype, weight.size_bytes),
@@ -330,7 +335,7 @@ def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence
     macs: Counter[str] = Counter()
     seen: set[Constant] = set()
     for _, node in graph.nodes():
-        name = COMPACT if node in decoders else _operator(node)
+        name = COMPACT if node in decoders else operator_name(node)
         count[name] += 1
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor not in seen:
@@ -341,10 +346,6 @@ def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence
             macs[name] += own.count
     found = [OperatorInfo(name, number, size[name], macs.get(name)) for name, number in count.items()]
     return tuple(sorted(found, key=lambda each: (-each.weight_bytes, -(each.macs or 0), -each.count, each.name)))
-
-
-def _operator(node: Node) -> str:
-    return node.op if node.domain in ONNX_DOMAINS else f"{node.domain}:{node.op}"
 
 
 def _quantized(graph: Graph) -> dict[str, int]:

@@ -22,7 +22,8 @@ class Lineage:
 
     renewed: in its place for passes that repair, where a pass moved what weights do to others, so that none of them can
     be compared with what it was. origins: what tensors of the model that were cut or rescaled since are in either.
-    trained: what inner tensors are to be, where a pass has trained them towards the reference's outputs.
+    trained: what inner tensors are to be, where a pass has trained them towards the reference's outputs. renamed: the
+    model before names were shortened, where nothing else has come after that.
     """
 
     current: Model
@@ -31,6 +32,7 @@ class Lineage:
     origins: Origins = field(default_factory=dict)
     renewed: Model | None = None
     trained: Model | None = None
+    renamed: Model | None = None
 
     @classmethod
     def of(cls, model: Model, original: Model | None = None) -> Lineage:
@@ -42,6 +44,11 @@ class Lineage:
         """The model that has the inner tensors as they are to be."""
         return self.trained or self.reference
 
+    @property
+    def named(self) -> Model:
+        """The model as it is, by the names that the steps knew."""
+        return self.renamed or self.current
+
     def context(self, context: Context) -> Context:
         """The context for the next pass."""
         reference = Reference(self.renewed or self.reference, self.origins)
@@ -49,6 +56,10 @@ class Lineage:
 
     def after(self, rewrite: Pass, model: Model, outcome: Outcome) -> Lineage:
         """With ``model`` as what the pass left."""
+        renamed = self.named if rewrite.renames() and outcome.changed else None
+        return dataclasses.replace(self._after(rewrite, model, outcome), renamed=renamed)
+
+    def _after(self, rewrite: Pass, model: Model, outcome: Outcome) -> Lineage:
         if self.is_exact and rewrite.effect.is_exact:
             return Lineage.of(model)
         if (rewrite.renews_reference or rewrite.trains) and outcome.changed:
@@ -58,4 +69,4 @@ class Lineage:
 
     def lost(self, model: Model) -> Lineage:
         """With ``model``, of which something was lost on the way, and no tensor cut or rescaled."""
-        return dataclasses.replace(self, current=model, is_exact=False)
+        return dataclasses.replace(self, current=model, is_exact=False, renamed=None)

@@ -39,6 +39,7 @@ def _once(step: Choose, run: Run, started: float) -> None:
     trial = choosing.choose()
     report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)
     run.receipt.notes += choosing.notes
+    run.receipt.weights |= choosing.accounts
     if trial is None:
         return
     if not trial.verdict.passed:

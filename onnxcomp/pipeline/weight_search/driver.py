@@ -41,12 +41,13 @@ from onnxcomp.pipeline.weight_search.candidates import (
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
 from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
+from onnxcomp.pipeline.weight_search.runners_up import accounts
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.pipeline.weight_search.ways import better_way
-from onnxcomp.receipt import Application, Entry
+from onnxcomp.receipt import Application, Entry, WeightAccount
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
@@ -69,7 +70,8 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
-    skipped: what no candidate changed, notes: what a reader should know, once the choice is made.
+    skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
+    once the choice is made.
     """
 
     step: Choose
@@ -86,6 +88,7 @@ class Choosing:
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    accounts: dict[str, WeightAccount] = field(default_factory=dict)
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
     _ways: dict[int, Pass] = field(default_factory=dict)  # of what follows, by its place
     _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge
@@ -108,7 +111,7 @@ class Choosing:
         self.skipped = list(table.skipped)
         if not table.options:
             return None
-        best = None
+        best, options = None, dict(table.options)
         is_searched = tuner is not None and not self._is_over()
         if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
@@ -123,6 +126,8 @@ class Choosing:
             LOG.debug("%s: %s: %s", self.step.name, name, _described(self.step, table, option))
         for name, fate in self.held_back.items():
             LOG.info("%s: %s: it alone broke the budget; %s", self.step.name, name, fate)
+        assigned = best.assignment if best.verdict.passed else {}
+        self.accounts = accounts(table, options, assigned, self.step.candidates)
         if self._is_over():
             self.notes.append(f"{self.step.name}: {CUT_SHORT if is_searched or tuner is None else NO_SEARCH}")
         return best
