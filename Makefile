@@ -53,6 +53,7 @@ OLDEST_TESTS ?= tests/graph/ir tests/test_model.py tests/test_target.py::test_as
   tests/pipeline/test_pipeline.py tests/cli/test_process.py
 OLDEST_CHECKS ?= -k "not test_every_pass or -result or -encodings"
 
+COMMA := ,
 # The docs as a site.
 SITE_VENV ?= .venv-site
 SITE_BIN := $(SITE_VENV)/bin
@@ -65,7 +66,6 @@ INTEGRATIONS_VENV ?= .venv-integrations
 INTEGRATIONS_PYTHON := $(INTEGRATIONS_VENV)/bin/python
 INTEGRATIONS ?= onnxscript skl2onnx mlflow dvc pre-commit olive-ai
 
-COMMA := ,
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

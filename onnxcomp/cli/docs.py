@@ -72,6 +72,26 @@ def with_layers(current: str) -> str:
     return between("layers", "```\n" + "\n".join(rows) + "\n```\n", current)
 
 
+def with_stable_names(current: str) -> str:
+    """The page with the public names between its marks."""
+    package = importlib.import_module("onnxcomp")
+    rows = [f"| `{name}` | {_first_sentence(getattr(package, name))} |" for name in package.__all__]
+    text = "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+    return between("stable", text, current)
+
+
+def _first_sentence(thing: object) -> str:
+    if isinstance(thing, str):
+        return "The version of the package."
+    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
+
+
+def schema_page(current: str) -> str:
+    """docs/receipt.schema.json as it must be."""
+    return json.dumps(receipt_schema(), indent=1) + "\n"
+
+
 def with_recipe_keys(current: str) -> str:
     """The page with the presets, and every key of a recipe, between its marks."""
     presets = [Recipe.load(name) for name in preset_names()]
@@ -108,32 +128,13 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def with_stable_names(current: str) -> str:
-    """The page with the public names between its marks."""
-    package = importlib.import_module("onnxcomp")
-    rows = [(f"`{name}`", _first_sentence(getattr(package, name))) for name in package.__all__]
-    return between("stable", _table(("name", "what it is"), rows), current)
-
-
-def _first_sentence(thing: object) -> str:
-    if isinstance(thing, str):
-        return "The version of the package."
-    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
-
-
-def schema_page(current: str) -> str:
-    """docs/receipt.schema.json as it must be."""
-    return json.dumps(receipt_schema(), indent=1) + "\n"
-
-
 PAGES: Mapping[Path, Callable[[str], str]] = {
     PASSES: passes_page,
     RECIPES: with_recipe_keys,
     PIPELINES: with_examples,
-    **dict.fromkeys(WITH_LAYERS, with_layers),
     PYTHON: with_stable_names,
     SCHEMA: schema_page,
+    **dict.fromkeys(WITH_LAYERS, with_layers),
 }
 
 
