@@ -38,9 +38,11 @@ class QuantizeRateDistortion(WeightPass):
     destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     # A step of 2^(1/4) is 7 to 10% of the bytes.
-    variants = (
-        *({"step": step, "granularity": "channel"} for step in (0.03, 0.06, 0.1)),
-        *({"step": round(2 ** (power / 4), 2), "granularity": "tensor"} for power in range(-12, 10)),
+    # One step for all is best where channels count alike, one for each where batch normalization was folded into them.
+    variants = tuple(
+        {"step": round(2 ** (power / 4), 3), "granularity": granularity}
+        for granularity, powers in (("channel", (-20, -16, *range(-13, 8))), ("tensor", range(-12, 10)))
+        for power in powers
     )
 
     step: float = parameter(

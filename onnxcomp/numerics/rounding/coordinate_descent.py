@@ -173,28 +173,28 @@ class Descent:
                 break
         return _by_row(self._columns.codes(values))
 
-    def traded(self, codes: Array, cost: Array) -> Array:
-        """The codes after one sweep of single changes, each to where the column's error and the cost of its code are
-        least together: to the level that is best for the error, to one of the two next to it on the way to the
-        cheapest code, or to that.
+    def traded(self, codes: Array, lengths: Array, price: Array) -> Array:
+        """The codes after one sweep of single changes, each to where the column's error and what its code's bits cost
+        are least together: to the level that is best for the error, to one of the two next to it on the way to the
+        shortest code, or to that.
 
-        cost: (n,) of each code, in units of the error.
+        lengths: (n,) bits of each code. price: (g, r) of a bit, in units of the row's error.
         """
         start = self._places.values(codes)
         values, gradient = _by_column(start), _by_column((start - self._weights) @ self._moment)
-        cheapest = int(np.argmin(cost))
+        shortest = int(np.argmin(lengths))
 
         def move(present: Array, slope: Array, column: int) -> Array:
             curvature = self._moment[:, None, column, column]
             wanted = present - slope / curvature
             own = self._columns.codes(present, column).astype(np.intp)
             near = self._columns.codes(wanted, column).astype(np.intp)
-            towards = np.sign(cheapest - near)
-            best, least = present, curvature * (present - wanted) ** 2 + cost[own]
-            within = np.minimum(np.abs(cheapest - near), 2)
-            for code in (near, near + towards, near + towards * within, np.full_like(near, cheapest)):
+            towards = np.sign(shortest - near)
+            best, least = present, curvature * (present - wanted) ** 2 + price * lengths[own]
+            within = np.minimum(np.abs(shortest - near), 2)
+            for code in (near, near + towards, near + towards * within, np.full_like(near, shortest)):
                 value = self._columns.values(code, column)
-                total = curvature * (value - wanted) ** 2 + cost[code]
+                total = curvature * (value - wanted) ** 2 + price * lengths[code]
                 best, least = np.where(total < least, value, best), np.minimum(total, least)
             return best - present
 

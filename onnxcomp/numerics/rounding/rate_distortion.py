@@ -1,10 +1,11 @@
 """Codes that an entropy coder writes in few bits: rate-distortion optimized quantization.
 
-    minimize over codes    sum over rows of d H d^T + price * sum over codes of -log2 p(code),    d = q - w
+    minimize over codes    sum over rows r of ( d H d^T / price[r] + sum over codes of -log2 p(code) ),    d = q - w
 
-p is how often each code is taken, which the codes themselves decide: both are found in turn, as for entropy-constrained
-quantizers (Chou, Lookabaugh & Gray 1989). The price of a bit is a multiple of what a finer grid pays for it: an error D
-falls by 2 ln 2 D / n for one bit more in all, n values (Sullivan & Wiegand 1998).
+p is how often each code is taken, which the codes themselves decide: both are found in turn, as in entropy-constrained
+quantizers (Chou, Lookabaugh & Gray 1989). The price of a bit is a multiple of what a finer grid pays for it: the error
+D of a row of k values falls by 2 ln 2 D / k for one bit more of it (Sullivan & Wiegand 1998). Each row has its own:
+outputs of little power count as much as others, since what follows may scale them up.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ def likelier_codes(problem: Problem, lattice: Lattice, codes: Array, *, trade: f
     trade: what a bit may cost in error, in units of what a finer grid pays for it.
     """
     levels = lattice.level.size
-    price = trade * 2 * math.log(2) * float(problem.error(lattice, codes).sum()) / max(1, codes.size)
+    price = trade * 2 * math.log(2) * problem.error(lattice, codes) / max(1, codes.shape[2])
     for _ in range(SWEEPS):
-        cost, before = price * code_lengths(codes, levels), codes
-        swept = partial(_swept, before, cost)
+        before = codes
+        swept = partial(_swept, before, code_lengths(before, levels), price)
         codes = by_chunks(problem.weights, problem.moment, lattice, problem.fixed, swept)
         if np.count_nonzero(codes != before) <= SETTLED * codes.size:
             break
     return codes
 
 
-def _swept(codes: Array, cost: Array, part: Descent, where: tuple[slice, slice]) -> Array:
-    return part.traded(codes[where], cost)
+def _swept(codes: Array, lengths: Array, price: Array, part: Descent, where: tuple[slice, slice]) -> Array:
+    return part.traded(codes[where], lengths, price[where])

@@ -42,6 +42,7 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
         taken = [assignment[name] for assignment in (always, *dense)]
         masked = [assignment[name] for assignment in (() if is_large else pruned)]
         alone = [assignment[name] for assignment in few]
+        taken += rungs(table, name, taken) if table.objective.coded else []
         table.options[name] = [
             each
             for each in options
@@ -50,6 +51,25 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
             or any(_alike(table, each, one) for one in taken)
             or (is_pruned(table, each) and (each in alone or any(_alike(table, each, one) for one in masked)))
         ]
+
+
+def rungs(table: Table, name: str, taken: Sequence[WeightOption]) -> list[WeightOption]:
+    """Options of a weight between those that are taken: of each tuning.rung of bytes the one of least cost and error.
+
+    Steps of a grid are many strengths next to each other, and limits far apart take few of a large weight.
+    """
+    sizes = [each.size_bytes for each in taken if each.choice is not None]
+    if not sizes:
+        return []
+    found: list[WeightOption] = []
+    for each in sorted(table.options[name], key=lambda one: (-one.size_bytes, one.error)):
+        if each.choice is None or not min(sizes) < each.size_bytes < max(sizes):
+            continue
+        better = [one for one in table.options[name] if one.size_bytes <= each.size_bytes and one.error < each.error]
+        near = [one.size_bytes for one in (*found, *taken) if one.choice is not None]
+        if not better and all(abs(math.log(each.size_bytes / one)) >= math.log(table.tuning.rung) for one in near):
+            found.append(each)
+    return found
 
 
 def _alike(table: Table, option: WeightOption, other: WeightOption) -> bool:

@@ -20,7 +20,8 @@ class Tuning:
 
     How strengths are chosen
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
-        errors of options that may change places then. pruned: share of zeros from which on they are a mask; data then
+        errors of options that may change places then. rung: of bytes, at least, between two options that are taken
+        beside these where coded bytes count. pruned: share of zeros from which on they are a mask; data then
         leave ``compensated`` of the error that they leave of a weight without one, since what stays makes up for what
         goes. pruned_within: of weights over pruned_bytes, whose pruned options take long to fit, those that limits up
         to this one take. corrections: whole assignments measured on the way to the limit.
@@ -59,6 +60,7 @@ class Tuning:
 
     shortlisted: tuple[float, ...] = tuple(2.0**power for power in range(-1, 6))
     alike: tuple[float, float] = (1.08, 2.0)
+    rung: float = 1.15
     pruned: float = 0.4
     compensated: float = 0.25
     pruned_within: float = 8.0

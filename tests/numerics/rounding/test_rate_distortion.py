@@ -21,9 +21,9 @@ def grid(shape: tuple[int, ...], step: float, reach: int) -> Lattice:
     return Lattice(np.arange(2.0 * reach + 1), np.array([step]), np.array([float(reach)]), unit)
 
 
-def total(problem: Problem, lattice: Lattice, codes: np.ndarray, cost: np.ndarray) -> float:
-    """Error and cost together, by loops."""
-    found = float(cost[codes].sum())
+def total(problem: Problem, lattice: Lattice, codes: np.ndarray, lengths: np.ndarray, price: np.ndarray) -> float:
+    """Error and what bits cost together, by loops."""
+    found = float((price[:, :, None] * lengths[codes]).sum())
     values = lattice.values(codes)
     for g, r in np.ndindex(*codes.shape[:2]):
         d = values[g, r] - problem.weights[g, r]
@@ -35,20 +35,24 @@ def problem_of(shape: tuple[int, int, int], moment: np.ndarray, fixed: np.ndarra
     return Problem(drawn(*shape, seed=3), moment, np.dtype(np.float32), fixed)
 
 
-def traded(problem: Problem, lattice: Lattice, codes: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    return Descent(problem.weights, problem.moment, lattice, problem.fixed).traded(codes, cost)
+def traded(
+    problem: Problem, lattice: Lattice, codes: np.ndarray, lengths: np.ndarray, price: np.ndarray
+) -> np.ndarray:
+    return Descent(problem.weights, problem.moment, lattice, problem.fixed).traded(codes, lengths, price)
 
 
 def test_where_inputs_are_independent_every_code_is_the_best() -> None:
-    """Costs grow with the distance from the cheapest code: then it is one of those that are looked at."""
+    """Lengths grow with the distance from the shortest code: then it is one of those that are looked at."""
     shape = (2, 5, 6)
     moment = np.stack([np.diag(np.geomspace(0.01, 2, 6)), np.diag(np.geomspace(3, 0.1, 6))])
     problem, lattice = problem_of(shape, moment), grid(shape, 0.9, 3)
-    cost = 0.4 * np.array([3.0, 2.2, 1.0, 0.1, 0.9, 2.5, 3.1])
-    found = traded(problem, lattice, lattice.nearest(problem.weights), cost)
+    lengths = np.array([3.0, 2.2, 1.0, 0.1, 0.9, 2.5, 3.1])
+    price = np.linspace(0.1, 0.8, 10).reshape(2, 5)
+    found = traded(problem, lattice, lattice.nearest(problem.weights), lengths, price)
     for place in np.ndindex(*shape):
         own = moment[place[0], place[2], place[2]]
-        totals = [own * (0.9 * (code - 3) - problem.weights[place]) ** 2 + cost[code] for code in range(7)]
+        totals = [own * (0.9 * (code - 3) - problem.weights[place]) ** 2 + price[place[:2]] * lengths[code]
+                  for code in range(7)]  # fmt: skip
         assert totals[found[place]] == pytest.approx(min(totals))
 
 
@@ -56,16 +60,16 @@ def test_where_inputs_are_independent_every_code_is_the_best() -> None:
 def test_a_sweep_never_loses_and_ends_near_the_best(seed: int) -> None:
     shape = (1, 1, 4)
     problem, lattice = problem_of(shape, moment_of(4, seed)), grid(shape, 1.1, 1)
-    cost = np.array([0.8, 0.1, 0.9])
+    lengths, price = np.array([1.6, 0.2, 1.8]), np.full((1, 1), 0.5)
     codes = lattice.nearest(problem.weights)
-    before = total(problem, lattice, codes, cost)
+    before = total(problem, lattice, codes, lengths, price)
     for _ in range(10):
-        codes = traded(problem, lattice, codes, cost)
-        after = total(problem, lattice, codes, cost)
+        codes = traded(problem, lattice, codes, lengths, price)
+        after = total(problem, lattice, codes, lengths, price)
         assert after <= before + 1e-9
         before = after
     every = [np.array(each, np.uint8).reshape(shape) for each in itertools.product(range(3), repeat=4)]
-    alone = [total(problem, lattice, each, cost) for each in every if np.count_nonzero(each != codes) <= 1]
+    alone = [total(problem, lattice, each, lengths, price) for each in every if np.count_nonzero(each != codes) <= 1]
     assert before == pytest.approx(min(alone))  # no single change helps
 
 
@@ -80,12 +84,23 @@ def test_bits_fall_by_more_than_their_price(trade: float) -> None:
     shape = (1, 40, 30)
     problem, lattice = problem_of(shape, moment_of(30, 1)), grid(shape, 0.6, 8)
     codes = improve_codes(problem.weights, problem.moment, lattice, lattice.nearest(problem.weights))
-    error = float(problem.error(lattice, codes).sum())
-    price = trade * 2 * math.log(2) * error / codes.size
+    errors = problem.error(lattice, codes)
+    price = trade * 2 * math.log(2) * errors / 30
     found = likelier_codes(problem, lattice, codes, trade=trade)
     assert entropy(found) < entropy(codes)
-    paid = float(problem.error(lattice, found).sum()) - error
-    assert paid < price * (entropy(codes) - entropy(found))
+    paid = float(((problem.error(lattice, found) - errors) / price).sum())
+    assert paid < entropy(codes) - entropy(found)
+
+
+def test_rows_of_little_power_pay_no_more_than_others() -> None:
+    """Inputs of a thousandth of the size: the same codes."""
+    shape = (2, 6, 8)
+    moment = moment_of(8, 4)
+    problem = problem_of(shape, np.concatenate([moment, 1e-6 * moment]))
+    problem = Problem(np.concatenate([problem.weights[:1]] * 2), problem.moment, problem.dtype)
+    lattice = grid(shape, 0.6, 6)
+    found = likelier_codes(problem, lattice, lattice.nearest(problem.weights), trade=4.0)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_without_a_trade_the_error_does_not_grow() -> None:

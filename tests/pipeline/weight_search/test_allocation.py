@@ -15,7 +15,14 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.apply import apply_pass
-from onnxcomp.pipeline.weight_search.allocation import assign, cheapest_move, moves_tried, predicted_total, shortlist
+from onnxcomp.pipeline.weight_search.allocation import (
+    assign,
+    cheapest_move,
+    moves_tried,
+    predicted_total,
+    rungs,
+    shortlist,
+)
 from onnxcomp.pipeline.weight_search.assembly import build
 from onnxcomp.pipeline.weight_search.candidates import (
     ANY_FAMILY,
@@ -283,3 +290,15 @@ def wide() -> Model:
 
 def values_of(model: Model, name: str) -> np.ndarray:
     return next(np.asarray(each.values) for each in weights(open_graph(model)) if each.name == name)
+
+
+def test_between_options_far_apart_there_are_rungs() -> None:
+    """Of 15% of bytes at least one that no other beats; none beyond the options that are taken."""
+    sizes = [1000, 960, 870, 860, 700, 690, 500, 400, 300]
+    options = [WeightOption(None, 4000, 0.0)]
+    options += [WeightOption(at, size, 1 / size) for at, size in enumerate(sizes)]
+    worse = WeightOption(20, 750, 1 / 690)  # more bytes than the next, and no less error
+    table = Table({"w": [*options, worse]})
+    taken = [options[0], options[1], options[8]]  # 1000 and 400 bytes
+    assert [each.size_bytes for each in rungs(table, "w", taken)] == [860, 700, 500]
+    assert rungs(table, "w", [options[0]]) == []
