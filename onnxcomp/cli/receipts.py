@@ -42,7 +42,9 @@ def show(receipt: Receipt, written: Sequence[Path], *, verbose: bool, replayed: 
         _show_names(receipt)
         return
     account = [str(each) for each in written if _is_account(each)]
-    screen.show("", f"Details: {', '.join(['-v', *account, '--report page.html'])}")
+    page = [f"onnxcomp report {each}" for each in account] or ["--report page.html"]
+    has_page = any(each.suffix == ".html" for each in written)
+    screen.show("", f"Details: {', '.join(['-v', *account, *([] if has_page else page)])}")
 
 
 def _is_account(path: Path) -> bool:

@@ -61,7 +61,7 @@ def test_the_result_comes_first_and_then_what_changed_the_model(
     assert "\n\n2 of 2 steps changed the model (-v lists all):\n" in text
     assert re.search(r"^  cluster-weights +2 weights in 6 bits$", text, re.MULTILINE)
     assert re.search(r"^  store-compact +-[\d.]+ kB  2 weights stored in fewer bytes$", text, re.MULTILINE)
-    assert text.endswith(f"\nDetails: -v, {out}/small.receipt.json, --report page.html\n")
+    assert text.endswith(f"\nDetails: -v, {out}/small.receipt.json, onnxcomp report {out}/small.receipt.json\n")
 
 
 def test_all_that_says_how_large_the_result_is_says_the_same(invoke: Invoke, args: list[object], out: Path) -> None:
@@ -157,7 +157,8 @@ def test_excluded_weights_are_not_changed(invoke: Invoke, args: list[object]) ->
 
 
 def test_the_report_is_one_page_that_names_every_weight(invoke: Invoke, args: list[object], out: Path) -> None:
-    invoke(*args, "--report", out / "page.html")
+    done = invoke(*args, "--report", out / "page.html")
+    assert done.stdout.endswith(f"\nDetails: -v, {out}/small.receipt.json\n")
     page = (out / "page.html").read_text()
     assert page.startswith("<!doctype html>")
     assert not re.search(r"src=|href=\"[^#]", page), "the page must need nothing else"

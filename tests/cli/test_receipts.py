@@ -77,7 +77,7 @@ net.onnx -> out/net.opt.onnx: PASS, 18 s
   fold-constants              not used: its result did not load in ONNX Runtime (please report it; -v shows ONNX \
 Runtime's message)
 
-Details: -v, out/net.opt.receipt.json, --report page.html
+Details: -v, out/net.opt.receipt.json, onnxcomp report out/net.opt.receipt.json
 """
 
 
