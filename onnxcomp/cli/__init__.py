@@ -143,7 +143,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    from onnxcomp.cli.screen import visible
+    from onnxcomp.cli.printing.screen import visible
 
     click.echo(visible(f"onnxcomp: {' '.join(message.split())}"), err=True)
     raise click.exceptions.Exit(code)

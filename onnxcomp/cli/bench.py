@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
@@ -41,7 +41,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Measure latency, load time and load memory of MODEL, or of MODEL and OTHER in turns."""
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.pipeline.reports.bench import bench
     from onnxcomp.target import Target
 
@@ -69,8 +69,8 @@ def _ratio(found: Bench, key: str) -> str:
 
 def _show(found: Bench) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
-    from onnxcomp.cli.summary import shapes_words
+    from onnxcomp.cli.printing import screen
+    from onnxcomp.cli.printing.summary import shapes_words
 
     names = [each.name for each in found.models]
     headings = ("", *names, *(["ratio"] if found.ratios else []))
@@ -95,7 +95,7 @@ def _show(found: Bench) -> None:
 def _show_operators(cost: MeasuredCost, peaks: MachinePeaks | None) -> None:
     """Where the time goes, and how near that is to the machine's limit."""
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     headings = ("operator", "nodes", "time", "MACs", "bytes", "share of the peak", "bound by")
     listed = screen.table(f"{cost.name}: {headings[0]}", *headings[1:], right=headings[1:6])

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcomp import budget
-from onnxcomp.cli import ERROR, options
-from onnxcomp.cli.options import Words
+from onnxcomp.cli import ERROR
+from onnxcomp.cli.running import options
+from onnxcomp.cli.running.options import Words
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
@@ -41,8 +42,8 @@ def command(ctx: click.Context, /, subjects: tuple[Path, ...], as_json: bool, qu
     was within the budget and no goal was missed; with --data the outputs are compared again. With MODEL and REFERENCE:
     their outputs are compared on --data. Several receipts: a line for each, and all of them must hold.
     """
-    from onnxcomp.cli import screen
-    from onnxcomp.cli.verdicts import gate_line
+    from onnxcomp.cli.printing import screen
+    from onnxcomp.cli.printing.verdicts import gate_line
 
     by_receipt = len(subjects) == 1 or all(each.suffix == ".json" for each in subjects)
     if not by_receipt and len(subjects) > 2:

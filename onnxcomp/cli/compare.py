@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxcomp import budget
-from onnxcomp.cli import ERROR, options
-from onnxcomp.cli.options import Words
+from onnxcomp.cli import ERROR
+from onnxcomp.cli.running import options
+from onnxcomp.cli.running.options import Words
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
@@ -50,7 +51,7 @@ def command(
 
     Exit code 1 when MODEL does not run, gives other outputs, or is over the limit.
     """
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.pipeline.reports.compare import compare
     from onnxcomp.target import Target
 
@@ -81,7 +82,7 @@ def command(
 
 def _show(found: Comparison) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     passed = found.verdict.passed and found.verdict.verified and not found.random
     outcome = "OVER THE LIMIT" if not found.verdict.failed else "FAIL"
@@ -109,8 +110,8 @@ _NUMBERS = ("largest error", "largest value")
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
     from onnxcomp import formats
-    from onnxcomp.cli.summary import labelled, shapes_words
-    from onnxcomp.cli.verdicts import verdict_words
+    from onnxcomp.cli.printing.summary import labelled, shapes_words
+    from onnxcomp.cli.printing.verdicts import verdict_words
 
     sizes = (found.reference_bytes, found.model_bytes)
     words = formats.smaller(*sizes).replace("larger", "LARGER")

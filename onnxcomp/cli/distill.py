@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxcomp import budget
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 
 @click.command()
@@ -35,7 +35,7 @@ def command(teacher: Path, student: Path | None, shape: str | None, epochs: floa
     The outputs that have the same names are held against each other. Without --max-drop the student is written however
     far it is from its teacher, and how far that is is said.
     """
-    from onnxcomp.cli import job
+    from onnxcomp.cli.running import job
     from onnxcomp.recipe.student import StudentShape, distilling
 
     if (student is None) == (shape is None):

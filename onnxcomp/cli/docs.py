@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from onnxcomp.cli.declaration import cell, example, markdown
+from onnxcomp.cli.printing.declaration import cell, example, markdown
 from onnxcomp.contract import Pass
 from onnxcomp.receipt import receipt_schema
 from onnxcomp.recipe import Recipe, preset_names

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
@@ -38,7 +38,7 @@ def command(
     Everything is measured: what 8-bit integers gain, known faults of the ONNX Runtime that is installed, and of MODEL
     what takes time, each with the command that mends it and what that gains.
     """
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.doctor.diagnosis import diagnose
     from onnxcomp.target import Target
 
@@ -54,7 +54,7 @@ def command(
 
 def _show(found: Diagnosis) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.doctor.diagnosis import FAULT, machine_rows
 
     rows = [(row[0], row[1]) for row in machine_rows(found)]
@@ -69,7 +69,7 @@ def _show(found: Diagnosis) -> None:
 
 def _show_model(model: ModelDiagnosis) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}".strip() for name, shape in model.shapes.items())
     took = formats.milliseconds(model.latency_ms)
@@ -82,7 +82,7 @@ def _show_model(model: ModelDiagnosis) -> None:
 
 
 def _show_finding(finding: Finding) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     cost = f", {finding.share:.0%} of the time" if finding.share else ""
     lines = ["", f"{finding.name}{cost}", f"  {finding.what}."]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 
 @click.command()
@@ -22,7 +22,7 @@ def command(model: Path, output: Path | None, force: bool, as_json: bool, quiet:
     Only what store-compact wrote is decoded, and only to the very bits that ONNX Runtime computes from it.
     """
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.model import load, refuse_outputs, save
     from onnxcomp.pipeline.reports.expansion import expand_checked
 

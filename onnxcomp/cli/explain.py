@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 if TYPE_CHECKING:
     from onnxcomp.report.explanation import Explanation
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @options.json_option
 def command(receipt: Path, weight: str, as_json: bool) -> None:
     """Say in words what WEIGHT got in a run, why, and what it could have become at what price."""
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.report import reading
     from onnxcomp.report.explanation import explain
 
@@ -33,7 +33,7 @@ def command(receipt: Path, weight: str, as_json: bool) -> None:
 
 def _show(found: Explanation) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     screen.show(found.name, *(f"  {each}" for each in found.reasons))
     if found.events:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Sequences
@@ -49,7 +49,7 @@ def command(
     With --sensitivity, a ranked table of its weights instead; with --groups, what would have to be cut together and
     what that would save.
     """
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.graph.report.inspection import inspect
     from onnxcomp.target import Target
 
@@ -77,7 +77,7 @@ def command(
 def _sensitivity(
     model: Path, calib_data: str | Sequences, target: Target, seed: int, *, as_json: bool, verbose: bool
 ) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.pipeline.reports.sensitivity_report import measure_sensitivity
 
     with screen.progress(quiet=as_json) as tell:
@@ -90,7 +90,7 @@ def _sensitivity(
 
 def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     listed = screen.table("weight", "role", "bytes", "influence", "bits that it tolerates", right=_SENSITIVITIES)
     for each in found.weights[:limit]:
@@ -108,7 +108,7 @@ def _show_sensitivity(found: SensitivityTable, limit: int | None) -> None:
 
 
 def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.contract import Context
     from onnxcomp.graph.report.channel_groups import list_groups
     from onnxcomp.model import load
@@ -127,7 +127,7 @@ def _groups(model: Path, *, as_json: bool, verbose: bool) -> None:
 
 def _show_groups(found: GroupList, limit: int | None) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     headings = ("group", "units", "cut along", "bytes a unit", "bytes", "MACs a unit", "MACs")
     listed = screen.table(*headings, right=headings[3:])
@@ -151,7 +151,7 @@ def _show_groups(found: GroupList, limit: int | None) -> None:
 
 
 def _show(found: Inspection, *, verbose: bool) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     screen.show(screen.facts(_facts(found)))
     _show_operators(found, None if verbose else SHOWN)
@@ -212,7 +212,7 @@ def _mac_words(found: Inspection) -> str:
 
 
 def _show_operators(found: Inspection, limit: int | None) -> None:
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     listed = screen.table("operator", "nodes", "constant bytes", "share", "MACs", right=_NUMBERS)
     for each in found.operators[:limit]:
@@ -225,7 +225,7 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 
 def _show_weights(found: Inspection, limit: int | None) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.graph.report.inspection import GAIN_BITS
 
     if not found.tensors:
@@ -246,7 +246,7 @@ def _show_weights(found: Inspection, limit: int | None) -> None:
 
 def _show_gains(found: Inspection) -> None:
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     if not found.gains or found.gains[-1].size_bytes > (1 - WORTH_SAYING) * found.size_bytes:
         return

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 FOLLOWED = frozenset(
     {
@@ -50,7 +50,7 @@ def command(recipe: str, **given: Any) -> None:
     Every step is verified against the original on the execution provider; what breaks the budget is taken
     back. The input is never changed. Writes OUT and OUT's receipt (.receipt.json).
     """
-    from onnxcomp.cli import job
+    from onnxcomp.cli.running import job
 
     if given["replay"] is not None:
         _refuse_what_no_replay_follows(click.get_current_context())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 
 @click.command()
@@ -40,7 +40,7 @@ def command(
     For downloads, updates and archives: any model, whatever made it. Needs the extra onnxcomp[pack].
     """
     from onnxcomp import formats
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.packing.encryption import Locks, PackKeys
     from onnxcomp.packing.packer import pack
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnxcomp.cli.options import json_option
+from onnxcomp.cli.running.options import json_option
 
 
 @click.command()
@@ -14,7 +14,7 @@ from onnxcomp.cli.options import json_option
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the passes, or show what one of them declares."""
-    from onnxcomp.cli import declaration, screen
+    from onnxcomp.cli.printing import declaration, screen
     from onnxcomp.registry import get_pass, pass_names
 
     kinds = [get_pass(name)] if name else [get_pass(each) for each in pass_names()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxcomp.cli.options import json_option
+from onnxcomp.cli.running.options import json_option
 
 
 @click.group()
@@ -18,7 +18,7 @@ def command() -> None:
 @json_option
 def list_presets(as_json: bool) -> None:
     """List the recipes that ship with onnxcomp."""
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.recipe import Recipe, preset_names
 
     recipes = [Recipe.load(name) for name in preset_names()]

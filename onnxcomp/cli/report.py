@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 ENDING = ".receipt.json"
 
@@ -20,7 +20,7 @@ ENDING = ".receipt.json"
 def command(receipt: Path, output: Path | None, force: bool, quiet: bool) -> None:
     """Write the receipt of a run as one HTML page that needs no network and no other file."""
     from onnxcomp import report
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
 
     page = output or receipt.with_name(f"{receipt.name.removesuffix(ENDING).removesuffix('.json')}.html")
     report.write(receipt, page, force=force)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 from onnxcomp.contract import Parameter, Pass, parameters
 from onnxcomp.errors import PassError
 from onnxcomp.nearest import meant
@@ -104,7 +104,7 @@ def command_of(kind: type[Pass]) -> click.Command:
     """The command of a pass: its own options first, then those that every run has."""
 
     def body(**given: Any) -> None:
-        from onnxcomp.cli import job
+        from onnxcomp.cli.running import job
         from onnxcomp.recipe import single
 
         ctx = click.get_current_context()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxcomp.cli import options
+from onnxcomp.cli.running import options
 
 if TYPE_CHECKING:
     from onnxcomp.packing.encryption import PackKeys
@@ -47,7 +47,7 @@ def command(
 
     Nothing is written where FILE is broken, or no key opens it. Needs the extra onnxcomp[pack].
     """
-    from onnxcomp.cli import screen
+    from onnxcomp.cli.printing import screen
     from onnxcomp.packing.encryption import PackKeys
 
     target = output or packed.with_name(f"{packed.name.removesuffix(PACKED_ENDING)}.onnx")

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnxcomp.cli.verdicts import agreement, judged, verdict_line
+from onnxcomp.cli.printing.verdicts import agreement, judged, verdict_line
 from onnxcomp.numerics.encodings import expression as formula
 
 from .conftest import Invoke, files_in, small_model

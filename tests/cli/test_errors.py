@@ -183,7 +183,7 @@ def test_an_execution_provider_that_is_not_installed_lists_those_that_are(invoke
 def test_an_existing_output_is_refused_before_any_work(
     invoke, existing: str, model_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxcomp.cli import job
+    from onnxcomp.cli.running import job
 
     monkeypatch.setattr(job, "optimize", lambda *args, **kwargs: pytest.fail("work was done"))
     (out / existing).write_text("mine")
@@ -246,7 +246,7 @@ def test_a_pattern_that_matches_a_weight_or_node_is_taken(invoke, pattern: str, 
 
 
 def test_a_fault_of_the_program_is_one_line_too(invoke, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxcomp.cli import job
+    from onnxcomp.cli.running import job
 
     def broken(request: object) -> None:
         raise KeyError("\x1b[2Jboom")

@@ -93,7 +93,7 @@ def test_help_imports_no_pass_and_nothing_heavy(args: list[str]) -> None:
 
 
 def test_outputs_can_be_called_all_that_they_can_be_read_as() -> None:
-    from onnxcomp.cli.options import READINGS
+    from onnxcomp.cli.running.options import READINGS
     from onnxcomp.numerics.metrics import KINDS
 
     assert READINGS == KINDS

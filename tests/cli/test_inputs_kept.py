@@ -126,7 +126,7 @@ def test_calibration_data_that_change_during_the_run_end_it(
 def test_files_that_the_run_does_not_read_may_be_replaced(
     invoke: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxcomp.cli import job
+    from onnxcomp.cli.running import job
 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(job, "optimize", lambda *args, **kwargs: pytest.fail("it came so far"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxcomp.cli.phases import Phases
+from onnxcomp.cli.printing.phases import Phases
 from onnxcomp.recipe import Recipe
 
 STEPS = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnxcomp.cli import receipts
+from onnxcomp.cli.printing import receipts
 from onnxcomp.receipt import Application, Entry, Receipt, StepReport, Tried
 
 FILES = [Path("out/net.opt.onnx"), Path("out/net.opt.receipt.json")]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from onnxcomp.cli.screen import progress
-from onnxcomp.cli.time_left import TimeLeft, in_words
+from onnxcomp.cli.printing.screen import progress
+from onnxcomp.cli.printing.time_left import TimeLeft, in_words
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxcomp.cli.receipts import show_plan
+from onnxcomp.cli.printing.receipts import show_plan
 from onnxcomp.model import load
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep, plan
 from onnxcomp.recipe import Recipe

@@ -77,7 +77,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 def _verbosity(ctx: click.Context, param: click.Parameter, count: int) -> bool:
     """Whether to say more in the tables; from the second time on, every decision too."""
     if count >= EVERY_DECISION:
-        from onnxcomp.cli.logs import show_decisions
+        from onnxcomp.cli.running.logs import show_decisions
 
         show_decisions()
     return count > 0

@@ -11,7 +11,7 @@ class _OnStandardError(logging.Handler):
     """Lines on standard error, names in them made harmless to a terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from onnxcomp.cli.screen import visible
+        from onnxcomp.cli.printing.screen import visible
 
         click.echo(f"{record.relativeCreated / 1e3:7.1f} s  {visible(record.getMessage())}", err=True)
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from onnxcomp.cli import screen
+from onnxcomp.cli.printing import screen
 from onnxcomp.contract import Needs, Parameter, Pass, parameters
 
 

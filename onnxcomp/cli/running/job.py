@@ -17,9 +17,10 @@ from onnxcomp import report
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
-from onnxcomp.cli import GIVEN, receipts, screen
-from onnxcomp.cli.options import default_output
-from onnxcomp.cli.phases import Phases
+from onnxcomp.cli import GIVEN
+from onnxcomp.cli.printing import receipts, screen
+from onnxcomp.cli.printing.phases import Phases
+from onnxcomp.cli.running.options import default_output
 from onnxcomp.files import Inputs
 from onnxcomp.graph.report.inspection import has_something_to_compress
 from onnxcomp.model import Model, load, refuse_outputs

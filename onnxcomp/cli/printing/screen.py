@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColum
 from rich.table import Column, Table
 from rich.text import Text
 
-from onnxcomp.cli.time_left import TimeLeft, in_words
+from onnxcomp.cli.printing.time_left import TimeLeft, in_words
 from onnxcomp.clock import clock
 
 WIDE = 10_000  # columns, where nothing has to fit a terminal

@@ -1,0 +1,1 @@
+"""What commands show: tables, the summary of a run, verdicts, progress."""
