@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxcomp.files import Transaction, refuse_files
+from onnxcomp.judgement import is_exact
 from onnxcomp.model import Model, refuse_outputs, stage, stale_data
-from onnxcomp.pipeline.reports.account import headline, is_exact, rows
+from onnxcomp.pipeline.reports.account import headline, rows
 from onnxcomp.receipt import Receipt
 from onnxcomp.shown import Row, Shown
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp import formats
-from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
+from onnxcomp.judgement import BAD, GOOD, PLAIN, limit_of
 from onnxcomp.receipt import Receipt
 
 WORK_NOISE = 1e-3  # of multiplications, which are counted
 NAMED = 3  # of several, those that are named
-GOOD, BAD, PLAIN = "good", "bad", "plain"
 
 
 @dataclass(frozen=True)
@@ -29,43 +28,6 @@ class Fact:
     details: tuple[str, ...] = ()
     share: float | None = None
     share_words: str = ""
-
-
-def outcome(receipt: Receipt) -> tuple[str, str, str]:
-    """How it ended, in a word or two as the command says it, with the tone of it and a sentence."""
-    word, tone, sentence = _judgement(receipt)
-    if not receipt.missed:
-        return word, tone, sentence
-    return f"{word}, GOAL MISSED", BAD, f"{sentence} A goal was not reached."
-
-
-def _judgement(receipt: Receipt) -> tuple[str, str, str]:
-    verdict = receipt.verdict
-    failed = "FAIL", BAD, "The outputs are further from the original's than was allowed."
-    if not receipt.applied:
-        return "UNCHANGED", PLAIN, "No step made the model better: the result is the original."
-    if _is_exact(receipt):
-        exact = "PASS, exact steps only", GOOD, "Nothing was done that could lose something."
-        return exact if verdict.get("passed") else failed
-    if receipt.data.get("random"):
-        return "RUNS, accuracy not judged", PLAIN, "Random inputs show breakage only: no calibration data were given."
-    if not verdict.get("verified", True):
-        return "NOT JUDGED", BAD, "Nothing could be compared with the original."
-    if _allowed(receipt) is None:
-        return "MEASURED, no limit", PLAIN, "The outputs were compared with the original's; any distance was allowed."
-    passed = "PASS", GOOD, "The outputs are as near to the original's as was asked."
-    return passed if verdict.get("passed") else failed
-
-
-def _is_exact(receipt: Receipt) -> bool:
-    """Whether no kept step may lose something: those that may are each judged."""
-    return all(each.divergence is None for each in receipt.steps if each.decision.startswith("kept"))
-
-
-def _allowed(receipt: Receipt) -> float | None:
-    """The most that outputs may be off by; None for no limit."""
-    limit = receipt.verdict.get("limit", receipt.metric["limit"])
-    return None if limit is None or float(limit) >= LARGEST_DROP else float(limit)
 
 
 def front(receipt: Receipt) -> list[Fact]:
@@ -92,7 +54,7 @@ def _size(receipt: Receipt) -> Fact:
 
 def _outputs(receipt: Receipt) -> Fact:
     verdict, metric = receipt.verdict, str(receipt.metric["name"])
-    value, limit = verdict.get("divergence"), _allowed(receipt)
+    value, limit = verdict.get("divergence"), limit_of(receipt)
     if value is None:
         return Fact("Outputs", "not compared", "", BAD, _judged(receipt))
     figure = formats.significant(float(value))

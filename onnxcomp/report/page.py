@@ -21,8 +21,9 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from onnxcomp import formats
+from onnxcomp.judgement import judgement
 from onnxcomp.receipt import OutlineNode, Receipt, StepReport, Tried
-from onnxcomp.report.facts import front, outcome
+from onnxcomp.report.facts import front
 from onnxcomp.report.plain import plain
 from onnxcomp.report.prices import UNIT, going_rate, offers, reasons, verdict_on
 from onnxcomp.report.story import Account, WeightStory
@@ -46,7 +47,7 @@ def render(receipt: Receipt, *, name: str = "") -> str:
         "name": name or source_name(receipt),
         "receipt": receipt,
         "account": account,
-        "outcome": outcome(receipt),
+        "judgement": judgement(receipt),
         "facts": front(receipt),
         "steps": [each for each in receipt.steps if each.decision != NOTHING],
         "idle": [each.rewrite for each in receipt.steps if each.decision == NOTHING],

@@ -107,7 +107,8 @@ OUTCOMES = {
     "UNCHANGED": receipt(applied=[]),
     "RUNS, accuracy not judged": receipt(data={"random": True, "samples": 8, "verification_samples": 8}),
     "PASS, exact steps only": receipt(
-        applied=[Application("fold-constants", {})], data={"random": True, "samples": 8, "verification_samples": 8}
+        steps=[step("fold-constants", 1_725_602, 1_725_000)],
+        data={"random": True, "samples": 8, "verification_samples": 8},
     ),
     "NOT JUDGED": receipt(verdict=verdict(verified=False, divergence=None)),
     "MEASURED, no limit": receipt(verdict=verdict(limit=1e30)),

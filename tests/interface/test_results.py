@@ -17,7 +17,7 @@ from onnxcomp.errors import ModelError
 from onnxcomp.pipeline.costs import Costs
 from onnxcomp.pipeline.reports.account import headline, rows
 from onnxcomp.pipeline.reports.bench import Bench, MeasuredCost
-from onnxcomp.receipt import Application, Receipt
+from onnxcomp.receipt import Application, Receipt, StepReport
 from onnxcomp.shown import Row, Shown
 from tests.cli.conftest import small_model
 
@@ -107,6 +107,7 @@ def told(**changes: object) -> Receipt:
         data={"random": False, "samples": 8, "verification_samples": 4},
         metric={"name": "divergence", "limit": 0.03},
         result={"bytes": 250, "opset": 17, "ir_version": 8, "needs_onnxruntime": "1.12"},
+        steps=[StepReport("round-weights", "kept", {}, 1000, 250, 0.5, divergence=0.0123)],
         applied=[Application("round-weights", {})],
         verdict={"passed": True, "samples": 64, "divergence": 0.0123, "limit": 0.03, "agreement": 0.975},
         measured={"latency_ms_original": 2.0, "latency_ms_result": 1.0, "load_s_original": 0.01, "load_s_result": 0.02},
@@ -123,7 +124,7 @@ def test_slower_and_unverified_are_said_as_such() -> None:
     assert facts["outputs"] == (
         "divergence 0.0123 of 0.03 allowed on 64 samples; the winning class is the same on 97.5%"
     )
-    assert facts["runs on"] == "ONNX Runtime 1.12+, cpu" and facts["changed by"] == "nothing"
+    assert facts["runs on"] == "ONNX Runtime 1.12+, cpu" and facts["changed by"] == "round-weights"
     blind = told(verdict={"verified": False, "passed": True, "samples": 0, "limit": 0.03})
     assert headline(blind).endswith("NOT JUDGED") and "nothing could be compared" in dict(rows(blind))["outputs"]
     assert headline(told(verdict={"passed": False, "samples": 4, "divergence": 1, "limit": 0.03})).endswith("FAIL")
@@ -140,7 +141,7 @@ def test_what_nobody_judged_has_not_passed() -> None:
 
     drawn = {"random": True, "samples": 8, "verification_samples": 4}
     assert passed(told()) and not passed(told(data=drawn)) and not passed(told(missed=["size"]))
-    assert passed(told(data=drawn, applied=[Application("drop-unused", {})]))
+    assert passed(told(data=drawn, steps=[StepReport("drop-unused", "kept", {}, 1000, 250, 0.5)]))
     assert not passed(told(verdict={"verified": False, "passed": True}))
 
 

@@ -11,7 +11,7 @@ from onnxcomp.cli.printing import screen, steps, summary
 from onnxcomp.cli.printing.steps import plain
 from onnxcomp.cli.printing.summary import labelled
 from onnxcomp.cli.printing.verdicts import agreement, judged, measured_words
-from onnxcomp.pipeline.reports.account import is_exact
+from onnxcomp.judgement import is_exact
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
 

@@ -17,7 +17,7 @@ from typing import Any
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
 from onnxcomp.input_shapes import shape_words
-from onnxcomp.pipeline.reports.account import outcome
+from onnxcomp.judgement import judgement
 from onnxcomp.receipt import Receipt
 
 LEAST_MEMORY = 0.1  # of the peak; less is not worth a word
@@ -33,7 +33,7 @@ def heading(receipt: Receipt, written: Sequence[Path], *, replayed: bool = False
     source = Path(str(receipt.source.get("path") or "")).name or "the model"
     made = str(written[0]) if written else str(receipt.result.get("path", ""))
     took = receipt.measured.get("seconds")
-    words = [outcome(receipt)] if not replayed else ["REPLAYED"]
+    words = [judgement(receipt).word] if not replayed else ["REPLAYED"]
     if took is not None and not replayed:
         words.append(formats.seconds(took))
     return f"{source} -> {made}: {', '.join(words)}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from onnxcomp import formats
 from onnxcomp.budget import LARGEST_DROP
+from onnxcomp.judgement import judgement
 from onnxcomp.receipt import Receipt
-from onnxcomp.registry import get_pass
 from onnxcomp.shown import Row
 
 KINDS = (("latency", "latency_ms", 1.0), ("load time", "load_s", 1e3))  # row, figure, milliseconds of its unit
@@ -15,7 +15,7 @@ KINDS = (("latency", "latency_ms", 1.0), ("load time", "load_s", 1e3))  # row, f
 
 def headline(receipt: Receipt) -> str:
     """``net.onnx: 1,725,602 -> 87,714 bytes, 19.7x smaller, PASS``."""
-    return f"{_name(receipt)}: {_size(receipt)}, {outcome(receipt)}"
+    return f"{_name(receipt)}: {_size(receipt)}, {judgement(receipt).word}"
 
 
 def rows(receipt: Receipt) -> list[Row]:
@@ -44,29 +44,6 @@ def _name(receipt: Receipt) -> str:
 def _size(receipt: Receipt) -> str:
     before, after = int(receipt.source["bytes"]), int(receipt.result["bytes"])
     return f"{before:,} -> {after:,} bytes, {formats.smaller(before, after)}"
-
-
-def outcome(receipt: Receipt) -> str:
-    """The verdict in a word or two."""
-    verdict = receipt.verdict
-    if not receipt.applied:
-        word = "UNCHANGED"
-    elif is_exact(receipt):
-        word = "PASS, exact steps only" if verdict["passed"] else "FAIL"
-    elif receipt.data["random"]:
-        word = "RUNS, accuracy not judged"
-    elif not verdict.get("verified", True):
-        word = "NOT JUDGED"
-    elif verdict["limit"] is None or verdict["limit"] >= LARGEST_DROP:
-        word = "MEASURED, no limit"
-    else:
-        word = "PASS" if verdict["passed"] else "FAIL"
-    return f"{word}, GOAL MISSED" if receipt.missed else word
-
-
-def is_exact(receipt: Receipt) -> bool:
-    """Whether nothing was done that may lose something."""
-    return all(get_pass(each.rewrite).effect.is_exact for each in receipt.applied)
 
 
 def _outputs(receipt: Receipt) -> str:
