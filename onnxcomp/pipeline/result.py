@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,30 +63,21 @@ class Result(Shown):
         """Where the receipt of the model at ``path`` goes."""
         return path.with_name(f"{path.stem}.receipt.json")
 
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        force: bool = False,
-        pages: Mapping[Path, Callable[[Receipt], str]] | None = None,
-    ) -> list[Path]:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
         """Write the model and, beside it, ``<stem>.receipt.json``: all of them or none; gives all files written.
 
-        pages: further files to write with them, each made from the receipt. Raises ModelError where one of the
-        files is one that the run read, or another of them, or exists (without ``force``).
+        Raises ModelError where one of the files is one that the run read, or another of them, or exists (without
+        ``force``).
         """
         target = Path(path)
         account = self.account_path(target)
-        texts = dict(pages or {})
-        refuse_outputs(self.model, [target, account, *texts], force=force)
+        refuse_outputs(self.model, [target, account], force=force)
         with Transaction() as outputs:
             staged = stage(self.model, target, outputs)
             self.receipt.result |= {"path": target.name, "bytes": staged.size_bytes, "sha256": staged.sha256}
             outputs.write(account, [self.receipt.to_json().encode()])
-            for page, render in texts.items():
-                outputs.write(page, [render(self.receipt).encode()])
             outputs.commit(stale_data(target, staged, self.model))
-        return [*staged.paths, account, *texts]
+        return [*staged.paths, account]
 
     def report(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the account as one HTML file that needs nothing else. Raises ModelError where it exists, without

@@ -106,3 +106,15 @@ def test_a_run_writes_the_page_that_its_receipt_gives_later(
     assert invoke(*again, "-o", out / "again.onnx").exit_code == 0
     assert (out / "again.onnx").read_bytes() == (out / "s.onnx").read_bytes()
     assert Receipt.read(out / "again.receipt.json").weights == receipt.weights
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_page_that_fails_costs_the_page_alone(
+    invoke: Invoke, model_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.report.render", lambda receipt: pytest.fail("no page"))
+    with pytest.raises(pytest.fail.Exception, match="no page"):
+        invoke(
+            "optimize", model_file, "--recipe", "lossless", "-o", out / "net.onnx", "--report", out / "net.html", "-q"
+        )
+    assert files_in(out) == {"net.onnx", "net.receipt.json"}

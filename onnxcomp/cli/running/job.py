@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import shlex
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any
 
 import click
 
-from onnxcomp import report
 from onnxcomp.budget import Budget
 from onnxcomp.calibration import Sequences
 from onnxcomp.calibration.data.sources import module_file, source_files
@@ -116,8 +114,8 @@ def run(request: Request) -> None:
         result = _result(request, model, tell, started)
         if request.replay is None:
             result.receipt.command = shlex.join(["onnxcomp", *context.meta.get(GIVEN, ())])
-        pages = {path: functools.partial(report.render, name=request.model.name) for path in _reports(request)}
-        written = result.save(output, force=request.force, pages=pages)
+        written = result.save(output, force=request.force)
+        written += [result.report(path, force=request.force) for path in _reports(request)]
     _show(request, result.receipt, written)
     if result.receipt.missed:
         if request.quiet or request.as_json:  # a table says it in its place
