@@ -254,7 +254,7 @@ def test_no_scheduler_is_said(tmp_path: Path) -> None:
     command = ["optimize", str(tmp_path / "m.onnx"), "--cluster", "tcp://127.0.0.1:9", "-q"]
     done = subprocess.run([sys.executable, "-m", "onnxcomp", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("onnxcomp: cluster: no scheduler answers at tcp://127.0.0.1:9")
+    assert done.stderr.startswith("onnxcomp: --cluster: no scheduler answers at tcp://127.0.0.1:9")
     assert done.stderr.count("\n") == 1
     assert not done.stdout
 
