@@ -28,7 +28,7 @@ from onnxcomp.runtime import (
     run_isolated,
 )
 from onnxcomp.runtime.isolated import read_values, write_values
-from onnxcomp.runtime.profile import node_seconds, operator_seconds
+from onnxcomp.runtime.profile import events_in, node_seconds, operator_seconds
 
 
 def model_bytes(text: str) -> bytes:
@@ -293,3 +293,13 @@ def test_a_run_ends_at_its_limit_of_seconds() -> None:
     with pytest.raises(VerificationError, match=r"took more than 0\.2 s"):
         session.run({**feeds, "trips": np.int64(2**62)}, limit_s=0.2)
     assert time.monotonic() - started < 30
+
+
+def test_events_of_a_profile_whose_names_are_written_as_they_are() -> None:
+    """As ONNX Runtime 1.24 writes them: a quote breaks one line, a control character none."""
+    lines = ['{"cat":"Node","name":"a\x1b[31m_kernel_time","dur":3}', '{"cat":"Node","name":"b"c_kernel_time","dur":4}',
+             '{"cat":"Node","name":"d_kernel_time","dur":5}']  # fmt: skip
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
+    assert [each["name"] for each in events_in(text)] == ["a\x1b[31m_kernel_time", "d_kernel_time"]
+    whole = "[\n" + ",\n".join(lines[::2]) + "\n]\n"
+    assert [each["dur"] for each in events_in(whole)] == [3, 5]

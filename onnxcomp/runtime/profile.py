@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -102,8 +103,24 @@ def profile_events(
         )
         for _ in range(WARM_UP_RUNS + runs):
             session.run(feeds)
-        events: list[dict[str, Any]] = json.loads(session.end_profile().read_text(encoding="utf-8"))
-    return events
+        return events_in(session.end_profile().read_text(encoding="utf-8", errors="replace"))
+
+
+def events_in(text: str) -> list[dict[str, Any]]:
+    """The events of a profile. ONNX Runtime up to 1.24 writes names as they are, quotes and control characters among
+    them: a line that is no JSON for that is left out."""
+    try:
+        whole: list[dict[str, Any]] = json.loads(text, strict=False)
+    except ValueError:
+        return [each for line in text.split("\n") if (each := _event(line)) is not None]
+    return whole
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        found = json.loads(line.strip().lstrip("[").rstrip(",]"), strict=False)
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def profile_kernels(model: ModelSource, feeds: Feeds, *, runs: int = 20, **options: Any) -> list[ExecutedNode]:
