@@ -140,7 +140,7 @@ def test_bytes_of_links_that_lead_elsewhere_are_not_counted(tmp_path: Path) -> N
 
 
 def test_a_failure_is_the_last_line_that_was_printed(tmp_path: Path) -> None:
-    made = measured([sys.executable, "-c", "print('one'); raise SystemExit('no such thing')"], tmp_path)
+    made = measured([sys.executable, "-c", "print('one', flush=True); raise SystemExit('no such thing')"], tmp_path)
     assert (made.failure, made.stopped) == ("no such thing", False)
     assert list(tmp_path.iterdir()) == []
 
