@@ -38,10 +38,11 @@ class QuantizeRateDistortion(WeightPass):
     destroys = frozenset({Structure.LEVELS, Structure.COMPACT})
 
     # A step of 2^(1/4) is 7 to 10% of the bytes.
-    # One step for all is best where channels count alike, one for each where batch normalization was folded into them.
+    # The finest is 8 bits for each channel, what weights that no sample reaches are held to. One step for all is best
+    # where channels count alike, one for each where batch normalization was folded into them.
     variants = tuple(
         {"step": round(2 ** (power / 4), 3), "granularity": granularity}
-        for granularity, powers in (("channel", (-20, -16, *range(-13, 8))), ("tensor", range(-12, 10)))
+        for granularity, powers in (("channel", (-24, -20, -16, *range(-13, 8))), ("tensor", range(-12, 10)))
         for power in powers
     )
 

@@ -173,7 +173,8 @@ class Choosing:
         return mild
 
     def _say(self, table: Table, best: Attempt) -> None:
-        kept = {name for name in table.unreached if best.assignment[name].choice is not None}
+        changed = {name for name, option in best.assignment.items() if option.choice is not None}
+        kept = table.unreached & changed  # a weight without an option that saves enough is in no assignment
         for names, fate in ((kept, "kept at 8 bits"), (table.unreached - kept, "left as before")):
             if names:
                 self.notes.append(unreached_note(names, fate))

@@ -134,6 +134,22 @@ def test_a_search_keeps_an_unreached_weight_at_eight_bits(tmp_path: Path) -> Non
     assert again.model.to_bytes() == result.model.to_bytes()
 
 
+def test_a_search_by_coded_bytes_holds_unreached_weights_to_eight_bits_too(tmp_path: Path) -> None:
+    """A small one that has no option worth its bytes is left as it is: it is in no assignment."""
+    proto = parser.parse_model(TEXT.replace("y = Add(a, b)", "c = Add(a, b) d = MatMul(z, ws) y = Add(c, d)"))
+    for name, shape in (("wx", (32, 48)), ("wz", (40, 48)), ("ws", (40, 1))):
+        proto.graph.initializer.append(numpy_helper.from_array(RNG.standard_normal(shape).astype(np.float32), name))
+    np.savez(tmp_path / "c.npz", x=RNG.standard_normal((60, 32)).astype(np.float32), z=np.zeros((60, 40), np.float32))
+    step = {"choose": ["quantize-rate-distortion"], "then": [{"pass": "match-outputs", "trade": 4.0}]}
+    choose = Recipe.from_dict({"goal": "packed", "step": [step]}, name="r")
+    result = optimize(proto, recipe=choose, calibration=str(tmp_path / "c.npz"), budget=LOOSE, measure=False)
+    notes = result.receipt.notes
+    assert "wz: no sample reaches it; kept at 8 bits" in notes and "ws: no sample reaches it; left as before" in notes
+    before = values(load(proto), "wz")
+    eight_bits = np.square(np.abs(before).max(axis=0) / 127).mean() / 12
+    assert 0 < np.square(values(result.model, "wz") - before).mean() < 6 * eight_bits
+
+
 def test_rows_of_a_table_that_no_sample_looks_up_fare_no_worse(tmp_path: Path) -> None:
     proto = parser.parse_model(LOOKUP)
     for name, shape in (("t", (200, 32)), ("w", (32, 16))):
