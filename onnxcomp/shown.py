@@ -9,17 +9,18 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 Row = tuple[str, ...]
 
 
-class Shown:
+class Shown(ABC):
     """A result that says in one line what it is, and in rows of words what there is to it."""
 
+    @abstractmethod
     def headline(self) -> str:
         """The result in one line."""
-        raise NotImplementedError
 
     def rows(self) -> Sequence[Row]:
         """Facts, each a row of cells: what it is, then what is to be said of it. The first of a table are headings."""

@@ -93,8 +93,7 @@ def optimize(
     earlier run. training: samples, engine and time of what trains. input_shapes: input -> sizes that random inputs are
     drawn in and latencies measured at. measure: whether to time the result at the end.
     started: when the time budget began, on the clock of ``time.monotonic``; now by default. jobs: tasks worked on at
-    once, None for one a core; the result is the same for any number. cluster: the address of a Dask scheduler, or
-    "local".
+    once, None for one a core; the result is the same for any number. cluster: a Dask scheduler's address, or "local".
     Raises OnnxcompError with a one-line message; nothing is written.
     """
     started = clock() if started is None else started
