@@ -19,7 +19,10 @@ PREPARED = "".join(
     f'[[step]]\npass = "{name}"\n\n'
     for name in ("remove-noops", "inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 )
-STORED = "".join(f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "strip-metadata"))
+STORED = "".join(
+    f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "drop-unused", "drop-defaults")
+)
+STORED += '[[step]]\npass = "strip-metadata"\nshorten_names = true\n\n'
 
 
 def together(*steps: str, stored: bool = True) -> str:
@@ -60,7 +63,11 @@ CASES = (
     ),
     Case(
         "resnet8_cifar10_tf", "all weights in 3 bits",
-        together(one("quantize-weights", bits=3), one("finetune", steps=5000)),
+        together(
+            one("cluster-weights", bits=3.0, granularity="channel"), one("match-outputs"),
+            one("finetune", steps=1500, rate=0.003, rounding="fixed", mixup=1.0),
+            one("finetune", steps=1200, rate=0.001, mixup=1.0),
+        ),
         operator.ge, 83.4, most_bytes=36_000, unlabelled="cifar10_unlabelled",
     ),
     Case(
@@ -72,8 +79,12 @@ CASES = (
         operator.ge, 81.5, latency=0.40, unlabelled="cifar10_unlabelled",
     ),
     Case(
-        "resnet8_cifar10_tf", "ternary weights",
-        together(one("ternarize-weights"), one("finetune", steps=6000)),
+        "resnet8_cifar10_tf", "ternary weights but for the first and the last layer",
+        together(
+            one("cluster-weights", bits=1.6, granularity="channel", exclude=["model/conv2d/*", "model/dense/*"]),
+            one("match-outputs"),
+            one("finetune", steps=3000, rate=0.003, rounding="straight-through", mixup=1.0),
+        ),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
     Case(

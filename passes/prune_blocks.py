@@ -64,6 +64,9 @@ class PruneBlocks(SitePass):
     harm: float | None = parameter(
         None, low=0.0, help="in place of ratio: divergence up to which blocks go, one by one"
     )
+    mean: bool = parameter(
+        True, help="add a block's mean in its place; false: nothing, which leaves no node and more to the repair"
+    )
     repair: bool = parameter(True, help="solve the weights that are left anew")
 
     def sites(self, graph: Graph, context: Context) -> Survey:
@@ -102,7 +105,7 @@ class PruneBlocks(SitePass):
             elif not graph.main.graph.holds(each.sum):
                 outcome.skip(each.key, "it goes with another block")
             else:
-                each.drop(graph, means[each.key])
+                each.drop(graph, means[each.key] if self.mean else None)
                 what = f"a block of {len(each.nodes)} nodes cut"
                 outcome.change(each.key, what, error=harms[each.key], macs=each.macs, nbytes=each.nbytes)
         if outcome.changed and self.repair:

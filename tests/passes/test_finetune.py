@@ -266,12 +266,12 @@ def test_one_bias_of_several_nodes_is_trained_as_one_and_can_be_untied() -> None
 def test_a_step_that_does_not_fit_in_memory_is_refused_with_the_batch_that_would(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxcomp.training.step_memory.free_bytes", lambda: 30_000)
+    monkeypatch.setattr("onnxcomp.training.step_memory.free_bytes", lambda: 15_000)
     _, outcome = trained(pruned())
     said = outcome.skipped[0].reason
-    assert not outcome.changed and "64 samples at once" in said and "run_size=" in said
+    assert not outcome.changed and "32 samples at once" in said and "run_size=" in said
     fits = int(said.rsplit("run_size=", 1)[1].split(")")[0])
-    assert 1 <= fits < 64
+    assert 1 <= fits < 32
     assert trained(pruned(), run_size=fits)[1].changed
 
 
@@ -330,7 +330,7 @@ def test_steps_are_settled_so_that_they_can_be_done_again() -> None:
 def test_a_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "WRITTEN_EVERY_S", -1.0)
     setup = TrainingSetup(engine="ort", checkpoints=tmp_path)
-    whole, _ = trained(pruned())
+    whole, _ = trained(pruned(), batch_size=16)  # one run a step
     calls = 0
     original = BackwardEngine.loss_and_gradients
 
@@ -343,8 +343,8 @@ def test_a_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(BackwardEngine, "loss_and_gradients", dying)
     with pytest.raises(KeyboardInterrupt):
-        trained(pruned(), context={"training": setup})
-    after, _ = trained(pruned(), context={"training": setup})
+        trained(pruned(), batch_size=16, context={"training": setup})
+    after, _ = trained(pruned(), batch_size=16, context={"training": setup})
     assert calls == STEPS + 1
     assert after.to_bytes() == whole.to_bytes()
 
