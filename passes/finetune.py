@@ -112,8 +112,8 @@ class Finetune(Pass):
         0.0,
         low=0.0,
         high=100.0,
-        help="mix each sample of a step with another, in shares drawn from Beta(a, a) for this a; 1: any share alike; 0: "
-        "none. The original sees the same",
+        help="mix each sample of a step with another, in shares of Beta(a, a) for this a; 1: any share alike; 0: none. "
+        "The original sees the same",
     )
     shift: int = parameter(0, low=0, high=1000, help="move pictures by up to so many pixels, anew at each step")
     mirror: bool = parameter(False, help="mirror every other picture, left for right")

@@ -28,8 +28,8 @@ class NoGradientError(PassError):
 class Engine(ABC):
     """A model's loss and its derivatives; it keeps nothing from one call to the next.
 
-    name: by which it is chosen. runs_in_threads: whether several threads may call it at once, and get more done than one
-    call that has as many.
+    name: by which it is chosen. runs_in_threads: whether several threads may call it at once, and get more done than
+    one call that has as many.
     """
 
     name: ClassVar[str]

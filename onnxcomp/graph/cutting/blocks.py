@@ -17,7 +17,6 @@ from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import constant_keys, is_onnx, node_key, producer
 from onnxcomp.graph.ir.reader import Graph
-from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.ir.scopes import inner_reads
 from onnxcomp.graph.report.macs import count_macs
 
@@ -57,14 +56,8 @@ class ResidualBlock:
         """Of the constants."""
         return sum(each.nbytes for each in self.constants.values())
 
-    def drop(self, graph: Graph, mean: Array | None) -> None:
-        """Add the mean (channels,) in the block's place; for None nothing is added, and the sum goes as well, or adds
-        zeros where the graph's outputs need a node."""
-        if mean is None and bypass(graph, graph.main, self.sum, self.sum.inputs[1 - self.branch]):
-            for node in self.nodes:
-                graph.remove_node(graph.main, node)
-            return
-        mean = np.zeros(1) if mean is None else mean
+    def drop(self, graph: Graph, mean: Array) -> None:
+        """Add the mean (channels,) in the block's place."""
         shape = [-1 if axis == self.axis else 1 for axis in range(self.rank)]
         values = mean.reshape(shape).astype(self.result.dtype or np.float32)
         self.sum.inputs[self.branch] = graph.constant(graph.main, f"{self.result.name}_mean", values)

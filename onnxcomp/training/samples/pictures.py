@@ -1,5 +1,4 @@
-"""Which inputs are pictures, and along which of their axes height and width lie: as the first node that slides over them
-reads them.
+"""Which inputs are pictures, and along which axes height and width lie: as the first node that slides over them does.
 
     x (n, h, w, c) -> Transpose -> Conv        (1, 2)
     x (n, c, h, w) -> Sub -> Mul -> Conv       (2, 3)
@@ -42,7 +41,7 @@ def picture_planes(proto: ModelProto) -> dict[str, tuple[int, int]]:
 def _planes(name: str, axes: Axes, readers: dict[str, list[NodeProto]]) -> Iterator[tuple[int, int]]:
     """What the nodes that slide over a tensor take for its plane. axes: of the input, one for each of the tensor."""
     for node in readers.get(name, ()):
-        if node.domain not in ONNX_DOMAINS or node.input[0] != name and node.op_type in SLIDING:
+        if node.domain not in ONNX_DOMAINS or (node.input[0] != name and node.op_type in SLIDING):
             continue
         if node.op_type in SLIDING:
             yield axes[-2], axes[-1]

@@ -1,5 +1,7 @@
-"""What the original gives for training samples: computed once and kept while it fits, else once for every batch, as it is
-for samples that are drawn anew at each step."""
+"""What the original gives for training samples: computed once and kept while it fits, else once for every batch.
+
+Samples that are drawn anew at each step are asked about at each step.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_every_sample_lies_between_two_of_the_step_and_the_labels_of_the_other_c
     for at in range(8):
         wanted = mixture.shares[at] * x[at] + (1 - mixture.shares[at]) * x[mixture.labels[at]]
         np.testing.assert_allclose(found[at], wanted, atol=1e-6)
-    assert made.is_drawn and 0.1 < float(np.std(mixture.shares))
+    assert made.is_drawn and float(np.std(mixture.shares)) > 0.1
 
 
 def test_all_inputs_of_a_sample_are_mixed_with_those_of_one_other_in_the_same_share() -> None:
