@@ -73,8 +73,9 @@ CASES = (
     Case(
         "resnet8_cifar10_tf", "half of the MACs cut, trained, int8",
         together(
-            one("prune-channels", macs=0.5, multiple=8), one("finetune", steps=6000),
-            one("quantize-static"), one("finetune", steps=400), stored=False,
+            one("prune-blocks", ratio=0.01, mean=False, exclude=["model/add_1*", "model/add_2*"]), one("remove-noops"),
+            one("prune-channels", macs=0.8, multiple=16), one("finetune", steps=3000, rate=0.01, mixup=1.0),
+            one("quantize-static"), one("finetune", steps=150, rate=0.001, mixup=1.0), stored=False,
         ),
         operator.ge, 81.5, latency=0.40, unlabelled="cifar10_unlabelled",
     ),
@@ -83,7 +84,7 @@ CASES = (
         together(
             one("cluster-weights", bits=1.6, granularity="channel", exclude=["model/conv2d/*", "model/dense/*"]),
             one("match-outputs"),
-            one("finetune", steps=3000, rate=0.003, rounding="straight-through", mixup=1.0),
+            one("finetune", steps=2000, rate=0.003, rounding="straight-through", mixup=1.0),
         ),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
