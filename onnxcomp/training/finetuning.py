@@ -111,7 +111,7 @@ class Finetuning:
         with self._task() as task:
             self.plan = self._planned(task)
             training = Training(task, self.plan, self.progress, self.is_over, self._checkpoint())
-            return training.run()
+            return dataclasses.replace(training.run(), first_loss=task.loss_before())
 
     @contextlib.contextmanager
     def _task(self) -> Iterator[TrainingTask]:

@@ -156,6 +156,23 @@ def test_a_grid_stays_a_grid_and_learns_its_scales() -> None:
     assert not np.array_equal(encoding.scale, before.encodings["w1"].scale)  # type: ignore[attr-defined]
 
 
+def test_levels_that_were_chosen_by_the_outputs_are_not_chosen_anew() -> None:
+    """Inputs of which one half repeats the other: R goes from one half of the weights to the other and nothing is
+    lost, though no value has the level nearest to the original's."""
+    rng = np.random.default_rng(8)
+    codes, moved = rng.integers(-1, 2, (6, 8)).astype(np.float32), rng.normal(0, 0.8, (3, 8)).astype(np.float32)
+    original = network(codes + np.concatenate([moved, -moved]))
+    scale = np.ones((1, 8), np.float32)
+    grid = GridEncoding(dtype="float32", levels=3, zero_point=np.asarray(1, np.uint8), scale=scale, axis=1)
+    rounded = with_values(network(codes, B1 + 0.1), {"w1": codes}, {"w1": grid})
+    x = np.concatenate([X[:, :3], X[:, :3]], axis=1)
+    data = dataclasses.replace(samples(original, values=x), is_random=False)
+    after, outcome = trained(rounded, original, {"calibration": data}, steps=60)
+    wanted, before, now = (Session(each.to_bytes()).run({"x": x})["y"] for each in (original, rounded, after))
+    assert np.abs(now - wanted).sum() < 0.5 * np.abs(before - wanted).sum()
+    assert outcome.changed[0].details["loss_before"] < 0.2  # of the model as it is
+
+
 def test_it_is_stored_in_as_many_bytes_as_before() -> None:
     store = get_pass("store-compact")()
     sizes = []

@@ -82,7 +82,13 @@ class TrainingTask:
 
     def held_loss(self, arrays: Arrays) -> float:
         """The mean loss over the samples that are not trained on, with all that hardens hard."""
-        values = values_of(self.parts, arrays, 1.0)
+        return self._held_loss(values_of(self.parts, arrays, 1.0))
+
+    def loss_before(self) -> float:
+        """The same of the model as it is, which need not be what the training starts from."""
+        return self._held_loss({part.name: np.asarray(part.form.initial, np.float32) for part in self.parts})
+
+    def _held_loss(self, values: Mapping[str, Array]) -> float:
         total, count = 0.0, 0
         for chunk in self.held.in_order():
             outputs = self.engine.forward(self.feeds(chunk), values)
