@@ -183,7 +183,8 @@ def _prepare(
         verifier = grounds.for_breakage(verifier, recipe, options)
     if before is not None:
         allow_present(verifier, model)
-    tuner = None if tuning is None else tuner_for(before or model, tuning, verifier.metric, options)
+    has_choice = any(not step.is_exact for step in recipe.unrolled())
+    tuner = tuner_for(before or model, tuning, verifier.metric, options) if tuning is not None and has_choice else None
     context = Context(
         seed=seed,
         target=target,

@@ -24,7 +24,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
 from onnxcomp.pipeline.weight_search.fits import Fit
-from onnxcomp.pipeline.weight_search.measured import divergence_of
+from onnxcomp.pipeline.weight_search.assignment import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.receipt import Entry
 from onnxcomp.target import Target

@@ -18,23 +18,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.errors import OnnxcompError, TimeIsUp
-from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
-from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, ValueTrials, Verdict, Verifier
 
 # A weight without which the outputs change by less is not seen: a thirty-thousandth of the budget is a thousandth of
 # the outputs' spread, and about what rounding in float16 does.
 UNSEEN_SHARE = 3e-5
 TURNED_ERROR = 4.0  # the relative squared error of a weight whose sign is turned
 QUICK_SAMPLES = 16  # most weights show on these; the others are tried on all
+LARGE_BYTES, LARGE_QUICK_SAMPLES = 2**27, 4  # the same of models from this size on, each run of which takes long
 FEW_SAMPLES = 8  # distinct ones, at most: they tell little of any weight
 WANTED_SAMPLES = 32
 FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples license
 OWN_STATES = "on its own states"  # what measures of a closed loop begin with
 COUNTED = ("labels", "top1")  # measures of samples that differ or do not
 NAMED = 3  # weights named in a note
+MANY = 8  # weights to try, for which it pays to keep what the model makes of the samples before them
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Reach:
     _known: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     _quick: list[Verifier] | None = None
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
+    _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge, while many weights are tried
 
     def unreached(
         self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False
@@ -60,13 +62,19 @@ class Reach:
         if self.tuner is None:
             return set(names)
         by_name = _weights(model)
+        asked = [by_name[name] for name in names if name in by_name]
         judges = [*self._few_samples(), self.tuner]
         found = set()
-        for name in names:
-            if is_over():
-                raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
-            if name in by_name and not self._shown(model, by_name[name], judges):
-                found.add(name)
+        if sum((each.name, each.shape) not in self._known for each in asked) >= MANY:
+            self._held = {id(each): each.trials(model) for each in judges}
+        try:
+            for weight in asked:
+                if is_over():
+                    raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
+                if not self._shown(model, weight, judges):
+                    found.add(weight.name)
+        finally:
+            self._held = {}
         return found
 
     def influence(self, model: Model, name: str) -> float:
@@ -84,18 +92,21 @@ class Reach:
         key = weight.name, weight.shape
         for judge in judges:
             if key not in self._known:
-                found = self._tried(model, weight.name, judge)
+                found = self._tried(model, weight, judge)
                 if found or judge is self.tuner:
                     self._known[key] = found
         return self._known[key]
 
-    def _tried(self, model: Model, name: str, judge: Verifier) -> float:
+    def _tried(self, model: Model, weight: Weight, judge: Verifier) -> float:
         """What the weight's loss does for each unit of error, else what its turned sign does, else 0."""
-        return self._moved(model, name, 0.0, judge) or self._moved(model, name, -1.0, judge) / TURNED_ERROR
+        return self._moved(model, weight, 0.0, judge) or self._moved(model, weight, -1.0, judge) / TURNED_ERROR
 
-    def _moved(self, model: Model, name: str, factor: float, judge: Verifier) -> float:
+    def _moved(self, model: Model, weight: Weight, factor: float, judge: Verifier) -> float:
         """By how much an output moves when the weight is multiplied by a factor; 0 for what counts for nothing."""
-        before, after = self._before(model, judge), judge.check(scaled(model, name, factor))
+        before = self._before(model, judge)
+        values = {weight.name: np.asarray(weight.values * weight.dtype.type(factor))}
+        held = self._held.get(id(judge))
+        after = judge.check(with_arrays(model, values)) if held is None else held.check(values)
         if after.failed:  # a weight without which the model does not run is reached
             return judge.limit
         moved = largest_move(before, after)
@@ -111,23 +122,15 @@ class Reach:
         assert self.tuner is not None
         if self._quick is None:
             self._quick = []
-            if self.tuner.samples > 2 * QUICK_SAMPLES:
+            count = QUICK_SAMPLES if self.tuner.original.size_bytes < LARGE_BYTES else LARGE_QUICK_SAMPLES
+            if self.tuner.samples > 2 * count:
                 with contextlib.suppress(OnnxcompError):  # on these alone the metric may have nothing to measure
-                    self._quick.append(self.tuner.on(self.tuner.data.first(QUICK_SAMPLES)))
+                    self._quick.append(self.tuner.on(self.tuner.data.first(count)))
         return self._quick
 
 
 def _weights(model: Model) -> dict[str, Weight]:
     return {each.name: each for each in weights(open_plain(model))}
-
-
-def scaled(model: Model, name: str, factor: float) -> Model:
-    """The model with one weight multiplied by a factor."""
-    graph = open_plain(model)
-    for weight in weights(graph):
-        if weight.name == name:
-            weight.set(np.asarray(weight.values * weight.dtype.type(factor)))
-    return close_graph(graph)
 
 
 def largest_move(before: Verdict, after: Verdict) -> float:

@@ -26,8 +26,9 @@ from onnxcomp.model import Model
 from onnxcomp.parallel import in_processes, in_threads
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
-from onnxcomp.pipeline.safety.noise_bound import NoiseBound
+from onnxcomp.pipeline.safety.noise_bound import NOISE_TOLERANCE, NoiseBound
 from onnxcomp.pipeline.weight_search.fits import FirstLook, Fit, Fitting, Looking, looked_at
+from onnxcomp.pipeline.weight_search.pioneers import FAR_NOISE, Pioneers, split
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
 
@@ -35,6 +36,7 @@ HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the fam
 NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
 LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it save nothing
 PROCESSES_FROM = 2**20  # weight values that are worth the seconds that processes take to start
+NO_GAIN = "no strength saves enough bytes"
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 
 
@@ -175,18 +177,8 @@ class Candidates:
             LEAST_GAIN_BYTES, table.objective.coded, Moment(self.deadline), Moment(self.last_moment),
         )  # fmt: skip
         names = self._editable(table) if alone else []
-        least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
-        probed = table.tuning.probed_weights
-        known = self._known(dict.fromkeys(names, tuple(alone)))
-        tasks = [
-            (self._alone(name), {each: own[name] for each, own in known.items() if name in own},
-             looking if at < probed else least)
-            for at, name in enumerate(names)
-        ]  # fmt: skip
-        looks = self._mapped(looked_at, tasks)
-        for index, look in enumerate(looks):
-            self.context.progress(index, len(names), f"trying strengths of {look.name}")
-            self._note(table, look)
+        self._look_at(names, looking, table)
+        table.options = {name: table.options[name] for name in names if name in table.options}
         for at in range(len(self.passes)):
             if at not in alone:
                 self._note_fits(table, at, self._on_the_whole(at, None, table))
@@ -256,6 +248,33 @@ class Candidates:
         table.measured.clear()
 
     # --- inside ---
+
+    def _look_at(self, names: Sequence[str], looking: Looking, table: Table) -> None:
+        """Look at weights, of which those of no shape of their own wait for the first of theirs."""
+        bound = {"most_error": NOISE_ERROR, "most_noise": FAR_NOISE * NOISE_TOLERANCE, "probe_error": None}
+        least = replace(looking, **bound)  # for those that are not measured
+        probed = 0 if looking.probe_error is None else table.tuning.probed_weights
+        ways = {name: looking if at < probed else least for at, name in enumerate(names)}
+        pioneers, done = Pioneers(self._weights, LEAST_GAIN_BYTES), 0
+        for part, is_first in zip(split(names, self._weights), (True, False), strict=True):
+            choices = {
+                name: list(looking.candidates) if is_first
+                else pioneers.worth(name, looking.candidates, only_noise=ways[name] is least)
+                for name in part
+            }  # fmt: skip
+            table.skipped.extend(Skip(name, NO_GAIN) for name, own in choices.items() if not own)
+            choices = {name: own for name, own in choices.items() if own}
+            known = self._known(choices)
+            tasks = [
+                (self._alone(name), {each: known[each][name] for each in own if name in known[each]},
+                 replace(ways[name], candidates={each: looking.candidates[each] for each in own}))
+                for name, own in choices.items()
+            ]  # fmt: skip
+            for look in self._mapped(looked_at, tasks):
+                self.context.progress(done, len(names), f"trying strengths of {look.name}")
+                done += 1
+                pioneers.add(look)
+                self._note(table, look)
 
     def _mapped(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         """Results in order, from processes where there is more to do than it takes to start them."""
@@ -364,7 +383,7 @@ def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
         ]
     table.options = {name: found for name, found in table.options.items() if len(found) > 1}
     for name in names - table.options.keys():
-        table.skipped.append(Skip(name, "no strength saves enough bytes"))
+        table.skipped.append(Skip(name, NO_GAIN))
     left = {each.name: each for each in table.skipped if each.name not in table.options}
     table.skipped = list(left.values())
     return table

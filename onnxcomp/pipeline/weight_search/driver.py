@@ -39,7 +39,7 @@ from onnxcomp.pipeline.weight_search.candidates import (
     as_made,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
-from onnxcomp.pipeline.weight_search.measured import divergence_of
+from onnxcomp.pipeline.weight_search.assignment import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.runners_up import accounts
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
