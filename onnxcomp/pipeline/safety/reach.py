@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxcomp.errors import OnnxcompError, TimeIsUp
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, ValueTrials, Verdict, Verifier
+
+Array = NDArray[Any]
 
 # A weight without which the outputs change by less is not seen: a thirty-thousandth of the budget is a thousandth of
 # the outputs' spread, and about what rounding in float16 does.
@@ -35,7 +41,7 @@ FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples
 OWN_STATES = "on its own states"  # what measures of a closed loop begin with
 COUNTED = ("labels", "top1")  # measures of samples that differ or do not
 NAMED = 3  # weights named in a note
-MANY = 8  # weights to try, for which it pays to keep what the model makes of the samples before them
+FEW = 4  # weights tried before it pays to keep what the model makes of the samples in front of each
 
 
 @dataclass
@@ -50,7 +56,7 @@ class Reach:
     _known: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     _quick: list[Verifier] | None = None
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
-    _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge, while many weights are tried
+    _looks: _Looks | None = None
 
     def unreached(
         self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False
@@ -61,27 +67,31 @@ class Reach:
         """
         if self.tuner is None:
             return set(names)
-        by_name = _weights(model)
-        asked = [by_name[name] for name in names if name in by_name]
         judges = [*self._few_samples(), self.tuner]
         found = set()
-        if sum((each.name, each.shape) not in self._known for each in asked) >= MANY:
-            self._held = {id(each): each.trials(model) for each in judges}
-        try:
-            for weight in asked:
+        with self.looking_at(model) as by_name:
+            for name in names:
                 if is_over():
                     raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
-                if not self._shown(model, weight, judges):
-                    found.add(weight.name)
-        finally:
-            self._held = {}
+                if name in by_name and not self._shown(model, by_name[name], judges):
+                    found.add(name)
         return found
+
+    @contextlib.contextmanager
+    def looking_at(self, model: Model) -> Iterator[dict[str, Weight]]:
+        """The weights of a model of which many may be asked for meanwhile: what is kept for that goes at the end."""
+        self._looks = _Looks(model)
+        try:
+            yield self._looks.weights
+        finally:
+            self._looks = None
 
     def influence(self, model: Model, name: str) -> float:
         """Divergence for each unit of the weight's relative squared error, by the hardest change; 0 where no sample
         reaches it."""
         assert self.tuner is not None
-        return self._shown(model, _weights(model)[name], [self.tuner])
+        looks = self._looks if self._looks is not None and self._looks.model is model else _Looks(model)
+        return self._shown(model, looks.weights[name], [self.tuner])
 
     def counts(self, divergence: float) -> bool:
         """Whether a divergence is more than what counts for nothing."""
@@ -105,8 +115,8 @@ class Reach:
         """By how much an output moves when the weight is multiplied by a factor; 0 for what counts for nothing."""
         before = self._before(model, judge)
         values = {weight.name: np.asarray(weight.values * weight.dtype.type(factor))}
-        held = self._held.get(id(judge))
-        after = judge.check(with_arrays(model, values)) if held is None else held.check(values)
+        looks = self._looks if self._looks is not None and self._looks.model is model else _Looks(model)
+        after = looks.judged(judge, values)
         if after.failed:  # a weight without which the model does not run is reached
             return judge.limit
         moved = largest_move(before, after)
@@ -129,8 +139,27 @@ class Reach:
         return self._quick
 
 
-def _weights(model: Model) -> dict[str, Weight]:
-    return {each.name: each for each in weights(open_plain(model))}
+@dataclass
+class _Looks:
+    """What judges a model with a weight changed, again and again: from the fifth weight on by its part behind that."""
+
+    model: Model
+    _counts: Counter[int] = field(default_factory=Counter)
+    _trials: dict[int, ValueTrials] = field(default_factory=dict)
+
+    @functools.cached_property
+    def weights(self) -> dict[str, Weight]:
+        """The model's weights by name."""
+        return {each.name: each for each in weights(open_plain(self.model))}
+
+    def judged(self, judge: Verifier, values: Mapping[str, Array]) -> Verdict:
+        """The verdict on the model with these values."""
+        self._counts[id(judge)] += 1
+        if self._counts[id(judge)] <= FEW:
+            return judge.check(with_arrays(self.model, values))
+        if id(judge) not in self._trials:
+            self._trials[id(judge)] = judge.trials(self.model)
+        return self._trials[id(judge)].check(values)
 
 
 def largest_move(before: Verdict, after: Verdict) -> float:

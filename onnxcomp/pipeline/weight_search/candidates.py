@@ -74,7 +74,7 @@ class Table:
     fits: what was made so far, of (choice, weight); options without one are estimates. unreached: weights that no
     sample reaches; they keep to what is safe without data. unseen: weights of whose inputs the data show nothing.
     rewrites: of the choices that rewrite the graph, for which there are no fits: the passes at the choice's fields,
-    in the order in which they are written. macs: of one run, by weight as it is, as far as known.
+    in the order in which they are written. macs: of one run, by weight as it is, as far as known. nodes: of the model.
     """
 
     options: dict[str, list[WeightOption]]
@@ -86,6 +86,7 @@ class Table:
     unseen: set[str] = field(default_factory=set)
     rewrites: dict[int, Rewrite] = field(default_factory=dict)
     macs: dict[str, float] = field(default_factory=dict)
+    nodes: int = 0
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -161,6 +162,7 @@ class Candidates:
         self.families = [found.setdefault(_family(each), len(found)) for each in self.passes]
         self._graph = open_plain(self.model)
         self._weights = {each.name: each for each in weights(self._graph)}
+        self._node_count = sum(1 for _ in self._graph.nodes())
         self._lone: dict[str, LoneWeight] = {}
 
     def look(self, *, most_error: float = HOPELESS_ERROR, probe_error: float | None = None, **options: Any) -> Table:
@@ -170,7 +172,7 @@ class Candidates:
         Where a candidate leaves a weight with more than ``most_error``, the stronger ones of its family are not tried
         on it. Raises RecipeError for a candidate that is neither a value pass nor one of sites.
         """
-        table = Table({}, **options)
+        table = Table({}, nodes=self._node_count, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
         looking = Looking(
             alone, self.families, self._own_context(), most_error, probe_error, table.masked_from,
@@ -215,7 +217,7 @@ class Candidates:
 
     def make_all(self, *, most_error: float, **options: Any) -> Table:
         """The table with every choice made in the context, but for those that are hopeless or save nothing."""
-        table = Table({}, **options)
+        table = Table({}, nodes=self._node_count, **options)
         names = self._editable(table)
         hopeless: dict[str, set[int]] = {name: set() for name in names}
         for at, family in enumerate(self.families):
