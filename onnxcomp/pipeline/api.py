@@ -286,7 +286,8 @@ def _finish(run: Run) -> None:
     LOG.info("%s: the result %s, %d bytes", run.original.name, verdict.in_words(), model.size_bytes)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
-    gained = bool(receipt.applied)
+    gained, named = bool(receipt.applied), run.ledger.line.named
+    graph = open_graph(model)
     receipt.result = {
         "gained": gained,
         "bytes": model.size_bytes,
@@ -295,9 +296,10 @@ def _finish(run: Run) -> None:
         "opset": opset,
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
-        "contributed_operators": list(contributed_operators(open_graph(model))),
+        "contributed_operators": list(contributed_operators(graph)),
     }
-    describe(receipt, run.original, run.ledger.line.named)
+    describe(receipt, run.original, graph if named is model else open_graph(named))
+    del graph  # measuring needs the room
     if run.time.is_measured and run.data.sample_count and (gained or run.budget.target_latency is not None):
         _measure(run)
     _compare_with_goals(run, run.time.spent_s)

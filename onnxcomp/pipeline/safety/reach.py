@@ -58,9 +58,7 @@ class Reach:
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
     _looks: _Looks | None = None
 
-    def unreached(
-        self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False
-    ) -> set[str]:
+    def unreached(self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False) -> set[str]:
         """Those of the weights that no sample reaches. A few samples are tried first: most weights show on any.
 
         Raises TimeIsUp where ``is_over`` says so between two weights.

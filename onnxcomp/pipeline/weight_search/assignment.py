@@ -1,5 +1,5 @@
-"""One assignment of strengths to all weights of a step, applied and verified; judged without writing a model for it where
-only values change."""
+"""One assignment of strengths to all weights of a step, applied and verified; without writing a model for it where only
+values change."""
 
 from __future__ import annotations
 

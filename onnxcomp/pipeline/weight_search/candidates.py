@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.clock import Moment, clock
@@ -23,7 +22,7 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
-from onnxcomp.parallel import in_processes, in_threads
+from onnxcomp.parallel import in_processes, in_threads, one_thread
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.safety.noise_bound import NOISE_TOLERANCE, NoiseBound
@@ -253,8 +252,8 @@ class Candidates:
 
     def _look_at(self, names: Sequence[str], looking: Looking, table: Table) -> None:
         """Look at weights, of which those of no shape of their own wait for the first of theirs."""
-        bound = {"most_error": NOISE_ERROR, "most_noise": FAR_NOISE * NOISE_TOLERANCE, "probe_error": None}
-        least = replace(looking, **bound)  # for those that are not measured
+        far = FAR_NOISE * NOISE_TOLERANCE
+        least = replace(looking, most_error=NOISE_ERROR, most_noise=far, probe_error=None)  # for what is not measured
         probed = 0 if looking.probe_error is None else table.tuning.probed_weights
         ways = {name: looking if at < probed else least for at, name in enumerate(names)}
         pioneers, done = Pioneers(self._weights, LEAST_GAIN_BYTES), 0
@@ -308,7 +307,7 @@ class Candidates:
     def _known(self, choices: Mapping[str, Sequence[int]]) -> dict[int, Mapping[str, Any]]:
         """What each pass prepares for the weights that it is to change, by choice."""
         found: dict[int, Mapping[str, Any]] = {}
-        with threadpool_limits(1):
+        with one_thread():
             for at in sorted({each for own in choices.values() for each in own}):
                 rewrite = self.passes[at]
                 assert isinstance(rewrite, WeightPass)
@@ -341,9 +340,7 @@ class Candidates:
         for name, fit in fits.items():
             table.fits[choice, name] = fit.kept(self.model.scratch)
             size = fit.bytes_that_count(coded=table.objective.coded)
-            made = WeightOption(
-                choice, size, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
-            )
+            made = WeightOption(choice, size, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros)
             options = table.options.setdefault(name, [])
             at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))
             options[at : at + 1] = [made]

@@ -107,8 +107,8 @@ class Looking:
     """How to look at a weight.
 
     families: of the candidates; within one, each is stronger than those before it. most_error, most_noise: beyond, the
-    stronger ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros from which on
-    they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
+    stronger ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros
+    from which on they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
     coded: whether bytes are counted as an entropy coder packs them.
     until: when only the first candidate is still tried, and last_moment: when none is.
     """

@@ -29,7 +29,8 @@ Kind = tuple[tuple[int, ...], frozenset[str], str]
 def split(names: Sequence[str], weights: Mapping[str, Weight]) -> tuple[list[str], list[str]]:
     """The weights to look at first, in order, and those of which these tell what is worth trying."""
     counts: dict[Kind, int] = defaultdict(int)
-    first, rest = [], []
+    first: list[str] = []
+    rest: list[str] = []
     for name in names:
         own = weights[name]
         kind = _kind(own)

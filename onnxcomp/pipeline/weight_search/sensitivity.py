@@ -25,8 +25,8 @@ from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.assignment import measured
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.pruned_options import is_pruned
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
 

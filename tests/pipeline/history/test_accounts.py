@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp import Context, Receipt, load, optimize
+from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.accounts import MOST_NODES, describe
@@ -55,7 +56,7 @@ def net() -> Model:
 def described(source: Model, result: Model, known: dict[str, WeightAccount] | None = None) -> Receipt:
     receipt = old_account()
     receipt.weights = known or {}
-    describe(receipt, source, result)
+    describe(receipt, source, open_graph(result))
     return receipt
 
 
