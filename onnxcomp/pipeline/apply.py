@@ -12,10 +12,11 @@ from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, S
 from onnxcomp.contract.context import AskedInEditError
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError, TimeIsUp
 from onnxcomp.graph.ir.query import constants_by_key
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, uncollected
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.ir.untouched import GraphState, state_of
 from onnxcomp.graph.stored.opening import is_stored, open_plain, show_stored
 from onnxcomp.graph.weights.roles import compose
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.parallel import one_thread
 from onnxcomp.room import is_full

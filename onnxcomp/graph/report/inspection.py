@@ -21,7 +21,7 @@ from onnx import helper
 from onnxcomp import formats
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
-from onnxcomp.graph.ir.reader import Graph, open_graph, uncollected
+from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.storage.decoders import MIN_BYTES
 from onnxcomp.graph.storage.texts import text_bytes
@@ -29,6 +29,7 @@ from onnxcomp.graph.stored.decoding import Decoders, above
 from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
 from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.input_shapes import Dims, settle
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes

@@ -13,11 +13,12 @@ import numpy as np
 
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import node_key
-from onnxcomp.graph.ir.reader import Graph, shown, uncollected
+from onnxcomp.graph.ir.reader import Graph, shown
 from onnxcomp.graph.ir.topology import ordered
 from onnxcomp.graph.report.inspection import Inspection, TensorInfo, inspected, operator_name
 from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
 from onnxcomp.graph.weights.roles import weights
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.receipt import Graphs, OutlineNode, Receipt, WeightAccount
 

@@ -17,8 +17,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnxcomp.graph.dataflow.origins import TensorOrigin
 from onnxcomp.graph.dataflow.selections import Entering, Selections
 from onnxcomp.graph.ir.functions import written_out
-from onnxcomp.graph.ir.reader import shown, uncollected
+from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.ir.scopes import Graph
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.tensors import FLOAT8_TYPES, SHORT_FLOAT_TYPES
 from onnxcomp.verify.reading.makers import Maker, maker_of
