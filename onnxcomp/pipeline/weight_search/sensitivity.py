@@ -25,8 +25,8 @@ from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
+from onnxcomp.pipeline.weight_search.assignment import measured
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
-from onnxcomp.pipeline.weight_search.measured import measured
 from onnxcomp.pipeline.weight_search.pruned_options import is_pruned
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
@@ -70,7 +70,8 @@ def measure_influence(
     if len(first) > most:
         _measure_together(probe, first, 1 if once else most, mild, context, deadline)
         return
-    _measure_alone(probe, first, reach, mild, context, deadline)
+    with reach.looking_at(probe.model):
+        _measure_alone(probe, first, reach, mild, context, deadline)
     if once:
         return
     for name, option in probe.measure(_further(table, ranked), context, deadline):
@@ -237,13 +238,20 @@ def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOptio
 def evaluations(table: Table) -> int:
     """How many single changes to measure: fewer, the larger and so the slower the model."""
     values = sum(options[0].size_bytes for options in table.options.values()) // 4
-    return int(min(table.tuning.most_evaluations, table.tuning.evaluated_values // max(1, values)))
+    most = min(table.tuning.most_evaluations, _openings(table))
+    return int(min(most, table.tuning.evaluated_values // max(1, values)))
 
 
 def probes(table: Table) -> int:
     """How many weights may be changed one by one to learn their influence."""
     values = sum(options[0].size_bytes for options in table.options.values()) // 4
-    return int(max(table.tuning.fewest_probes, table.tuning.probed_values // max(1, values)))
+    most = min(table.tuning.probed_values // max(1, values), _openings(table))
+    return int(max(table.tuning.fewest_probes, most))
+
+
+def _openings(table: Table) -> int:
+    """How often the model may be opened: ONNX Runtime takes a second for ten thousand nodes, however small."""
+    return table.tuning.opened_nodes // max(1, table.nodes)
 
 
 def _worth_measuring(table: Table, name: str, option: WeightOption) -> bool:

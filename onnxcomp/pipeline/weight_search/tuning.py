@@ -13,10 +13,10 @@ class Tuning:
         probe_error: at which a weight's influence is measured, that of 4 to 5 bits. probed_weights: the largest ones;
         the rest is a small share of the bytes. most_evaluations: single changes measured, at most; evaluated_values:
         weight values that all measured models may have together. probed_values: the same of the first change of each
-        weight; where that is too few, groups of neighbours are changed, at least fewest_probes. measured_errors:
-        those outside are harmless or hopeless. dominating: an option of more cost and this many times the error is
-        never taken. few_affected: of the samples that see a change of all weights; fewer have their own part of the
-        limit.
+        weight; where that is too few, groups of neighbours are changed, at least fewest_probes. opened_nodes: nodes
+        that the models measured may have together, for either. measured_errors: those outside are harmless or hopeless.
+        dominating: an option of more cost and this many times the error is never taken. few_affected: of the samples
+        that see a change of all weights; fewer have their own part of the limit.
 
     How strengths are chosen
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
@@ -54,6 +54,7 @@ class Tuning:
     evaluated_values: int = 5 * 10**8
     probed_values: int = 2 * 10**9
     fewest_probes: int = 12
+    opened_nodes: int = 150_000
     measured_errors: tuple[float, float] = (1e-4, 0.3)
     dominating: float = 1.5
     few_affected: float = 1 / 3
