@@ -10,12 +10,11 @@ data": it becomes no worse than 8 bits per channel make it, whatever the budget 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,8 @@ Array = NDArray[Any]
 UNSEEN_SHARE = 3e-5
 TURNED_ERROR = 4.0  # the relative squared error of a weight whose sign is turned
 QUICK_SAMPLES = 16  # most weights show on these; the others are tried on all
-LARGE_BYTES, LARGE_QUICK_SAMPLES = 2**27, 4  # the same of models from this size on, each run of which takes long
+LARGE_BYTES, LARGE_QUICK_SAMPLES = 2**27, 2  # the same of models from this size on, each run of which takes long
+LARGE_OPTIMIZATION = "basic"  # weights in another order for each of these sessions take longer than they save
 FEW_SAMPLES = 8  # distinct ones, at most: they tell little of any weight
 WANTED_SAMPLES = 32
 FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples license
@@ -130,10 +130,12 @@ class Reach:
         assert self.tuner is not None
         if self._quick is None:
             self._quick = []
-            count = QUICK_SAMPLES if self.tuner.original.size_bytes < LARGE_BYTES else LARGE_QUICK_SAMPLES
+            is_large = self.tuner.original.size_bytes >= LARGE_BYTES
+            count = LARGE_QUICK_SAMPLES if is_large else QUICK_SAMPLES
+            target = replace(self.tuner.target, optimization=LARGE_OPTIMIZATION) if is_large else self.tuner.target
             if self.tuner.samples > 2 * count:
                 with contextlib.suppress(OnnxcompError):  # on these alone the metric may have nothing to measure
-                    self._quick.append(self.tuner.on(self.tuner.data.first(count)))
+                    self._quick.append(self.tuner.on(self.tuner.data.first(count), target=target))
         return self._quick
 
 
@@ -171,7 +173,7 @@ def _energies(verdict: Verdict) -> dict[tuple[str, str], float]:
     if not verdict.outputs:
         return {("", ""): verdict.quadratic_divergence}
     return {
-        (each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).quadratic_divergence
+        (each.name, each.measure): replace(verdict, outputs=(each,)).quadratic_divergence
         for each in verdict.outputs
         if not each.measure.startswith(OWN_STATES)
     }

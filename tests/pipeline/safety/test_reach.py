@@ -151,6 +151,9 @@ def test_of_a_large_model_fewer_samples_are_tried_first(judge: Judge, monkeypatc
     checks = counted(reach.tuner, monkeypatch)  # type: ignore[arg-type]
     assert reach.unreached(model, ["wx", "wz"]) == set()
     assert checks == [LARGE_QUICK_SAMPLES] * 3
+    (quick,) = reach._few_samples()
+    assert quick.target.optimization == "basic" and reach.tuner is not None
+    assert reach.tuner.target.optimization == "all", "what decides runs as it will"
 
 
 def test_without_a_judge_nothing_is_reached() -> None:
