@@ -17,10 +17,9 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
-from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.experience import Experience
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.tuning import Tuning
