@@ -42,7 +42,7 @@ CASES = (
         "lenet300_mnist", "deep compression",
         together(
             one("prune-weights", sparsity=0.9, scope="model"), one("finetune", steps=2000),
-            one("prune-weights", sparsity=0.936, scope="model"), one("finetune", steps=12000),
+            one("prune-weights", sparsity=0.94, scope="model"), one("finetune", steps=12000),
             one("cluster-weights", bits=3.0, granularity="tensor"), one("finetune", steps=6000, temperature=2.0),
         ),
         operator.le, 1.60, most_bytes=21_300, unlabelled="mnist_unlabelled",
