@@ -86,6 +86,7 @@ class Table:
     macs: dict[str, float] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
+    last_rewritten: dict[object, Any] = field(default_factory=dict)  # see ``assembly.rewritten`` and ``measured``
 
     @property
     def masked_from(self) -> float:
