@@ -8,6 +8,7 @@ what is left         is solved anew, weight after weight, for the original's out
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from onnxcomp.graph.channels.dependencies import Dependencies, DependencyGroup, 
 from onnxcomp.graph.cutting.costs import prices_of
 from onnxcomp.graph.cutting.importance import BY_WEIGHTS
 from onnxcomp.graph.cutting.readers import Consumers
+from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.search.cut_allocation import allocated, allowed_counts
@@ -59,6 +61,11 @@ class CuttingPass(SitePass):
         "readers' outputs with data, else l2",
     )
     multiple: int = parameter(1, low=1, help="numbers of units kept are multiples of this")
+    blocks: bool = parameter(
+        False,
+        help="where 16 or 8 divides the channels of convolutions, it divides what stays of them: kernels take so many "
+        "at once, and other numbers are slower",
+    )
     repair: bool = parameter(True, help="solve the weights that are left anew, where there are data")
 
     @abstractmethod
@@ -91,9 +98,14 @@ class CuttingPass(SitePass):
 
     def even_count(self, group: DependencyGroup) -> int:
         """How many of a group's units go where every group loses the same share."""
-        allowed = allowed_counts(group.units.size, self.multiple)
+        allowed = self._allowed(group)
         wanted = self.ratio * group.units.size
         return int(allowed[np.argmin(np.abs(allowed - wanted))])
+
+    def _allowed(self, group: DependencyGroup) -> Array:
+        """How many of a group's units may go."""
+        block = group.kernel_block if self.blocks else 1
+        return allowed_counts(group.units.size, math.lcm(self.multiple, block))
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         _, groups, skipped = self._groups(graph, context)
@@ -120,7 +132,7 @@ class CuttingPass(SitePass):
         """How many units of a group go for no larger an error than their share is worth."""
         if task.context.calibration is None or not task.is_told(group):
             return 0
-        allowed = allowed_counts(group.units.size, self.multiple)
+        allowed = self._allowed(group)
         errors = task.elimination(group).errors[allowed]
         return int(allowed[errors <= price * allowed / group.units.size].max())
 
@@ -157,7 +169,7 @@ class CuttingPass(SitePass):
             price, goal = prices["bytes"], self.size * prices["bytes"].total(whole)
         else:
             price, goal = prices["units"], (1 - self.ratio) * prices["units"].total(whole)
-        allowed = [allowed_counts(group.units.size, self.multiple) for group in groups]
+        allowed = [self._allowed(group) for group in groups]
         errors = [task.harms(group) for group in groups]
         found = allocated(errors, allowed, price, goal)
         return {group.name: int(count) for group, count in zip(groups, found, strict=True)}

@@ -126,6 +126,20 @@ def test_solving_anew_helps_on_samples_that_were_not_seen(
     assert with_data < 0.5 * by_norm
 
 
+@pytest.mark.parametrize(("channels", "kept"), [(32, 16), (24, 16), (20, 14), (8, 8)])
+def test_convolutions_stay_in_the_blocks_that_their_kernels_take(channels: int, kept: int) -> None:
+    """32 channels stand in sixteens, 24 in eights, 20 in neither."""
+    proto = built(CONVS, {"w0": (channels, 3, 3, 3), "w1": (channels, channels, 3, 3), "b1": (channels,),
+                          "w2": (5, channels), "b2": (5,)})  # fmt: skip
+    done = rewrite(proto, "prune-channels", ratio=0.3, even=True, blocks=True)
+    assert done.initializer("w0").shape[0] == kept
+
+
+def test_matrix_products_know_no_blocks() -> None:
+    done = rewrite(built(MLP, SHAPES), "prune-channels", ratio=0.25, even=True, blocks=True)
+    assert done.initializer("w0").shape == (12, 12)
+
+
 def test_a_share_of_the_macs_is_kept(tmp_path: Path) -> None:
     proto = built(CONVS, CONV_SHAPES)
     done = rewrite(proto, "prune-channels", macs=0.6, context=context(proto, tmp_path, inputs(100, 3, 8, 8)))

@@ -25,7 +25,9 @@ from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, Scope
-from onnxcomp.operators import RECURRENT
+from onnxcomp.operators import CONVOLUTIONS, RECURRENT
+
+KERNEL_BLOCKS = (16, 8)  # of ONNX Runtime's and oneDNN's blocked layouts: AVX-512 and AVX2
 
 
 @dataclass(eq=False)
@@ -53,6 +55,15 @@ class DependencyGroup:
         names = {source.key for source in self.sources}
         names.update(name for each in self.slices for name in (each.key, each.scope.key(each.constant.name)))
         return names
+
+    @property
+    def kernel_block(self) -> int:
+        """As many channels as kernels of convolutions take at once, of those sizes the largest that divides the units.
+
+        1 where none does, or where no convolution makes or reads the units.
+        """
+        convolves = any(each.node.op in CONVOLUTIONS for each in self.slices)
+        return next((size for size in KERNEL_BLOCKS if convolves and self.units.size % size == 0), 1)
 
 
 class Dependencies:
