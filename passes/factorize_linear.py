@@ -26,6 +26,7 @@ from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import count_macs
 from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.numerics.encodings.storage_options import DECODER_BYTES, SCALE_BYTES
 from onnxcomp.numerics.structure.coded_factors import (
     CodedFactor,
@@ -53,10 +54,11 @@ class FactorizeLinear(FactorPass):
     With calibration data the factors are those of least error at the node's outputs, and a bias makes up for what
     their means lose; without, and where inputs cannot be seen, of least error in the weight. Rows of an embedding
     count by how often they are looked up. A weight is left alone where the factors would not be smaller and where its
-    nodes use it in different ways. With ``bits`` the factors are rounded to grids by output error, the second one anew
-    to the first, and keep their codes; stacked factors stay floats. ``rank``, ``energy``, ``weights`` or ``macs``, where given, takes the place of
-    ``ratio``. Deviations from the paper: the second moments are shrunk towards the identity, by as much as the number
-    of samples asks for, and are those of the inputs around their mean where a bias can be moved.
+    nodes use it in different ways. ``rank``, ``energy``, ``weights`` or ``macs``, where given, takes the place of
+    ``ratio``. With ``bits`` the factors are rounded to grids by output error, the second one anew for the first, and
+    keep their codes; stacked factors stay floats. Deviations from the paper: the second moments are shrunk towards the
+    identity, by as much as the number of samples asks for, and are those of the inputs around their mean where a bias
+    can be moved.
     """
 
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
@@ -137,11 +139,11 @@ class FactorizeLinear(FactorPass):
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             outcome.skip(weight.name, f"its factors are not finite in {weight.dtype}")
             return
-        coded = None if self.bits is None else _coded(place, (left, right), inputs, self.bits)
-        if coded is not None:
-            left, right = (each.values[None] for each in coded)
+        encodings: list[Encoding] = []
+        if self.bits is not None and (coded := _coded(place, (left, right), inputs, self.bits)) is not None:
+            encodings, (left, right) = [each.encoding for each in coded], (each.values[None] for each in coded)
             error, how = _error(place, left, right, inputs), f"{how}, in {self.bits} and {outer_bits(self.bits)} bits"
-        put_factors(graph, place, left, right, [each.encoding for each in coded or ()])
+        put_factors(graph, place, left, right, encodings)
         if inputs is not None and inputs.is_centered:
             shift_bias(graph, place, inputs, matrices.astype(np.float64) - np.matmul(left, right, dtype=np.float64))
         outcome.change(
@@ -234,7 +236,9 @@ def _coded(
 ) -> list[CodedFactor] | None:
     """Both factors on grids; None where there are several of each, or a grid is too fine for their type."""
     left, right = factors
-    return None if len(left) > 1 else coded_factors(place.matrices[0], (left[0], right[0]), _moment(place, inputs), bits)
+    if len(left) > 1:
+        return None
+    return coded_factors(place.matrices[0], (left[0], right[0]), _moment(place, inputs), bits)
 
 
 def _error(place: Place, left: Array, right: Array, inputs: SeenInputs | None) -> float:

@@ -287,9 +287,9 @@ def put_factors(graph: Graph, place: Place, left: Array, right: Array, encodings
     before = {each.name for each in weights(graph)}
     place.put(graph, left, right)
     for made in weights(graph) if encodings else ():
-        turned = (one for each in encodings for one in _turned(each, made.shape))
-        found = next((each for each in turned if made.name not in before and each.encode(made.values) is not None), None)
-        if found is not None:
+        if made.name not in before:
+            turned = (one for each in encodings for one in _turned(each, made.shape))
+            found = next((each for each in turned if each.encode(made.values) is not None), None)
             made.set(np.asarray(made.values), found)
 
 

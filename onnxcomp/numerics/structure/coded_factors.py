@@ -7,8 +7,8 @@ L is then solved anew for the inputs that R gives it, and rounded in the same wa
 inputs that do not depend on each other, which leave nothing to make up for. So its codes are wider.
 
 Foreseen is the sum of what the rank leaves and of what rounding adds: the noise of a grid of so many bits, times
-tr D / K for R, with H = U D U^T (Chee et al. 2023, https://arxiv.org/abs/2307.13304), and for L, whose columns are scaled
-for least error, times (sum of sqrt(l))^2 / (r sum of l), with l the power of each of its inputs.
+tr D / K for R, with H = U D U^T (Chee et al. 2023, https://arxiv.org/abs/2307.13304), and for L, whose columns are
+scaled for least error, times (sum of sqrt(l))^2 / (r sum of l), with l the power of each of its inputs.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A site that has the name of a weight is that weight: it is rewritten or gets other values, not both.
 
-Each trial of such an option makes a model, and its error does other harm than rounding does: a direction of the inputs that
-is left out may matter little or much. So options that stand ``beside`` a finished search are those of large weights, where
-they take fewer bytes than what was found at an error not much larger, and are measured where they would be chosen.
+An error of a rewritten weight does other harm than rounding does: a direction of its inputs that is left out may matter
+little or much, and is told by few samples. So options that stand ``beside`` values are those of large weights that take
+fewer bytes at an error not much larger, each is measured, and which is taken is ``settled`` before all else is chosen.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from onnxcomp.verify import Verifier
 
 LOG = logging.getLogger(__name__)
 
-LARGE_SHARE = 0.02  # of the cost found so far, that a weight must have to be rewritten
-FEWER_BYTES = 0.85  # of what was found for a weight, that an option takes at most
-MORE_ERROR = 8.0  # times that of what was found, that is worth a look
+LARGE_SHARE = 0.02  # of the cost foreseen, that a weight must have to be rewritten
+FEWER_BYTES = 0.85  # of what is foreseen for a weight, that an option takes at most
+MORE_ERROR = 8.0  # times that of what is foreseen, that is worth a look
 STEP = 1.25  # of errors from one option that is measured to the next
 LEAST_ERROR = 1e-12
 MOST_RUNGS = 12  # of one weight
@@ -81,7 +81,7 @@ def beside(
     *,
     deadline: float,
 ) -> Table | None:
-    """The table with what these passes can make of large weights in place of what was found, None where they are not
+    """The table with what these passes can make of large weights in place of what is ``found``, None where they are not
     predicted to save more than the search is uncertain by. limit: of the search; context: of what rewrites, with data
     that the judge has not seen."""
     least = LARGE_SHARE * table.total(found)
@@ -113,8 +113,8 @@ def settled(
     """The wider of two tables with the rewritten weights settled: they have one option each, all others those that
     they had. None where rewritten they alone are further from the original than ``most`` (``alone`` says how far).
 
-    A search among both would answer a failure by less of everything. context: for what is rewritten from now on, with
-    all the data.
+    In a search among both kinds a failure would be answered by less of everything, until nothing is rewritten. context:
+    for what is rewritten from now on, with all the data.
     """
     contexts = {at: dataclasses.replace(each.context, calibration=context.calibration)
                 for at, each in wide.rewrites.items() if at not in table.rewrites}  # fmt: skip
@@ -134,7 +134,7 @@ def settled(
 
 
 def _rungs(options: Sequence[WeightOption], found: WeightOption) -> list[WeightOption]:
-    """Of options that take fewer bytes than what was found those of fewest, in steps of their errors, mildest first."""
+    """Of options that take fewer bytes than what is foreseen those of fewest, in steps of error, mildest first."""
     steps: dict[int, WeightOption] = {}
     for each in sorted(options, key=lambda one: (one.size_bytes, one.error)):
         if each.size_bytes <= FEWER_BYTES * found.size_bytes and each.error <= MORE_ERROR * found.error:
