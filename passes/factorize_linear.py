@@ -37,7 +37,14 @@ from onnxcomp.numerics.structure.coded_factors import (
     outer_bits,
     rounding_error,
 )
-from onnxcomp.numerics.structure.lowrank import PlainSpectrum, Spectrum, rank_for, singular_values, truncated_svd
+from onnxcomp.numerics.structure.lowrank import (
+    PlainSpectrum,
+    Spectrum,
+    TwoSidedSpectrum,
+    rank_for,
+    singular_values,
+    truncated_svd,
+)
 
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
@@ -75,9 +82,18 @@ class FactorizeLinear(FactorPass):
     energy: float | None = parameter(
         None, low=0.0, high=1.0, help="share of the squared singular values kept, weighed where errors are"
     )
+    outputs: str = parameter(
+        "alike",
+        choices=("alike", "fisher"),
+        help="how errors of a weight's outputs count: alike, or by what gradients say that the model minds of them",
+    )
     bits: int | None = parameter(
         None, low=2, high=8, help="of the codes that factors are rounded to, two more for the one that reads the other"
     )
+
+    @property
+    def by_gradients(self) -> bool:
+        return self.outputs == "fisher"
 
     def place(self, weight: Weight) -> Place | str | None:
         return place_of_weight(weight)
@@ -136,6 +152,8 @@ class FactorizeLinear(FactorPass):
             spectrum = _spectrum(place, inputs, graph)
             left, right = spectrum.factors(matrices, rank)  # type: ignore[union-attr]
             error, how = float(np.sqrt(spectrum.error(rank))), ", by output error"
+            if self.by_gradients:
+                how += f", without gradients: {inputs.lack}" if inputs.outputs is None else " as gradients weigh it"
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             outcome.skip(weight.name, f"its factors are not finite in {weight.dtype}")
             return
@@ -197,15 +215,20 @@ def _weights(graph: Graph) -> list[Weight]:
     return weights(graph)
 
 
-def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpectrum | Spectrum:
+def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpectrum | Spectrum | TwoSidedSpectrum:
     """The decomposition of a place, which the model remembers."""
     key = _key(place, inputs)
     memo = graph.model.memo
     if key not in memo:
         most = place.largest_rank
         matrices = place.matrices
-        memo[key] = PlainSpectrum(matrices, most) if inputs is None else Spectrum(matrices, inputs.weights, most)
-    found: PlainSpectrum | Spectrum = memo[key]
+        if inputs is None:
+            memo[key] = PlainSpectrum(matrices, most)
+        elif inputs.outputs is None:
+            memo[key] = Spectrum(matrices, inputs.weights, most)
+        else:
+            memo[key] = TwoSidedSpectrum(matrices, inputs.weights, inputs.outputs, most)
+    found: PlainSpectrum | Spectrum | TwoSidedSpectrum = memo[key]
     return found
 
 

@@ -1,5 +1,6 @@
 """factorize-linear against W multiplied out: matrices of known rank must come through to float rounding."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome, Quantity
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
@@ -313,3 +315,29 @@ def test_stacked_factors_stay_floats() -> None:
     result, outcome = factorized(model, rank=4, bits=3)
     assert outcome.changed and "bits" not in outcome.changed[0].what
     assert_same(model, result, x=drawn(3, 5, 64))
+
+
+# --- by gradients ---
+
+TWO = "g (float[N,24] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, v) }"
+
+
+def seeing_half(outputs: str, folder: Path) -> tuple[Outcome, float]:
+    """Factors of a weight of whose outputs only every second one is read; the error of the model's outputs."""
+    read = drawn(24, 4) * (np.arange(24) % 2)[:, None].astype(np.float32)
+    model = model_of(TWO, w=np.random.default_rng(1).standard_normal((24, 24)).astype(np.float32), v=read)
+    inputs = np.random.default_rng(2).standard_normal((64, 24)).astype(np.float32)
+    np.savez(folder / "c.npz", x=inputs)
+    session = Session(model.to_bytes())
+    data = CalibrationData.open(folder / "c.npz", session.inputs, run=session.run)
+    context = Context(calibration=data, exclude=("v",))
+    result, outcome = factorized(model, context, rank=8, outputs=outputs)
+    before, after = (Session(each.to_bytes()).run({"x": inputs})["y"] for each in (model, result))
+    return outcome, float(np.square(after - before).sum() / np.square(before).sum())
+
+
+def test_what_nothing_reads_needs_no_rank_by_gradients(tmp_path: Path) -> None:
+    told, alike = seeing_half("fisher", tmp_path), seeing_half("alike", tmp_path)
+    assert "as gradients weigh it" in told[0].changed[0].what
+    # v has rank 4, so that eight directions of the outputs could hold all that is read; what is not read counts a little.
+    assert told[1] < 0.4 * alike[1]

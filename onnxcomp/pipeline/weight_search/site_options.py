@@ -122,9 +122,13 @@ def settled(
     wide = dataclasses.replace(wide, rewrites=renewed)
     taken = [name for name, each in allot(wide, limit).items() if each.choice in contexts]
     rungs = {name: [each for each in wide.options[name] if each.choice in contexts] for name in taken}
+    tried: list[Assignment] = []
     for harm in sorted({wide.predicted(name, each) for name, own in rungs.items() for each in own}, reverse=True):
         within = {name: [each for each in own if wide.predicted(name, each) <= harm] for name, own in rungs.items()}
         chosen = {name: min(own, key=lambda each: each.size_bytes) for name, own in within.items() if own}
+        if chosen in tried:
+            continue
+        tried.append(chosen)
         divergence = alone(wide, chosen)
         LOG.debug("beside: %s rewritten alone: divergence %.3g", ", ".join(chosen), divergence)
         if divergence <= most:
