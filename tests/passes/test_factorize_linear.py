@@ -339,5 +339,5 @@ def seeing_half(outputs: str, folder: Path) -> tuple[Outcome, float]:
 def test_what_nothing_reads_needs_no_rank_by_gradients(tmp_path: Path) -> None:
     told, alike = seeing_half("fisher", tmp_path), seeing_half("alike", tmp_path)
     assert "as gradients weigh it" in told[0].changed[0].what
-    # v has rank 4, so that eight directions of the outputs could hold all that is read; what is not read counts a little.
+    # v has rank 4: eight directions of the outputs could hold all that is read, but what is not read counts a little.
     assert told[1] < 0.4 * alike[1]
