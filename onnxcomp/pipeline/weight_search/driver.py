@@ -118,6 +118,9 @@ class Choosing:
         if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
+            if spending.chosen_from is not table:
+                table = spending.chosen_from
+                options = table.options
         if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
         if is_searched:
@@ -296,6 +299,7 @@ class Choosing:
         for each in written:
             noted.extend(entries(each.outcome))
             self._apply(applications, each.rewrite, each.context, each.choice)
+            applications[-1].fitted &= each.context.calibration is not self.context.calibration
         candidates = self.step.candidates
         plain = dataclasses.replace(context, calibration=None)
         values = {option.choice for option in assignment.values() if option.choice is not None} - table.rewrites.keys()

@@ -48,6 +48,7 @@ class Tuning:
         to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
         it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
         promising: of the cost without pruned options, what these must leave, at most, by prediction and in the end.
+        rewritten: of the budget that is left, what weights that are rewritten in another form may take up alone.
         eased: milder assignments timed, at most, where a goal of latency is reached.
     """
 
@@ -95,4 +96,5 @@ class Tuning:
     unforeseen: float = 3.0
     held_back: int = 4
     promising: float = 0.97
+    rewritten: float = 0.5
     eased: int = 6
