@@ -88,6 +88,7 @@ class Table:
     nodes: int = 0
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
+    last_rewritten: dict[object, Any] = field(default_factory=dict)  # see ``assembly.rewritten`` and ``measured``
 
     @property
     def masked_from(self) -> float:

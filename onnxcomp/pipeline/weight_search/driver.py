@@ -57,6 +57,7 @@ LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
 CUT_SHORT = "the time budget ended the search"
 NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
+HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB, what about 4 bits leave
 HALVINGS = 2
 TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
@@ -69,6 +70,7 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
+    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -84,6 +86,7 @@ class Choosing:
     deadline: float
     last_moment: float = math.inf
     course: Course | None = None
+    held: frozenset[str] = frozenset()
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -115,6 +118,9 @@ class Choosing:
         if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
+            if spending.chosen_from is not table:
+                table = spending.chosen_from
+                options = table.options
         if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
         if is_searched:
@@ -228,9 +234,11 @@ class Choosing:
         return table
 
     def _hold_back(self, table: Table) -> None:
-        """Few samples license little more than none."""
+        """Few samples license little more than none; of nodes that came out wrong each weight is off by little."""
         if self.reach.few:
             hold_to_noise(self.model, table, table.options, FEW_FACTOR)
+        for name in self.held & table.options.keys():
+            table.options[name] = [each for each in table.options[name] if each.error <= HELD_ERROR]
 
     def _parts_to_search(self) -> tuple[CalibrationData | None, Verifier | None]:
         """What candidates are fitted to, and the judge of them.
@@ -291,6 +299,7 @@ class Choosing:
         for each in written:
             noted.extend(entries(each.outcome))
             self._apply(applications, each.rewrite, each.context, each.choice)
+            applications[-1].fitted &= each.context.calibration is not self.context.calibration
         candidates = self.step.candidates
         plain = dataclasses.replace(context, calibration=None)
         values = {option.choice for option in assignment.values() if option.choice is not None} - table.rewrites.keys()

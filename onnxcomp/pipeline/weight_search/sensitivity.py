@@ -23,6 +23,7 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
+from onnxcomp.numerics.search.shrinkage import shrunk
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
 from onnxcomp.pipeline.weight_search.assignment import measured
@@ -77,7 +78,27 @@ def measure_influence(
     for name, option in probe.measure(_further(table, ranked), context, deadline):
         if (name, option.choice) in table.measured:
             table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
+    _settle(table, probe)
     _hold_affected(table, probe, tolerable)
+
+
+def _settle(table: Table, probe: Probe) -> None:
+    """Bring what was measured of each weight's options nearer to what their errors tell of each other.
+
+    Where a few hard samples carry most of a divergence, rounding moves them this way or that: of many options the one
+    that is measured least is the luckiest, and would be taken. So the logarithm of each one's divergence for its error
+    moves towards their median, as far as noise explains how much they differ. Options that prune stand apart.
+    """
+    for name in table.options:
+        told = [(each, (name, each.choice)) for each in table.options[name] if each.choice is not None and each.error]
+        for pruned in (False, True):
+            alike = [(each, key) for each, key in told if key in probe.noise and is_pruned(table, each) == pruned]
+            ratios = np.log([table.measured[key] / each.error for each, key in alike])
+            if len(alike) < table.tuning.settled_by or not np.isfinite(ratios).all():
+                continue
+            noise = float(np.median([probe.noise[key] for _, key in alike]))
+            for (each, key), ratio in zip(alike, shrunk(ratios, noise, table.tuning.own_harm), strict=True):
+                table.measured[key] = each.error * math.exp(ratio)
 
 
 def _measure_alone(
@@ -161,7 +182,8 @@ class Probe:
 
     hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
     their options counts for less. first: measured of each weight; moved: by how much that moved
-    any one output; shares: of the samples that it concerned.
+    any one output; shares: of the samples that it concerned; noise: the standard error of what was measured of an
+    option, relative to that.
     """
 
     model: Model
@@ -171,6 +193,7 @@ class Probe:
     first: Assignment = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
+    noise: dict[tuple[str, int], float] = field(default_factory=dict)
     trials: ValueTrials = field(init=False)
     base: Verdict = field(init=False)
 
@@ -219,6 +242,9 @@ class Probe:
         self.moved.setdefault(name, largest_move(self.base, verdict))
         added = added_divergence(verdict.quadratic_divergence, self.base.quadratic_divergence)
         self.table.measured[name, option.choice] = added
+        if verdict.divergence > 0:
+            low, high = verdict.interval
+            self.noise[name, option.choice] = (high - low) / 4 / verdict.divergence
 
 
 def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOption]]:
