@@ -173,6 +173,26 @@ def test_what_the_outputs_hardly_show_is_bounded_at_the_node(calib: Path) -> Non
     assert [each.name for each in loose.receipt.steps[0].changed] == ["idle"]
 
 
+def test_a_search_leaves_a_little_error_where_the_outputs_hardly_show_more(calib: Path) -> None:
+    """What the outputs tolerate of "hidden" makes its node wrong: it then takes few bits, as without data, not all."""
+    rng = np.random.default_rng(2)
+    hidden, out = (rng.normal(size=size).astype(np.float32) for size in ((FEATURES, 64), (64, CLASSES)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "hidden"], ["h"]),
+        helper.make_node("MatMul", ["h", "out"], ["s"]),
+        helper.make_node("MatMul", ["x", "direct"], ["d"]),
+        helper.make_node("Add", ["s", "d"], ["y"]),
+    ]
+    direct = 30 * rng.normal(size=(FEATURES, CLASSES)).astype(np.float32)
+    model = made(nodes, {"hidden": hidden, "out": 0.02 * out, "direct": direct})
+    recipe = Recipe("auto", (Choose((get_pass("cluster-weights")(),)),))
+    result = optimize(model, recipe=recipe, calibration=str(calib), measure=False)
+    taken_back, kept = result.receipt.steps
+    assert taken_back.decision == "taken back"
+    assert "hidden" in {each.name for each in kept.changed}
+    assert 0 < kept.node_errors["hidden"] < 0.25
+
+
 def test_errors_that_interact_are_judged_together(calib: Path) -> None:
     """x @ (p + q) with p = q: zeroing one halves the output, which counts a quarter of what zeroing both does."""
     rng = np.random.default_rng(3)

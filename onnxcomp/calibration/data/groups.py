@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.calibration.data.sample_axes import Cut, find_cut
+from onnxcomp.calibration.data.sample_axes import WHOLE, Cut, find_cut
 from onnxcomp.calibration.data.samples import check_type
 from onnxcomp.calibration.data.sequences import Stepped
 from onnxcomp.calibration.data.sources import IN_MEMORY_BYTES, LABELS, Loader, source_files
+from onnxcomp.calibration.data.stacks import Stack
 from onnxcomp.errors import CalibrationError
 from onnxcomp.files import Inputs
 from onnxcomp.runtime import Value, ValueSpec
@@ -60,15 +61,21 @@ def read_groups(
         load = functools.partial(_read_steps, plain, read) if is_stepped else plain
         steps = read(plain())
         values = steps.values
-        cut = _fitted_cut(name, values, inputs, not_samples)
-        labelled.append(_has_labels(name, values, inputs, cut))
         held_bytes += sum(v.nbytes for v in values.values() if type(v) is np.ndarray)
         is_kept = len(groups) < MAX_OPEN_GROUPS and held_bytes <= IN_MEMORY_BYTES
+        again = functools.partial(_unchanged, Inputs(source_files(name)), load)
+        kept = functools.partial(dict, values) if is_kept else again
+        _refuse_names(name, values, inputs)
+        stack = Stack.of(values, inputs) if steps.sequences is None else None
+        if stack is not None:
+            labelled.append(_has_labels(name, values, inputs, stack.count))
+            groups += [Group(f"{name}, {at}", each, WHOLE) for at, each in enumerate(stack.loaders(kept))]
+            continue
+        cut = _fitted_cut(values, inputs, not_samples)
+        labelled.append(_has_labels(name, values, inputs, cut.count + cut.dropped if cut.axes else None))
         numbers = steps.sequences
         if numbers is not None:
             numbers = len(groups) * SEQUENCES_A_GROUP + numbers[: cut.count]
-        again = functools.partial(_unchanged, Inputs(source_files(name)), load)
-        kept = functools.partial(dict, values) if is_kept else again
         groups.append(Group(name, kept, cut, numbers, steps.starts))
     return groups, labelled
 
@@ -90,12 +97,8 @@ def natural_order(groups: Sequence[Group]) -> NDArray[np.int64]:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 2), np.int64)
 
 
-def _fitted_cut(
-    name: str,
-    values: Mapping[str, Value],
-    inputs: Sequence[ValueSpec],
-    not_samples: Mapping[str, frozenset[int]] | None,
-) -> Cut:
+def _refuse_names(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec]) -> None:
+    """Raise CalibrationError for names and types that are not the model's."""
     known = {spec.name for spec in inputs}
     missing = [spec.name for spec in inputs if spec.name not in values and "optional(" not in spec.type]
     extra = [key for key in values if key not in known and key != LABELS]
@@ -106,6 +109,11 @@ def _fitted_cut(
     for spec in inputs:
         if spec.name in values:
             check_type(name, values[spec.name], spec)
+
+
+def _fitted_cut(
+    values: Mapping[str, Value], inputs: Sequence[ValueSpec], not_samples: Mapping[str, frozenset[int]] | None
+) -> Cut:
     shapes = {
         spec.name: np.shape(values[spec.name])
         for spec in inputs
@@ -114,7 +122,8 @@ def _fitted_cut(
     return find_cut(shapes, inputs, not_samples)
 
 
-def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], cut: Cut) -> bool:
+def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSpec], wanted: int | None) -> bool:
+    """wanted: of how many samples, where they are told apart."""
     if LABELS not in values or any(spec.name == LABELS for spec in inputs):
         return False
     labels = np.asarray(values[LABELS])
@@ -125,6 +134,6 @@ def _has_labels(name: str, values: Mapping[str, Value], inputs: Sequence[ValueSp
             "Leave them out to compare the outputs themselves."
         )
     found = len(labels)
-    if cut.axes and found != cut.count + cut.dropped:
-        raise CalibrationError(f"calibration data: {name} has {found} labels for {cut.count + cut.dropped} samples")
+    if wanted is not None and found != wanted:
+        raise CalibrationError(f"calibration data: {name} has {found} labels for {wanted} samples")
     return True

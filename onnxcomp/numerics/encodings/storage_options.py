@@ -108,7 +108,8 @@ def estimate_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding 
 
 
 def estimate_coded_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Encoding | None, codes: Array) -> int:
-    """About how many bytes an entropy coder makes of the codes, with the arrays that they meet.
+    """About how many bytes an entropy coder makes of the codes, with the arrays that they meet: one at least, that they
+    are there at all, which is what codes that are all the same take.
 
     codes: of the encoding, integers; where there are none, values count as they are.
     """
@@ -118,7 +119,7 @@ def estimate_coded_bytes(shape: tuple[int, ...], dtype: DTypeLike, encoding: Enc
     if isinstance(encoding, RescaledEncoding):
         return min(estimate_coded_bytes(shape, dtype, encoding.inner, codes) + encoding.factor.nbytes, size)
     operands = sum(map(_operand_bytes, code_path(encoding, shape).steps))
-    return min(math.ceil(entropy_bits(codes, encoding.level_count) / 8) + operands, size)
+    return min(max(1, math.ceil(entropy_bits(codes, encoding.level_count) / 8) + operands), size)
 
 
 def fixed_bytes(shape: tuple[int, ...], encoding: Encoding | None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnxcomp.clock import clock
 from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.run import Run
@@ -17,10 +19,11 @@ CHECKS = 3  # runs of a model, on the verification samples or so, that follow a 
 @perform.register
 def perform_choose(step: Choose, run: Run) -> None:
     """Keep the best assignment that the budget tolerates."""
-    judged(step, run, _once, even_late=True)
+    judged(step, run, _once, even_late=True, mildly=_once)
 
 
-def _once(step: Choose, run: Run, started: float) -> None:
+def _once(step: Choose, run: Run, started: float, /, *, held: Collection[str] = ()) -> None:
+    """held: weights that may have little error each."""
     before, ledger = run.current, run.ledger
     context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
     choosing = Choosing(
@@ -35,6 +38,7 @@ def _once(step: Choose, run: Run, started: float) -> None:
         deadline=context.deadline,
         last_moment=run.time.last_moment,
         course=run.course,
+        held=frozenset(held),
     )
     trial = choosing.choose()
     report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)

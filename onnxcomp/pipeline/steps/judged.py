@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from onnxcomp.clock import clock
 from onnxcomp.contract import Pass
@@ -19,13 +20,23 @@ from onnxcomp.verify.guard import MAX_NODE_ERROR, Guard
 NAMED_NODES = 3  # whose errors a step's account shows
 
 S = TypeVar("S", bound=Step)
+S_contra = TypeVar("S_contra", bound=Step, contravariant=True)
 Once = Callable[[S, Run, float], None]
 """Does a step; its last argument is when the step began."""
 
 
-def judged(step: S, run: Run, once: Once[S], *, even_late: bool = False) -> None:
+class Mildly(Protocol[S_contra]):
+    """Does a step as ``Once`` does, with little error in each of the named weights."""
+
+    def __call__(self, step: S_contra, run: Run, started: float, /, *, held: Collection[str]) -> None: ...
+
+
+def judged(
+    step: S, run: Run, once: Once[S], *, even_late: bool = False, mildly: Mildly[S] | None = None
+) -> None:
     """Do a step that may lose something, if there is time; where it makes the outputs of single nodes wrong, once more
-    without these. even_late: it does what there is always time for where there is none."""
+    with little error in the weights of these nodes, where the step can be done so (``mildly``), and then without them.
+    even_late: it does what there is always time for where there is none."""
     run.progress(0, 1, step.name)
     started = clock()
     if started > run.deadline and not even_late:
@@ -36,13 +47,29 @@ def judged(step: S, run: Run, once: Once[S], *, even_late: bool = False) -> None
     over = _off_nodes(run, kept)
     if not over:
         return
-    names = ", ".join(f"{name} ({error:.2f})" for name, error in over.items())
-    why = f"the outputs of the nodes of {names} are off by over {_most_node_error(run):.2g} of their variance"
-    run.ledger.take_back(kept, why)
-    run.receipt.notes.append(f"{step.name}: {why}: left as before")
-    once(step.excluding(over), run, started)
+    again = once
+    if mildly is not None:
+        _take_back(step, run, kept, over, "done once more, with little error in each")
+        again = functools.partial(mildly, held=tuple(over))
+        again(step, run, started)
+        over = _off_nodes(run, kept)
+        if not over:
+            return
+    why = _take_back(step, run, kept, over, "left as before")
+    again(step.excluding(over), run, started)
     if _off_nodes(run, kept):
         run.ledger.take_back(kept, why)
+
+
+def _take_back(step: Step, run: Run, kept: int, over: Mapping[str, float], fate: str) -> str:
+    """Undo a step for the nodes that it made wrong, and say so and what becomes of them. The reason."""
+    ranked = sorted(over, key=lambda name: -over[name])
+    more = f" and {len(ranked) - NAMED_NODES} more" if len(ranked) > NAMED_NODES else ""
+    names = ", ".join(f"{name} ({over[name]:.2f})" for name in ranked[:NAMED_NODES]) + more
+    why = f"the outputs of the nodes of {names} are off by over {_most_node_error(run):.2g} of their variance"
+    run.ledger.take_back(kept, why)
+    run.receipt.notes.append(f"{step.name}: {why}: {fate}")
+    return why
 
 
 def _most_node_error(run: Run) -> float:

@@ -28,7 +28,7 @@ from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assembly import rewritten, with_values
-from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import (
     HOPELESS_ERROR,
     NOISE_ERROR,
@@ -39,7 +39,6 @@ from onnxcomp.pipeline.weight_search.candidates import (
     as_made,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.runners_up import accounts
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
@@ -58,6 +57,7 @@ LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
 CUT_SHORT = "the time budget ended the search"
 NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
+HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB, what about 4 bits leave
 HALVINGS = 2
 TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
@@ -70,6 +70,7 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
+    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -85,6 +86,7 @@ class Choosing:
     deadline: float
     last_moment: float = math.inf
     course: Course | None = None
+    held: frozenset[str] = frozenset()
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -232,9 +234,11 @@ class Choosing:
         return table
 
     def _hold_back(self, table: Table) -> None:
-        """Few samples license little more than none."""
+        """Few samples license little more than none; of nodes that came out wrong each weight is off by little."""
         if self.reach.few:
             hold_to_noise(self.model, table, table.options, FEW_FACTOR)
+        for name in self.held & table.options.keys():
+            table.options[name] = [each for each in table.options[name] if each.error <= HELD_ERROR]
 
     def _parts_to_search(self) -> tuple[CalibrationData | None, Verifier | None]:
         """What candidates are fitted to, and the judge of them.

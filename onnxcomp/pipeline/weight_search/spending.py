@@ -17,10 +17,9 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
-from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.experience import Experience
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.site_options import beside, settled
@@ -87,13 +86,19 @@ class Spending:
         rewritten = self._with_rewritten(limit)
         if rewritten is None:
             return self._spent_on(table, limit)
+        mild, held_back = dict(self.mild), dict(work.held_back)
         self.chosen_from, first = rewritten, self._spent_on(rewritten, limit)
         foreseen = table.total(search.allot(table, limit))
         if first is not None and (first.cost <= self.tuning.promising * foreseen or clock() > work.deadline):
             return first
-        self.experience, self.failures, self.held_back, self.searches_again = Experience(), 0, 0, False
+        of_first = dict(work.held_back)
+        self.mild, self.experience, self.failures, self.held_back, self.searches_again = mild, Experience(), 0, 0, False
+        work.held_back.clear()
+        work.held_back.update(held_back)
         other = self._spent_on(table, limit)
         if other is None or (first is not None and first.cost <= self.tuning.promising * other.cost):
+            work.held_back.clear()
+            work.held_back.update(of_first)
             return first
         self.chosen_from = table
         return other

@@ -21,7 +21,7 @@ from onnxcomp.numerics.encodings.encoding import (
 )  # fmt: skip
 from onnxcomp.numerics.encodings.expression import Array, Literal, OperatorTerm, Term, evaluate
 from onnxcomp.numerics.encodings.sparse_decoder import entries_of
-from onnxcomp.numerics.encodings.storage_options import estimate_bytes, storages
+from onnxcomp.numerics.encodings.storage_options import estimate_bytes, estimate_coded_bytes, storages
 from onnxcomp.numerics.encodings.table_decoder import Memo
 
 RNG = np.random.default_rng(7)
@@ -236,3 +236,9 @@ def test_estimates_count_scales_and_zeros() -> None:
     assert estimate_bytes((200, 300), np.float32, None) == 240000
     assert estimate_bytes((200, 300), np.float32, MaskEncoding(dtype="float32"), zeros=0.9) < 0.2 * 240000
     assert estimate_bytes((2, 3), np.float32, encoding) <= 24
+
+
+def test_coded_codes_that_are_all_the_same_take_a_byte() -> None:
+    """Their entropy is none, and sizes are held against each other as ratios."""
+    encoding = GridEncoding(dtype="float32", scale=np.float32(0.1), levels=16, zero_point=np.int8(0))
+    assert estimate_coded_bytes((6, 4), np.float32, encoding, np.zeros((6, 4), np.int8)) == 1

@@ -14,8 +14,8 @@ from onnxcomp.graph.weights.roles import with_arrays
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_choice
 from onnxcomp.pipeline.weight_search.assembly import build
+from onnxcomp.pipeline.weight_search.assignment import measured
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, WeightOption
-from onnxcomp.pipeline.weight_search.measured import measured
 from onnxcomp.pipeline.weight_search.site_options import add_sites
 from onnxcomp.registry import get_pass
 from onnxcomp.verify import Verifier
