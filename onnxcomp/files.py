@@ -235,6 +235,8 @@ def _refuse_place(path: Path) -> None:
         raise ModelError(f"{path}: is {kind}, not a file. Name another output.")
     if not path.parent.is_dir():
         raise ModelError(f"{path}: the folder {path.parent} does not exist.")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelError(f"{path}: cannot be written: the folder {path.parent} is read-only or another user's.")
 
 
 def _is_same(first: Path, second: Path) -> bool:

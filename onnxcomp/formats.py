@@ -82,3 +82,9 @@ def shortened(name: str, length: int = 48) -> str:
         return name
     half = (length - 3) // 2
     return f"{name[:half]}...{name[-half:]}"
+
+
+def is_of_samples(share: float, count: int) -> bool:
+    """Whether a share can be one of ``count`` samples: of those that hold many winners each, such as the pixels of a
+    segmentation, it seldom is."""
+    return abs(share * count - round(share * count)) < 1e-6 * max(1, count)

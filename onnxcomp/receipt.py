@@ -236,6 +236,8 @@ class Receipt:
             read: Receipt = typed(cls, content, "receipt")
             _check_facts(read)
             return read
+        except UnicodeDecodeError as error:  # a model, most likely
+            raise RecipeError(f"{path}: not a receipt of onnxcomp, which is JSON: NAME.receipt.json.") from error
         except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a receipt of onnxcomp: {error}.") from error
 

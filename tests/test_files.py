@@ -103,6 +103,15 @@ def test_what_no_file_can_be_called_is_refused_before_any_work(tmp_path: Path, n
         refuse_files([tmp_path / name], Inputs(), force=True)
 
 
+def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_files([tmp_path / "o.onnx"], Inputs(), force=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # to root, all but what is mounted so
+    with pytest.raises(ModelError, match="read-only"):
+        refuse_files([tmp_path / "o.onnx"], Inputs(), force=True)
+
+
 def test_devices_are_not_replaced() -> None:
     with pytest.raises(ModelError, match="is a device"):
         refuse_files([Path("/dev/null")], Inputs(), force=True)

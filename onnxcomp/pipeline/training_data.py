@@ -14,7 +14,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.digests import data_digest
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.target import Target
-from onnxcomp.training.engines import AUTO, CHOICES
+from onnxcomp.training.engines import AUTO, CHOICES, refuse_missing
 from onnxcomp.training.setup import TrainingSetup
 
 DIGESTED_BYTES = 2**32  # of samples: of more, the receipt does not say what they are
@@ -43,7 +43,9 @@ class TrainingOptions:
             parse_time(self.time)
 
     def opened(self, model: Model, target: Target, seed: int) -> TrainingSetup:
-        """With the samples read; the files become inputs of the run."""
+        """With the samples read; the files become inputs of the run. Raises ParameterError for torch where that is not
+        installed, whether or not something of the run comes to be trained."""
+        refuse_missing(self.engine)
         data = None if self.data is None else opened_samples(self.data, model, target, seed)
         limit_s = math.inf if self.time is None else parse_time(self.time)
         return TrainingSetup(data, self.engine, limit_s, self.checkpoints)

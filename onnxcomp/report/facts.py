@@ -83,6 +83,8 @@ def _agreement(verdict: Mapping[str, Any]) -> tuple[str, ...]:
     share, samples = verdict.get("agreement"), int(verdict.get("samples") or 0)
     if share is None:
         return ()
+    if not formats.is_of_samples(float(share), samples):
+        return (f"same winning class on {float(share):.1%} of the places in {samples:,} samples",)
     return (f"same winning class on {round(float(share) * samples):,} of {samples:,} samples ({float(share):.1%})",)
 
 

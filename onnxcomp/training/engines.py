@@ -29,8 +29,7 @@ def chosen_engine(asked: str, model: Model, loss: str, parameters: Sequence[str]
     reasons: dict[str, str] = {}
     for name in PLACES if asked == AUTO else (asked,):
         if name == TORCH and not has_torch():
-            if asked == TORCH:
-                raise ParameterError(f"engine: torch is not installed. Install {EXTRA}, or take --engine ort.")
+            refuse_missing(asked)
             continue
         kind = engine_of(name)
         found = kind.unsupported(model, loss, parameters)
@@ -40,6 +39,12 @@ def chosen_engine(asked: str, model: Model, loss: str, parameters: Sequence[str]
     told = "; ".join(f"{operator} ({reason})" for operator, reason in reasons.items())
     helps = "" if has_torch() or asked != AUTO else f" The engine torch may have them: install {EXTRA}."
     raise NoGradientError(f"{model.name}: no gradients through {told}.{helps}")
+
+
+def refuse_missing(asked: str) -> None:
+    """Raise ParameterError where torch is asked for and not installed."""
+    if asked == TORCH and not has_torch():
+        raise ParameterError(f"engine: torch is not installed. Install {EXTRA}, or take --engine ort.")
 
 
 def engine_of(name: str) -> type[Engine]:

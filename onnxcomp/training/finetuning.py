@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,9 +138,10 @@ class Finetuning:
         stream.vary = self._variation(stream).varied
         self._refuse_lack(lossy, stream, workers)
         names = [part.name for part in self.parts]
-        with teacher.opened():
+        with teacher.opened(), ThreadPoolExecutor(workers) as pool:
             engine = kind(lossy, loss, names, threads=threads // workers)
-            yield TrainingTask(engine, self.parts, terms, teacher, stream, looked, workers)
+            shared = pool if workers > 1 else None
+            yield TrainingTask(engine, self.parts, terms, teacher, stream, looked, shared)
 
     def _variation(self, stream: TrainingStream) -> Variation:
         """What samples become, as far as these inputs can; what they cannot is told in ``declined``."""

@@ -186,8 +186,8 @@ class PartFinder:
 
 
 def is_rounded(encoding: Encoding, before: Array, values: Array) -> bool:
-    """Whether nearly all values are the levels nearest to those from before. Others were chosen by what the outputs lose:
-    from the values before, rounded anew, nothing of that would be left."""
+    """Whether nearly all values are the levels nearest to those from before. Others were chosen by what the outputs
+    lose: from the values before, rounded anew, nothing of that would be left."""
     return float(np.mean(encoding.nearest(before) == encoding.nearest(values))) >= NEAREST_SHARE
 
 

@@ -88,6 +88,16 @@ def test_what_a_receipt_says_against_its_model_fails(
     assert result.exit_code == 1 and words in result.stdout
 
 
+def test_data_judge_what_the_run_could_not(invoke: Invoke, receipt: Path, calibration_file: Path) -> None:
+    content = json.loads(receipt.read_text())
+    limit = content["metric"]["limit"]
+    content["verdict"] |= {"passed": True, "verified": False}
+    content["metric"] |= {"name": "sqnr", "limit": 20 * limit}  # of breakage, as where no output can be compared
+    receipt.write_text(json.dumps(content))
+    result = invoke("check", receipt, "--data", calibration_file)
+    assert result.exit_code == 0 and f"limit {limit}" in result.stdout and "measured now" in result.stdout
+
+
 def test_a_run_that_took_too_long_says_nothing_against_its_model(invoke: Invoke, receipt: Path) -> None:
     content = json.loads(receipt.read_text())
     receipt.write_text(json.dumps({**content, "missed": ["time: 9 s, the budget was 3 s"]}))

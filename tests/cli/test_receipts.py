@@ -142,6 +142,11 @@ OUTPUTS = {
         verdict(agreement=0.98),
         "same top class on 98.0% of 250 unseen samples; error 0.0123 of 0.03 allowed (judged as class scores)",
     ),
+    "several winners in each": (
+        verdict(agreement=0.9991),
+        "same top class on 99.9% of the places in 250 unseen samples; error 0.0123 of 0.03 allowed (judged as class "
+        "scores)",
+    ),
     "the worst of two": (
         verdict(agreement=None, outputs={"y": VALUES, "z": VALUES | {"divergence": 0.001}}),
         "error 0.0123 of 0.03 allowed on 250 unseen samples (y, the worst of 2 outputs, judged as values, worst by "
@@ -212,6 +217,13 @@ def test_what_was_tried_stands_from_the_fastest_on_beside_the_kept_one(capsys: p
         "1 more came to nothing that could be timed (-v lists it)",
         "Time is beside the kept one's, in turns; the latency above was measured once more at the end.",
     ]
+
+
+def test_where_nothing_could_be_timed_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    raced = step("fastest of 2", 2000, 2000, tried=[Tried("pass-b", "nothing to do"), Tried("pass-c", "declined")])
+    lines = shown(receipt(steps=[raced]), capsys).splitlines()
+    assert "2 came to nothing that could be timed (-v lists them)" in lines
+    assert not any("tried" in each and "time" in each for each in lines if "timed" not in each)
 
 
 def test_names_are_no_commands_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,10 @@ import onnx
 import pytest
 from onnx import parser
 
+from onnxcomp.errors import ParameterError
 from onnxcomp.model import load
+from onnxcomp.pipeline.training_data import TrainingOptions
+from onnxcomp.target import Target
 from onnxcomp.training.torch_engine import MissingTorchError, TorchEngine
 
 MODEL = '<ir_version: 8, opset_import: ["" : 17]> g () => (float loss) <float w = {1}> {loss = Neg (w)}'
@@ -43,3 +46,11 @@ def test_importing_the_engine_does_not_import_torch() -> None:
     told = f"import sys; {asked}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_run_that_asks_for_it_is_refused_before_any_work() -> None:
+    """Although all of its trainings may come to nothing for other reasons."""
+    with pytest.raises(ParameterError, match="torch is not installed"):
+        TrainingOptions(engine="torch").opened(load(parser.parse_model(MODEL)), Target.of("cpu"), seed=0)
+    assert TrainingOptions().opened(load(parser.parse_model(MODEL)), Target.of("cpu"), seed=0).engine == "auto"

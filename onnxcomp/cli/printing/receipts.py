@@ -132,6 +132,9 @@ def _show_tried(receipt: Receipt, *, verbose: bool) -> None:
     more = f"{len(idle)} more came to nothing that could be timed (-v lists {'it' if len(idle) == 1 else 'them'})"
     against = "the kept one's" if any(row[4] == KEPT for row in rows) else "the original's"
     how = f"Time is beside {against}, in turns; the latency above was measured once more at the end."
+    if len(idle) == len(rows) and not verbose:
+        screen.show("", more.replace(" more", ""))
+        return
     screen.show("", listed, *([] if verbose or not idle else [more]), how)
 
 

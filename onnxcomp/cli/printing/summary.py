@@ -121,12 +121,14 @@ def outputs(receipt: Receipt) -> str:
     if share is None:
         return f"{error} on {where}{judged}"
     if not kinds or "classes" in kinds:
-        return f"same top class on {_share(share, where)}; {error}{judged}"
+        return f"same top class on {_share(share, where, int(verdict['samples']))}; {error}{judged}"
     return f"{error} on {where}{judged}; if these are class scores, the top class is the same on {share:.1%}"
 
 
-def _share(share: float, where: str) -> str:
-    return f"all {where}" if share >= 1.0 else f"{share:.1%} of {where}"
+def _share(share: float, where: str, count: int) -> str:
+    if share >= 1.0:
+        return f"all {where}"
+    return f"{share:.1%} of {'' if formats.is_of_samples(share, count) else 'the places in '}{where}"
 
 
 def samples(receipt: Receipt) -> str:

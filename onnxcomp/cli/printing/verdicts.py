@@ -31,7 +31,8 @@ def agreement(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
     kinds = {each["kind"] for each in verdict["outputs"].values()}
     unsure = "were these class scores, " if kinds and "classes" not in kinds else ""
     winner = "the winning class would be" if unsure else "the winning class is"
-    return [("agreement", f"{unsure}{winner} the same on {share:.1%} of the samples")]
+    places = "" if formats.is_of_samples(share, int(verdict["samples"])) else "places in the "
+    return [("agreement", f"{unsure}{winner} the same on {share:.1%} of the {places}samples")]
 
 
 def judged(verdict: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ an unknown operator makes is, its shape is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -208,16 +208,23 @@ def _assume_every(proto: ModelProto, size: int) -> None:
 def believed(proto: ModelProto) -> ModelProto:
     """The skeleton without the statements that nothing enforces: shapes of all but the main graph's inputs.
 
-    Initializers that are inputs too may be replaced when the model runs, so their values go as well.
+    Initializers that are inputs too may be replaced when the model runs, so their values go as well. What is stated of
+    initializers, as torch's exporter does, goes whole: inference would take a statement without a shape for theirs.
     """
     inputs = {each.name for each in proto.graph.input} if proto.ir_version >= 4 else set()
     kept = [each for each in proto.graph.initializer if each.name not in inputs]
     if len(kept) < len(proto.graph.initializer):
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(kept)
-    _forget_shapes([*proto.graph.output, *proto.graph.value_info])
+    _forget_shapes(proto.graph.output)
     for body in inner_graphs(proto.graph):
-        _forget_shapes([*body.input, *body.output, *body.value_info])
+        _forget_shapes([*body.input, *body.output])
+    for body in (proto.graph, *inner_graphs(proto.graph)):
+        known = {each.name for each in body.initializer}
+        stated = [each for each in body.value_info if each.name not in known]
+        _forget_shapes(stated)
+        del body.value_info[:]
+        body.value_info.extend(stated)
     return proto
 
 
@@ -257,7 +264,7 @@ def is_open(dim: TensorShapeProto.Dimension) -> bool:
     return not dim.HasField("dim_value") or dim.dim_value < 0
 
 
-def _forget_shapes(infos: list[ValueInfoProto]) -> None:
+def _forget_shapes(infos: Iterable[ValueInfoProto]) -> None:
     for info in infos:
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")

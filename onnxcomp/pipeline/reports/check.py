@@ -77,7 +77,7 @@ def check_receipt(
     receipt = Receipt.read(path)
     target = Target.of(ep or receipt.target, custom_ops=custom_ops)
     model = path.with_name(str(receipt.result.get("path", "")))
-    problems = [*_file_problems(model, receipt), *_recorded_problems(receipt)]
+    problems = [*_file_problems(model, receipt), *_recorded_problems(receipt, is_measured=calibration is not None)]
     notes = []
     if receipt.data["random"]:
         notes.append("it was verified on random inputs, which show breakage only")
@@ -88,23 +88,24 @@ def check_receipt(
         notes.append("the original is not here, so it was not looked at")
     if not problems:
         problems += _loading_problems(model, target)
-    verdict, measured = receipt.verdict, False
+    verdict, metric, measured = receipt.verdict, str(receipt.metric["name"]), False
     if calibration is not None and not problems:
         if original is None:
             raise ModelError(f"{receipt.source.get('path')}: the original is not there. Name it: --reference FILE.")
-        drop = max_drop or (None if receipt.data["random"] else Drop(float(receipt.metric["limit"])))
+        was_judged = receipt.verdict.get("verified", True) and not receipt.data["random"]
+        drop = max_drop or (Drop(float(receipt.metric["limit"])) if was_judged else None)
         found = compare(
             original, model, calibration=calibration, target=target, metric=_asked_metric(receipt), max_drop=drop,
             outputs=receipt.metric.get("asked", {}), seed=seed, progress=progress,
         )  # fmt: skip
-        verdict, measured = found.verdict.describe(), True
+        verdict, metric, measured = found.verdict.describe(), found.metric, True
         problems += _verdict_problems(verdict)
         notes = list(found.notes)
     return Check(
         model=model.name,
         model_bytes=int(receipt.result["bytes"]),
         original_bytes=int(receipt.source["bytes"]),
-        metric=str(receipt.metric["name"]),
+        metric=metric,
         verdict=verdict,
         measured=measured,
         problems=tuple(problems),
@@ -145,10 +146,11 @@ def _file_problems(model: Path, receipt: Receipt) -> list[str]:
     return [f"{size:,} bytes are there, {recorded:,} were written: data are missing"] if size != recorded else []
 
 
-def _recorded_problems(receipt: Receipt) -> list[str]:
-    """What the receipt itself says against its model."""
+def _recorded_problems(receipt: Receipt, *, is_measured: bool) -> list[str]:
+    """What the receipt itself says against its model. is_measured: what it could not judge is judged now."""
     goals = [each for each in receipt.missed if not each.startswith(OF_THE_RUN)]
-    return [*_verdict_problems(receipt.verdict), *(f"goal missed: {each}" for each in goals)]
+    is_open = is_measured and receipt.verdict["passed"]
+    return [*([] if is_open else _verdict_problems(receipt.verdict)), *(f"goal missed: {each}" for each in goals)]
 
 
 def _verdict_problems(verdict: dict[str, Any]) -> list[str]:
@@ -175,7 +177,7 @@ def _original(receipt: Receipt, path: Path) -> Path | None:
 
 
 def _asked_metric(receipt: Receipt) -> str:
-    """The metric to ask for, so that the receipt's is measured again."""
+    """The metric to ask for, so that the receipt's is measured again; where nothing could be compared, it has none."""
     name = str(receipt.metric["name"])
-    return "auto" if name in ("divergence", "accuracy") else name
+    return "auto" if name in ("divergence", "accuracy") or not receipt.verdict.get("verified", True) else name
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ Arrays = dict[str, dict[str, Array]]  # part -> free array -> values
 @dataclass(eq=False)
 class TrainingTask:
     """parts: what is trained. terms: of the loss, whose inputs are fed. held: samples that are not trained on.
-    variation: what becomes of those that are."""
+    pool: threads that share the runs of a step, None for none; what comes of them is the same."""
 
     engine: Engine
     parts: Sequence[TrainedPart]
@@ -32,11 +31,7 @@ class TrainingTask:
     teacher: Teacher
     stream: TrainingStream
     held: TrainingStream
-    workers: int = 1
-
-    @functools.cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.workers)
+    pool: Executor | None = None
 
     def start(self) -> Arrays:
         """The free arrays as they are now."""
@@ -68,8 +63,10 @@ class TrainingTask:
         def run(chunk: Chunk, feeds: Mapping[str, Any] | None) -> tuple[float, Mapping[str, Array]]:
             return self.engine.loss_and_gradients(self.feeds(chunk) if feeds is None else feeds, values)
 
+        if self.pool is None:
+            return (run(chunk, None) for chunk in chunks)
         known = [None if chunk.is_drawn else self.feeds(chunk) for chunk in chunks]
-        return map(run, chunks, known) if self.workers == 1 else self._pool.map(run, chunks, known)
+        return self.pool.map(run, chunks, known)
 
     def _pulled(self, adjoints: Mapping[str, Array], arrays: Arrays, progress: float) -> dict[str, Array]:
         gradients = {}
