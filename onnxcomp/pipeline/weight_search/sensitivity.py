@@ -90,16 +90,15 @@ def _settle(table: Table, probe: Probe) -> None:
     moves towards their median, as far as noise explains how much they differ. Options that prune stand apart.
     """
     for name in table.options:
-        known = [each for each in table.options[name] if (name, each.choice) in probe.noise and each.error > 0]
+        told = [(each, (name, each.choice)) for each in table.options[name] if each.choice is not None and each.error]
         for pruned in (False, True):
-            alike = [each for each in known if is_pruned(table, each) == pruned]
-            ratios = np.log([table.measured[name, each.choice] / each.error for each in alike])
+            alike = [(each, key) for each, key in told if key in probe.noise and is_pruned(table, each) == pruned]
+            ratios = np.log([table.measured[key] / each.error for each, key in alike])
             if len(alike) < table.tuning.settled_by or not np.isfinite(ratios).all():
                 continue
-            noise = float(np.median([probe.noise[name, each.choice] for each in alike]))
-            settled = shrunk(ratios, noise, table.tuning.own_harm)
-            for option, ratio in zip(alike, settled.tolist(), strict=True):
-                table.measured[name, option.choice] = option.error * math.exp(ratio)
+            noise = float(np.median([probe.noise[key] for _, key in alike]))
+            for (each, key), ratio in zip(alike, shrunk(ratios, noise, table.tuning.own_harm), strict=True):
+                table.measured[key] = each.error * math.exp(ratio)
 
 
 def _measure_alone(
