@@ -86,13 +86,19 @@ class Spending:
         rewritten = self._with_rewritten(limit)
         if rewritten is None:
             return self._spent_on(table, limit)
+        mild, held_back = dict(self.mild), dict(work.held_back)
         self.chosen_from, first = rewritten, self._spent_on(rewritten, limit)
         foreseen = table.total(search.allot(table, limit))
         if first is not None and (first.cost <= self.tuning.promising * foreseen or clock() > work.deadline):
             return first
-        self.experience, self.failures, self.held_back, self.searches_again = Experience(), 0, 0, False
+        of_first = dict(work.held_back)
+        self.mild, self.experience, self.failures, self.held_back, self.searches_again = mild, Experience(), 0, 0, False
+        work.held_back.clear()
+        work.held_back.update(held_back)
         other = self._spent_on(table, limit)
         if other is None or (first is not None and first.cost <= self.tuning.promising * other.cost):
+            work.held_back.clear()
+            work.held_back.update(of_first)
             return first
         self.chosen_from = table
         return other
