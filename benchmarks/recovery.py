@@ -19,7 +19,10 @@ PREPARED = "".join(
     f'[[step]]\npass = "{name}"\n\n'
     for name in ("remove-noops", "inline-functions", "fold-constants", "fuse-batch-norm", "fuse-pad")
 )
-STORED = "".join(f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "strip-metadata"))
+STORED = "".join(
+    f'[[step]]\npass = "{name}"\n\n' for name in ("shorten-vectors", "store-compact", "drop-unused", "drop-defaults")
+)
+STORED += '[[step]]\npass = "strip-metadata"\nshorten_names = true\n\n'
 
 
 def together(*steps: str, stored: bool = True) -> str:
@@ -60,20 +63,33 @@ CASES = (
     ),
     Case(
         "resnet8_cifar10_tf", "all weights in 3 bits",
-        together(one("quantize-weights", bits=3), one("finetune", steps=5000)),
+        together(
+            one("cluster-weights", bits=3.0, granularity="channel"), one("match-outputs"),
+            one("finetune", steps=1500, rate=0.003, rounding="fixed", mixup=1.0),
+            one("finetune", steps=400, rate=0.001, mixup=1.0),
+        ),
         operator.ge, 83.4, most_bytes=36_000, unlabelled="cifar10_unlabelled",
     ),
     Case(
         "resnet8_cifar10_tf", "half of the MACs cut, trained, int8",
         together(
-            one("prune-channels", macs=0.5, multiple=8), one("finetune", steps=6000),
-            one("quantize-static"), one("finetune", steps=400), stored=False,
+            one("prune-blocks", ratio=0.01, mean=False, exclude=["model/add_1*", "model/add_2*"]), one("remove-noops"),
+            one("prune-channels", macs=0.8, multiple=16),
+            one(
+                "finetune", steps=3500, rate=0.005, batch_size=32, mixup=1.0, inner=2.0,
+                inner_tensors="model/activation_4/Relu:0,model/activation_6/Relu:0",
+            ),
+            one("quantize-static"), one("finetune", steps=150, rate=0.001, mixup=1.0), stored=False,
         ),
         operator.ge, 81.5, latency=0.40, unlabelled="cifar10_unlabelled",
     ),
     Case(
-        "resnet8_cifar10_tf", "ternary weights",
-        together(one("ternarize-weights"), one("finetune", steps=6000)),
+        "resnet8_cifar10_tf", "ternary weights but for the first and the last layer",
+        together(
+            one("cluster-weights", bits=1.6, granularity="channel", exclude=["model/conv2d/*", "model/dense/*"]),
+            one("match-outputs"),
+            one("finetune", steps=900, rate=0.003, rounding="straight-through", mixup=1.0),
+        ),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
     Case(

@@ -27,6 +27,7 @@ OPSET, IR_VERSION = 17, 8
 TOKENS, VOCABULARY_STEP = 64, 1024
 PIXELS, PATCH, IMAGE_AXES = 96, 48, 3
 CLASSES = 10
+OUTSIDE_BYTES = 1024  # ONNX Runtime infers shapes from smaller tensors, which it does not look for in another file
 SAMPLES = 64
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -68,7 +69,9 @@ class Network:
         """Add an initializer of these values."""
         self.parameters += values.size
         self.initializers.append(
-            numpy_helper.from_array(values, name) if self.file is None else self._outside(name, values)
+            self._outside(name, values)
+            if self.file is not None and values.nbytes >= OUTSIDE_BYTES
+            else numpy_helper.from_array(values, name)
         )
         return name
 

@@ -183,7 +183,7 @@ class Model:
         """Write the model where ONNX Runtime can load it. External data stays where it lies."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
-        source = self._source(folder)
+        source = self._source(lambda: folder)
         header = source.model if isinstance(source, Referring) else source
         assert isinstance(header, bytes)
         path.write_bytes(header)
@@ -208,8 +208,12 @@ class Model:
             stack, sessions = kept or (own, {})
             if open_session not in sessions:
                 with contextlib.ExitStack() as opening:
-                    folder = tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder)
-                    sessions[open_session] = open_session(self._source(Path(opening.enter_context(folder))))
+
+                    def folder(opening: contextlib.ExitStack = opening) -> Path:
+                        made = tempfile.TemporaryDirectory(prefix="onnxcomp-", dir=self.scratch.folder)
+                        return Path(opening.enter_context(made))
+
+                    sessions[open_session] = open_session(self._source(folder))
                     stack.push(opening.pop_all())
             yield sessions[open_session]
 
@@ -223,8 +227,8 @@ class Model:
             finally:
                 del self.memo[KEPT_OPEN]
 
-    def _source(self, folder: Path) -> bytes | Referring:
-        """The model in one message, or referring to its data. folder: for what has to lie in one place."""
+    def _source(self, folder: Callable[[], Path]) -> bytes | Referring:
+        """The model in one message, or referring to its data. folder: makes one for what has to lie in one place."""
         if not any(is_external(each) for each in tensors_of(self.proto)):
             return self.to_bytes()
         header, root = copied(self.proto), Path(self.scratch.folder.anchor)
@@ -237,10 +241,11 @@ class Model:
                     _take_in(tensor, self.folder)
         return Referring(_serialize(header, self.name), root, functools.partial(self._in_one_place, folder))
 
-    def _in_one_place(self, folder: Path) -> bytes | Path:
+    def _in_one_place(self, made: Callable[[], Path]) -> bytes | Path:
         """One message, or a file in the folder beside its data where it is too large for that."""
         if self.size_bytes < INLINE_LIMIT_BYTES:
             return self.to_bytes()
+        folder = made()
         header = copied(self.proto)
         copies: dict[Path, str] = {}
         for tensor in tensors_of(header):

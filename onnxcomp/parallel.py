@@ -7,16 +7,18 @@ workers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from onnxcomp.cluster import current
 from onnxcomp.errors import OnnxcompError
@@ -32,12 +34,24 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+def one_thread(api: str | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Have the libraries of numerics, or those of one kind, use one thread from now on, until the context ends."""
+    limited: contextlib.AbstractContextManager[Any] = _libraries(len(sys.modules)).limit(limits=1, user_api=api)
+    return limited
+
+
+@functools.lru_cache(1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """What is loaded: looking for it takes milliseconds, and nothing is loaded but by importing more modules."""
+    return ThreadpoolController()
+
+
 def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
     """What ``work`` makes of each task, in order, by ``jobs`` threads of this process.
 
     Products run on one thread meanwhile: sums in another order are other sums.
     """
-    with threadpool_limits(1):
+    with one_thread():
         if jobs == 1 or len(tasks) < 2:
             yield from map(work, tasks)
             return
@@ -47,12 +61,12 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int)
 
 def in_threads_ahead(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
     """The same of tasks that need not be there all at once: they are taken as results are, ``jobs`` ahead of these."""
-    with threadpool_limits(1):
+    with one_thread():
         if jobs == 1:
             yield from map(work, tasks)
             return
         waiting: deque[Future[Result]] = deque()
-        with ThreadPoolExecutor(jobs, initializer=threadpool_limits, initargs=(1, OPENMP)) as pool:
+        with ThreadPoolExecutor(jobs, initializer=one_thread, initargs=(OPENMP,)) as pool:
             for each in tasks:
                 waiting.append(pool.submit(work, each))
                 if len(waiting) > jobs:
@@ -107,5 +121,5 @@ def _pooled(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) ->
 
 
 def _on_one_thread(work: Callable[[Task], Result], task: Task, api: str | None = None) -> Result:
-    with threadpool_limits(1, api):
+    with one_thread(api):
         return work(task)

@@ -16,6 +16,7 @@ from typing import Any
 
 from onnxcomp.errors import RecipeError
 from onnxcomp.json_schema import schema_of, schema_of_types
+from onnxcomp.memory import uncollected
 from onnxcomp.typed import typed
 
 FORMAT = 1
@@ -212,7 +213,8 @@ class Receipt:
 
     def content(self) -> dict[str, Any]:
         """What the JSON holds, without what says nothing of weights and nodes."""
-        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        with uncollected():  # graphs of many nodes may be open
+            content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
         content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
         content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
         return content

@@ -13,20 +13,38 @@ ONNX Runtime would fold it back to W.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Fields, Option, Outcome, Quantity, parameter
 from onnxcomp.contract.factor_pass import FactorPass, SeenInputs, Splittable, shift_bias
-from onnxcomp.graph.factors.places import Place, place_of_weight
+from onnxcomp.graph.factors.places import Place, place_of_weight, put_factors
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import count_macs
 from onnxcomp.graph.weights.roles import Weight
-from onnxcomp.numerics.structure.lowrank import PlainSpectrum, Spectrum, rank_for, singular_values, truncated_svd
+from onnxcomp.numerics.encodings.encoding import Encoding
+from onnxcomp.numerics.encodings.storage_options import DECODER_BYTES, SCALE_BYTES
+from onnxcomp.numerics.structure.coded_factors import (
+    CodedFactor,
+    coded_bytes,
+    coded_factors,
+    directions,
+    mean_feedback,
+    outer_bits,
+    rounding_error,
+)
+from onnxcomp.numerics.structure.lowrank import (
+    PlainSpectrum,
+    Spectrum,
+    TwoSidedSpectrum,
+    rank_for,
+    singular_values,
+    truncated_svd,
+)
 
 RANK_STEP = 16  # a rank of C/4 + 1 costs 20 to 42% more time than C/4: the kernels work on 16 columns
 ROUNDED_FROM = 4 * RANK_STEP  # full rank from which a rank is rounded; below, a step would be too coarse
@@ -44,8 +62,10 @@ class FactorizeLinear(FactorPass):
     their means lose; without, and where inputs cannot be seen, of least error in the weight. Rows of an embedding
     count by how often they are looked up. A weight is left alone where the factors would not be smaller and where its
     nodes use it in different ways. ``rank``, ``energy``, ``weights`` or ``macs``, where given, takes the place of
-    ``ratio``. Deviations from the paper: the second moments are shrunk towards the identity, by as much as the number
-    of samples asks for, and are those of the inputs around their mean where a bias can be moved.
+    ``ratio``. With ``bits`` the factors are rounded to grids by output error, the second one anew for the first, and
+    keep their codes; stacked factors stay floats. Deviations from the paper: the second moments are shrunk towards the
+    identity, by as much as the number of samples asks for, and are those of the inputs around their mean where a bias
+    can be moved.
     """
 
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
@@ -62,6 +82,18 @@ class FactorizeLinear(FactorPass):
     energy: float | None = parameter(
         None, low=0.0, high=1.0, help="share of the squared singular values kept, weighed where errors are"
     )
+    outputs: str = parameter(
+        "alike",
+        choices=("alike", "fisher"),
+        help="how errors of a weight's outputs count: alike, or by what gradients say that the model minds of them",
+    )
+    bits: int | None = parameter(
+        None, low=2, high=8, help="of the codes that factors are rounded to, two more for the one that reads the other"
+    )
+
+    @property
+    def by_gradients(self) -> bool:
+        return self.outputs == "fisher"
 
     def place(self, weight: Weight) -> Place | str | None:
         return place_of_weight(weight)
@@ -87,18 +119,19 @@ class FactorizeLinear(FactorPass):
         if self.rank is not None or self.energy is not None:
             wanted: dict[int, Fields] = {self._rank(place, inputs, graph): {}}
         else:
-            step = _fine_step(place.full_rank) if fine else 0
+            step = _fine_step(place.full_rank) if fine or self.bits is not None else 0
             wanted = {rank: {"rank": rank} for rank in _ladder(most, place.full_rank, step=step)}
         able = {rank: fields for rank, fields in wanted.items() if rank <= most}
         if not able:
             return []
         spectrum = _spectrum(place, inputs, graph)
         [(_, (_, per_value))] = _macs([place], graph)
+        added = (lambda rank: 0.0) if self.bits is None else _rounding(place, inputs, graph, self.bits)
         return [
             Option(
                 fields,
-                {Quantity.BYTES: place.bytes_of(rank), Quantity.MACS: per_value * place.values_of(rank)},
-                spectrum.error(rank),
+                {Quantity.BYTES: self._bytes_of(place, rank), Quantity.MACS: per_value * place.values_of(rank)},
+                spectrum.error(rank) + added(rank),
             )
             for rank, fields in able.items()
         ]
@@ -119,10 +152,16 @@ class FactorizeLinear(FactorPass):
             spectrum = _spectrum(place, inputs, graph)
             left, right = spectrum.factors(matrices, rank)  # type: ignore[union-attr]
             error, how = float(np.sqrt(spectrum.error(rank))), ", by output error"
+            if self.by_gradients:
+                how += f", without gradients: {inputs.lack}" if inputs.outputs is None else " as gradients weigh it"
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             outcome.skip(weight.name, f"its factors are not finite in {weight.dtype}")
             return
-        place.put(graph, left, right)
+        encodings: list[Encoding] = []
+        if self.bits is not None and (coded := _coded(place, (left, right), inputs, self.bits)) is not None:
+            encodings, (left, right) = [each.encoding for each in coded], (each.values[None] for each in coded)
+            error, how = _error(place, left, right, inputs), f"{how}, in {self.bits} and {outer_bits(self.bits)} bits"
+        put_factors(graph, place, left, right, encodings)
         if inputs is not None and inputs.is_centered:
             shift_bias(graph, place, inputs, matrices.astype(np.float64) - np.matmul(left, right, dtype=np.float64))
         outcome.change(
@@ -133,6 +172,13 @@ class FactorizeLinear(FactorPass):
             relative_error=error,
             nodes=list(weight.node_names),
         )
+
+    def _bytes_of(self, place: Place, rank: int) -> int:
+        """What factors and their nodes take in the file, with the decoders where they are codes."""
+        groups, outputs, length = place.matrices.shape
+        if self.bits is None or groups > 1:
+            return place.bytes_of(rank)
+        return coded_bytes(outputs, length, rank, self.bits) + place.node_bytes + 2 * (DECODER_BYTES + SCALE_BYTES)
 
     def _rank(self, place: Place, inputs: SeenInputs | None, graph: Graph) -> int:
         full = place.full_rank
@@ -169,20 +215,64 @@ def _weights(graph: Graph) -> list[Weight]:
     return weights(graph)
 
 
-def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpectrum | Spectrum:
+def _spectrum(place: Place, inputs: SeenInputs | None, graph: Graph) -> PlainSpectrum | Spectrum | TwoSidedSpectrum:
     """The decomposition of a place, which the model remembers."""
     key = _key(place, inputs)
     memo = graph.model.memo
     if key not in memo:
         most = place.largest_rank
         matrices = place.matrices
-        memo[key] = PlainSpectrum(matrices, most) if inputs is None else Spectrum(matrices, inputs.weights, most)
-    found: PlainSpectrum | Spectrum = memo[key]
+        if inputs is None:
+            memo[key] = PlainSpectrum(matrices, most)
+        elif inputs.outputs is None:
+            memo[key] = Spectrum(matrices, inputs.weights, most)
+        else:
+            memo[key] = TwoSidedSpectrum(matrices, inputs.weights, inputs.outputs, most)
+    found: PlainSpectrum | Spectrum | TwoSidedSpectrum = memo[key]
     return found
 
 
 def _key(place: Place, inputs: SeenInputs | None) -> tuple[object, ...]:
     return Spectrum, place.name, None if inputs is None else inputs.key
+
+
+def _moment(place: Place, inputs: SeenInputs | None) -> Array:
+    """By what errors in the one matrix of a place are weighed."""
+    return np.ones(place.matrices.shape[2]) if inputs is None else inputs.weights[0]
+
+
+def _rounding(place: Place, inputs: SeenInputs | None, graph: Graph, bits: int) -> Callable[[int], float]:
+    """What rounding factors of a rank to so many bits adds to the error."""
+    if len(place.matrices) > 1:
+        return lambda rank: 0.0  # they stay floats
+    key = (_rounding, *_key(place, inputs))
+    memo = graph.model.memo
+    if key not in memo:
+        moment = _moment(place, inputs)
+        memo[key] = (*directions(place.matrices[0], moment), mean_feedback(moment))
+    powers, norms, feedback = memo[key]
+    return lambda rank: rounding_error(powers, norms, rank, feedback, bits)
+
+
+def _coded(
+    place: Place, factors: tuple[Array, Array], inputs: SeenInputs | None, bits: int
+) -> list[CodedFactor] | None:
+    """Both factors on grids; None where there are several of each, or a grid is too fine for their type."""
+    left, right = factors
+    if len(left) > 1:
+        return None
+    return coded_factors(place.matrices[0], (left[0], right[0]), _moment(place, inputs), bits)
+
+
+def _error(place: Place, left: Array, right: Array, inputs: SeenInputs | None) -> float:
+    """The relative error of the outputs by factors of a place's one matrix."""
+    moment = _moment(place, inputs)
+    old = place.matrices.astype(np.float64)[0]
+    lost = old - np.matmul(left[0], right[0], dtype=np.float64)
+    power, error = (
+        float(np.sum((each * moment if moment.ndim == 1 else each @ moment) * each)) for each in (old, lost)
+    )
+    return float(np.sqrt(error / power)) if power > 0 else 0.0
 
 
 def _plain_factors(place: Place, rank: int, seed: int, graph: Graph) -> tuple[Array, Array]:

@@ -108,6 +108,15 @@ class Finetune(Pass):
     run_size: int | None = parameter(
         None, low=1, high=10**6, help="samples run at once, where a step's do not fit in memory; unset: all of a step"
     )
+    mixup: float = parameter(
+        0.0,
+        low=0.0,
+        high=100.0,
+        help="mix each sample of a step with another, in shares of Beta(a, a) for this a; 1: any share alike; 0: none. "
+        "The original sees the same",
+    )
+    shift: int = parameter(0, low=0, high=1000, help="move pictures by up to so many pixels, anew at each step")
+    mirror: bool = parameter(False, help="mirror every other picture, left for right")
     patience: int = parameter(
         0,
         low=0,
@@ -180,7 +189,7 @@ class Finetune(Pass):
                 raise
             outcome.skip(graph.model.name, str(error))
             return
-        for name, reason in work.unreached.items():
+        for name, reason in (*work.unreached.items(), *work.declined.items()):
             outcome.skip(name, reason)
         made = {part.name: part.form.settled(trained.arrays[part.name]) for part in work.parts}
         if not trained.loss < trained.first_loss or not self._is_nearer(graph.model, made, tied, context):
@@ -199,7 +208,7 @@ class Finetune(Pass):
         matching = Matching(self.loss, self.temperature, self.inner, which, self.labels, context.outputs)
         choices = Choices(
             self.optimizer, self.rate, self.schedule, self.epochs, self.steps, self.until,
-            self.batch_size, self.run_size, self.patience,
+            self.batch_size, self.run_size, self.patience, self.mixup, self.shift, self.mirror,
         )  # fmt: skip
         names = [part.name for part in parts]
         return Finetuning(

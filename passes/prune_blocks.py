@@ -33,6 +33,7 @@ from onnxcomp.contract.solving_anew import solve_anew
 from onnxcomp.graph.cutting.blocks import ResidualBlock, residual_blocks
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph, close_graph
+from onnxcomp.graph.ir.rewire import bypass
 from onnxcomp.graph.report.macs import count_macs
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.runtime import Value
@@ -64,6 +65,9 @@ class PruneBlocks(SitePass):
     harm: float | None = parameter(
         None, low=0.0, help="in place of ratio: divergence up to which blocks go, one by one"
     )
+    mean: bool = parameter(
+        True, help="add a block's mean in its place; false: nothing, which leaves no node and more to the repair"
+    )
     repair: bool = parameter(True, help="solve the weights that are left anew")
 
     def sites(self, graph: Graph, context: Context) -> Survey:
@@ -93,6 +97,7 @@ class PruneBlocks(SitePass):
         for own, names in self.by_fields(choice):
             assert isinstance(own, PruneBlocks)
             gone |= own._chosen(graph, blocks, harms) & names
+        dropped: list[ResidualBlock] = []
         outer_first = sorted(blocks, key=lambda block: len(block.nodes), reverse=True)
         for each in (block for block in outer_first if block.key in choice):
             if each.key not in means:
@@ -102,11 +107,14 @@ class PruneBlocks(SitePass):
             elif not graph.main.graph.holds(each.sum):
                 outcome.skip(each.key, "it goes with another block")
             else:
-                each.drop(graph, means[each.key])
+                each.drop(graph, means[each.key] if self.mean else np.zeros_like(means[each.key]))
+                dropped.append(each)
                 what = f"a block of {len(each.nodes)} nodes cut"
                 outcome.change(each.key, what, error=harms[each.key], macs=each.macs, nbytes=each.nbytes)
         if outcome.changed and self.repair:
             solve_anew(graph, context, outcome)
+        for each in dropped if not self.mean else ():  # only now: the repair finds tensors by their names
+            bypass(graph, graph.main, each.sum, each.kept)
         return outcome
 
     def _chosen(self, graph: Graph, blocks: Sequence[ResidualBlock], harms: dict[str, float]) -> set[str]:

@@ -1,7 +1,8 @@
 """Nodes that hand on what they get go away, and pairs of nodes that do the work of one become one.
 
     Identity, Dropout at inference, Cast to the same type, Reshape to the same shape, Transpose in place,
-    Pad by nothing, Slice of everything, Concat or Sum of one, Expand or Tile by one, x * 1, x / 1, x - 0
+    Pad by nothing, Slice of everything, Concat or Sum of one, Expand or Tile by one, x * 1, x / 1, x - 0,
+    Relu of what a Relu made
     Transpose(Transpose(x)) -> Transpose(x)        Reshape(Flatten(x)) -> Reshape(x)
     Cast(Cast(x)) -> Cast(x), where the first loses nothing
 
@@ -178,6 +179,11 @@ def _tile(node: Node, shapes: Shapes, opset: int) -> bool:
     return repeats is not None and all(each == 1 for each in repeats)
 
 
+def _relu(node: Node, shapes: Shapes, opset: int) -> bool:
+    before = producer(node.inputs[0])
+    return before is not None and is_onnx(before, "Relu") and not has_references(before)
+
+
 def _neutral(value: float, positions: tuple[int, ...], *, negative_zero: bool = False) -> Callable[..., bool]:
     """A test whether one operand is the operator's neutral element, of a shape that widens nothing."""
 
@@ -215,6 +221,7 @@ NOOPS: dict[str, Callable[[Node, Shapes, int], bool]] = {
     "Slice": _slice,
     "Expand": _expand,
     "Tile": _tile,
+    "Relu": _relu,
     "Mul": _neutral(1, (0, 1)),
     "Div": _neutral(1, (1,)),
     "Sub": _neutral(0, (1,)),

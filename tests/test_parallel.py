@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from threadpoolctl import threadpool_info
 
+from onnxcomp import parallel
 from onnxcomp.errors import OnnxcompError, PassError
 from onnxcomp.numerics.quantizers.codebook import fit_vector_codebook
 from onnxcomp.parallel import end_processes, in_processes, in_threads, in_threads_ahead
@@ -171,3 +173,25 @@ def test_results_that_nobody_wants_any_more_do_no_harm(way: Callable[..., Any]) 
     assert next(results)[0] == 0
     results.close()
     assert [value for value, _ in way(square, range(3), 2)] == [0, 1, 4]
+
+
+def test_libraries_are_looked_for_once_until_more_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+    controller = parallel.ThreadpoolController
+
+    def counting() -> Any:
+        nonlocal looked
+        looked += 1
+        return controller()
+
+    monkeypatch.setattr(parallel, "ThreadpoolController", counting)
+    parallel._libraries.cache_clear()
+    try:
+        for _ in range(3):
+            assert list(in_threads(most_threads, [0], 1)) == [1]
+        assert looked == 1
+        monkeypatch.setitem(sys.modules, "onnxcomp_one_more", parallel)
+        assert list(in_threads(most_threads, [0], 1)) == [1]
+        assert looked == 2
+    finally:
+        parallel._libraries.cache_clear()

@@ -19,6 +19,9 @@ from onnxcomp.cli.running import options
                    "and of blocks that stay, convolutions as depthwise and pointwise ones.")  # fmt: skip
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N",
               help="Times through the samples. [default: 20, within 400 to 8000 steps and --train-time]")  # fmt: skip
+@click.option("--mixup", type=click.FloatRange(min=0, max=100), default=0.0, metavar="A",
+              help="Mix each sample of a step with another, in shares drawn from Beta(A, A); teacher and student see "
+                   "the same. 1: any share alike; 0: none. [default: 0]")  # fmt: skip
 @options.output_options
 @options.data_options
 @options.input_shape_option
@@ -29,7 +32,9 @@ from onnxcomp.cli.running import options
 @options.worker_options
 @options.json_option
 @options.noise_options
-def command(teacher: Path, student: Path | None, shape: str | None, epochs: float | None, **given: Any) -> None:
+def command(
+    teacher: Path, student: Path | None, shape: str | None, epochs: float | None, mixup: float, **given: Any
+) -> None:
     """Train STUDENT, or one made of TEACHER, to give what TEACHER does, without labels.
 
     The outputs that have the same names are held against each other. Without --max-drop the student is written however
@@ -42,7 +47,7 @@ def command(teacher: Path, student: Path | None, shape: str | None, epochs: floa
         raise click.UsageError("give a STUDENT, or say with --student which to make of TEACHER: one of both.")
     if given["max_drop"] is None:
         given["max_drop"] = budget.NO_LIMIT
-    training = {} if epochs is None else {"epochs": epochs}
+    training = {"mixup": mixup} | ({} if epochs is None else {"epochs": epochs})
     recipe = distilling(StudentShape.parse(shape or ""), **training)
     reference = None if student is None else teacher
     given["output"] = given["output"] or options.default_output(student or teacher, "student")

@@ -31,7 +31,7 @@ FOLLOWED = frozenset(
 @click.command()
 @options.model_argument
 @click.option("--recipe", default="default", show_default=True, metavar="NAME|FILE",
-              help="A preset (default, small, fast, packed, lossless, deep-compression, tiny) or a TOML file.")  # fmt: skip
+              help="A preset (default, small, fast, packed, lossless, deep-compression, tiny) or a TOML file.")
 @options.output_options
 @options.data_options
 @options.input_shape_option

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.contract.context import Context
+from onnxcomp.contract.influence import UNFIT, output_products
 from onnxcomp.contract.outcome import Outcome, Skip
 from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Structure
@@ -59,18 +60,21 @@ P = TypeVar("P", bound=Splittable)
 @dataclass(frozen=True)
 class SeenInputs:
     """What calibration data show of the inputs of a weight. samples: how many ran. is_centered: a bias makes up for
-    errors in the mean. counts: of rows that were looked up, in place of moments."""
+    errors in the mean. counts: of rows that were looked up, in place of moments. outputs: how errors of its outputs
+    count (outputs, outputs), where gradients were asked for and tell; else ``lack`` says why not."""
 
     moments: Moments | None
     samples: int
     is_centered: bool = False
     counts: Array | None = None
     data: CalibrationData | None = None
+    outputs: Array | None = None
+    lack: str = ""
 
     @property
     def key(self) -> tuple[object, ...]:
         """By what to remember what was made of them."""
-        return self.data, self.is_centered
+        return self.data, self.is_centered, self.outputs is not None
 
     @property
     def weights(self) -> Array:
@@ -138,6 +142,11 @@ class FactorPass(SitePass):
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.weighted
+
+    @property
+    def by_gradients(self) -> bool:
+        """Whether errors of outputs count by what gradients say of them."""
+        return False
 
     @property
     def shares(self) -> bool:
@@ -213,7 +222,7 @@ class FactorPass(SitePass):
         """The places with their options, which may be none, and what was left when the time was up."""
         sites: list[Site] = []
         skipped: list[Skip] = []
-        inputs = self._inputs(graph, found, context)
+        inputs = self._inputs(graph, found, context, told=False)
         costs = self.costs(found, graph) if found and not context.is_over() else {}
         for index, each in enumerate(found):
             if context.is_over():
@@ -227,8 +236,11 @@ class FactorPass(SitePass):
                 skipped.append(Skip(each.name, NOT_SMALLER))
         return sites, skipped
 
-    def _inputs(self, graph: Graph, places: Sequence[Splittable], context: Context) -> dict[str, SeenInputs]:
-        """What the data show of the inputs of those that can be watched, by name."""
+    def _inputs(
+        self, graph: Graph, places: Sequence[Splittable], context: Context, *, told: bool = True
+    ) -> dict[str, SeenInputs]:
+        """What the data show of the inputs of those that can be watched, by name. told: with what gradients tell, where
+        they are asked for; a survey does without, since they take as long as a short training."""
         data = context.calibration
         if data is None or not self.weighted or not places or context.is_over():
             return {}
@@ -240,7 +252,12 @@ class FactorPass(SitePass):
             if each.name in moments:
                 centered = each.bias(graph) is not None
                 found[each.name] = SeenInputs(moments[each.name], data.sample_count, centered, data=data)
-        return found
+        if not self.by_gradients or not told:
+            return found
+        products = output_products(graph, [each.weight for each in places if each.name in moments], context)
+        lack = products if isinstance(products, str) else UNFIT
+        known: Mapping[str, Array] = {} if isinstance(products, str) else products
+        return {name: replace(each, outputs=known.get(name), lack=lack) for name, each in found.items()}
 
     # --- one share for all ------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 cannot be.
 
     E g^2 of each weight, g: the gradient of a random direction of the outputs (``training.influence``)
+    E G G^T of a weight as a matrix, G: the same gradient as one
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onnxcomp.contract.context import Context
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.pruning.problem import InputsSeen
+from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.training.engine import NoGradientError
@@ -73,6 +75,37 @@ def with_gradients(
     return {
         name: replace(seen.get(name, InputsSeen()), squares=own.squares, lack=own.lack) for name, own in found.items()
     }
+
+
+def output_products(graph: Graph, asked: Sequence[Weight], context: Context) -> Mapping[str, Array] | str:
+    """E G G^T (outputs, outputs) of weights by name, where each is one matrix and G its gradient in that form, or why
+    there are none: by how much the model minds errors of its outputs, and which of them make up for each other. The
+    model remembers it."""
+    names = sorted(each.name for each in asked if is_told(graph, each.tensor))
+    memo = graph.model.memo
+    key = (output_products, context.calibration, context.seed, *names)
+    if key not in memo:
+        memo[key] = _products(graph, {each.name: matrix_form(each) for each in asked if each.name in names}, context)
+    found: Mapping[str, Array] | str = memo[key]
+    return found
+
+
+def _products(graph: Graph, forms: Mapping[str, MatrixForm | None], context: Context) -> Mapping[str, Array] | str:
+    known = {name: form for name, form in forms.items() if form is not None and form.groups == 1}
+    drawn = draws(graph, sorted(known), context)
+    if isinstance(drawn, str):
+        return drawn
+    sums: dict[str, Array] = {}
+
+    def see(gradients: Mapping[str, Array]) -> None:
+        for name, form in known.items():
+            [matrix] = form.pack(gradients[name]).astype(np.float64)
+            sums[name] = sums.get(name, 0.0) + matrix @ matrix.T
+
+    try:
+        return sums if drawn.run(see) else NO_TIME
+    except LACKS as error:
+        return str(error)
 
 
 def is_told(graph: Graph, constant: Constant) -> bool:

@@ -166,20 +166,23 @@ def distill(
     *,
     shape: str | StudentShape | None = None,
     epochs: float | None = None,
+    mixup: float = 0.0,
     calibration: Any = None,
     **options: Unpack[Options],
 ) -> Result:
     """Train a student to give what the teacher does, without labels.
 
     student: a model whose outputs have the teacher's names; or shape: which to make of the teacher, such as
-    ``"width=0.5,depth=0.75,separable"``. epochs: times through the samples. calibration, options: as for ``optimize``
-    (``train_data``, ``train_time``, ``engine``, ...). Without max_drop the student is given however far it is from its
+    ``"width=0.5,depth=0.75,separable"``. epochs: times through the samples. mixup: samples are mixed in
+    shares of Beta(mixup, mixup), 0 for none. calibration, options: as for ``optimize`` (``train_data``, ``train_time``,
+    ``engine``, ...). Without max_drop the student is given however far it is from its
     teacher. Raises OnnxcompError.
     """
     if (student is None) == (shape is None):
         raise ParameterError("student: give a model, or shape= to make one of the teacher: one of both")
     made = shape if isinstance(shape, StudentShape) else StudentShape.parse(shape or "")
-    recipe = distilling(made, **({} if epochs is None else {"epochs": float(epochs)}))
+    known = {} if epochs is None else {"epochs": float(epochs)}
+    recipe = distilling(made, mixup=float(mixup), **known)
     a_model(teacher, "teacher")
     if student is not None:
         options["reference"] = teacher

@@ -183,7 +183,8 @@ def _prepare(
         verifier = grounds.for_breakage(verifier, recipe, options)
     if before is not None:
         allow_present(verifier, model)
-    tuner = None if tuning is None else tuner_for(before or model, tuning, verifier.metric, options)
+    has_choice = any(not step.is_exact for step in recipe.unrolled())
+    tuner = tuner_for(before or model, tuning, verifier.metric, options) if tuning is not None and has_choice else None
     context = Context(
         seed=seed,
         target=target,
@@ -285,7 +286,8 @@ def _finish(run: Run) -> None:
     LOG.info("%s: the result %s, %d bytes", run.original.name, verdict.in_words(), model.size_bytes)
     opset, ir = model.opset, model.proto.ir_version
     oldest = oldest_ort(opset=opset, ir=ir)
-    gained = bool(receipt.applied)
+    gained, named = bool(receipt.applied), run.ledger.line.named
+    graph = open_graph(model)
     receipt.result = {
         "gained": gained,
         "bytes": model.size_bytes,
@@ -294,9 +296,10 @@ def _finish(run: Run) -> None:
         "opset": opset,
         "ir_version": ir,
         "needs_onnxruntime": None if oldest is None else ".".join(map(str, oldest)),
-        "contributed_operators": list(contributed_operators(open_graph(model))),
+        "contributed_operators": list(contributed_operators(graph)),
     }
-    describe(receipt, run.original, run.ledger.line.named)
+    describe(receipt, run.original, graph if named is model else open_graph(named))
+    del graph  # measuring needs the room
     if run.time.is_measured and run.data.sample_count and (gained or run.budget.target_latency is not None):
         _measure(run)
     _compare_with_goals(run, run.time.spent_s)

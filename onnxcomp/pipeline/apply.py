@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from onnxcomp.contract import Choice, Context, Needs, Outcome, Pass, SitePass, Survey
 from onnxcomp.contract.context import AskedInEditError
 from onnxcomp.errors import CalibrationError, OnnxcompError, ParameterError, PassError, TimeIsUp
 from onnxcomp.graph.ir.query import constants_by_key
-from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph, uncollected
+from onnxcomp.graph.ir.reader import Graph, close_graph, open_graph
 from onnxcomp.graph.ir.untouched import GraphState, state_of
 from onnxcomp.graph.stored.opening import is_stored, open_plain, show_stored
 from onnxcomp.graph.weights.roles import compose
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
+from onnxcomp.parallel import one_thread
 from onnxcomp.room import is_full
 from onnxcomp.runtime import one_line
 
@@ -57,7 +58,7 @@ def apply_choice(model: Model, rewrite: Pass, choice: Choice | None, context: Co
 
 def survey(model: Model, rewrite: SitePass, context: Context) -> Survey:
     """Where the pass can act on the model, computed as ``apply_pass`` does."""
-    with foreseen(model.name, rewrite), threadpool_limits(1):
+    with foreseen(model.name, rewrite), one_thread():
         return rewrite.sites(opened_for(rewrite, model), context)
 
 
@@ -87,7 +88,7 @@ def _edited(model: Model, rewrite: Pass, context: Context, edit: Callable[[Graph
     with uncollected() if rewrite.effect.is_exact else contextlib.nullcontext():
         graph, before = _reopened(rewrite, model)
         try:
-            with foreseen(model.name, rewrite), threadpool_limits(1):
+            with foreseen(model.name, rewrite), one_thread():
                 outcome = edit(graph)
         except TimeIsUp:
             return model, Outcome(is_cut_short=True)

@@ -20,6 +20,8 @@ from onnxcomp.pipeline.costs import ONE_LOAD_BYTES
 from onnxcomp.target import Target
 
 RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
+LARGE_BYTES = 2**27  # from which on few samples run at once: what they save is little beside such products
+LARGE_BATCH = 8
 
 
 def open_data(
@@ -45,7 +47,10 @@ def open_data(
                 drawn: dict[str, Any] = {"seed": seed, "run": run, "batches": batches, "not_samples": barred}
                 return CalibrationData.random(session.inputs, **drawn, shapes=shapes)
             states = {state.input for state in named_states(model, session)}
-            data = CalibrationData.open(source, session.inputs, run=session.run, states=states, not_samples=barred)
+            fitted: dict[str, Any] = {"run": session.run, "states": states, "not_samples": barred}
+            if model.size_bytes >= LARGE_BYTES:
+                fitted["batch_size"] = LARGE_BATCH
+            data = CalibrationData.open(source, session.inputs, **fitted)
             data = rolled_out(model, session, data, seed=seed)
             return data.timed_at(shapes, session.run) if shapes else data
     except TargetError as error:

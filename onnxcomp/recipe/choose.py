@@ -15,16 +15,22 @@ from onnxcomp.recipe.step import AUTO, Apply, Order, Part, Step, needs_data, ref
 @dataclass(frozen=True)
 class Choose(Step):
     """One of several passes at one of its strengths for each weight. then: passes applied to every assignment before
-    it is judged, so that what they bring is part of the choice."""
+    it is judged, so that what they bring is part of the choice. also: passes that rewrite the graph at weights, whose
+    options stand beside the others in one more search where they promise less; what is found without them is never
+    given up for more."""
 
     among: tuple[Pass, ...]
     then: tuple[Pass, ...] = ()
+    also: tuple[SitePass, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unless(bool(self.among), "choose must be a list of passes, got none.")
         for each in self.among:
             refuse_unless(bool(each.choices()), f"{each.pass_name()} has no strength to choose.")
+        for other in self.also:
+            rewrites = isinstance(other, SitePass) and not is_composed(other)
+            refuse_unless(rewrites, f"{other.pass_name()} rewrites no graph: it belongs in choose, not in also.")
 
     @property
     def name(self) -> str:
@@ -41,7 +47,7 @@ class Choose(Step):
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        return (*self.among, *self.then)
+        return (*self.among, *self.also, *self.then)
 
     @property
     def candidates(self) -> tuple[Pass, ...]:
@@ -68,13 +74,14 @@ class Choose(Step):
         several = self.among if len(self.among) > 1 else ()
         return (
             *(Part("choose", Choose((each,))) for each in several),
+            *(Part("also", with_data(Apply(each))) for each in self.also),
             *(Part("then", with_data(Apply(each))) for each in self.then),
         )
 
     def orders(self) -> Iterator[Order]:
-        yield from itertools.product(self.among, self.then)
+        yield from itertools.product((*self.among, *self.also), self.then)
         yield from itertools.combinations(self.then, 2)
 
     def without_data(self) -> Step | None:
         then = tuple(each for each in self.then if not needs_data([each]))
-        return None if self.when == "calibration" else dataclasses.replace(self, then=then)
+        return None if self.when == "calibration" else dataclasses.replace(self, then=then, also=())

@@ -47,15 +47,20 @@ def _choose(where: str, entry: Entry, shared: Entry, _: str) -> Step:
     if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
         raise RecipeError(f"{where}: choose must be a list of passes, got {names!r}.")
     among = tuple(_kind(where, name)() for name in names)
-    then = entry.get("then", [])
-    if not isinstance(then, list):
-        raise RecipeError(f"{where}: then must be a list of passes, got {then!r}.")
-    followers = tuple(_follower(f"{where}: then", each) for each in then)
-    return _made(where, lambda: Choose(among, followers, **shared))
+    then, also = (_passes(where, entry, key) for key in ("then", "also"))
+    return _made(where, lambda: Choose(among, then, also, **shared))
 
 
-def _follower(where: str, entry: Any) -> Pass:
-    """A pass under "then": a table with the key pass, or its name alone."""
+def _passes(where: str, entry: Entry, key: str) -> tuple[Any, ...]:
+    """The passes under a key beside "choose"."""
+    given = entry.get(key, [])
+    if not isinstance(given, list):
+        raise RecipeError(f"{where}: {key} must be a list of passes, got {given!r}.")
+    return tuple(_inner_pass(f"{where}: {key}", each) for each in given)
+
+
+def _inner_pass(where: str, entry: Any) -> Pass:
+    """A table with the key pass, or the name of one alone."""
     entry = {"pass": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or "pass" not in entry:
         raise RecipeError(f"{where}: must be a pass, or a table with the key pass.")
@@ -167,7 +172,7 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
 
 Reader = Callable[[str, Entry, Entry, str], Step]
 KINDS: dict[str, tuple[Reader, tuple[str, ...] | None]] = {  # by the key that only this kind has; its further keys
-    "choose": (_choose, ("then",)),
+    "choose": (_choose, ("then", "also")),
     "try": (_try, ("otherwise",)),
     "sequence": (_sequence, ("verify",)),
     "repeat": (_repeat, ("schedule", "rounds", "verify")),
@@ -182,6 +187,8 @@ MEANINGS: dict[str, str] = {  # of every key, for the docs
     "pass": "one pass by its name; the other keys are its parameters (docs/passes.md), a strength may be \"auto\"",
     "choose": "names of passes with a strength: each weight gets the pass and strength that serve best",
     "then": "passes applied to what was chosen before it is judged, so that what they repair is part of the choice",
+    "also": "passes that rewrite the graph at weights, beside choose: their options are searched once more where they "
+    "promise less, and kept only where they take less",
     "try": "rewrites of the whole model, each a step or a list of steps in turn: all are measured on the target, the "
     "fastest within the budget is kept",
     "otherwise": "what is tried beside them where one that is faster than the rest breaks the budget",

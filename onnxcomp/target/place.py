@@ -60,6 +60,7 @@ class Target:
     provider: ONNX Runtime's name. threads: intra-op threads of every session opened here.
     cpu: the processor that the model is made for, "" on other providers.
     min_ort: the oldest ONNX Runtime that must load the result; None means the installed one.
+    optimization: of graphs, as in ``Session``; all but for what is opened once and hardly run.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Target:
     custom_ops: tuple[Path, ...] = ()
     cpu: str = ""
     min_ort: tuple[int, int] | None = None
+    optimization: str = "all"
 
     @classmethod
     def of(
@@ -114,8 +116,7 @@ class Target:
         config: Mapping[str, str] | None = None,
         initializers: Mapping[str, NDArray[Any]] | None = None,
     ) -> Session:
-        """``model`` open on this target with all graph optimizations on; initializers: as in ``Session``. Raises
-        TargetError."""
+        """``model`` open on this target; initializers: as in ``Session``. Raises TargetError."""
         from onnxcomp.runtime import Session
 
         return Session(
@@ -123,6 +124,7 @@ class Target:
             provider=self.provider,
             provider_options=self.provider_options,
             threads=self.threads,
+            optimization=self.optimization,
             config=config,
             custom_ops=self.custom_ops,
             initializers=initializers,

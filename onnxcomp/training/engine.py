@@ -28,10 +28,12 @@ class NoGradientError(PassError):
 class Engine(ABC):
     """A model's loss and its derivatives; it keeps nothing from one call to the next.
 
-    name: by which it is chosen.
+    name: by which it is chosen. runs_in_threads: whether several threads may call it at once, and get more done than
+    one call that has as many.
     """
 
     name: ClassVar[str]
+    runs_in_threads: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

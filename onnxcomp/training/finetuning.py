@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnxcomp.errors import PassError
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.provenance import Reference
 from onnxcomp.model import Model, copied
+from onnxcomp.parallel import cores
 from onnxcomp.training.engine import Engine, NoGradientError
 from onnxcomp.training.engines import chosen_engine
 from onnxcomp.training.loss.matching import Matching, open_dimensions
@@ -28,8 +30,10 @@ from onnxcomp.training.loss.terms import LossTerm, add_loss
 from onnxcomp.training.optimization.checkpoint import TrainingCheckpoint
 from onnxcomp.training.optimization.loop import Trained, Training, TrainingPlan
 from onnxcomp.training.optimization.task import TrainingTask
+from onnxcomp.training.samples.pictures import picture_planes
 from onnxcomp.training.samples.stream import Chunk, TrainingStream, held_out
 from onnxcomp.training.samples.teacher import OpenSession, Teacher, is_by_sample
+from onnxcomp.training.samples.variation import Variation, mixing_obstacle
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import activation_bytes, refuse_large_step, step_bytes
 from onnxcomp.training.student import TrainedPart, free_count, private_copy
@@ -48,7 +52,9 @@ MOST_ASKED = 64  # parts of which it is asked one by one whether a gradient reac
 EPOCHS = 20.0
 LEAST_STEPS, MOST_STEPS = 400, 8000  # where neither epochs nor time say it
 TIMED_STEPS = 3
+PARTS, LEAST_APART = 2, 32  # runs of a step, of batches of as many samples at least: two cores do one each
 LOOK_SHARE = 0.9  # of the time is for steps
+NO_PICTURES = "no input is a picture, read by a convolution or pooling of two axes: nothing is shifted or mirrored"
 
 
 class NothingToTrainError(PassError):
@@ -68,6 +74,9 @@ class Choices:
     batch_size: int = 64
     run_size: int | None = None
     patience: int = 0
+    mixup: float = 0.0
+    shift: int = 0
+    mirror: bool = False
 
 
 @dataclass(eq=False)
@@ -96,13 +105,14 @@ class Finetuning:
     needed_bytes: int = 0
     engine: str = ""
     unreached: dict[str, str] = field(default_factory=dict)
+    declined: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Trained:
         """Train. Raises NoGradientError, StepTooLargeError or NothingToTrainError before any work."""
         with self._task() as task:
             self.plan = self._planned(task)
             training = Training(task, self.plan, self.progress, self.is_over, self._checkpoint())
-            return training.run()
+            return dataclasses.replace(training.run(), first_loss=task.loss_before())
 
     @contextlib.contextmanager
     def _task(self) -> Iterator[TrainingTask]:
@@ -120,13 +130,30 @@ class Finetuning:
         label = self.matching.label_term(terms) if self.data.has_labels else None
         terms = [*terms, *([] if label is None else [label])]
         lossy, loss = _with_loss(student, terms)
-        self._refuse_lack(lossy, stream, terms)
         kind = self._engine_for(lossy, loss)
+        threads, workers = self.threads or cores(), 1
+        if kind.runs_in_threads and self.choices.run_size is None and self.choices.batch_size >= LEAST_APART:
+            stream.most = -(-self.choices.batch_size // PARTS)
+            workers = min(PARTS, threads)
+        stream.vary = self._variation(stream).varied
+        self._refuse_lack(lossy, stream, workers)
         names = [part.name for part in self.parts]
-        with teacher.opened():
-            yield TrainingTask(
-                kind(lossy, loss, names, threads=self.threads), self.parts, terms, teacher, stream, looked
-            )
+        with teacher.opened(), ThreadPoolExecutor(workers) as pool:
+            engine = kind(lossy, loss, names, threads=threads // workers)
+            shared = pool if workers > 1 else None
+            yield TrainingTask(engine, self.parts, terms, teacher, stream, looked, shared)
+
+    def _variation(self, stream: TrainingStream) -> Variation:
+        """What samples become, as far as these inputs can; what they cannot is told in ``declined``."""
+        choices, planes = self.choices, {}
+        mixup = choices.mixup
+        if mixup and (obstacle := mixing_obstacle(stream.batch(0))) is not None:
+            mixup, self.declined[obstacle[0]] = 0.0, obstacle[1]
+        if choices.shift or choices.mirror:
+            planes = picture_planes(self.model.proto)
+            if not planes:
+                self.declined[self.model.name] = NO_PICTURES
+        return Variation(mixup, choices.shift, choices.mirror, planes, self.seed)
 
     def _engine_for(self, lossy: Model, loss: str) -> type[Engine]:
         """The engine; where none can differentiate with respect to all parts, those that no gradient reaches are left
@@ -163,13 +190,16 @@ class Finetuning:
             raise NothingToTrainError(f"{self.model.name}: none of its outputs is of floats that vary with the input")
         return found
 
-    def _refuse_lack(self, lossy: Model, stream: TrainingStream, terms: Sequence[LossTerm]) -> None:
+    def _refuse_lack(self, lossy: Model, stream: TrainingStream, workers: int) -> None:
         """State what a step takes, and refuse one that does not fit."""
-        chunk = max(stream.batch(0), key=lambda each: each.batch.count)
+        chunks = stream.batch(0)
+        largest = max(chunks, key=lambda each: each.batch.count)
+        at_once = min(workers, len(chunks))
         fixed = step_bytes(0, free_count(self.parts))
-        self.needed_bytes = step_bytes(activation_bytes(lossy.proto, chunk.batch.feeds), free_count(self.parts))
+        activations = at_once * activation_bytes(lossy.proto, largest.batch.feeds)
+        self.needed_bytes = step_bytes(activations, free_count(self.parts))
         self.progress(0, 1, f"a training step takes about {self.needed_bytes / 1e6:,.0f} MB")
-        refuse_large_step(self.model.name, self.needed_bytes, fixed, chunk.batch.count)
+        refuse_large_step(self.model.name, self.needed_bytes, fixed, at_once * largest.batch.count)
 
     # --- how long and how fast ---
 

@@ -45,6 +45,7 @@ MASKED_SHARE = 0.4  # of zeros: from here on they are what makes a weight small,
 MEANT_ZEROS = 0.65  # of zeros among levels: three levels have up to half of them by themselves
 LEAST_OF_WEIGHTS = 0.5  # of the typical weight: what a vector near zero is moved relative to
 FAR = 0.15  # squared error of rounding, relative to the weight: from here on (ternary) values harden slowly
+NEAREST_SHARE = 0.9  # of the codes: fewer were not chosen by their values alone
 SCALARS_LEVELS = 256
 IN_CODES = "it is stored in codes whose levels differ from place to place: train it before it is stored"
 
@@ -166,7 +167,7 @@ class PartFinder:
             return TrainedLevels(encoding, values)
         if self.rounding == "adaround":
             return TrainedChoice(encoding, values, before)
-        is_far = before is not None and relative_error(before, values) > FAR
+        is_far = before is not None and is_rounded(encoding, before, values) and relative_error(before, values) > FAR
         softness = BLENDED if self.rounding == "blend" or (self.rounding == "auto" and is_far) else 0.0
         return TrainedRounding(encoding, values, before, softness)
 
@@ -182,6 +183,12 @@ class PartFinder:
             if constant not in seen and self.selects(*names) and all_finite(constant.values):
                 seen.add(constant)
                 yield constant
+
+
+def is_rounded(encoding: Encoding, before: Array, values: Array) -> bool:
+    """Whether nearly all values are the levels nearest to those from before. Others were chosen by what the outputs
+    lose: from the values before, rounded anew, nothing of that would be left."""
+    return float(np.mean(encoding.nearest(before) == encoding.nearest(values))) >= NEAREST_SHARE
 
 
 def is_in_codes(weight: Weight) -> bool:

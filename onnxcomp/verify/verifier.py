@@ -117,9 +117,10 @@ class Verifier:
         self.limit = self._limit(max_drop)
         self.wanted_samples = self._wanted_samples()
 
-    def on(self, data: CalibrationData) -> Verifier:
-        """The same judge on other samples, in open loop."""
-        return Verifier(self.original, data, **self._asked, closed_loop=False, states=self.states)
+    def on(self, data: CalibrationData, *, target: Target | None = None) -> Verifier:
+        """The same judge on other samples, in open loop; perhaps on another target."""
+        asked = self._asked | ({} if target is None else {"target": target})
+        return Verifier(self.original, data, **asked, closed_loop=False, states=self.states)
 
     @property
     def search_limit(self) -> float:

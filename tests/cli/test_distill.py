@@ -98,6 +98,16 @@ def test_a_narrow_student_is_nearer_than_one_that_is_only_cut(
     assert apart(model_file, trained) < 0.7 * apart(model_file, cut)
 
 
+def test_samples_are_mixed_on_request(
+    invoke: Invoke, model_file: Path, student_file: Path, calibration_file: Path, training_file: Path, out: Path
+) -> None:
+    path, data = out / "s.onnx", ("--calib-data", calibration_file, "--train-data", training_file)
+    result = invoke("distill", model_file, student_file, *data, "-o", path, "--epochs", 1, "--mixup", 0.5)
+    assert result.exit_code == 0, result.stderr
+    assert '"mixup": 0.5' in path.with_suffix(".receipt.json").read_text()
+    assert apart(model_file, path) < apart(model_file, student_file)
+
+
 def test_a_limit_is_obeyed(invoke: Invoke, model_file: Path, calibration_file: Path, out: Path) -> None:
     path = out / "s.onnx"
     result = invoke(

@@ -48,6 +48,14 @@ def test_fewer_trials_are_the_same_phase() -> None:
     assert told("fastest of 1: measuring latency") == "[2/3] looking for what runs fastest: measuring latency"
 
 
+def test_rounds_are_told_by_what_is_done_in_them() -> None:
+    body = [{"pass": "prune-weights"}, {"pass": "cluster-weights"}]
+    told = phases({"pass": "fold-constants"}, {"repeat": body, "rounds": 2}, {"pass": "store-compact"}).told
+    for _ in range(2):
+        said = told("prune-weights + cluster-weights: weighing zeros")
+        assert said == "[3/5] 2 rounds of prune-weights + cluster-weights: weighing zeros"
+
+
 def test_phases_only_go_on() -> None:
     told = phases({"pass": "fold-constants"}, {"pass": "prune-heads"}, {"pass": "fold-constants"}).told
     assert told("fold-constants").startswith("[2/5]")

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.infer.shapes import infer_shapes
+from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import load
 
 WEIGHT = np.ones((4, 3, 3, 3), np.float32)  # small enough to stand in the skeleton

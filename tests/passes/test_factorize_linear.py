@@ -1,5 +1,6 @@
 """factorize-linear against W multiplied out: matrices of known rank must come through to float rounding."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context, Outcome, Quantity
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.reader import close_graph, open_graph
 from onnxcomp.graph.report.macs import count_macs
+from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
@@ -264,3 +267,77 @@ def test_after_the_deadline_nothing_is_decomposed() -> None:
     survey = FactorizeLinear().sites(open_graph(model), Context(deadline=0.0))
     assert not survey.sites and [each.reason for each in survey.skipped] == ["the time budget was used up"]
     assert not model.memo
+
+
+# --- factors of few bits ---
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("g (float[N,96] x) => (float[N,80] y) { y = MatMul(x, w) }", (96, 80)),
+        ("g (float[N,96] x) => (float[N,80] y) { y = Gemm<transB = 1>(x, w) }", (80, 96)),
+        ("g (float[N,96,4,4] x) => (float[N,80,4,4] y) { y = Conv(x, w) }", (80, 96, 1, 1)),
+        ("g (int64[N] x) => (float[N,80] y) { y = Gather(w, x) }", (96, 80)),
+    ],
+)
+def test_factors_of_few_bits_keep_their_codes_whatever_reads_them(text: str, shape: tuple[int, ...]) -> None:
+    values = low_rank(shape[0], shape[1], 6).reshape(shape)
+    model = model_of(text, w=values)
+    result, outcome = factorized(model, rank=6, bits=6)
+    assert "in 6 and 8 bits" in outcome.changed[0].what
+    graph = open_graph(result)
+    held = [each for each in weights(graph) if each.size > 300]
+    assert len(held) == 2 and all(each.encoding is not None for each in held)
+    levels = sorted(each.encoding.level_count for each in held if each.encoding is not None)
+    assert levels == [2**6, 2**8]
+    ids = np.arange(96) % 96
+    feeds = {"x": ids if "int64" in text else drawn(5, 96, *shape[2:] and (4, 4))}
+    before, after = (Session(each.to_bytes()).run(feeds)["y"] for each in (model, result))
+    # Six bits leave an error of a thousandth, squared, eight next to nothing.
+    assert np.square(after - before).sum() < 5e-3 * np.square(before).sum()
+
+
+def test_options_of_few_bits_count_codes_and_what_rounding_adds() -> None:
+    model = model_of("g (float[N,96] x) => (float[N,96] y) { y = MatMul(x, w) }", w=drawn(96, 96))
+    surveys = [FactorizeLinear(bits=bits).sites(open_graph(model), Context()) for bits in (None, 4)]
+    plain, coded = ({each.fields["rank"]: each for each in found.sites[0].options} for found in surveys)
+    both = plain.keys() & coded.keys()
+    assert both
+    for rank in both:
+        assert coded[rank].costs[Quantity.BYTES] < 0.4 * plain[rank].costs[Quantity.BYTES]
+        assert (coded[rank].error or 0) > (plain[rank].error or 0)
+
+
+def test_stacked_factors_stay_floats() -> None:
+    stack = np.stack([low_rank(64, 64, 4, seed) for seed in range(3)])
+    model = model_of("g (float[3,N,64] x) => (float[3,N,64] y) { y = MatMul(x, w) }", w=stack)
+    result, outcome = factorized(model, rank=4, bits=3)
+    assert outcome.changed and "bits" not in outcome.changed[0].what
+    assert_same(model, result, x=drawn(3, 5, 64))
+
+
+# --- by gradients ---
+
+TWO = "g (float[N,24] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, v) }"
+
+
+def seeing_half(outputs: str, folder: Path) -> tuple[Outcome, float]:
+    """Factors of a weight of whose outputs only every second one is read; the error of the model's outputs."""
+    read = drawn(24, 4) * (np.arange(24) % 2)[:, None].astype(np.float32)
+    model = model_of(TWO, w=np.random.default_rng(1).standard_normal((24, 24)).astype(np.float32), v=read)
+    inputs = np.random.default_rng(2).standard_normal((64, 24)).astype(np.float32)
+    np.savez(folder / "c.npz", x=inputs)
+    session = Session(model.to_bytes())
+    data = CalibrationData.open(folder / "c.npz", session.inputs, run=session.run)
+    context = Context(calibration=data, exclude=("v",))
+    result, outcome = factorized(model, context, rank=8, outputs=outputs)
+    before, after = (Session(each.to_bytes()).run({"x": inputs})["y"] for each in (model, result))
+    return outcome, float(np.square(after - before).sum() / np.square(before).sum())
+
+
+def test_what_nothing_reads_needs_no_rank_by_gradients(tmp_path: Path) -> None:
+    told, alike = seeing_half("fisher", tmp_path), seeing_half("alike", tmp_path)
+    assert "as gradients weigh it" in told[0].changed[0].what
+    # v has rank 4: eight directions of the outputs could hold all that is read, but what is not read counts a little.
+    assert told[1] < 0.4 * alike[1]

@@ -16,6 +16,7 @@ X23 = {"x": floats(2, 3)}
     [
         ("y = Identity(x)", 17),
         ("y = Dropout(x)", 13),
+        ("y = Relu(x)", 13),
         ("y = Dropout <ratio = 0.3> (x)", 7),
         ("y = Cast <to = 1> (x)", 13),
         ("y = Transpose <perm = [0, 1]> (x)", 13),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxcomp.recipe import Choose, Race, Recipe, Step
+from onnxcomp.recipe import Choose, Race, Recipe, Repeat, Step
 
 FIRST = "running the original"
 LAST = "measuring the result"
@@ -41,7 +41,8 @@ class Phases:
             if found[-1].words == words == TIDYING:
                 found[-1].names += (_key(step.name),)
             else:
-                found.append(Phase(words, (_key(step.name),)))
+                rounds = step.rounds if isinstance(step, Repeat) else ()
+                found.append(Phase(words, tuple(dict.fromkeys(_key(each.name) for each in (step, *rounds)))))
         return cls([*found, Phase(LAST)])
 
     def told(self, what: str) -> str:

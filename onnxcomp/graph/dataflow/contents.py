@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,21 +26,26 @@ class Contents:
     def __init__(self, graph: Graph, stages: Sequence[Stage]) -> None:
         self._graph, self._stages = graph, stages
         self._known: dict[Constant, tuple[Any, bytes]] = {}
-        self._chain: list[tuple[bytes, tuple[Any, ...], bytes]] = []
+        self._constants = [each for stage in stages for each in stage.advance.constants]
+        self._stage_of = [at for at, stage in enumerate(stages) for _ in stage.advance.constants]
+        self._held: list[Any] = []
+        self._chain: list[bytes] = []
 
-    def left(self) -> list[bytes]:
-        """For each stage a digest of what is left after it is computed from."""
-        states: list[bytes] = []
-        state = self._elsewhere
-        for index, stage in enumerate(self._stages):
-            held = tuple(each._values for each in stage.advance.constants)
-            known = self._chain[index] if index < len(self._chain) else None
-            if known is None or known[0] != state or any(a is not b for a, b in zip(known[1], held, strict=True)):
-                known = state, held, digest_of(state, self._of_segment(stage.advance))
-                self._chain[index : index + 1] = [known]
-            state = known[2]
-            states.append(state)
-        return states
+    def left(self) -> Sequence[bytes]:
+        """For each stage a digest of what is left after it is computed from, until a constant is replaced. It is
+        computed when it is asked for: of thousands of stages, each changes all that come after it."""
+        held = [each._values for each in self._constants]
+        if self._held and any(map(operator.is_not, held, self._held)):
+            first = next(at for at, (now, before) in enumerate(zip(held, self._held, strict=True)) if now is not before)
+            del self._chain[self._stage_of[first] :]
+        self._held = held
+        return _States(self._state, len(self._stages))
+
+    def _state(self, index: int) -> bytes:
+        while len(self._chain) <= index:
+            before = self._chain[-1] if self._chain else self._elsewhere
+            self._chain.append(digest_of(before, self._of_segment(self._stages[len(self._chain)].advance)))
+        return self._chain[index]
 
     def wanted(self, index: int) -> bytes:
         """A digest of all that what is wanted in a stage is computed from."""
@@ -71,6 +78,21 @@ class Contents:
             known = held, content_digest(constant.values)
             self._known[constant] = known
         return known[1]
+
+
+@dataclass(frozen=True)
+class _States(Sequence[bytes]):
+    """Digests that are computed when they are asked for."""
+
+    of: Callable[[int], bytes]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        places = range(self.length)[index]
+        return self.of(places) if isinstance(places, int) else [self.of(each) for each in places]
 
 
 def content_digest(values: Array) -> bytes:

@@ -11,8 +11,8 @@ Each is a stack of matrices (groups, outputs, K): output = matrix @ input column
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from onnxcomp.graph.report.macs import Macs
 from onnxcomp.graph.weights.bias import Bias
 from onnxcomp.graph.weights.linear_op import LinearOp, linear_op
 from onnxcomp.graph.weights.lookups import lookup_of
-from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.numerics.encodings.encoding import Encoding, GridEncoding
 from onnxcomp.operators import RECURRENT
 
 NODE_BYTES = 120  # what one node more, its names and the second tensor's header take in the file
@@ -275,3 +276,30 @@ def _recurrent(weight: Weight) -> Place | str:
         if isinstance(node.inputs[0], Constant):
             return f"{node.name or node.op}: its inputs are a constant too"
     return RecurrentPlace(weight)
+
+
+def put_factors(graph: Graph, place: Place, left: Array, right: Array, encodings: Sequence[Encoding]) -> None:
+    """Let the nodes of a place read left (groups, outputs, r) and right (groups, r, K) instead of its weight.
+
+    encodings: by which the one or the other is made, each of matrices with an axis of rows; they go with the constants,
+    whichever way round these stand.
+    """
+    before = {each.name for each in weights(graph)}
+    place.put(graph, left, right)
+    for made in weights(graph) if encodings else ():
+        if made.name not in before:
+            turned = (one for each in encodings for one in _turned(each, made.shape))
+            found = next((each for each in turned if each.encode(made.values) is not None), None)
+            made.set(np.asarray(made.values), found)
+
+
+def _turned(encoding: Encoding, shape: tuple[int, ...]) -> Iterator[Encoding]:
+    """The encoding with its grids along each axis on which there are as many."""
+    if not isinstance(encoding, GridEncoding) or encoding.scale is None:
+        return
+    for axis, size in enumerate(shape):
+        if size == encoding.scale.size:
+            along = tuple(-1 if each == axis else 1 for each in range(len(shape)))
+            point = np.asarray(encoding.zero_point)
+            points = point.reshape(along) if point.size == size else point
+            yield replace(encoding, scale=encoding.scale.reshape(along), zero_point=points, axis=axis)

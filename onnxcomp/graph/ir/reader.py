@@ -13,10 +13,8 @@ nothing read from the start stays.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -36,10 +34,11 @@ from onnx import (
 from onnxcomp.graph.ir.nodes import Body, Constant, Node, ProtoValues, Variable
 from onnxcomp.graph.ir.scopes import Graph, Scope, attribute_value, separate_keys, subgraphs_of, type_of
 from onnxcomp.graph.ir.writer import write
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model, opset_of
 from onnxcomp.operators import ONNX_DOMAINS
 
-__all__ = ["Graph", "Scope", "attribute_value", "close_graph", "open_graph", "shown", "subgraphs_of", "uncollected"]
+__all__ = ["Graph", "Scope", "attribute_value", "close_graph", "open_graph", "shown", "subgraphs_of"]
 
 Names = MutableMapping[str, Any]
 
@@ -58,18 +57,6 @@ def shown(model: Model) -> Graph:
         model.memo[shown] = open_graph(model)
     graph: Graph = model.memo[shown]
     return graph
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Have the garbage collector wait: it would look through all that is made again and again, half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _opened(model: Model) -> Graph:

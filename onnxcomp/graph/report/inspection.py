@@ -6,6 +6,7 @@ found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import Counter
@@ -25,9 +26,10 @@ from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.storage.decoders import MIN_BYTES
 from onnxcomp.graph.storage.texts import text_bytes
 from onnxcomp.graph.stored.decoding import Decoders, above
-from onnxcomp.graph.stored.opening import weights_by_decoded_name
+from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
 from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
 from onnxcomp.input_shapes import Dims, settle
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model, load
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding
 from onnxcomp.numerics.encodings.storage_options import estimate_bytes
@@ -47,6 +49,7 @@ QUANTIZED_OPS = frozenset(
 )  # fmt: skip
 COMPACT = "(compact storage)"
 GAIN_BITS = (8, 6, 5, 4, 3, 2)
+SHAPES = 1024
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,18 @@ def inspect(
     input_shapes: input -> sizes to count multiply-accumulates at, a batch of one where they leave it open. Raises
     ParameterError where the model cannot have them.
     """
-    model = with_true_encodings(load(source))
-    graph = open_graph(model)
-    proto = model.proto
+    with uncollected():
+        return inspected(open_graph(with_true_encodings(load(source))), input_shapes)
+
+
+def inspected(graph: Graph, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
+    """The same of a model that was opened, which stays as it is."""
+    model, proto = graph.model, graph.model.proto
     stated = settle({each.name: _declared(each) for each in _real_inputs(proto)}, input_shapes or {})
     shapes = infer_shapes(graph, batch=1, inputs=stated if input_shapes else None)
     counted = count_macs(graph, shapes)
     known = [each for each in counted.values() if each is not None]
-    compact = _compact(graph, shapes, weights_by_decoded_name(model))
+    compact = _compact(graph, shapes)
     tensors = _tensors(graph, compact)
     size = model.path.stat().st_size + _external_bytes(model) if model.path else model.size_bytes
     return Inspection(
@@ -246,12 +253,10 @@ class Compact:
     constants: frozenset[Constant]
 
 
-def _compact(graph: Graph, shapes: Shapes, names: Mapping[str, str]) -> list[Compact]:
-    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have.
-
-    names: by which the model knows the weight that a decoder makes, where that is another name.
-    """
+def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
+    """The tensors that are stored compactly: decoded from constants of fewer bytes than they have."""
     found: list[Compact] = []
+    names: dict[str, str] | None = None  # by which the model knows the weight that a decoder makes, where it has two
     claimed: set[Constant] = set()
     for scope, node in Decoders(graph).outputs():
         output = node.outputs[0]
@@ -264,6 +269,8 @@ def _compact(graph: Graph, shapes: Shapes, names: Mapping[str, str]) -> list[Com
         claimed |= own
         roles = {role.kind for role in roles_of(graph, output, len(shape))} - {"bias"}
         key, is_weight = scope.key(output.name), bool(roles) and len(shape) > 1
+        if names is None:
+            names = weights_by_decoded_name(open_plain(graph.model))
         info = TensorInfo(
             names.get(key, key),
             shape,
@@ -319,6 +326,7 @@ def coded_bytes(weight: Weight, bits: int) -> int:
     return _coded_bytes(weight.shape, weight.dtype, weight.stored_bytes, bits)
 
 
+@functools.lru_cache(SHAPES)  # thousands of weights have few shapes
 def _coded_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int, bits: int) -> int:
     if 2**bits > math.prod(shape):
         return size_bytes

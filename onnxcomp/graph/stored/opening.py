@@ -65,9 +65,8 @@ def unpacked(before: Model, after: Model) -> list[str]:
     return sorted(key for key, each in behind.items() if key in new and stored_bytes(new[key]) > stored_bytes(each))
 
 
-def weights_by_decoded_name(model: Model) -> dict[str, str]:
-    """The key of what each decoder makes -> the key of the weight that it stands for."""
-    graph = open_plain(model)
+def weights_by_decoded_name(graph: Graph) -> dict[str, str]:
+    """The key of what each decoder makes -> the key of the weight that it stands for, in a graph of ``open_plain``."""
     views = graph.stored.views if isinstance(graph.stored, Views) else []
     return {view.scope.key(output.name): view.scope.key(view.name) for view in views for output in view.outputs}
 

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 LARGE = 1536
 OVERSAMPLE = 32
 POWER_ITERATIONS = 6
+OUTPUT_SHRINKAGE = 1.0  # held-out divergence of LeNet-300 at an eighth: 1.41 at 0.1, 1.33 at 1, 1.37 at 3; 1.79 without
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,40 @@ def _weighted(matrix: Array, weights: Array) -> tuple[Array, Array]:
     root = np.diag(np.sqrt(weights)) if weights.ndim == 1 else np.linalg.cholesky(weights)
     left, values, _ = _decomposed(wide @ root)
     return np.square(values), left
+
+
+class TwoSidedSpectrum:
+    """The decomposition of one matrix (n, K) by errors that are weighed at its inputs and at its outputs.
+
+    least tr(M (W - LR) H (W - LR)^T) = |S (W - LR) C|^2,  S S = M,  C C^T = H
+
+    weights: (1, K, K) or (1, K), as for ``Spectrum``. outputs: M (n, n) symmetric, of which ``OUTPUT_SHRINKAGE`` times
+    its mean is added: outputs that few samples tell of count too.
+    """
+
+    def __init__(self, matrices: Array, weights: Array, outputs: Array, most: int) -> None:
+        power, basis = np.linalg.eigh(np.asarray(outputs, np.float64))
+        mean = float(np.trace(outputs)) / len(outputs)
+        root = np.sqrt(np.maximum(power, 0.0) + (OUTPUT_SHRINKAGE * mean if mean > 0 else 1.0))
+        self._turned, self._back = (basis * root) @ basis.T, (basis / root) @ basis.T
+        self._inner = Spectrum(self._of(matrices), weights, most)
+
+    def _of(self, matrices: Array) -> Array:
+        turned: Array = np.matmul(self._turned, np.asarray(matrices, np.float64))
+        return turned
+
+    def error(self, rank: int) -> float:
+        """The squared error, weighed, of the best matrix of that rank over the squared norm."""
+        return self._inner.error(rank)
+
+    def rank_for(self, energy: float) -> int:
+        """The least rank, at least 1, that leaves no more than 1 - energy of the squared norm."""
+        return self._inner.rank_for(energy)
+
+    def factors(self, matrices: Array, rank: int) -> tuple[Array, Array]:
+        """left (1, n, r), right (1, r, K) of the matrices' type; both of a size, for each of the r."""
+        left, right = self._inner.factors(self._of(matrices), rank)
+        left = np.matmul(self._back, left)
+        size = np.sqrt(np.linalg.norm(right, axis=2) / np.maximum(np.linalg.norm(left, axis=1), 1e-300))
+        size[size == 0] = 1.0
+        return (left * size[:, None, :]).astype(matrices.dtype), (right / size[:, :, None]).astype(matrices.dtype)

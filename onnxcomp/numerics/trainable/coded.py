@@ -167,13 +167,15 @@ class TrainedRounding(TrainedTensor):
 
     def _first_shadow(self) -> Array:
         """The values, moved towards those from before as far as the codes stay what they are; where these harden
-        slowly, those from before themselves."""
+        slowly, those from before themselves. A value whose code is not the nearest stays where it is, in the middle: it
+        was rounded so by its outputs, together with others, and would be the first to be rounded back."""
         values = np.array(self.initial, np.float32)
         if self.towards is not None and self.softness > 0:
             return np.array(self.towards, np.float32)
         if self.towards is None or self.encoding.level_count > 256 or self._reach(self.encoding)[0] is None:
             return values
         codes = self.encoding.nearest(self.initial).astype(np.int64)
+        is_nearest = codes == self.encoding.nearest(np.asarray(self.towards, np.float32))
         last = self.encoding.level_count - 1
         below, above = (
             self.encoding.decode(np.clip(codes + step, 0, last).astype(np.uint8), values.shape) for step in (-1, 1)
@@ -181,7 +183,7 @@ class TrainedRounding(TrainedTensor):
         low, high = np.minimum(below, above), np.maximum(below, above)
         wanted = np.asarray(self.towards, np.float32)
         reach = np.clip(wanted, values + MARGIN * (low - values), values + MARGIN * (high - values))
-        return np.where(np.isfinite(reach), reach, values).astype(np.float32)
+        return np.where(is_nearest & np.isfinite(reach), reach, values).astype(np.float32)
 
 
 def unit(name: str, values: Array) -> Array:

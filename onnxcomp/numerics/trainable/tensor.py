@@ -26,8 +26,11 @@ Arrays = Mapping[str, Array]
 class TrainedTensor(ABC):
     """One weight of float32, as free arrays of float32 by name.
 
-    ``progress`` goes from 0 to 1 while the training goes on; what hardens on the way is hard at 1.
+    ``progress`` goes from 0 to 1 while the training goes on; what hardens on the way is hard at 1. initial: the weight
+    as it is now.
     """
+
+    initial: Array
 
     @abstractmethod
     def start(self) -> dict[str, Array]:

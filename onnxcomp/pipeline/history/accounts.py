@@ -13,11 +13,12 @@ import numpy as np
 
 from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.ir.query import node_key
-from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.ir.reader import Graph, shown
 from onnxcomp.graph.ir.topology import ordered
-from onnxcomp.graph.report.inspection import Inspection, TensorInfo, inspect, operator_name
+from onnxcomp.graph.report.inspection import Inspection, TensorInfo, inspected, operator_name
 from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
 from onnxcomp.graph.weights.roles import weights
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.receipt import Graphs, OutlineNode, Receipt, WeightAccount
 
@@ -27,12 +28,15 @@ MOST_NODES = 200  # of the outline; beyond, those that read no weight are left o
 ZEROS_BYTES = 2**28  # zeros of larger models are not counted: their values would all have to be read
 
 
-def describe(receipt: Receipt, source: Model, result: Model) -> None:
-    """Say in the receipt what both models are made of. result: by the names that the steps knew."""
-    before, after = inspect(source), inspect(result)
-    decoded = {weight: made for made, weight in weights_by_decoded_name(result).items()}
-    receipt.weights = _weights(before, after, decoded, receipt.weights, _zeros(result))
-    receipt.graphs = _graphs(source, result, before, after, receipt.weights)
+def describe(receipt: Receipt, source: Model, result: Graph) -> None:
+    """Say in the receipt what both models are made of. result: opened, by the names that the steps knew."""
+    with uncollected():
+        opened = shown(source), result
+        before, after = map(inspected, opened)
+        plain = open_plain(result.model)
+        decoded = {weight: made for made, weight in weights_by_decoded_name(plain).items()}
+        receipt.weights = _weights(before, after, decoded, receipt.weights, _zeros(plain))
+        receipt.graphs = _graphs(*opened, before, after, receipt.weights)
 
 
 def _weights(
@@ -82,22 +86,21 @@ def _owner(name: str, gone: Iterable[str]) -> str | None:
     return max((each for each in gone if name.startswith(f"{each}_")), key=len, default=None)
 
 
-def _zeros(model: Model) -> dict[str, float]:
-    """The share of zeros by weight, to three digits."""
-    if model.size_bytes > ZEROS_BYTES:
+def _zeros(plain: Graph) -> dict[str, float]:
+    """The share of zeros by weight, to three digits. plain: the model with its weights in sight."""
+    if plain.model.size_bytes > ZEROS_BYTES:
         return {}
-    counts = {each.name: (np.count_nonzero(each.values), each.size) for each in weights(open_plain(model))}
+    counts = {each.name: (np.count_nonzero(each.values), each.size) for each in weights(plain)}
     return {name: round(1 - count / max(1, size), 3) for name, (count, size) in counts.items()}
 
 
 def _graphs(
-    source: Model, result: Model, before: Inspection, after: Inspection, listed: Mapping[str, WeightAccount]
+    source: Graph, result: Graph, before: Inspection, after: Inspection, listed: Mapping[str, WeightAccount]
 ) -> Graphs:
     counts = [{each.name: each.count for each in inspection.operators} for inspection in (before, after)]
     names = sorted({*counts[0], *counts[1]}, key=lambda name: (-max(each.get(name, 0) for each in counts), name))
-    graph = open_graph(source)
-    now = {node_key(scope, node): operator_name(node) for scope, node in open_graph(result).nodes()}
-    nodes = [_outlined(graph, node, now, listed) for node in ordered(graph.main.graph.nodes)]
+    now = {node_key(scope, node): operator_name(node) for scope, node in result.nodes()}
+    nodes = [_outlined(source, node, now, listed) for node in ordered(source.main.graph.nodes)]
     shown = nodes if len(nodes) <= MOST_NODES else [each for each in nodes if each.reads]
     is_known = not any(each.macs_partial or each.macs_unknown for each in (before, after))
     return Graphs(

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from onnxcomp.contract import Context, Outcome
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph.rounding.grid import GridSpec, round_to_grid
@@ -16,15 +14,16 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
+from onnxcomp.parallel import one_thread
 from onnxcomp.pipeline.api import silent, tuner_for
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.noise_bound import NoiseBound
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.allocation import assign
+from onnxcomp.pipeline.weight_search.assignment import divergence_of
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
 from onnxcomp.pipeline.weight_search.fits import Fit
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.receipt import Entry
 from onnxcomp.target import Target
@@ -83,7 +82,7 @@ def measure_sensitivity(
         exclude=with_stored(model, exclude),
         progress=progress,
     )
-    with threadpool_limits(1):
+    with one_thread():
         rows = _rows(model, context, tuner)
     return SensitivityTable(tuner.samples, tuner.search_limit, rows)
 

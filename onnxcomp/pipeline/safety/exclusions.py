@@ -9,7 +9,7 @@ from onnxcomp.contract import matches
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import shown
-from onnxcomp.graph.stored.opening import weights_by_decoded_name
+from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
 from onnxcomp.model import Model
 from onnxcomp.nearest import nearest
 
@@ -37,7 +37,7 @@ def refuse_idle(model: Model, patterns: Iterable[str]) -> None:
 def with_stored(model: Model, patterns: Iterable[str]) -> tuple[str, ...]:
     """The patterns, with the names of the weights whose decoded form goes by one of them."""
     asked = tuple(patterns)
-    names = weights_by_decoded_name(model) if asked else {}
+    names = weights_by_decoded_name(open_plain(model)) if asked else {}
     meant = {key for made, key in names.items() if key != made and any(matches(made, each) for each in asked)}
     return (*asked, *(glob.escape(key) for key in sorted(meant)))
 

@@ -10,31 +10,38 @@ data": it becomes no worse than 8 bits per channel make it, whatever the budget 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxcomp.errors import OnnxcompError, TimeIsUp
-from onnxcomp.graph.ir.reader import close_graph
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import Weight, weights
+from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
-from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verdict, Verifier
+from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, ValueTrials, Verdict, Verifier
+
+Array = NDArray[Any]
 
 # A weight without which the outputs change by less is not seen: a thirty-thousandth of the budget is a thousandth of
 # the outputs' spread, and about what rounding in float16 does.
 UNSEEN_SHARE = 3e-5
 TURNED_ERROR = 4.0  # the relative squared error of a weight whose sign is turned
 QUICK_SAMPLES = 16  # most weights show on these; the others are tried on all
+LARGE_BYTES, LARGE_QUICK_SAMPLES = 2**27, 2  # the same of models from this size on, each run of which takes long
+LARGE_OPTIMIZATION = "basic"  # weights in another order for each of these sessions take longer than they save
 FEW_SAMPLES = 8  # distinct ones, at most: they tell little of any weight
 WANTED_SAMPLES = 32
 FEW_FACTOR = 4.0  # times the error that is safe without data, which few samples license
 OWN_STATES = "on its own states"  # what measures of a closed loop begin with
 COUNTED = ("labels", "top1")  # measures of samples that differ or do not
 NAMED = 3  # weights named in a note
+FEW = 4  # weights tried before it pays to keep what the model makes of the samples in front of each
 
 
 @dataclass
@@ -49,31 +56,40 @@ class Reach:
     _known: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     _quick: list[Verifier] | None = None
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
+    _looks: _Looks | None = None
 
-    def unreached(
-        self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False
-    ) -> set[str]:
+    def unreached(self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False) -> set[str]:
         """Those of the weights that no sample reaches. A few samples are tried first: most weights show on any.
 
         Raises TimeIsUp where ``is_over`` says so between two weights.
         """
         if self.tuner is None:
             return set(names)
-        by_name = _weights(model)
         judges = [*self._few_samples(), self.tuner]
         found = set()
-        for name in names:
-            if is_over():
-                raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
-            if name in by_name and not self._shown(model, by_name[name], judges):
-                found.add(name)
+        with self.looking_at(model) as by_name:
+            for name in names:
+                if is_over():
+                    raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
+                if name in by_name and not self._shown(model, by_name[name], judges):
+                    found.add(name)
         return found
+
+    @contextlib.contextmanager
+    def looking_at(self, model: Model) -> Iterator[dict[str, Weight]]:
+        """The weights of a model of which many may be asked for meanwhile: what is kept for that goes at the end."""
+        self._looks = _Looks(model)
+        try:
+            yield self._looks.weights
+        finally:
+            self._looks = None
 
     def influence(self, model: Model, name: str) -> float:
         """Divergence for each unit of the weight's relative squared error, by the hardest change; 0 where no sample
         reaches it."""
         assert self.tuner is not None
-        return self._shown(model, _weights(model)[name], [self.tuner])
+        looks = self._looks if self._looks is not None and self._looks.model is model else _Looks(model)
+        return self._shown(model, looks.weights[name], [self.tuner])
 
     def counts(self, divergence: float) -> bool:
         """Whether a divergence is more than what counts for nothing."""
@@ -84,18 +100,21 @@ class Reach:
         key = weight.name, weight.shape
         for judge in judges:
             if key not in self._known:
-                found = self._tried(model, weight.name, judge)
+                found = self._tried(model, weight, judge)
                 if found or judge is self.tuner:
                     self._known[key] = found
         return self._known[key]
 
-    def _tried(self, model: Model, name: str, judge: Verifier) -> float:
+    def _tried(self, model: Model, weight: Weight, judge: Verifier) -> float:
         """What the weight's loss does for each unit of error, else what its turned sign does, else 0."""
-        return self._moved(model, name, 0.0, judge) or self._moved(model, name, -1.0, judge) / TURNED_ERROR
+        return self._moved(model, weight, 0.0, judge) or self._moved(model, weight, -1.0, judge) / TURNED_ERROR
 
-    def _moved(self, model: Model, name: str, factor: float, judge: Verifier) -> float:
+    def _moved(self, model: Model, weight: Weight, factor: float, judge: Verifier) -> float:
         """By how much an output moves when the weight is multiplied by a factor; 0 for what counts for nothing."""
-        before, after = self._before(model, judge), judge.check(scaled(model, name, factor))
+        before = self._before(model, judge)
+        values = {weight.name: np.asarray(weight.values * weight.dtype.type(factor))}
+        looks = self._looks if self._looks is not None and self._looks.model is model else _Looks(model)
+        after = looks.judged(judge, values)
         if after.failed:  # a weight without which the model does not run is reached
             return judge.limit
         moved = largest_move(before, after)
@@ -111,23 +130,36 @@ class Reach:
         assert self.tuner is not None
         if self._quick is None:
             self._quick = []
-            if self.tuner.samples > 2 * QUICK_SAMPLES:
+            is_large = self.tuner.original.size_bytes >= LARGE_BYTES
+            count = LARGE_QUICK_SAMPLES if is_large else QUICK_SAMPLES
+            target = replace(self.tuner.target, optimization=LARGE_OPTIMIZATION) if is_large else self.tuner.target
+            if self.tuner.samples > 2 * count:
                 with contextlib.suppress(OnnxcompError):  # on these alone the metric may have nothing to measure
-                    self._quick.append(self.tuner.on(self.tuner.data.first(QUICK_SAMPLES)))
+                    self._quick.append(self.tuner.on(self.tuner.data.first(count), target=target))
         return self._quick
 
 
-def _weights(model: Model) -> dict[str, Weight]:
-    return {each.name: each for each in weights(open_plain(model))}
+@dataclass
+class _Looks:
+    """What judges a model with a weight changed, again and again: from the fifth weight on by its part behind that."""
 
+    model: Model
+    _counts: Counter[int] = field(default_factory=Counter)
+    _trials: dict[int, ValueTrials] = field(default_factory=dict)
 
-def scaled(model: Model, name: str, factor: float) -> Model:
-    """The model with one weight multiplied by a factor."""
-    graph = open_plain(model)
-    for weight in weights(graph):
-        if weight.name == name:
-            weight.set(np.asarray(weight.values * weight.dtype.type(factor)))
-    return close_graph(graph)
+    @functools.cached_property
+    def weights(self) -> dict[str, Weight]:
+        """The model's weights by name."""
+        return {each.name: each for each in weights(open_plain(self.model))}
+
+    def judged(self, judge: Verifier, values: Mapping[str, Array]) -> Verdict:
+        """The verdict on the model with these values."""
+        self._counts[id(judge)] += 1
+        if self._counts[id(judge)] <= FEW:
+            return judge.check(with_arrays(self.model, values))
+        if id(judge) not in self._trials:
+            self._trials[id(judge)] = judge.trials(self.model)
+        return self._trials[id(judge)].check(values)
 
 
 def largest_move(before: Verdict, after: Verdict) -> float:
@@ -141,7 +173,7 @@ def _energies(verdict: Verdict) -> dict[tuple[str, str], float]:
     if not verdict.outputs:
         return {("", ""): verdict.quadratic_divergence}
     return {
-        (each.name, each.measure): dataclasses.replace(verdict, outputs=(each,)).quadratic_divergence
+        (each.name, each.measure): replace(verdict, outputs=(each,)).quadratic_divergence
         for each in verdict.outputs
         if not each.measure.startswith(OWN_STATES)
     }

@@ -37,12 +37,13 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     tuning, plain = table.tuning, without_pruned(table)
     dense, pruned = ([allot(each, share * limit) for share in tuning.shortlisted] for each in (plain, table))
     few = [found for found, share in zip(pruned, tuning.shortlisted, strict=True) if share <= tuning.pruned_within]
+    heavy = tuning.heavy * sum(options[0].size_bytes for options in table.options.values())
     for name, options in table.options.items():
         is_large = options[0].size_bytes > tuning.pruned_bytes  # of which pruned options take long to make
         taken = [assignment[name] for assignment in (always, *dense)]
         masked = [assignment[name] for assignment in (() if is_large else pruned)]
         alone = [assignment[name] for assignment in few]
-        taken += rungs(table, name, taken) if table.objective.coded else []
+        taken += rungs(table, name, taken) if table.objective.coded or options[0].size_bytes >= heavy else []
         table.options[name] = [
             each
             for each in options

@@ -46,7 +46,25 @@ class Written:
 
 
 def rewritten(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> tuple[Model, list[Written]]:
-    """The model with what changes the graph alone, pass after pass."""
+    """The model with what changes the graph alone, pass after pass. The last one is kept: a search tries many values
+    beside the same rewritten weights."""
+    key = rewriting_key(model, table, assignment)
+    held = table.last_rewritten.get(None)
+    if held is None or held[0] != key:
+        held = key, _rewritten(model, table, assignment)
+        if key[1:]:
+            table.last_rewritten[None] = held
+    found: tuple[Model, list[Written]] = held[1]
+    return found
+
+
+def rewriting_key(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> tuple[object, ...]:
+    """What the rewritten model depends on: which weights are rewritten how, fitted to what."""
+    chosen = ((name, option.choice) for name, option in sorted(assignment.items()) if option.choice in table.rewrites)
+    return id(model), *((name, choice, id(table.rewrites[choice or 0].context.calibration)) for name, choice in chosen)
+
+
+def _rewritten(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> tuple[Model, list[Written]]:
     groups: dict[int, tuple[Rewrite, dict[str, Fields]]] = {}
     for name, option in sorted(assignment.items()):
         if option.choice in table.rewrites:

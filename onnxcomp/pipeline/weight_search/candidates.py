@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onnxcomp.calibration.statistics.moments import Moments
 from onnxcomp.clock import Moment, clock
@@ -23,11 +22,12 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.alone import LoneWeight
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model
-from onnxcomp.parallel import in_processes, in_threads
+from onnxcomp.parallel import in_processes, in_threads, one_thread
 from onnxcomp.pipeline.apply import apply_choice, only_values
 from onnxcomp.pipeline.objective import Objective
-from onnxcomp.pipeline.safety.noise_bound import NoiseBound
+from onnxcomp.pipeline.safety.noise_bound import NOISE_TOLERANCE, NoiseBound
 from onnxcomp.pipeline.weight_search.fits import FirstLook, Fit, Fitting, Looking, looked_at
+from onnxcomp.pipeline.weight_search.pioneers import FAR_NOISE, Pioneers, split
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.receipt import Entry
 
@@ -35,6 +35,7 @@ HOPELESS_ERROR = 0.5  # relative squared error: no stronger candidate of the fam
 NOISE_ERROR = 0.005  # the same without data, where a few thousandths are the most that 8-bit rounding leaves
 LEAST_GAIN_BYTES = 150  # what an option must save by estimate, lest storing it save nothing
 PROCESSES_FROM = 2**20  # weight values that are worth the seconds that processes take to start
+NO_GAIN = "no strength saves enough bytes"
 ANY_FAMILY = -1  # the key of a weight's influence where its family was not measured
 
 
@@ -72,7 +73,7 @@ class Table:
     fits: what was made so far, of (choice, weight); options without one are estimates. unreached: weights that no
     sample reaches; they keep to what is safe without data. unseen: weights of whose inputs the data show nothing.
     rewrites: of the choices that rewrite the graph, for which there are no fits: the passes at the choice's fields,
-    in the order in which they are written. macs: of one run, by weight as it is, as far as known.
+    in the order in which they are written. macs: of one run, by weight as it is, as far as known. nodes: of the model.
     """
 
     options: dict[str, list[WeightOption]]
@@ -84,8 +85,10 @@ class Table:
     unseen: set[str] = field(default_factory=set)
     rewrites: dict[int, Rewrite] = field(default_factory=dict)
     macs: dict[str, float] = field(default_factory=dict)
+    nodes: int = 0
     objective: Objective = field(default_factory=Objective)
     tuning: Tuning = field(default_factory=Tuning)
+    last_rewritten: dict[object, Any] = field(default_factory=dict)  # see ``assembly.rewritten`` and ``measured``
 
     @property
     def masked_from(self) -> float:
@@ -159,6 +162,7 @@ class Candidates:
         self.families = [found.setdefault(_family(each), len(found)) for each in self.passes]
         self._graph = open_plain(self.model)
         self._weights = {each.name: each for each in weights(self._graph)}
+        self._node_count = sum(1 for _ in self._graph.nodes())
         self._lone: dict[str, LoneWeight] = {}
 
     def look(self, *, most_error: float = HOPELESS_ERROR, probe_error: float | None = None, **options: Any) -> Table:
@@ -168,25 +172,15 @@ class Candidates:
         Where a candidate leaves a weight with more than ``most_error``, the stronger ones of its family are not tried
         on it. Raises RecipeError for a candidate that is neither a value pass nor one of sites.
         """
-        table = Table({}, **options)
+        table = Table({}, nodes=self._node_count, **options)
         alone = {at: each for at, each in enumerate(self.passes) if isinstance(each, WeightPass)}
         looking = Looking(
             alone, self.families, self._own_context(), most_error, probe_error, table.masked_from,
             LEAST_GAIN_BYTES, table.objective.coded, Moment(self.deadline), Moment(self.last_moment),
         )  # fmt: skip
         names = self._editable(table) if alone else []
-        least = replace(looking, most_error=NOISE_ERROR, probe_error=None)  # for those that are not measured
-        probed = table.tuning.probed_weights
-        known = self._known(dict.fromkeys(names, tuple(alone)))
-        tasks = [
-            (self._alone(name), {each: own[name] for each, own in known.items() if name in own},
-             looking if at < probed else least)
-            for at, name in enumerate(names)
-        ]  # fmt: skip
-        looks = self._mapped(looked_at, tasks)
-        for index, look in enumerate(looks):
-            self.context.progress(index, len(names), f"trying strengths of {look.name}")
-            self._note(table, look)
+        self._look_at(names, looking, table)
+        table.options = {name: table.options[name] for name in names if name in table.options}
         for at in range(len(self.passes)):
             if at not in alone:
                 self._note_fits(table, at, self._on_the_whole(at, None, table))
@@ -223,7 +217,7 @@ class Candidates:
 
     def make_all(self, *, most_error: float, **options: Any) -> Table:
         """The table with every choice made in the context, but for those that are hopeless or save nothing."""
-        table = Table({}, **options)
+        table = Table({}, nodes=self._node_count, **options)
         names = self._editable(table)
         hopeless: dict[str, set[int]] = {name: set() for name in names}
         for at, family in enumerate(self.families):
@@ -257,6 +251,33 @@ class Candidates:
 
     # --- inside ---
 
+    def _look_at(self, names: Sequence[str], looking: Looking, table: Table) -> None:
+        """Look at weights, of which those of no shape of their own wait for the first of theirs."""
+        far = FAR_NOISE * NOISE_TOLERANCE
+        least = replace(looking, most_error=NOISE_ERROR, most_noise=far, probe_error=None)  # for what is not measured
+        probed = 0 if looking.probe_error is None else table.tuning.probed_weights
+        ways = {name: looking if at < probed else least for at, name in enumerate(names)}
+        pioneers, done = Pioneers(self._weights, LEAST_GAIN_BYTES), 0
+        for part, is_first in zip(split(names, self._weights), (True, False), strict=True):
+            choices = {
+                name: list(looking.candidates) if is_first
+                else pioneers.worth(name, looking.candidates, only_noise=ways[name] is least)
+                for name in part
+            }  # fmt: skip
+            table.skipped.extend(Skip(name, NO_GAIN) for name, own in choices.items() if not own)
+            choices = {name: own for name, own in choices.items() if own}
+            known = self._known(choices)
+            tasks = [
+                (self._alone(name), {each: known[each][name] for each in own if name in known[each]},
+                 replace(ways[name], candidates={each: looking.candidates[each] for each in own}))
+                for name, own in choices.items()
+            ]  # fmt: skip
+            for look in self._mapped(looked_at, tasks):
+                self.context.progress(done, len(names), f"trying strengths of {look.name}")
+                done += 1
+                pioneers.add(look)
+                self._note(table, look)
+
     def _mapped(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         """Results in order, from processes where there is more to do than it takes to start them."""
         values = sum(each.size for each in self._weights.values())
@@ -287,7 +308,7 @@ class Candidates:
     def _known(self, choices: Mapping[str, Sequence[int]]) -> dict[int, Mapping[str, Any]]:
         """What each pass prepares for the weights that it is to change, by choice."""
         found: dict[int, Mapping[str, Any]] = {}
-        with threadpool_limits(1):
+        with one_thread():
             for at in sorted({each for own in choices.values() for each in own}):
                 rewrite = self.passes[at]
                 assert isinstance(rewrite, WeightPass)
@@ -320,9 +341,7 @@ class Candidates:
         for name, fit in fits.items():
             table.fits[choice, name] = fit.kept(self.model.scratch)
             size = fit.bytes_that_count(coded=table.objective.coded)
-            made = WeightOption(
-                choice, size, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros
-            )
+            made = WeightOption(choice, size, fit.error, self.families[choice], noise=fit.noise, zeros=fit.zeros)
             options = table.options.setdefault(name, [])
             at = next((at for at, each in enumerate(options) if each.choice == choice), len(options))
             options[at : at + 1] = [made]
@@ -364,7 +383,7 @@ def completed(table: Table, size_bytes: Mapping[str, float]) -> Table:
         ]
     table.options = {name: found for name, found in table.options.items() if len(found) > 1}
     for name in names - table.options.keys():
-        table.skipped.append(Skip(name, "no strength saves enough bytes"))
+        table.skipped.append(Skip(name, NO_GAIN))
     left = {each.name: each for each in table.skipped if each.name not in table.options}
     table.skipped = list(left.values())
     return table

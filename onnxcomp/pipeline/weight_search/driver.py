@@ -28,7 +28,7 @@ from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import FEW_FACTOR, Reach, unreached_note
 from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assembly import rewritten, with_values
-from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import (
     HOPELESS_ERROR,
     NOISE_ERROR,
@@ -39,7 +39,6 @@ from onnxcomp.pipeline.weight_search.candidates import (
     as_made,
 )
 from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.runners_up import accounts
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
@@ -119,6 +118,9 @@ class Choosing:
         if tuner is not None and is_searched:
             spending = Spending(self, context, table, mild, tuner, self._goal(table))
             best = spending.strongest()
+            if spending.chosen_from is not table:
+                table = spending.chosen_from
+                options = table.options
         if best is None or best.cost > table.total(mild):
             best = self._smaller(best, self._mild(context, table, mild))
         if is_searched:
@@ -297,6 +299,7 @@ class Choosing:
         for each in written:
             noted.extend(entries(each.outcome))
             self._apply(applications, each.rewrite, each.context, each.choice)
+            applications[-1].fitted &= each.context.calibration is not self.context.calibration
         candidates = self.step.candidates
         plain = dataclasses.replace(context, calibration=None)
         values = {option.choice for option in assignment.values() if option.choice is not None} - table.rewrites.keys()

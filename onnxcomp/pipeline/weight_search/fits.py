@@ -106,9 +106,9 @@ class FirstLook:
 class Looking:
     """How to look at a weight.
 
-    families: of the candidates; within one, each is stronger than those before it. most_error: beyond, the stronger
-    ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros from which on
-    they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
+    families: of the candidates; within one, each is stronger than those before it. most_error, most_noise: beyond, the
+    stronger ones of a family are not tried. probe_error: see ``FirstLook``; None: no probe. pruned: share of zeros
+    from which on they are a mask, which tells nothing of what rounding does. least_gain: bytes that a fit saves.
     coded: whether bytes are counted as an entropy coder packs them.
     until: when only the first candidate is still tried, and last_moment: when none is.
     """
@@ -123,6 +123,7 @@ class Looking:
     coded: bool
     until: Moment
     last_moment: Moment
+    most_noise: float = math.inf
 
     def __call__(self, weight: LoneWeight, known: Mapping[int, Any]) -> FirstLook:
         """Try all candidates on a sample of the weight, and make those that are needed of the whole.
@@ -159,7 +160,7 @@ class Looking:
                 continue
             size = self._of_whole(fit, weight, sample.share)
             found.append(FitEstimate(choice, size, fit.error, fit.noise, fit.zeros))
-            if fit.error > self.most_error:
+            if fit.error > self.most_error or fit.noise > self.most_noise:
                 hopeless.add(family)
         return found
 

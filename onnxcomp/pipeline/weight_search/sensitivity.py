@@ -23,10 +23,11 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.memory import return_freed
 from onnxcomp.model import Model
+from onnxcomp.numerics.search.shrinkage import shrunk
 from onnxcomp.parallel import in_threads
 from onnxcomp.pipeline.safety.reach import Reach, affected_share, largest_move
+from onnxcomp.pipeline.weight_search.assignment import measured
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
-from onnxcomp.pipeline.weight_search.measured import measured
 from onnxcomp.pipeline.weight_search.pruned_options import is_pruned
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
 
@@ -70,13 +71,34 @@ def measure_influence(
     if len(first) > most:
         _measure_together(probe, first, 1 if once else most, mild, context, deadline)
         return
-    _measure_alone(probe, first, reach, mild, context, deadline)
+    with reach.looking_at(probe.model):
+        _measure_alone(probe, first, reach, mild, context, deadline)
     if once:
         return
     for name, option in probe.measure(_further(table, ranked), context, deadline):
         if (name, option.choice) in table.measured:
             table.influence.setdefault((name, option.family), probe.divergence(name, option) / option.error)
+    _settle(table, probe)
     _hold_affected(table, probe, tolerable)
+
+
+def _settle(table: Table, probe: Probe) -> None:
+    """Bring what was measured of each weight's options nearer to what their errors tell of each other.
+
+    Where a few hard samples carry most of a divergence, rounding moves them this way or that: of many options the one
+    that is measured least is the luckiest, and would be taken. So the logarithm of each one's divergence for its error
+    moves towards their median, as far as noise explains how much they differ. Options that prune stand apart.
+    """
+    for name in table.options:
+        told = [(each, (name, each.choice)) for each in table.options[name] if each.choice is not None and each.error]
+        for pruned in (False, True):
+            alike = [(each, key) for each, key in told if key in probe.noise and is_pruned(table, each) == pruned]
+            ratios = np.log([table.measured[key] / each.error for each, key in alike])
+            if len(alike) < table.tuning.settled_by or not np.isfinite(ratios).all():
+                continue
+            noise = float(np.median([probe.noise[key] for _, key in alike]))
+            for (each, key), ratio in zip(alike, shrunk(ratios, noise, table.tuning.own_harm), strict=True):
+                table.measured[key] = each.error * math.exp(ratio)
 
 
 def _measure_alone(
@@ -160,7 +182,8 @@ class Probe:
 
     hard: divergence for each unit of error by the hardest change, of weights that a small one does not show; none of
     their options counts for less. first: measured of each weight; moved: by how much that moved
-    any one output; shares: of the samples that it concerned.
+    any one output; shares: of the samples that it concerned; noise: the standard error of what was measured of an
+    option, relative to that.
     """
 
     model: Model
@@ -170,6 +193,7 @@ class Probe:
     first: Assignment = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
+    noise: dict[tuple[str, int], float] = field(default_factory=dict)
     trials: ValueTrials = field(init=False)
     base: Verdict = field(init=False)
 
@@ -218,6 +242,9 @@ class Probe:
         self.moved.setdefault(name, largest_move(self.base, verdict))
         added = added_divergence(verdict.quadratic_divergence, self.base.quadratic_divergence)
         self.table.measured[name, option.choice] = added
+        if verdict.divergence > 0:
+            low, high = verdict.interval
+            self.noise[name, option.choice] = (high - low) / 4 / verdict.divergence
 
 
 def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOption]]:
@@ -237,13 +264,20 @@ def _further(table: Table, ranked: Sequence[str]) -> list[tuple[str, WeightOptio
 def evaluations(table: Table) -> int:
     """How many single changes to measure: fewer, the larger and so the slower the model."""
     values = sum(options[0].size_bytes for options in table.options.values()) // 4
-    return int(min(table.tuning.most_evaluations, table.tuning.evaluated_values // max(1, values)))
+    most = min(table.tuning.most_evaluations, _openings(table))
+    return int(min(most, table.tuning.evaluated_values // max(1, values)))
 
 
 def probes(table: Table) -> int:
     """How many weights may be changed one by one to learn their influence."""
     values = sum(options[0].size_bytes for options in table.options.values()) // 4
-    return int(max(table.tuning.fewest_probes, table.tuning.probed_values // max(1, values)))
+    most = min(table.tuning.probed_values // max(1, values), _openings(table))
+    return int(max(table.tuning.fewest_probes, most))
+
+
+def _openings(table: Table) -> int:
+    """How often the model may be opened: ONNX Runtime takes a second for ten thousand nodes, however small."""
+    return table.tuning.opened_nodes // max(1, table.nodes)
 
 
 def _worth_measuring(table: Table, name: str, option: WeightOption) -> bool:

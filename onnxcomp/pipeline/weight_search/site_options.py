@@ -1,19 +1,36 @@
 """What the sites of passes that rewrite the graph can become, beside what values can: options of one table.
 
 A site that has the name of a weight is that weight: it is rewritten or gets other values, not both.
+
+An error of a rewritten weight does other harm than rounding does: a direction of its inputs that is left out may matter
+little or much, and is told by few samples. So options that stand ``beside`` values are those of large weights that take
+fewer bytes at an error not much larger, each is measured, and which is taken is ``settled`` before all else is chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from onnxcomp.contract import Context, Fields, Quantity, Site, SitePass
 from onnxcomp.errors import RecipeError
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import survey
-from onnxcomp.pipeline.weight_search.candidates import Rewrite, Table, WeightOption, completed
+from onnxcomp.pipeline.weight_search.allocation import allot
+from onnxcomp.pipeline.weight_search.candidates import Assignment, Rewrite, Table, WeightOption, completed
+from onnxcomp.pipeline.weight_search.sensitivity import Probe, evaluations
+from onnxcomp.verify import Verifier
+
+LOG = logging.getLogger(__name__)
+
+LARGE_SHARE = 0.02  # of the cost foreseen, that a weight must have to be rewritten
+FEWER_BYTES = 0.85  # of what is foreseen for a weight, that an option takes at most
+MORE_ERROR = 8.0  # times that of what is foreseen, that is worth a look
+STEP = 1.25  # of errors from one option that is measured to the next
+LEAST_ERROR = 1e-12
+MOST_RUNGS = 12  # of one weight
 
 
 def add_sites(table: Table, model: Model, passes: Sequence[SitePass], context: Context, *, first: int) -> None:
@@ -51,3 +68,93 @@ def _refuse_unknown(rewrite: SitePass, site: Site) -> None:
         raise RecipeError(
             f'{rewrite.pass_name()}: "auto" needs bytes and error of what {site.name} can become, which are unknown.'
         )
+
+
+def beside(
+    table: Table,
+    model: Model,
+    passes: Sequence[SitePass],
+    found: Assignment,
+    tuner: Verifier,
+    limit: float,
+    context: Context,
+    *,
+    deadline: float,
+) -> Table | None:
+    """The table with what these passes can make of large weights in place of what is ``found``, None where they are not
+    predicted to save more than the search is uncertain by. limit: of the search; context: of what rewrites, with data
+    that the judge has not seen."""
+    least = LARGE_SHARE * table.total(found)
+    large = [name for name, option in found.items() if table.cost(name, option) >= least and option.choice is not None]
+    if not large or not passes:
+        return None
+    wide = dataclasses.replace(
+        table, options={name: list(own) for name, own in table.options.items()},
+        rewrites=dict(table.rewrites), macs=dict(table.macs), skipped=[],
+    )  # fmt: skip
+    first = 1 + max((option.choice or 0 for own in table.options.values() for option in own), default=0)
+    add_sites(wide, model, passes, context.limited_to(large), first=max(first, *wide.rewrites, 0))
+    new = wide.rewrites.keys() - table.rewrites.keys()
+    probe, most = Probe(model, wide, tuner), max(1, evaluations(table) // len(large))
+    for name in large:
+        own = [each for each in wide.options[name] if each.choice in new]
+        steps = _rungs(own, found[name])[: min(most, MOST_RUNGS)]
+        harmless = _measured(probe, name, steps, limit, context, deadline)
+        wide.options[name] = [*table.options[name], *harmless]
+    wide.options = {name: wide.options[name] for name in table.options}
+    costs = [each.total(allot(each, limit)) for each in (wide, table)]
+    LOG.debug("beside: with weights rewritten a cost of %.0f is predicted, %.0f without", *costs)
+    return wide if costs[0] <= table.tuning.promising * costs[1] else None
+
+
+def settled(
+    wide: Table, table: Table, limit: float, alone: Callable[[Table, Assignment], float], most: float, context: Context
+) -> Table | None:
+    """The wider of two tables with the rewritten weights settled: they have one option each, all others those that
+    they had. None where rewritten they alone are further from the original than ``most`` (``alone`` says how far).
+
+    In a search among both kinds a failure would be answered by less of everything, until nothing is rewritten. context:
+    for what is rewritten from now on, with all the data.
+    """
+    contexts = {at: dataclasses.replace(each.context, calibration=context.calibration)
+                for at, each in wide.rewrites.items() if at not in table.rewrites}  # fmt: skip
+    renewed = wide.rewrites | {at: dataclasses.replace(wide.rewrites[at], context=own) for at, own in contexts.items()}
+    wide = dataclasses.replace(wide, rewrites=renewed)
+    taken = [name for name, each in allot(wide, limit).items() if each.choice in contexts]
+    rungs = {name: [each for each in wide.options[name] if each.choice in contexts] for name in taken}
+    tried: list[Assignment] = []
+    for harm in sorted({wide.predicted(name, each) for name, own in rungs.items() for each in own}, reverse=True):
+        within = {name: [each for each in own if wide.predicted(name, each) <= harm] for name, own in rungs.items()}
+        chosen = {name: min(own, key=lambda each: each.size_bytes) for name, own in within.items() if own}
+        if chosen in tried:
+            continue
+        tried.append(chosen)
+        divergence = alone(wide, chosen)
+        LOG.debug("beside: %s rewritten alone: divergence %.3g", ", ".join(chosen), divergence)
+        if divergence <= most:
+            options = {name: [chosen[name]] if name in chosen else own for name, own in table.options.items()}
+            return dataclasses.replace(wide, options=options)
+    return None
+
+
+def _rungs(options: Sequence[WeightOption], found: WeightOption) -> list[WeightOption]:
+    """Of options that take fewer bytes than what is foreseen those of fewest, in steps of error, mildest first."""
+    steps: dict[int, WeightOption] = {}
+    for each in sorted(options, key=lambda one: (one.size_bytes, one.error)):
+        if each.size_bytes <= FEWER_BYTES * found.size_bytes and each.error <= MORE_ERROR * found.error:
+            steps.setdefault(math.floor(math.log(max(each.error, LEAST_ERROR)) / math.log(STEP)), each)
+    return [each for _, each in sorted(steps.items())]
+
+
+def _measured(
+    probe: Probe, name: str, options: Sequence[WeightOption], limit: float, context: Context, deadline: float
+) -> Iterator[WeightOption]:
+    """Those of a weight's options, mildest first, that alone keep within the limit."""
+    for each in options:
+        list(probe.measure([(name, each)], context, deadline))
+        divergence = probe.table.measured.get((name, each.choice or 0), math.inf)
+        words = "beside: %s, %s: divergence %.3g at error %.3g, %d bytes"
+        LOG.debug(words, name, probe.table.rewrites[each.choice or 0].fields, divergence, each.error, each.size_bytes)
+        if divergence > limit:
+            return
+        yield each

@@ -17,12 +17,12 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.history.rollback import STRICTER, VERIFY_ATTEMPTS
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search import allocation as search
-from onnxcomp.pipeline.weight_search.assignment import Attempt, spent_share
+from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.experience import Experience
-from onnxcomp.pipeline.weight_search.measured import divergence_of
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
+from onnxcomp.pipeline.weight_search.site_options import beside, settled
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import Verdict, Verifier
@@ -35,6 +35,7 @@ class Work(Protocol):
 
     step: Choose
     model: Model
+    context: Context
     verifier: Verifier
     reach: Reach
     deadline: float
@@ -65,6 +66,10 @@ class Spending:
     failed: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
     held: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)  # what verified in the search under way
     experience: Experience = field(default_factory=Experience)
+    chosen_from: Table = field(init=False)  # by ``strongest``: its table, or that with weights rewritten
+
+    def __post_init__(self) -> None:
+        self.chosen_from = self.table
 
     @property
     def tuning(self) -> Tuning:
@@ -75,10 +80,39 @@ class Spending:
         """The strongest trial that verifies, or None. Where the budget is in another unit than the divergence
         (labels, the user's score), or passes follow that bring the outputs nearer again, stronger ones are tried
         until one fails."""
-        work, table = self.work, self.table
-        limit = self.tuner.search_limit * (self.tuning.recovered if work.step.then else 1.0)
+        work, table, limit = self.work, self.table, self.limit
         options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
         measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+        rewritten = self._with_rewritten(limit)
+        if rewritten is None:
+            return self._spent_on(table, limit)
+        self.chosen_from, first = rewritten, self._spent_on(rewritten, limit)
+        foreseen = table.total(search.allot(table, limit))
+        if first is not None and (first.cost <= self.tuning.promising * foreseen or clock() > work.deadline):
+            return first
+        self.experience, self.failures, self.held_back, self.searches_again = Experience(), 0, 0, False
+        other = self._spent_on(table, limit)
+        if other is None or (first is not None and first.cost <= self.tuning.promising * other.cost):
+            return first
+        self.chosen_from = table
+        return other
+
+    def _with_rewritten(self, limit: float) -> Table | None:
+        """The table with large weights rewritten by what the step has for that, where this promises less."""
+        work, table = self.work, self.table
+        if not work.step.also or self._counts_otherwise() or clock() > work.deadline:
+            return None
+        foreseen = search.allot(table, limit)
+        options: dict[str, Any] = {"deadline": work.deadline}
+        wide = beside(table, work.model, work.step.also, foreseen, self.tuner, limit, self.context, **options)
+        if wide is None:
+            return None
+        base = work.divergence_alone(table, {})
+        most = base + self.tuning.rewritten * (work.verifier.search_limit - base)
+        return settled(wide, table, limit, work.divergence_alone, most, work.context)
+
+    def _spent_on(self, table: Table, limit: float) -> Attempt | None:
+        """The same of this table."""
         self.table = without_pruned(table)
         has_choice = any(len(options) > 1 for options in self.table.options.values())
         best = self._strongest(limit) if has_choice else None
@@ -89,6 +123,11 @@ class Spending:
             if best is None or (other is not None and other.cost <= self.tuning.promising * best.cost):
                 best = other
         return best
+
+    @property
+    def limit(self) -> float:
+        """Of the search, to begin with."""
+        return self.tuner.search_limit * (self.tuning.recovered if self.work.step.then else 1.0)
 
     def _pruning_promises(self, best: Attempt | None, limit: float) -> bool:
         """Whether options that prune are predicted to save more within a limit than a search is uncertain by: what it

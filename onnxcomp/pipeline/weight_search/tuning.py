@@ -13,22 +13,25 @@ class Tuning:
         probe_error: at which a weight's influence is measured, that of 4 to 5 bits. probed_weights: the largest ones;
         the rest is a small share of the bytes. most_evaluations: single changes measured, at most; evaluated_values:
         weight values that all measured models may have together. probed_values: the same of the first change of each
-        weight; where that is too few, groups of neighbours are changed, at least fewest_probes. measured_errors:
-        those outside are harmless or hopeless. dominating: an option of more cost and this many times the error is
-        never taken. few_affected: of the samples that see a change of all weights; fewer have their own part of the
-        limit.
+        weight; where that is too few, groups of neighbours are changed, at least fewest_probes. opened_nodes: nodes
+        that the models measured may have together, for either. measured_errors: those outside are harmless or hopeless.
+        dominating: an option of more cost and this many times the error is never taken. few_affected: of the samples
+        that see a change of all weights; fewer have their own part of the limit. settled_by:
+        options of a weight, at least, whose measurements are held against each other. own_harm: by which the logarithms
+        of their divergences for their errors truly differ, at least.
 
     How strengths are chosen
         shortlisted: limits, relative to the one that is asked for, whose options are fitted to data. alike: bytes and
         errors of options that may change places then. rung: of bytes, at least, between two options that are taken
-        beside these where coded bytes count. pruned: share of zeros from which on they are a mask; data then
-        leave ``compensated`` of the error that they leave of a weight without one, since what stays makes up for what
-        goes. pruned_within: of weights over pruned_bytes, whose pruned options take long to fit, those that limits up
-        to this one take. corrections: whole assignments measured on the way to the limit.
-        descents: single changes tried on a whole assignment, at most; one for each dozen of evaluations. fewest_moves:
-        tried on an assignment with all that follows; one for each 16 evaluations. least_move: of all cost, what a
-        change should save for its price alone to count. carrying_share: of the predicted divergence; a weight that has
-        it is dealt with alone. carried: of a divergence, at most, is left without the weight that carries it.
+        beside these where coded bytes count, and of weights with a ``heavy`` share of all bytes. pruned: share
+        of zeros from which on they are a mask; data then leave ``compensated`` of the error that they leave of a
+        weight without one, since what stays makes up for what goes. pruned_within: of weights over pruned_bytes, whose
+        pruned options take long to fit, those that limits up to this one take. corrections: whole assignments measured
+        on the way to the limit. descents: single changes tried on a whole assignment, at most; one for each dozen of
+        evaluations. fewest_moves: tried on an assignment with all that follows; one for each 16 evaluations.
+        least_move: of all cost, what a change should save for its price alone to count. carrying_share: of the
+        predicted divergence; a weight that has it is dealt with alone. carried: of a divergence, at most, is left
+        without the weight that carries it.
 
     How a budget is spent
         recovered: of the search's own limit, where to begin when passes follow that bring the outputs nearer again.
@@ -45,6 +48,7 @@ class Tuning:
         to a weight at first. unforeseen: times what was predicted of a weight; with less, a stricter limit deals with
         it. held_back: times that one weight is sought for that, at most; each takes a dozen evaluations.
         promising: of the cost without pruned options, what these must leave, at most, by prediction and in the end.
+        rewritten: of the budget that is left, what weights that are rewritten in another form may take up alone.
         eased: milder assignments timed, at most, where a goal of latency is reached.
     """
 
@@ -54,13 +58,17 @@ class Tuning:
     evaluated_values: int = 5 * 10**8
     probed_values: int = 2 * 10**9
     fewest_probes: int = 12
+    opened_nodes: int = 150_000
     measured_errors: tuple[float, float] = (1e-4, 0.3)
     dominating: float = 1.5
     few_affected: float = 1 / 3
+    own_harm: float = 0.15
+    settled_by: int = 3
 
     shortlisted: tuple[float, ...] = tuple(2.0**power for power in range(-1, 6))
     alike: tuple[float, float] = (1.08, 2.0)
     rung: float = 1.15
+    heavy: float = 0.2
     pruned: float = 0.4
     compensated: float = 0.25
     pruned_within: float = 8.0
@@ -88,4 +96,5 @@ class Tuning:
     unforeseen: float = 3.0
     held_back: int = 4
     promising: float = 0.97
+    rewritten: float = 0.5
     eased: int = 6

@@ -27,6 +27,7 @@ class BackwardEngine(Engine):
     """Differentiates by rules, one an operator; needs nothing beside ONNX Runtime."""
 
     name = "ort"
+    runs_in_threads = True
 
     @classmethod
     def unsupported(cls, model: Model, loss: str, parameters: Sequence[str]) -> Mapping[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ Arrays = dict[str, dict[str, Array]]  # part -> free array -> values
 
 @dataclass(eq=False)
 class TrainingTask:
-    """parts: what is trained. terms: of the loss, whose inputs are fed. held: samples that are not trained on."""
+    """parts: what is trained. terms: of the loss, whose inputs are fed. held: samples that are not trained on.
+    pool: threads that share the runs of a step, None for none; what comes of them is the same."""
 
     engine: Engine
     parts: Sequence[TrainedPart]
@@ -29,6 +31,7 @@ class TrainingTask:
     teacher: Teacher
     stream: TrainingStream
     held: TrainingStream
+    pool: Executor | None = None
 
     def start(self) -> Arrays:
         """The free arrays as they are now."""
@@ -45,13 +48,25 @@ class TrainingTask:
         count = sum(each.batch.count for each in chunks)
         loss = 0.0
         adjoints: dict[str, Array] = {part.name: np.zeros(values[part.name].shape, np.float32) for part in self.parts}
-        for chunk in chunks:
+        for chunk, (own, found) in zip(chunks, self._runs(chunks, values), strict=True):
             share = chunk.batch.count / count
-            own, found = self.engine.loss_and_gradients(self.feeds(chunk), values)
             loss += share * own
             for name, each in found.items():
                 adjoints[name] = adjoints[name] + np.float32(share) * each if share < 1 else each
         return loss, self._pulled(adjoints, arrays, progress)
+
+    def _runs(
+        self, chunks: Sequence[Chunk], values: Mapping[str, Array]
+    ) -> Iterable[tuple[float, Mapping[str, Array]]]:
+        """Loss and gradients of each chunk, in order. Answers that the teacher keeps are asked for one by one."""
+
+        def run(chunk: Chunk, feeds: Mapping[str, Any] | None) -> tuple[float, Mapping[str, Array]]:
+            return self.engine.loss_and_gradients(self.feeds(chunk) if feeds is None else feeds, values)
+
+        if self.pool is None:
+            return (run(chunk, None) for chunk in chunks)
+        known = [None if chunk.is_drawn else self.feeds(chunk) for chunk in chunks]
+        return self.pool.map(run, chunks, known)
 
     def _pulled(self, adjoints: Mapping[str, Array], arrays: Arrays, progress: float) -> dict[str, Array]:
         gradients = {}
@@ -64,7 +79,13 @@ class TrainingTask:
 
     def held_loss(self, arrays: Arrays) -> float:
         """The mean loss over the samples that are not trained on, with all that hardens hard."""
-        values = values_of(self.parts, arrays, 1.0)
+        return self._held_loss(values_of(self.parts, arrays, 1.0))
+
+    def loss_before(self) -> float:
+        """The same of the model as it is, which need not be what the training starts from."""
+        return self._held_loss({part.name: np.asarray(part.form.initial, np.float32) for part in self.parts})
+
+    def _held_loss(self, values: Mapping[str, Array]) -> float:
         total, count = 0.0, 0
         for chunk in self.held.in_order():
             outputs = self.engine.forward(self.feeds(chunk), values)
@@ -81,5 +102,14 @@ class TrainingTask:
         found = self.teacher.targets(chunk)
         for term in self.terms:
             if isinstance(term, LabelTerm):
-                found[term.teacher] = term.one_hot(np.asarray(chunk.batch.labels))
+                found[term.teacher] = _wanted_classes(term, chunk)
         return found
+
+
+def _wanted_classes(term: LabelTerm, chunk: Chunk) -> Array:
+    """(samples, classes) what the labels ask for: of mixed samples, the mixture of both."""
+    own, mixture = term.one_hot(np.asarray(chunk.batch.labels)), chunk.mixture
+    if mixture is None:
+        return own
+    shares = mixture.shares.astype(np.float32)[:, None]
+    return shares * own + (1 - shares) * term.one_hot(np.asarray(mixture.labels))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +34,31 @@ LEAST_SAMPLES = 16  # fewer teach nothing that holds elsewhere
 
 
 @dataclass(frozen=True, eq=False)
+class Mixture:
+    """Samples that are mixed with others: the share of their own, (samples,) 0 to 1, and the labels of the others."""
+
+    shares: Array
+    labels: Array | None = None
+
+    def between(self, start: int, stop: int) -> Mixture:
+        """That of some samples that stand side by side."""
+        return Mixture(self.shares[start:stop], None if self.labels is None else self.labels[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
 class Chunk:
-    """Samples that are run at once, and where they come from."""
+    """Samples that are run at once, and where they come from.
+
+    is_drawn: they are no longer what is there, so that nothing about them is worth keeping. mixture: with what.
+    """
 
     batch: Batch
     rows: Rows
+    is_drawn: bool = False
+    mixture: Mixture | None = None
+
+
+Vary = Callable[[Sequence[Chunk], int], Sequence[Chunk]]
 
 
 @dataclass(eq=False)
@@ -46,13 +66,14 @@ class TrainingStream:
     """Epochs of batches of ``batch_size`` samples; each epoch in an order of its own.
 
     A batch comes as one chunk, or as several where a fixed batch, a limit of ``most`` samples at once or arrays of
-    different shapes demand it.
+    different shapes demand it. vary: what becomes of the samples of a step, before they are limited to so many.
     """
 
     data: CalibrationData
     batch_size: int
     seed: int
     most: int = 2**31
+    vary: Vary = lambda chunks, step: chunks
     room_bytes: int = ROOM_BYTES
     _bytes: int = 0
     _held: OrderedDict[tuple[int, int], Mapping[str, Value]] = field(default_factory=OrderedDict, repr=False)
@@ -65,8 +86,9 @@ class TrainingStream:
     def batch(self, step: int) -> list[Chunk]:
         """The batch of a step, counted from 0 over all epochs."""
         epoch, place = divmod(step, self.batches_in_epoch)
-        order = self._order(epoch)
-        return list(self.chunks(order[place * self.batch_size : (place + 1) * self.batch_size]))
+        rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        varied = self.vary(list(self._whole(rows)), step)
+        return [piece for each in varied for piece in self._limited(each)]
 
     def in_order(self) -> Iterator[Chunk]:
         """All samples once, file by file."""
@@ -76,6 +98,10 @@ class TrainingStream:
 
     def chunks(self, rows: Rows) -> Iterator[Chunk]:
         """The samples in as few runs as can be."""
+        for each in self._whole(rows):
+            yield from self._limited(each)
+
+    def _whole(self, rows: Rows) -> Iterator[Chunk]:
         parts: dict[Any, list[tuple[Batch, Rows]]] = {}
         blocks = rows[:, 1] // self._blocks[rows[:, 0]]
         for number, block in dict.fromkeys(zip(rows[:, 0].tolist(), blocks.tolist(), strict=True)):
@@ -86,7 +112,7 @@ class TrainingStream:
                 parts.setdefault(_form(made, number, group), []).append((made, some))
         for several in parts.values():
             whole = joined([batch for batch, _ in several])
-            yield from self._limited(Chunk(whole, np.concatenate([each for _, each in several])))
+            yield Chunk(whole, np.concatenate([each for _, each in several]))
 
     def _cut(self, rows: Rows, group: Group) -> Iterator[Rows]:
         """Samples of one group in such numbers as its model dimension demands; incomplete ones are left out."""
@@ -104,7 +130,9 @@ class TrainingStream:
             return
         for start in range(0, chunk.batch.count, self.most):
             rows = chunk.rows[start : start + self.most]
-            yield Chunk(_piece(chunk.batch, start, start + len(rows)), rows)
+            stop = start + len(rows)
+            mixture = None if chunk.mixture is None else chunk.mixture.between(start, stop)
+            yield Chunk(_piece(chunk.batch, start, stop), rows, chunk.is_drawn, mixture)
 
     @functools.cached_property
     def _blocks(self) -> Rows:

@@ -1,4 +1,7 @@
-"""What the original gives for training samples: computed once and kept while it fits, else once for every batch."""
+"""What the original gives for training samples: computed once and kept while it fits, else once for every batch.
+
+Samples that are drawn anew at each step are asked about at each step.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ class Teacher:
             yield self
 
     def targets(self, chunk: Chunk) -> dict[str, Array]:
-        """Its tensors for the samples of a chunk, by name."""
+        """Its tensors for the samples of a chunk, by name; those of drawn samples are not kept."""
+        if chunk.is_drawn:
+            return self.run(chunk.batch.feeds)
         places = [(int(group), int(place)) for group, place in chunk.rows]
         known = [self._kept.get(place) for place in places]
         if all(each is not None for each in known):

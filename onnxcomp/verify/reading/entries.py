@@ -19,6 +19,7 @@ from onnxcomp.graph.dataflow.selections import Entering, Selections
 from onnxcomp.graph.ir.functions import written_out
 from onnxcomp.graph.ir.reader import shown
 from onnxcomp.graph.ir.scopes import Graph
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.tensors import FLOAT8_TYPES, SHORT_FLOAT_TYPES
 from onnxcomp.verify.reading.makers import Maker, maker_of
@@ -108,8 +109,9 @@ def _selections(model: Model) -> tuple[Model, Graph, Selections]:
     """The model with local functions written out, opened, and what is selected in it; the model remembers."""
     if _selections not in model.memo:
         working = written_out(model)
-        graph = shown(working)
-        model.memo[_selections] = working, graph, Selections(graph)
+        with uncollected():
+            graph = shown(working)
+            model.memo[_selections] = working, graph, Selections(graph)
     found: tuple[Model, Graph, Selections] = model.memo[_selections]
     return found
 

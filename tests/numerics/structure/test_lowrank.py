@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxcomp.numerics.structure import lowrank
-from onnxcomp.numerics.structure.lowrank import Spectrum, rank_for, singular_values, truncated_svd
+from onnxcomp.numerics.structure.lowrank import Spectrum, TwoSidedSpectrum, rank_for, singular_values, truncated_svd
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (5, 5), (1, 4)])
@@ -103,3 +103,32 @@ def test_zeros_have_factors() -> None:
     spectrum = Spectrum(np.zeros((1, 4, 6)), np.eye(6)[None], 2)
     assert spectrum.error(1) == 0.0
     assert not np.matmul(*spectrum.factors(np.zeros((1, 4, 6)), 2)).any()
+
+
+def test_outputs_that_count_more_are_nearer() -> None:
+    random = np.random.default_rng(5)
+    matrix = random.standard_normal((1, 20, 30)).astype(np.float32)
+    weights, outputs = np.eye(30)[None], np.diag(np.where(np.arange(20) < 5, 100.0, 1.0))
+    alike, told = Spectrum(matrix, weights, 20), TwoSidedSpectrum(matrix, weights, outputs, 20)
+
+    def lost(spectrum: Spectrum | TwoSidedSpectrum) -> np.ndarray:
+        left, right = spectrum.factors(matrix, 6)
+        return np.square(matrix[0] - left[0] @ right[0]).sum(axis=1)
+
+    assert lost(told)[:5].sum() < 0.3 * lost(alike)[:5].sum()
+    assert lost(told).sum() > lost(alike).sum()  # which is the least there is
+    left, right = told.factors(matrix, 20)
+    np.testing.assert_allclose(left[0] @ right[0], matrix[0], atol=1e-5)
+
+
+def test_the_error_that_is_told_is_the_weighed_one_of_the_factors() -> None:
+    random = np.random.default_rng(6)
+    matrix = random.standard_normal((1, 8, 12)).astype(np.float64)
+    root = random.standard_normal((12, 12))
+    inputs, outputs = root @ root.T + np.eye(12), np.diag(random.uniform(0.5, 3.0, 8))
+    counted = outputs + np.trace(outputs) / 8 * np.eye(8)  # the mean is added once
+    found = TwoSidedSpectrum(matrix, inputs[None], outputs, 8)
+    left, right = found.factors(matrix, 3)
+    rest = matrix[0] - left[0] @ right[0]
+    ratio = np.trace(counted @ rest @ inputs @ rest.T) / np.trace(counted @ matrix[0] @ inputs @ matrix[0].T)
+    assert found.error(3) == pytest.approx(ratio, rel=1e-8)

@@ -26,9 +26,7 @@ SHAPE = (4, 6)
 def encodings() -> dict[str, Encoding]:
     scale = np.array([0.5, 1.5, 2.0, 0.75], np.float32).reshape(4, 1)
     book = np.array([-1.25, -0.5, 0.0, 0.75, 1.5], np.float32)
-    inner = GridEncoding(
-        dtype="float32", levels=8, zero_point=np.full((4, 1), 3, np.uint8), scale=scale, axis=0
-    )
+    inner = GridEncoding(dtype="float32", levels=8, zero_point=np.full((4, 1), 3, np.uint8), scale=scale, axis=0)
     return {
         "codebook": CodebookEncoding(dtype="float32", codebook=book),
         "codebook with scales": CodebookEncoding(dtype="float32", codebook=book, scale=scale, axis=0),
@@ -151,6 +149,14 @@ def test_a_shadow_starts_near_the_values_from_before_with_the_codes_it_has() -> 
     form = TrainedRounding(encoding, values, before)
     np.testing.assert_array_equal(form.values(form.start()), values)
     assert np.abs(form.start()["shadow"] - before).sum() < np.abs(values - before).sum()
+
+
+def test_a_shadow_whose_code_was_chosen_by_the_outputs_starts_in_the_middle() -> None:
+    encoding = CodebookEncoding(dtype="float32", codebook=np.array([-1, 0, 1], np.float32),
+                                scale=np.array([[1], [1]], np.float32), axis=0)  # fmt: skip
+    values = np.array([[0, 1], [1, 0]], np.float32)
+    before = np.array([[0.3, 0.4], [0.9, 0.8]], np.float32)  # 0.4 went up and 0.8 went down
+    np.testing.assert_allclose(TrainedRounding(encoding, values, before).start()["shadow"], [[0.3, 1], [0.9, 0]])
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "plain"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp import Context, Receipt, load, optimize
+from onnxcomp.graph.ir import reader
+from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.accounts import MOST_NODES, describe
@@ -55,7 +58,7 @@ def net() -> Model:
 def described(source: Model, result: Model, known: dict[str, WeightAccount] | None = None) -> Receipt:
     receipt = old_account()
     receipt.weights = known or {}
-    describe(receipt, source, result)
+    describe(receipt, source, open_graph(result))
     return receipt
 
 
@@ -154,3 +157,17 @@ def test_names_that_were_shortened_last_are_still_those_of_the_source(run: Calla
 def test_receipts_of_the_same_run_say_the_same_of_weights(run: Callable[[], Receipt]) -> None:
     first, second = run(), run()
     assert first.weights == second.weights and first.graphs == second.graphs
+
+
+def test_each_model_is_opened_once_and_its_stored_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, result = net(), after(after(net(), "quantize-weights", bits=4), "store-compact")
+    opened: list[Model] = []
+    whole = reader._opened
+
+    def counting(model: Model) -> Any:
+        opened.append(model)
+        return whole(model)
+
+    monkeypatch.setattr(reader, "_opened", counting)
+    described(source, result)
+    assert [opened.count(source), opened.count(result)] == [1, 3]  # with its decoders, without, and for their names

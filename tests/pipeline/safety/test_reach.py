@@ -13,9 +13,13 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context
-from onnxcomp.graph.weights.roles import with_arrays
+from onnxcomp.graph.stored.opening import open_plain
+from onnxcomp.graph.weights.roles import weights, with_arrays
 from onnxcomp.model import Model, load
+from onnxcomp.pipeline.safety import reach as safety_reach
 from onnxcomp.pipeline.safety.reach import (
+    FEW,
+    LARGE_QUICK_SAMPLES,
     QUICK_SAMPLES,
     TURNED_ERROR,
     Reach,
@@ -117,6 +121,39 @@ def test_a_weight_is_tried_once_and_on_few_samples_where_these_show_it(
     assert checks == [QUICK_SAMPLES] * 3  # the model as it is, and each weight gone
     reach.unreached(model, ["wx", "wz"])
     assert len(checks) == 3
+
+
+def deep(count: int) -> Model:
+    nodes = " ".join(f"t{at + 1} = MatMul(t{at}, w{at})" for at in range(count))
+    text = f"g (float[N,12] t0) => (float[N,12] t{count}) {{ {nodes} }}"
+    return parsed(text, **{f"w{at}": matrix(12, 12) / 4 for at in range(count)})
+
+
+def test_many_weights_are_judged_by_the_part_behind_each(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = deep(4 * FEW)
+    names = [f"w{at}" for at in range(4 * FEW)]
+    reach = Reach(judge(model, t0=X))
+    checks = counted(reach.tuner, monkeypatch)  # type: ignore[arg-type]
+    assert reach.unreached(model, names) == set()
+    assert len(checks) == 1 + FEW, "the model as it is and the first few are run as a whole"
+    assert reach._looks is None, "what was kept for that is let go"
+    alone = Reach(judge(model, t0=X))
+    for name in names[-3:]:  # nothing is kept between these
+        quick = alone._few_samples()[0]
+        found = alone._tried(model, next(each for each in weights(open_plain(model)) if each.name == name), quick)
+        assert reach._known[name, (12, 12)] == pytest.approx(found, rel=1e-4)
+
+
+def test_of_a_large_model_fewer_samples_are_tried_first(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stream()
+    monkeypatch.setattr(safety_reach, "LARGE_BYTES", 0)
+    reach = Reach(judge(model, x=X, z=X[:, :9]))
+    checks = counted(reach.tuner, monkeypatch)  # type: ignore[arg-type]
+    assert reach.unreached(model, ["wx", "wz"]) == set()
+    assert checks == [LARGE_QUICK_SAMPLES] * 3
+    (quick,) = reach._few_samples()
+    assert quick.target.optimization == "basic" and reach.tuner is not None
+    assert reach.tuner.target.optimization == "all", "what decides runs as it will"
 
 
 def test_without_a_judge_nothing_is_reached() -> None:

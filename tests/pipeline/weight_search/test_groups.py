@@ -15,7 +15,7 @@ from onnxcomp.contract import Context
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Table, WeightOption
-from onnxcomp.pipeline.weight_search.sensitivity import measure_influence, probes
+from onnxcomp.pipeline.weight_search.sensitivity import evaluations, measure_influence, probes
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.verify import Verdict
 from tests.pipeline.weight_search.fits import put_in
@@ -107,3 +107,11 @@ def test_the_larger_a_model_the_fewer_weights_are_changed_one_by_one() -> None:
     assert of(90 * 2**20) > 80
     assert of(400 * 10**6) == 20
     assert of(4 * 10**9) == Tuning().fewest_probes
+
+
+@pytest.mark.parametrize(("nodes", "most"), [(100, 1500), (10_000, 15), (150_000, 12)])
+def test_a_model_of_many_nodes_is_opened_less_often(nodes: int, most: int) -> None:
+    tuning = Tuning(most_evaluations=1500, probed_values=1500 * 16 * len(NAMES))
+    table = Table({name: [PLAIN, MILD, STRONG] for name in NAMES}, tuning=tuning, nodes=nodes)
+    assert evaluations(table) == (most if nodes < 150_000 else 1)
+    assert probes(table) >= min(most, 12) and probes(table) <= max(most, 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,18 @@ from onnxcomp.pipeline import Result, optimize, replay
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.model_search.timing import Course
 from onnxcomp.pipeline.objective import Objective
+from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.weight_search.allocation import allot, assign, predicted_total
 from onnxcomp.pipeline.weight_search.assembly import build
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
-from onnxcomp.pipeline.weight_search.site_options import add_sites
+from onnxcomp.pipeline.weight_search.site_options import add_sites, beside, settled
 from onnxcomp.receipt import Receipt
 from onnxcomp.recipe import Choose, Recipe
 from onnxcomp.registry import get_pass
 from onnxcomp.runtime import Session
+from onnxcomp.target import Target
+from onnxcomp.verify import Verifier
 
 BOTH = {"choose": ["quantize-weights", "factorize-linear"]}
 INPUTS = np.random.default_rng(1).standard_normal((200, 96)).astype(np.float32)
@@ -272,3 +276,50 @@ def test_a_step_that_is_kept_in_part_is_made_again(calib: str, tmp_path: Path, r
     assert applied.choice == (kept if is_choice else None)
     assert bool(applied.restore) is not is_choice
     assert_replays(result, calib, tmp_path)
+
+
+# --- ranks beside values, in the same few bits ---
+
+VALUES = {"choose": ["quantize-weights"], "then": ["match-outputs"]}
+ALSO = {**VALUES, "also": [{"pass": "factorize-linear", "bits": bits} for bits in (4, 6)]}
+
+
+def test_a_weight_becomes_two_factors_of_few_bits_where_these_are_fewer_bytes(calib: str, tmp_path: Path) -> None:
+    plain, result = (chosen(calib, each, {"pass": "store-compact"}) for each in (VALUES, ALSO))
+    assert ranks_of(result) and not ranks_of(plain)
+    assert result.model.size_bytes < 0.9 * plain.model.size_bytes
+    assert result.passed
+    stored = {each.name: each.what for step in result.receipt.steps for each in step.changed if "grid" in each.what}
+    assert any(name.endswith(("_left", "_right")) for name in stored)
+    assert_replays(result, calib, tmp_path)
+
+
+def full_rank(sizes: tuple[int, ...]) -> tuple[Table, Assignment]:
+    """A weight that values make small at an error of 0.001, and what was found."""
+    option = WeightOption(0, sizes[0], 0.001)
+    table = Table({"w": [WeightOption(None, 96 * 128 * 4, 0.0), option]})
+    table.influence["w", ANY_FAMILY] = 1.0
+    return table, {"w": option}
+
+
+@pytest.mark.parametrize(("size", "promises"), [(300, False), (12_000, True)])
+def test_what_takes_more_than_values_do_is_not_tried(calib: str, size: int, promises: bool) -> None:
+    model = load(net())
+    data = open_data(model, calib, Target.of("cpu"), 0)
+    tuner = Verifier(model, data, target=Target.of("cpu"))
+    table, found = full_rank((size,))
+    also = [get_pass("factorize-linear")(bits=6)]
+    context = Context(calibration=data)
+    wide = beside(table, model, also, found, tuner, 0.05, context, deadline=math.inf)  # type: ignore[arg-type]
+    assert (wide is not None) is promises
+    if wide is not None:
+        own = [each for each in wide.options["w"] if each.choice in wide.rewrites]
+        assert own and all(each.size_bytes < size and ("w", each.choice) in wide.measured for each in own)
+        assert settled(wide, table, 0.05, lambda *_: 1.0, 0.5, context) is None
+        kept = settled(wide, table, 0.05, lambda *_: 0.1, 0.5, context)
+        assert kept is not None and len(kept.options["w"]) == 1 and kept.options["w"][0] in own
+
+
+def test_what_changes_values_is_refused_beside_them() -> None:
+    with pytest.raises(RecipeError, match="cluster-weights rewrites no graph"):
+        Recipe.from_dict({"step": [{**VALUES, "also": ["cluster-weights"]}]}, name="r")
