@@ -231,6 +231,11 @@ def test_what_did_nothing_though_it_was_asked_for_says_why(capsys: pytest.Captur
     assert "did nothing" not in shown(receipt(steps=[exact, idle]), capsys)  # one of many that a preset tries
 
 
+def test_a_model_that_is_to_be_packed_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "once `onnxcomp pack` has coded them" in shown(receipt(recipe="packed"), capsys)
+    assert "onnxcomp pack" not in shown(receipt(), capsys)
+
+
 def test_where_nothing_could_be_timed_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     raced = step("fastest of 2", 2000, 2000, tried=[Tried("pass-b", "nothing to do"), Tried("pass-c", "declined")])
     lines = shown(receipt(steps=[raced]), capsys).splitlines()

@@ -213,6 +213,8 @@ def _notes(receipt: Receipt) -> list[str]:
         notes.append("nothing was gained: the output is the original")
     if not receipt.applied or receipt.recipe == "distill":
         notes += _idle(receipt.steps)
+    if receipt.applied and receipt.recipe == "packed":
+        notes.append("its bytes are few once `onnxcomp pack` has coded them")
     if receipt.data["random"] and not (receipt.applied and is_exact(receipt)):
         notes.append(WITHOUT_DATA)
     return notes
