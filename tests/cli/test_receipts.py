@@ -219,6 +219,23 @@ def test_what_was_tried_stands_from_the_fastest_on_beside_the_kept_one(capsys: p
     ]
 
 
+def test_what_did_nothing_though_it_was_asked_for_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    left = [Entry("conv", "relu (Relu) reads its channels and cannot be cut"), Entry("a", "b"), Entry("c", "d")]
+    why = "prune-channels did nothing: conv: relu (Relu) reads its channels and cannot be cut, and 2 others"
+    idle = step("prune-channels", 2000, 2000, skipped=left)
+    exact = step("fold-constants", 2100, 2000, changed=[Entry("n", "folded")])
+    for told in (receipt(steps=[idle], applied=[]), receipt(steps=[exact, idle], recipe="distill")):
+        assert why in " ".join(shown(told, capsys).split())
+    kept = step("prune-channels", 2000, 1000, skipped=left, changed=[Entry("d", "cut")])
+    assert "did nothing" not in shown(receipt(steps=[kept], recipe="distill"), capsys)
+    assert "did nothing" not in shown(receipt(steps=[exact, idle]), capsys)  # one of many that a preset tries
+
+
+def test_a_model_that_is_to_be_packed_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "once `onnxcomp pack` has coded them" in shown(receipt(recipe="packed"), capsys)
+    assert "onnxcomp pack" not in shown(receipt(), capsys)
+
+
 def test_where_nothing_could_be_timed_there_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     raced = step("fastest of 2", 2000, 2000, tried=[Tried("pass-b", "nothing to do"), Tried("pass-c", "declined")])
     lines = shown(receipt(steps=[raced]), capsys).splitlines()

@@ -211,9 +211,23 @@ def _notes(receipt: Receipt) -> list[str]:
         notes.append(unstored)
     if not receipt.applied:
         notes.append("nothing was gained: the output is the original")
+    if not receipt.applied or receipt.recipe == "distill":
+        notes += _idle(receipt.steps)
+    if receipt.applied and receipt.recipe == "packed":
+        notes.append("its bytes are few once `onnxcomp pack` has coded them")
     if receipt.data["random"] and not (receipt.applied and is_exact(receipt)):
         notes.append(WITHOUT_DATA)
     return notes
+
+
+def _idle(reports: Sequence[StepReport]) -> list[str]:
+    """Why the last step that left something alone did nothing, where it is the change that was asked for."""
+    last = next((each for each in reversed(reports) if each.skipped), None)
+    if last is None or last.changed:
+        return []
+    first, *others = {each.name: each.what for each in last.skipped}.items()
+    more = f", and {formats.count(len(others), 'other')} (-v lists all)" if others else ""
+    return [f"{last.rewrite} did nothing: {first[0]}: {plain(first[1])}{more}"]
 
 
 def _size_words(receipt: Receipt) -> str:
