@@ -82,7 +82,7 @@ class FactorizeLinear(FactorPass):
     energy: float | None = parameter(
         None, low=0.0, high=1.0, help="share of the squared singular values kept, weighed where errors are"
     )
-    outputs: str = parameter(
+    output_weighting: str = parameter(
         "alike",
         choices=("alike", "fisher"),
         help="how errors of a weight's outputs count: alike, or by what gradients say that the model minds of them",
@@ -93,7 +93,7 @@ class FactorizeLinear(FactorPass):
 
     @property
     def by_gradients(self) -> bool:
-        return self.outputs == "fisher"
+        return self.output_weighting == "fisher"
 
     def place(self, weight: Weight) -> Place | str | None:
         return place_of_weight(weight)

@@ -331,7 +331,7 @@ def seeing_half(outputs: str, folder: Path) -> tuple[Outcome, float]:
     session = Session(model.to_bytes())
     data = CalibrationData.open(folder / "c.npz", session.inputs, run=session.run)
     context = Context(calibration=data, exclude=("v",))
-    result, outcome = factorized(model, context, rank=8, outputs=outputs)
+    result, outcome = factorized(model, context, rank=8, output_weighting=outputs)
     before, after = (Session(each.to_bytes()).run({"x": inputs})["y"] for each in (model, result))
     return outcome, float(np.square(after - before).sum() / np.square(before).sum())
 
