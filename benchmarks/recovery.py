@@ -76,7 +76,7 @@ CASES = (
             one("prune-blocks", ratio=0.01, mean=False, exclude=["model/add_1*", "model/add_2*"]), one("remove-noops"),
             one("prune-channels", macs=0.8, multiple=16),
             one(
-                "finetune", steps=3500, rate=0.005, batch_size=32, mixup=1.0, inner=2.0,
+                "finetune", steps=18000, rate=0.005, batch_size=32, mixup=1.0, inner=2.0,
                 inner_tensors="model/activation_4/Relu:0,model/activation_6/Relu:0",
             ),
             one("quantize-static"), one("finetune", steps=150, rate=0.001, mixup=1.0), stored=False,
@@ -88,7 +88,7 @@ CASES = (
         together(
             one("cluster-weights", bits=1.6, granularity="channel", exclude=["model/conv2d/*", "model/dense/*"]),
             one("match-outputs"),
-            one("finetune", steps=900, rate=0.003, rounding="straight-through", mixup=1.0),
+            one("finetune", steps=5000, rate=0.003, rounding="straight-through", mixup=1.0),
         ),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
