@@ -147,12 +147,14 @@ class WeightAccount:
 @dataclass
 class OutlineNode:
     """A node of the source's main graph. now: its operator in the result, "" where no node has its name any more.
-    reads: its weights."""
+    reads: its weights. macs: multiply-accumulates before and after, with those of nodes that were made of it; empty
+    where it has none, or where shapes are not known."""
 
     name: str = ""
     operator: str = ""
     now: str = ""
     reads: list[str] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
 
 
 @dataclass

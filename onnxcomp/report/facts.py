@@ -156,10 +156,11 @@ def _work(receipt: Receipt) -> Fact | None:
     ratio = after / before
     tone = GOOD if ratio < 1 - WORK_NOISE else BAD if ratio > 1 + WORK_NOISE else PLAIN
     words = "unchanged" if tone == PLAIN else f"{ratio:.1%} of before"
-    return Fact("Multiplications of one run", f"{_millions(before)} → {_millions(after)}", words, tone)
+    return Fact("Multiplications of one run", f"{in_millions(before)} → {in_millions(after)}", words, tone)
 
 
-def _millions(number: int) -> str:
+def in_millions(number: int) -> str:
+    """A number of operations in thousands, millions or billions."""
     for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= factor:
             return f"{formats.significant(number / factor)} {unit}"

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from onnxcomp import formats
 from onnxcomp.judgement import judgement
 from onnxcomp.receipt import OutlineNode, Receipt, StepReport, Tried
-from onnxcomp.report.facts import front
+from onnxcomp.report.facts import front, in_millions
 from onnxcomp.report.plain import plain
 from onnxcomp.report.prices import UNIT, going_rate, offers, reasons, verdict_on
 from onnxcomp.report.story import Account, WeightStory
@@ -262,6 +262,7 @@ def _environment() -> Environment:
         "shape": _shape, "shortened": formats.shortened, "signed": _signed, "significant": formats.significant,
         "size": formats.size, "smaller": formats.smaller, "verdict_on": verdict_on,
     }  # fmt: skip
+    made.filters["millions"] = in_millions
     made.globals.update(named, OPEN_ROWS=OPEN_ROWS, UNIT=UNIT)
     return made
 

@@ -21,6 +21,7 @@ from onnx import helper
 from onnxcomp import formats
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
+from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.storage.decoders import MIN_BYTES
@@ -101,7 +102,7 @@ class Inspection(Shown):
     macs: of all nodes whose shapes are known, for a batch of one. macs_partial: dimensions that the model
     leaves open were counted as 1. macs_unknown: nodes that multiply but whose shapes are not known.
     text_bytes: of doc strings and exporters' metadata, which the recipes remove. input_shapes: those that were asked
-    for, which multiply-accumulates are counted at.
+    for, which multiply-accumulates are counted at. node_macs: of each node whose shapes are known, by its key.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Inspection(Shown):
     operators: tuple[OperatorInfo, ...]
     gains: tuple[Gain, ...]
     input_shapes: dict[str, list[int]] = field(default_factory=dict)
+    node_macs: dict[str, int] = field(default_factory=dict)
 
     def headline(self) -> str:
         """Its name, bytes, weights and nodes."""
@@ -198,6 +200,7 @@ def inspected(graph: Graph, input_shapes: Mapping[str, Sequence[int]] | None = N
         subgraph_count=sum(scope.kind == "subgraph" for scope in graph.scopes),
         function_count=len(proto.functions),
         macs=sum(each.count for each in known),
+        node_macs={node_key(scope, node): own.count for scope, node in graph.nodes() if (own := counted.get(node))},
         macs_partial=any(each.is_partial for each in known),
         macs_unknown=sum(each is None for each in counted.values()),
         quantized=_quantized(graph),

@@ -100,9 +100,10 @@ def _graphs(
     counts = [{each.name: each.count for each in inspection.operators} for inspection in (before, after)]
     names = sorted({*counts[0], *counts[1]}, key=lambda name: (-max(each.get(name, 0) for each in counts), name))
     now = {node_key(scope, node): operator_name(node) for scope, node in result.nodes()}
-    nodes = [_outlined(source, node, now, listed) for node in ordered(source.main.graph.nodes)]
-    shown = nodes if len(nodes) <= MOST_NODES else [each for each in nodes if each.reads]
     is_known = not any(each.macs_partial or each.macs_unknown for each in (before, after))
+    macs = _node_macs(before, after) if is_known else {}
+    nodes = [_outlined(source, node, now, listed, macs) for node in ordered(source.main.graph.nodes)]
+    shown = nodes if len(nodes) <= MOST_NODES else [each for each in nodes if each.reads]
     return Graphs(
         operators={name: [each.get(name, 0) for each in counts] for name in names},
         macs=[before.macs, after.macs] if is_known else [],
@@ -111,7 +112,24 @@ def _graphs(
     )
 
 
-def _outlined(graph: Graph, node: Node, now: Mapping[str, str], listed: Mapping[str, WeightAccount]) -> OutlineNode:
+def _node_macs(before: Inspection, after: Inspection) -> dict[str, list[int]]:
+    """Multiply-accumulates of the source's nodes before and after, with what was made of each: by names."""
+    found = {name: [count, 0] for name, count in before.node_macs.items()}
+    for name, count in after.node_macs.items():
+        owner = name if name in found else _owner(name, found)
+        if owner is not None:
+            found[owner][1] += count
+    return found
+
+
+def _outlined(
+    graph: Graph,
+    node: Node,
+    now: Mapping[str, str],
+    listed: Mapping[str, WeightAccount],
+    macs: Mapping[str, list[int]],
+) -> OutlineNode:
     key = node_key(graph.main, node)
     keys = (graph.main.key(each.name) for each in node.inputs if each.name)
-    return OutlineNode(key, operator_name(node), now.get(key, ""), [name for name in keys if name in listed])
+    reads = [name for name in keys if name in listed]
+    return OutlineNode(key, operator_name(node), now.get(key, ""), reads, macs.get(key, []))

@@ -77,6 +77,16 @@ def test_weights_are_listed_with_their_bytes_shapes_and_zeros() -> None:
     assert (found["V"].zeros, found["W"].zeros) == (0.25, 0.0)
 
 
+def test_multiplications_of_a_node_and_of_what_was_made_of_it() -> None:
+    """W of 32 x 64 becomes 32 x 8 and 8 x 64."""
+    source = net()
+    graphs = described(source, after(source, "factorize-linear", rank=8)).graphs
+    assert {each.name: each.macs for each in graphs.nodes if each.macs} == {
+        "a": [32 * 64, 8 * (32 + 64)],
+        "e": [64 * 16, 8 * (64 + 16)],
+    }
+
+
 def test_what_a_pass_made_of_a_weight_counts_as_that_weight() -> None:
     result = after(net(), "factorize-linear")
     found = described(net(), result).weights
