@@ -23,7 +23,7 @@ from onnxcomp.cli.running import options
               help="Mix each sample of a step with another, in shares drawn from Beta(A, A); teacher and student see "
                    "the same. 1: any share alike; 0: none. [default: 0]")  # fmt: skip
 @options.output_options
-@options.data_options
+@options.learning_options
 @options.input_shape_option
 @options.own_training_options
 @options.target_options

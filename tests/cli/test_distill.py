@@ -118,9 +118,18 @@ def test_a_limit_is_obeyed(invoke: Invoke, model_file: Path, calibration_file: P
     assert apart(model_file, path) < 1e-9  # the cut was taken back
 
 
+def test_wants_samples(invoke: Invoke, model_file: Path) -> None:
+    result = invoke("distill", model_file, "--student", "width=0.5")
+    assert result.exit_code == 2
+    assert "--calib-data" in result.stderr
+    assert files_in(model_file.parent) == {"net.onnx"}
+
+
 @pytest.mark.parametrize("options", [(), ("student.onnx", "--student", "width=0.5")])
-def test_wants_a_student_or_a_shape(invoke: Invoke, model_file: Path, options: tuple[str, ...]) -> None:
-    result = invoke("distill", model_file, *options)
+def test_wants_a_student_or_a_shape(
+    invoke: Invoke, model_file: Path, training_file: Path, options: tuple[str, ...]
+) -> None:
+    result = invoke("distill", model_file, *options, "--calib-data", training_file)
     assert result.exit_code == 2
     assert "one of both" in result.stderr
     assert files_in(model_file.parent) == {"net.onnx"}

@@ -119,14 +119,16 @@ def _as_sequences(ctx: click.Context, param: click.Parameter, source: str | None
 
 DATA_HELP = (
     ".npz (one array per input, `labels` if you have them), .npy, a folder of these or of test_data_set_*, or "
-    "module:function. Without it inputs are drawn at random, which only shows breakage."
+    "module:function."
 )
+RANDOM_HELP = " Without it inputs are drawn at random, which only shows breakage."
 
 
-def _reading(*names: str, what: str) -> Decorator[Any]:
+def _reading(*names: str, what: str, needed: bool = False) -> Decorator[Any]:
     """Where inputs come from, by the first of the names; how they are read, and what is drawn."""
+    said = f"{what}: {DATA_HELP}{'' if needed else RANDOM_HELP}"
     return stacked(
-        click.option(*names, "calib_data", metavar="SRC", callback=_as_sequences, help=f"{what}: {DATA_HELP}"),
+        click.option(*names, "calib_data", metavar="SRC", callback=_as_sequences, required=needed, help=said),
         click.option("--sequence-axis", type=click.IntRange(min=0), metavar="N", callback=_note_axis, is_eager=True,
                      expose_value=False,
                      help="The arrays are sequences, such as (sequences, steps, ...): the axis of the steps, which the "
@@ -138,6 +140,7 @@ def _reading(*names: str, what: str) -> Decorator[Any]:
 
 
 data_options = _reading("--calib-data", what="Inputs to calibrate and verify with")
+learning_options = _reading("--calib-data", what="Inputs to learn from and verify with", needed=True)
 inputs_options = _reading("--data", "--calib-data", what="Inputs to run on")
 
 
