@@ -27,6 +27,7 @@ LOG = logging.getLogger(__name__)
 
 LARGE_SHARE = 0.02  # of the cost foreseen, that a weight must have to be rewritten
 FEWER_BYTES = 0.85  # of what is foreseen for a weight, that an option takes at most
+FEWER_CODED = 1.0  # the same of coded bytes, of which more than foreseen are needed in the end
 MORE_ERROR = 8.0  # times that of what is foreseen, that is worth a look
 STEP = 1.25  # of errors from one option that is measured to the next
 LEAST_ERROR = 1e-12
@@ -98,7 +99,7 @@ def beside(
     probe, most = Probe(model, wide, tuner), max(1, evaluations(table) // len(large))
     for name in large:
         own = [each for each in wide.options[name] if each.choice in new]
-        steps = _rungs(own, found[name])[: min(most, MOST_RUNGS)]
+        steps = _rungs(own, found[name], FEWER_CODED if table.objective.coded else FEWER_BYTES)[: min(most, MOST_RUNGS)]
         harmless = _measured(probe, name, steps, limit, context, deadline)
         wide.options[name] = [*table.options[name], *harmless]
     wide.options = {name: wide.options[name] for name in table.options}
@@ -137,11 +138,11 @@ def settled(
     return None
 
 
-def _rungs(options: Sequence[WeightOption], found: WeightOption) -> list[WeightOption]:
-    """Of options that take fewer bytes than what is foreseen those of fewest, in steps of error, mildest first."""
+def _rungs(options: Sequence[WeightOption], found: WeightOption, share: float = FEWER_BYTES) -> list[WeightOption]:
+    """Of options that take at most a share of the bytes of what is foreseen those of fewest, in steps of error, mildest first."""
     steps: dict[int, WeightOption] = {}
     for each in sorted(options, key=lambda one: (one.size_bytes, one.error)):
-        if each.size_bytes <= FEWER_BYTES * found.size_bytes and each.error <= MORE_ERROR * found.error:
+        if each.size_bytes <= share * found.size_bytes and each.error <= MORE_ERROR * found.error:
             steps.setdefault(math.floor(math.log(max(each.error, LEAST_ERROR)) / math.log(STEP)), each)
     return [each for _, each in sorted(steps.items())]
 
