@@ -139,7 +139,7 @@ def settled(
 
 
 def _rungs(options: Sequence[WeightOption], found: WeightOption, share: float = FEWER_BYTES) -> list[WeightOption]:
-    """Of options that take at most a share of the bytes of what is foreseen those of fewest, in steps of error, mildest first."""
+    """Of options that take at most a share of the bytes foreseen those of fewest, in steps of error, mildest first."""
     steps: dict[int, WeightOption] = {}
     for each in sorted(options, key=lambda one: (one.size_bytes, one.error)):
         if each.size_bytes <= share * found.size_bytes and each.error <= MORE_ERROR * found.error:
