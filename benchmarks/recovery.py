@@ -88,7 +88,7 @@ CASES = (
         together(
             one("cluster-weights", bits=1.6, granularity="channel", exclude=["model/conv2d/*", "model/dense/*"]),
             one("match-outputs"),
-            one("finetune", steps=5000, rate=0.003, rounding="straight-through", mixup=1.0),
+            one("finetune", steps=900, rate=0.003, rounding="straight-through", mixup=1.0),
         ),
         operator.ge, 80.0, most_bytes=26_000, unlabelled="cifar10_unlabelled",
     ),
