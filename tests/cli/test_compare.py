@@ -149,10 +149,15 @@ def _outputs(**kinds: str) -> dict[str, object]:
 
 
 def test_no_class_wins_in_what_is_only_perhaps_scores() -> None:
-    [(_, sure)] = agreement({"agreement": 0.9, "outputs": _outputs(y="classes", z="values")})
-    [(_, unsure)] = agreement({"agreement": 0.9, "outputs": _outputs(y="values")})
+    [(_, sure)] = agreement({"agreement": 0.9, "samples": 10, "outputs": _outputs(y="classes", z="values")})
+    [(_, unsure)] = agreement({"agreement": 0.9, "samples": 10, "outputs": _outputs(y="values")})
     assert sure == "the winning class is the same on 90.0% of the samples"
     assert unsure == "were these class scores, the winning class would be the same on 90.0% of the samples"
+
+
+def test_where_a_sample_holds_many_winners_these_are_counted() -> None:
+    [(_, said)] = agreement({"agreement": 0.999, "samples": 8, "outputs": _outputs(y="classes")})
+    assert said == "the winning class is the same on 99.9% of the places in the samples"
 
 
 def test_an_output_that_shows_nothing_is_not_said_to_be_judged() -> None:
