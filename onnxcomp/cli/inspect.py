@@ -226,7 +226,7 @@ def _show_operators(found: Inspection, limit: int | None) -> None:
 def _show_weights(found: Inspection, limit: int | None) -> None:
     from onnxcomp import formats
     from onnxcomp.cli.printing import screen
-    from onnxcomp.graph.report.inspection import GAIN_BITS
+    from onnxcomp.graph.report.coded_sizes import GAIN_BITS
 
     if not found.tensors:
         screen.show("", "It has no constants: there is nothing to compress.")

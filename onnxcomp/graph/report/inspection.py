@@ -6,15 +6,12 @@ found.weight_bytes, found.tensors[0].name, found.gains[0].size_bytes
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx
 from onnx import helper
 
@@ -23,17 +20,16 @@ from onnxcomp.graph.infer.shapes import Shapes, infer_shapes, is_open
 from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import Graph, open_graph
+from onnxcomp.graph.report.coded_sizes import GAIN_BITS, bytes_by_bits
 from onnxcomp.graph.report.macs import Macs, count_macs
 from onnxcomp.graph.storage.decoders import MIN_BYTES
 from onnxcomp.graph.storage.texts import text_bytes
 from onnxcomp.graph.stored.decoding import Decoders, above
 from onnxcomp.graph.stored.opening import open_plain, weights_by_decoded_name
-from onnxcomp.graph.weights.roles import Weight, roles_of, weights, with_true_encodings
+from onnxcomp.graph.weights.roles import roles_of, weights, with_true_encodings
 from onnxcomp.input_shapes import Dims, settle
 from onnxcomp.memory import uncollected
 from onnxcomp.model import Model, load
-from onnxcomp.numerics.encodings.encoding import CodebookEncoding
-from onnxcomp.numerics.encodings.storage_options import estimate_bytes
 from onnxcomp.operators import ONNX_DOMAINS
 from onnxcomp.shown import Row, Shown
 from onnxcomp.tensors import bits_of
@@ -49,8 +45,6 @@ QUANTIZED_OPS = frozenset(
      "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized"}
 )  # fmt: skip
 COMPACT = "(compact storage)"
-GAIN_BITS = (8, 6, 5, 4, 3, 2)
-SHAPES = 1024
 
 
 @dataclass(frozen=True)
@@ -282,7 +276,7 @@ def _compact(graph: Graph, shapes: Shapes) -> list[Compact]:
             tuple(sorted({operator_name(each) for each in output.outputs})),
             size,
             "compact",
-            _bits_bytes(shape, helper.tensor_dtype_to_np_dtype(data_type), size) if is_weight else {},
+            bytes_by_bits(shape, helper.tensor_dtype_to_np_dtype(data_type), size) if is_weight else {},
         )
         found.append(Compact(info, nodes, frozenset(own)))
     return found
@@ -309,7 +303,7 @@ def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]
                 tuple(sorted({operator_name(each) for each in constant.outputs})),
                 stored_bytes(constant),
                 "" if encoding is None else f"{encoding.kind}, {encoding.level_count} levels",
-                {} if weight is None else _bits_bytes(weight.shape, weight.dtype, weight.size_bytes),
+                {} if weight is None else bytes_by_bits(weight.shape, weight.dtype, weight.size_bytes),
             )
             found.append(info)
     return tuple(sorted(found, key=lambda each: -each.size_bytes))
@@ -318,24 +312,6 @@ def _tensors(graph: Graph, compact: Sequence[Compact]) -> tuple[TensorInfo, ...]
 def stored_bytes(constant: Constant) -> int:
     """Bytes of a constant's data on disk."""
     return (constant.size * bits_of(constant.data_type) + 7) // 8
-
-
-def _bits_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int) -> dict[int, int]:
-    return {bits: _coded_bytes(shape, dtype, size_bytes, bits) for bits in GAIN_BITS}
-
-
-def coded_bytes(weight: Weight, bits: int) -> int:
-    """About how many bytes a weight takes in codes of so many bits with a codebook, never more than now."""
-    return _coded_bytes(weight.shape, weight.dtype, weight.stored_bytes, bits)
-
-
-@functools.lru_cache(SHAPES)  # thousands of weights have few shapes
-def _coded_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], size_bytes: int, bits: int) -> int:
-    if 2**bits > math.prod(shape):
-        return size_bytes
-    codebook = np.arange(2**bits, dtype=np.float32).astype(dtype)
-    encoding = CodebookEncoding(dtype=str(dtype), codebook=codebook)
-    return min(size_bytes, estimate_bytes(shape, dtype, encoding))
 
 
 def _operators(graph: Graph, counted: dict[Node, Macs | None], compact: Sequence[Compact]) -> tuple[OperatorInfo, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.contract import Context
-from onnxcomp.graph.report.inspection import GAIN_BITS, coded_bytes
+from onnxcomp.graph.report.coded_sizes import GAIN_BITS, coded_bytes
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.model import Model, load
