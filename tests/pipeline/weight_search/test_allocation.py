@@ -30,9 +30,8 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     WeightOption,
-    as_made,
 )
-from onnxcomp.pipeline.weight_search.data_free import assign_by_noise
+from onnxcomp.pipeline.weight_search.data_free import as_made, assign_by_noise
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
