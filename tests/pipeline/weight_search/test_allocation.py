@@ -93,6 +93,17 @@ def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> No
     assert {each.choice for each in far.options["one"]} == {None}
 
 
+def test_of_large_models_the_shortlist_keeps_what_limits_near_the_one_asked_for_take() -> None:
+    ladder = [WeightOption(index, 800 - 100 * index, 0.001 * 4**index) for index in range(6)]
+    asked, left = ladder[1].error, []
+    for large_bytes in (2**25, 10):
+        table = table_of(one=list(ladder))
+        table.tuning = Tuning(large_bytes=large_bytes, pruned_within=8.0)
+        shortlist(table, asked, {"one": ladder[0]})
+        left.append({each.choice for each in table.options["one"]})
+    assert left == [{None, 0, 1, 2, 3}, {None, 0, 1, 2}], "up to 32 times, and up to 8 times"
+
+
 def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:
     """The whole goes a little over the limit, and the next option is far away on the scale of limits."""
     strong, mild = WeightOption(0, 100, 0.03), WeightOption(1, 500, 0.004)
