@@ -32,12 +32,17 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
 
     always: options that stay in any case, as do those that need no making. Made with data later, options cause a
     fraction of the divergence that is predicted now, some less than others; that of pruned ones is foreseen least, so
-    that what would be taken without them is made, too. Of large models no limits far beyond this one count.
+    that what would be taken without them is made, too. Of large models no limits far beyond this one count, and pruned
+    options only where they promise to save for the limit that a search begins with.
     """
     tuning, plain = table.tuning, without_pruned(table)
     total = sum(options[0].size_bytes for options in table.options.values())
     shares = [each for each in tuning.shortlisted if each <= tuning.pruned_within or total <= tuning.large_bytes]
     dense, pruned = ([allot(each, share * limit) for share in shares] for each in (plain, table))
+    if total > tuning.large_bytes and not _promises(table, plain, tuning.recovered * limit):
+        pruned = dense
+        for name, options in table.options.items():
+            table.options[name] = [each for each in options if each in plain.options[name] or each == always[name]]
     few = [found for found, share in zip(pruned, shares, strict=True) if share <= tuning.pruned_within]
     heavy = tuning.heavy * total
     for name, options in table.options.items():
@@ -56,6 +61,12 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
             or any(_alike(table, each, one) for one in taken)
             or (is_pruned(table, each) and (each in alone or any(_alike(table, each, one) for one in masked)))
         ]
+
+
+def _promises(table: Table, plain: Table, limit: float) -> bool:
+    """Whether a table is predicted to save more than one without some options by more than the search is uncertain."""
+    costs = [each.total(allot(each, limit)) for each in (table, plain)]
+    return costs[0] <= table.tuning.promising * costs[1]
 
 
 def rungs(table: Table, name: str, taken: Sequence[WeightOption]) -> list[WeightOption]:
