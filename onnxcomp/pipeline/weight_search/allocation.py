@@ -39,7 +39,7 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
     total = sum(options[0].size_bytes for options in table.options.values())
     shares = [each for each in tuning.shortlisted if each <= tuning.pruned_within or total <= tuning.large_bytes]
     dense, pruned = ([allot(each, share * limit) for share in shares] for each in (plain, table))
-    if total > tuning.large_bytes and not _promises(table, plain, tuning.recovered * limit):
+    if total > tuning.large_bytes and not promises(table, plain, tuning.recovered * limit):
         pruned = dense
         for name, options in table.options.items():
             table.options[name] = [each for each in options if each in plain.options[name] or each == always[name]]
@@ -63,9 +63,10 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
         ]
 
 
-def _promises(table: Table, plain: Table, limit: float) -> bool:
-    """Whether a table is predicted to save more than one without some options by more than the search is uncertain."""
-    costs = [each.total(allot(each, limit)) for each in (table, plain)]
+def promises(table: Table, other: Table, limit: float) -> bool:
+    """Whether what a table is predicted to take within a limit is less than what another one is, by more than a search
+    is uncertain by."""
+    costs = [each.total(allot(each, limit)) for each in (table, other)]
     return costs[0] <= table.tuning.promising * costs[1]
 
 

@@ -114,7 +114,8 @@ class Spending:
             return None
         base = work.divergence_alone(table, {})
         most = base + self.tuning.rewritten * (work.verifier.search_limit - base)
-        return settled(wide, table, limit, work.divergence_alone, most, work.context)
+        found = settled(wide, table, limit, work.divergence_alone, most, work.context)
+        return found if found is not None and search.promises(found, table, limit) else None
 
     def _spent_on(self, table: Table, limit: float) -> Attempt | None:
         """The same of this table."""
@@ -140,8 +141,7 @@ class Spending:
             return False
         if self.goal is not None and best is not None and best.cost <= self.goal:
             return False
-        costs = [self.table.total(search.allot(each, limit)) for each in (self.table, without_pruned(self.table))]
-        return best is None or costs[0] <= self.tuning.promising * costs[1]
+        return best is None or search.promises(self.table, without_pruned(self.table), limit)
 
     def _strongest(self, first: float) -> Attempt | None:
         """The same of the options that the table has now: by stricter limits alone and, where several failed, once more
