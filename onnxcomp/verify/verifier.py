@@ -45,9 +45,9 @@ from onnxcomp.verify.limits import (
 )
 from onnxcomp.verify.measures import lenses_of
 from onnxcomp.verify.reading.outputs import Outputs
-from onnxcomp.verify.reading.padding import Padding, find_padding
+from onnxcomp.verify.reading.padding import Padding, padding_of
 from onnxcomp.verify.reading.watched import Watched
-from onnxcomp.verify.reference import OutputStore, flatten, layout_of
+from onnxcomp.verify.reference import OutputStore, layout_of
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.trials import ValueTrials
 from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure, over_beside
@@ -234,8 +234,7 @@ class Verifier:
         """The input that marks padding, asked of the original itself; not of one that needs a process of its own."""
         if self.data.is_random or self.original.size_bytes >= ISOLATE_FROM_BYTES or len(self.data.inputs) < 2:
             return None
-        with self.original.opened_on(self.target.session) as session:
-            return find_padding(list(self.data.labelled_batches()), lambda feeds: flatten(session.run(feeds)))
+        return padding_of(self.original, self.data, self.target.session)
 
     # --- metric and limit ---
 

@@ -27,7 +27,7 @@ from onnxcomp.numerics.encodings.encoding import (
 from onnxcomp.numerics.quantizers.level_set import Lattice, lattice_of, with_lattice
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors, refit_vectors
 from onnxcomp.numerics.rounding.coordinate_descent import FREE, improve_codes, successive_codes
-from onnxcomp.numerics.rounding.error_feedback import compensated
+from onnxcomp.numerics.rounding.error_feedback import Turns, compensated_in
 from onnxcomp.numerics.rounding.gram import CAUTIOUS_SHRINKAGE, OutputError, shrunk
 from onnxcomp.numerics.rounding.level_set_fit import Problem, refit_levels, refit_scales
 
@@ -129,12 +129,13 @@ def round_to_vectors(
     book = encoding.codebook.astype(np.float32)
     trials = _Trials(form, old, moment)
     trials.add(encoding, encoding.nearest(old))
+    turns = Turns.of(moment, len(packed), width=width)
     for _ in range(ROUNDS):
 
         def rounded(target: Array, columns: Array, book: Array = book) -> Array:
             return book[nearest_vectors(target, book)]
 
-        values = compensated(packed, moment, rounded, width=width)
+        values = compensated_in(turns, packed, rounded)
         codes = nearest_vectors(values.reshape(*values.shape[:2], -1, width), book)
         trials.add_vectors(encoding, book, codes)
         book = refit_vectors(packed, moment, book, codes)

@@ -13,6 +13,7 @@ columns before them and T their own part of U:    target = w + c T^-1
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,21 +28,40 @@ BLOCK = 64  # columns between two products with the errors of all columns before
 Round = Callable[[Array, Array], Array]
 
 
+@dataclass(frozen=True)
+class Turns:
+    """The order (groups, K) in which columns are rounded, ``width`` together, and U (groups, K, K) float32 of H in that
+    order: what takes longest, and is the same for all matrices of these inputs."""
+
+    order: Array
+    upper: Array
+    width: int
+
+    @classmethod
+    def of(cls, moment: Array, groups: int, *, width: int = 1, in_order: bool = False) -> Turns:
+        """moment: H, (groups, K, K) or (1, K, K). width: it must divide K, else ValueError. in_order: take the columns
+        as they come, not those first that matter most."""
+        length = moment.shape[2]
+        if length % width:
+            raise ValueError(f"width must divide the columns: {width}, {length}")
+        moment = np.broadcast_to(moment, (groups, length, length)) if len(moment) == 1 else moment
+        order = _order(moment, width, in_order)
+        return cls(order, _feedback(moment, order), width)
+
+
 def compensated(matrices: Array, moment: Array, rounded: Round, *, width: int = 1, in_order: bool = False) -> Array:
+    """``compensated_in`` for one matrix of these inputs; see ``Turns.of``."""
+    return compensated_in(Turns.of(moment, len(matrices), width=width, in_order=in_order), matrices, rounded)
+
+
+def compensated_in(turns: Turns, matrices: Array, rounded: Round) -> Array:
     """Q (groups, rows, K) float32 near ``matrices`` in the sense of H, all of whose columns ``rounded`` made.
 
-    matrices: (groups, rows, K). moment: H, (groups, K, K) or (1, K, K).
-    rounded: called with targets (groups, rows, width) and the positions (groups, width) of these columns; gives
-        what they become. width: columns rounded together; it must divide K, else ValueError.
-    in_order: take the columns as they come, not those first that matter most.
+    matrices: (groups, rows, K). rounded: called with targets (groups, rows, width) and the positions (groups, width) of
+    these columns; gives what they become.
     """
-    groups, _, length = matrices.shape
-    if length % width:
-        raise ValueError(f"width must divide the columns: {width}, {length}")
-    moment = np.broadcast_to(moment, (groups, length, length)) if len(moment) == 1 else moment
-    order = _order(moment, width, in_order)
+    order, upper, width, length = turns.order, turns.upper, turns.width, matrices.shape[2]
     taken = np.take_along_axis(np.asarray(matrices, np.float32), order[:, None, :], axis=2)
-    upper = _feedback(moment, order)
     result = np.empty_like(taken)
     error = np.zeros_like(taken)
     step = max(width, BLOCK // width * width)

@@ -81,6 +81,7 @@ class _Part:
         columns = np.argsort(reader.owners, kind="stable")
         starts = np.searchsorted(reader.owners[columns], np.arange(count + 1))
         self._columns = [columns[starts[i] : starts[i + 1]] for i in range(count)]
+        self._left = np.ones(len(reader.owners), np.bool_)
 
     def scores(self, units: Array) -> Array:
         """What dropping each unit alone would add."""
@@ -105,12 +106,19 @@ class _Part:
         rows = self._inverse[columns]
         self._matrix -= shares @ rows
         self._inverse -= rows.T @ np.linalg.solve(rows[:, columns], rows)
-        self._matrix[:, columns] = 0
-        self._inverse[columns] = 0
-        self._inverse[:, columns] = 0
-        # What is gone must stay solvable; it is not asked for again.
-        self._inverse[columns, columns] = 1
+        self._left[columns] = False
+        if 2 * np.count_nonzero(self._left) <= self._left.size:
+            self._close_up()
         return added
+
+    def _close_up(self) -> None:
+        """Leave out the columns that are gone, which are not asked for again."""
+        kept = np.flatnonzero(self._left)
+        place = np.cumsum(self._left) - 1
+        self._matrix = np.ascontiguousarray(self._matrix[:, kept])
+        self._inverse = np.ascontiguousarray(self._inverse[np.ix_(kept, kept)])
+        self._columns = [place[each] if self._left[each].all() else each[:0] for each in self._columns]
+        self._left = np.ones(kept.size, np.bool_)
 
 
 def without(matrix: Array, gram: Array, cross: Array, dropped: Array, *, amount: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
 from onnxcomp.clock import clock
@@ -11,6 +12,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.steps.dispatch import perform
 from onnxcomp.pipeline.steps.judged import check_speed, judged
 from onnxcomp.pipeline.weight_search.driver import Choosing
+from onnxcomp.pipeline.weight_search.learned import Learned
 from onnxcomp.recipe import Choose
 
 CHECKS = 3  # runs of a model, on the verification samples or so, that follow a search which the deadline has ended
@@ -19,11 +21,12 @@ CHECKS = 3  # runs of a model, on the verification samples or so, that follow a 
 @perform.register
 def perform_choose(step: Choose, run: Run) -> None:
     """Keep the best assignment that the budget tolerates."""
-    judged(step, run, _once, even_late=True, mildly=_once)
+    once = functools.partial(_once, learned=Learned())
+    judged(step, run, once, even_late=True, mildly=once)
 
 
-def _once(step: Choose, run: Run, started: float, /, *, held: Collection[str] = ()) -> None:
-    """held: weights that may have little error each."""
+def _once(step: Choose, run: Run, started: float, /, *, learned: Learned, held: Collection[str] = ()) -> None:
+    """held: weights that may have little error each. learned: what one time leaves to the next."""
     before, ledger = run.current, run.ledger
     context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
     choosing = Choosing(
@@ -39,6 +42,7 @@ def _once(step: Choose, run: Run, started: float, /, *, held: Collection[str] = 
         last_moment=run.time.last_moment,
         course=run.course,
         held=frozenset(held),
+        learned=learned,
     )
     trial = choosing.choose()
     report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)

@@ -32,15 +32,23 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
 
     always: options that stay in any case, as do those that need no making. Made with data later, options cause a
     fraction of the divergence that is predicted now, some less than others; that of pruned ones is foreseen least, so
-    that what would be taken without them is made, too.
+    that what would be taken without them is made, too. Of large models no limits far beyond this one count, and pruned
+    options only where they promise to save for the limit that a search begins with.
     """
     tuning, plain = table.tuning, without_pruned(table)
-    dense, pruned = ([allot(each, share * limit) for share in tuning.shortlisted] for each in (plain, table))
-    few = [found for found, share in zip(pruned, tuning.shortlisted, strict=True) if share <= tuning.pruned_within]
-    heavy = tuning.heavy * sum(options[0].size_bytes for options in table.options.values())
+    total = sum(options[0].size_bytes for options in table.options.values())
+    shares = [each for each in tuning.shortlisted if each <= tuning.pruned_within or total <= tuning.large_bytes]
+    dense, pruned = ([allot(each, share * limit) for share in shares] for each in (plain, table))
+    if total > tuning.large_bytes and not _promises(table, plain, tuning.recovered * limit):
+        pruned = dense
+        for name, options in table.options.items():
+            table.options[name] = [each for each in options if each in plain.options[name] or each == always[name]]
+    few = [found for found, share in zip(pruned, shares, strict=True) if share <= tuning.pruned_within]
+    heavy = tuning.heavy * total
     for name, options in table.options.items():
         is_large = options[0].size_bytes > tuning.pruned_bytes  # of which pruned options take long to make
-        taken = [assignment[name] for assignment in (always, *dense)]
+        taken = [assignment[name] for assignment in dense]
+        taken += [always[name]] if total <= tuning.large_bytes else []
         masked = [assignment[name] for assignment in (() if is_large else pruned)]
         alone = [assignment[name] for assignment in few]
         taken += rungs(table, name, taken) if table.objective.coded or options[0].size_bytes >= heavy else []
@@ -49,9 +57,16 @@ def shortlist(table: Table, limit: float, always: Assignment) -> None:
             for each in options
             if each.choice is None
             or each.choice in table.rewrites
+            or each == always[name]
             or any(_alike(table, each, one) for one in taken)
             or (is_pruned(table, each) and (each in alone or any(_alike(table, each, one) for one in masked)))
         ]
+
+
+def _promises(table: Table, plain: Table, limit: float) -> bool:
+    """Whether a table is predicted to save more than one without some options by more than the search is uncertain."""
+    costs = [each.total(allot(each, limit)) for each in (table, plain)]
+    return costs[0] <= table.tuning.promising * costs[1]
 
 
 def rungs(table: Table, name: str, taken: Sequence[WeightOption]) -> list[WeightOption]:

@@ -128,19 +128,7 @@ class Table:
 
 
 Assignment = dict[str, WeightOption]
-
-
-def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
-    """The assignment by choices of their own, beside the ``count`` candidates: they stay as they are made by now,
-    whatever the candidates are fitted to later."""
-    found = {}
-    for name, option in assignment.items():
-        if option.choice is not None and option.choice not in table.rewrites:
-            own = replace(option, choice=option.choice + count, family=option.family + count)
-            table.fits[option.choice + count, name] = table.fits[option.choice, name]
-            option = own
-        found[name] = option
-    return found
+Task = tuple[LoneWeight, Mapping[int, Any]]  # a weight, and what is known of it by choice
 
 
 @dataclass
@@ -189,31 +177,42 @@ class Candidates:
     def fit(self, table: Table, choices: Mapping[str, Sequence[int]]) -> None:
         """Make these choices of the weights in the context, with data where it has some; options that cannot be made,
         and those that are not by the deadline, are no options any more."""
-        alone = {name: [each for each in own if isinstance(self.passes[each], WeightPass)]
-                 for name, own in choices.items()}  # fmt: skip
-        names = self._by_size(name for name, own in alone.items() if own)
-        try:
-            known = self._known({name: alone[name] for name in names})
-        except TimeIsUp:
-            names, known = [], {}
-        tasks = [(self._alone(name), {each: known[each].get(name) for each in alone[name]}) for name in names]
-        if self.context.calibration is not None:
-            table.unseen = {name for name, (_, own) in zip(names, tasks, strict=True) if self._shows_nothing(own)}
         for name, own in choices.items():
             for each in own:
                 table.fits.pop((each, name), None)
-        fitting = Fitting(self.passes, self._own_context(), Moment(self.deadline))
-        for index, found in enumerate(self._mapped(fitting, tasks)):
-            self.context.progress(index, len(names), f"fitting {names[index]}")
+        alone = {name: [each for each in own if isinstance(self.passes[each], WeightPass)]
+                 for name, own in choices.items()}  # fmt: skip
+        tasks = self.tasks(alone)
+        if self.context.calibration is not None:
+            table.unseen = {weight.name for weight, own in tasks if self._shows_nothing(own)}
+        for name, found in self.made(tasks):
             for choice, fit in found.items():
-                self._note_fits(table, choice, {names[index]: fit})
+                self._note_fits(table, choice, {name: fit})
         for at, rewrite in enumerate(self.passes):
             rest = [name for name, own in choices.items() if at in own and not isinstance(rewrite, WeightPass)]
             if rest:
                 self._note_fits(table, at, self._on_the_whole(at, rest, table))
-        for name, found in table.options.items():
-            table.options[name] = [each for each in found if table.is_made(name, each)]
+        for name, options in table.options.items():
+            table.options[name] = [each for each in options if table.is_made(name, each)]
         completed(table, self._size_bytes())
+
+    def tasks(self, choices: Mapping[str, Sequence[int]]) -> list[Task]:
+        """What is to be made of each weight by itself, the largest first, with what the context shows of it; nothing
+        where the time is up."""
+        names = self._by_size(name for name, own in choices.items() if own)
+        try:
+            known = self._known({name: choices[name] for name in names})
+        except TimeIsUp:
+            return []
+        return [(self._alone(name), {each: known[each].get(name) for each in choices[name]}) for name in names]
+
+    def made(self, tasks: Sequence[Task]) -> Iterator[tuple[str, dict[int, Fit]]]:
+        """The fits of each weight by choice, as far as they can be made by the deadline."""
+        fitting = Fitting(self.passes, self._own_context(), Moment(self.deadline))
+        for index, found in enumerate(self._mapped(fitting, tasks)):
+            name = tasks[index][0].name
+            self.context.progress(index, len(tasks), f"fitting {name}")
+            yield name, found
 
     def make_all(self, *, most_error: float, **options: Any) -> Table:
         """The table with every choice made in the context, but for those that are hopeless or save nothing."""

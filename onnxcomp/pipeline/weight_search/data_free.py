@@ -6,6 +6,7 @@ Each weight takes the fewest bytes whose signal-to-noise ratio is about that of 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
@@ -21,6 +22,19 @@ def assign_by_noise(model: Model, table: Table) -> Assignment:
     for name, options in table.options.items():
         ranked = sorted((each for each in options if table.is_made(name, each)), key=lambda each: each.size_bytes)
         found[name] = next(each for each in ranked if noise.allows(name, each))
+    return found
+
+
+def as_made(table: Table, assignment: Assignment, count: int) -> Assignment:
+    """The assignment by choices of their own, beside the ``count`` candidates: they stay as they are made by now,
+    whatever the candidates are fitted to later."""
+    found = {}
+    for name, option in assignment.items():
+        if option.choice is not None and option.choice not in table.rewrites:
+            own = replace(option, choice=option.choice + count, family=option.family + count)
+            table.fits[option.choice + count, name] = table.fits[option.choice, name]
+            option = own
+        found[name] = option
     return found
 
 

@@ -36,10 +36,10 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     WeightOption,
-    as_made,
 )
-from onnxcomp.pipeline.weight_search.data_free import assign_by_noise, hold_to_noise
-from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle
+from onnxcomp.pipeline.weight_search.data_free import as_made, assign_by_noise, hold_to_noise
+from onnxcomp.pipeline.weight_search.learned import Learned
+from onnxcomp.pipeline.weight_search.pruned_options import compensation, foresee_compensation, leave_out_idle
 from onnxcomp.pipeline.weight_search.runners_up import accounts
 from onnxcomp.pipeline.weight_search.sensitivity import measure_influence
 from onnxcomp.pipeline.weight_search.site_options import add_sites
@@ -70,7 +70,8 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
-    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR.
+    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR. learned: what a search
+    before this one left, and what this one leaves.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -87,12 +88,12 @@ class Choosing:
     last_moment: float = math.inf
     course: Course | None = None
     held: frozenset[str] = frozenset()
+    learned: Learned = field(default_factory=Learned)
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     accounts: dict[str, WeightAccount] = field(default_factory=dict)
     held_back: dict[str, str] = field(default_factory=dict)  # weights that alone broke the budget: what became of them
-    _ways: dict[int, Pass] = field(default_factory=dict)  # of what follows, by its place
     _held: dict[int, ValueTrials] = field(default_factory=dict)  # by judge
     refuted: Verdict | None = None  # the last of what was tried and broke the budget
 
@@ -107,7 +108,10 @@ class Choosing:
         context = dataclasses.replace(self.context, calibration=fit)
         if tuner is not None:
             self._hold(tuner)
-        table, mild = self._table(context, tuner)
+        if tuner is not None and self.learned.model is self.model:
+            table, mild = self.learned.again(context, self.held, HELD_ERROR)
+        else:
+            table, mild = self._table(context, tuner)
         end_processes()  # trials have none
         return_freed()
         self.skipped = list(table.skipped)
@@ -214,6 +218,7 @@ class Choosing:
         mild = as_made(table, mild, len(passes))
         if self._is_over():
             return table, mild
+        self.learned.foresee(table)
         measure_influence(self.model, table, tuner, self.reach, mild, context, once=True, deadline=self.deadline)
         search.shortlist(table, tuner.search_limit, mild)
         until = self._after(FITTED)
@@ -221,7 +226,10 @@ class Choosing:
         dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
         leave_out_idle(table)
         self._hold_back(table)
-        return table, {name: mild[name] for name in table.options}
+        mild = {name: mild[name] for name in table.options}
+        if not self._is_over():
+            self.learned.keep(self.model, table, mild)
+        return table, mild
 
     def _looked(self, with_data: Candidates, tuner: Verifier | None, options: dict[str, Any]) -> Table:
         if not _is_free_of_data(with_data.passes):
@@ -230,7 +238,7 @@ class Choosing:
         if tuner is None:
             return plain.look(most_error=NOISE_ERROR, **options)
         table = plain.look(most_error=HOPELESS_ERROR, probe_error=self.tuning.probe_error, **options)
-        foresee_compensation(table)
+        foresee_compensation(table, compensation(table, with_data))
         return table
 
     def _hold_back(self, table: Table) -> None:
@@ -312,9 +320,10 @@ class Choosing:
         context = dataclasses.replace(context, calibration=self.context.calibration)
         return_freed()
         for index, following in enumerate(self.step.then):
-            if index not in self._ways:
-                self._ways[index] = better_way(following, model, context, self.tuner)
-            rewrite = self._ways[index]
+            ways = self.learned.ways
+            if index not in ways:
+                ways[index] = better_way(following, model, context, self.tuner)
+            rewrite = ways[index]
             model, outcome = apply_pass(model, rewrite, context)
             noted.extend(entries(outcome))
             if outcome.changed:

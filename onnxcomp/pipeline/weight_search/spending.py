@@ -173,7 +173,7 @@ class Spending:
                 best = trial if best is None else min(best, trial, key=lambda each: each.cost)
                 self._keep(best)
                 held = limit
-                if self._is_enough(trial.verdict, limit) or limit * self.tuning.close >= broken:
+                if self._is_enough(trial.verdict, limit) or limit * self._close >= broken:
                     break
                 limit = math.sqrt(limit * broken) if math.isfinite(broken) else limit * self._loosening(trial.verdict)
             elif best is None and self._fails(trial, limit, may_hold_back):
@@ -181,11 +181,17 @@ class Spending:
             else:
                 broken = min(broken, limit)
                 limit = math.sqrt(limit * held) if held else limit * self._tightening(trial.verdict)
-            if clock() > work.deadline or (best is not None and limit <= held * math.sqrt(self.tuning.close)):
+            if clock() > work.deadline or (best is not None and limit <= held * math.sqrt(self._close)):
                 break
         if work.step.then and best is not None and (self.goal is None or best.cost > self.goal):
             best = self._worth_most(self._strengthened(best))
         return best
+
+    @property
+    def _close(self) -> float:
+        """Limits this close to each other make no difference that is worth a trial: more where one takes long."""
+        is_slow = search.moves_tried(self.table) <= self.tuning.fewest_moves
+        return self.tuning.close**2 if is_slow else self.tuning.close
 
     def _at(self, limit: float) -> Attempt | None:
         """What the search proposes for a limit, verified; None where that would be one trial too many."""

@@ -26,7 +26,8 @@ class Tuning:
         beside these where coded bytes count, and of weights with a ``heavy`` share of all bytes. pruned: share
         of zeros from which on they are a mask; data then leave ``compensated`` of the error that they leave of a
         weight without one, since what stays makes up for what goes. pruned_within: of weights over pruned_bytes, whose
-        pruned options take long to fit, those that limits up to this one take. corrections: whole assignments measured
+        pruned options take long to fit, those that limits up to this one take, and likewise all options where the
+        weights have over large_bytes. corrections: whole assignments measured
         on the way to the limit. descents: single changes tried on a whole assignment, at most; one for each dozen of
         evaluations. fewest_moves: tried on an assignment with all that follows; one for each 16 evaluations.
         least_move: of all cost, what a change should save for its price alone to count. carrying_share: of the
@@ -73,6 +74,7 @@ class Tuning:
     compensated: float = 0.25
     pruned_within: float = 8.0
     pruned_bytes: int = 2**21
+    large_bytes: int = 2**25
     corrections: int = 6
     descents: int = 20
     fewest_moves: int = 3

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.calibration import Batch
+from onnxcomp.calibration import Batch, CalibrationData
+from onnxcomp.calibration.statistics.watch import OpenSession
+from onnxcomp.model import Model
 from onnxcomp.runtime import Value
+from onnxcomp.verify.reference import flatten
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Value]], Mapping[str, Array]]
@@ -37,6 +40,16 @@ class Padding:
             return None
         counts = mask != self.value
         return np.where(counts.any(axis=1, keepdims=True), counts, True)
+
+
+def padding_of(model: Model, data: CalibrationData, open_session: OpenSession) -> Padding | None:
+    """The input of a model that marks padding, or None; once found the model remembers it."""
+    known: Padding | None = model.memo.get(padding_of)
+    if known is None:
+        with model.opened_on(open_session) as session:
+            known = find_padding(list(data.labelled_batches()), lambda feeds: flatten(session.run(feeds)))
+        model.memo[padding_of] = known
+    return known
 
 
 def find_padding(batches: Sequence[Batch], run: Run) -> Padding | None:

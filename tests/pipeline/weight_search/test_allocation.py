@@ -30,9 +30,8 @@ from onnxcomp.pipeline.weight_search.candidates import (
     Candidates,
     Table,
     WeightOption,
-    as_made,
 )
-from onnxcomp.pipeline.weight_search.data_free import assign_by_noise
+from onnxcomp.pipeline.weight_search.data_free import as_made, assign_by_noise
 from onnxcomp.pipeline.weight_search.tuning import Tuning
 from onnxcomp.registry import get_pass
 from onnxcomp.testing.applying import calibration_of
@@ -92,6 +91,17 @@ def test_the_shortlist_keeps_what_limits_around_take_and_what_is_like_it() -> No
     far = table_of(one=list(ladder))
     shortlist(far, ladder[0].error / 100, {"one": PLAIN})
     assert {each.choice for each in far.options["one"]} == {None}
+
+
+def test_of_large_models_the_shortlist_keeps_what_limits_near_the_one_asked_for_take() -> None:
+    ladder = [WeightOption(index, 800 - 100 * index, 0.001 * 4**index) for index in range(6)]
+    asked, left = ladder[1].error, []
+    for large_bytes in (2**25, 10):
+        table = table_of(one=list(ladder))
+        table.tuning = Tuning(large_bytes=large_bytes, pruned_within=8.0)
+        shortlist(table, asked, {"one": ladder[0]})
+        left.append({each.choice for each in table.options["one"]})
+    assert left == [{None, 0, 1, 2, 3}, {None, 0, 1, 2}], "up to 32 times, and up to 8 times"
 
 
 def test_an_assignment_that_broke_the_limit_is_not_tried_again() -> None:

@@ -9,14 +9,23 @@ import onnx
 from onnx import numpy_helper, parser
 
 from onnxcomp.budget import Budget, Drop
+from onnxcomp.calibration import CalibrationData
+from onnxcomp.contract import Context
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.api import optimize
 from onnxcomp.pipeline.objective import Objective
-from onnxcomp.pipeline.weight_search.candidates import Table, WeightOption
-from onnxcomp.pipeline.weight_search.pruned_options import foresee_compensation, leave_out_idle, without_pruned
+from onnxcomp.pipeline.weight_search.candidates import Candidates, Table, WeightOption
+from onnxcomp.pipeline.weight_search.pruned_options import (
+    compensation,
+    foresee_compensation,
+    leave_out_idle,
+    without_pruned,
+)
 from onnxcomp.recipe import Recipe
+from onnxcomp.registry import get_pass
+from onnxcomp.runtime import Session
 from tests.pipeline.weight_search.fits import put_in
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
@@ -31,6 +40,26 @@ def test_errors_of_pruned_options_count_for_what_data_will_leave() -> None:
     foresee_compensation(table)
     assert [each.error for each in table.options["w"]] == [0.0, 0.02, 0.25 * 0.2, 0.4]
     assert [each.size_bytes for each in table.options["w"]] == [4000, 500, 400, 300]
+
+
+def test_of_several_weights_of_a_shape_the_first_tells_what_data_will_leave(tmp_path: Path) -> None:
+    """Of independent inputs nothing makes up for zeros; data show nothing of what is only looked up."""
+    rng = np.random.default_rng(0)
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 32] x, int64[N] at) => (float[N, 32] y) {
+            a = MatMul(x, w0) b = MatMul(a, w1) c = MatMul(b, w2) d = Gather(table, at) y = Add(c, d) }""")
+    for name, rows in {"w0": 32, "w1": 32, "w2": 32, "table": 40}.items():
+        values = (rng.standard_normal((rows, 32)) / 6).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+    np.savez(tmp_path / "c.npz", x=rng.standard_normal((400, 32)).astype(np.float32), at=rng.integers(0, 40, 400))
+    model, cluster = load(proto), get_pass("cluster-weights")
+    with model.opened_on(Session) as session:
+        data = CalibrationData.open(tmp_path / "c.npz", session.inputs)
+    passes = (cluster(bits=4.0), cluster(bits=4.0, sparsity=0.6))
+    candidates = Candidates(model, passes, Context(calibration=data))
+    factors = compensation(candidates.without_data().look(), candidates)
+    assert factors["table"] == 1.0
+    assert 0.5 < factors["w0"] <= 1.0 and factors["w0"] == factors["w1"] == factors["w2"]
 
 
 def test_what_is_taken_without_pruned_options_is_known() -> None:
