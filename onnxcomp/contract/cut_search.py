@@ -6,7 +6,7 @@ foreseen by what nodes take at a few sizes    ->    cut, run beside the whole mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from onnxcomp.numerics.search.cut_allocation import allocated
 
 LOG = logging.getLogger(__name__)
 
-ROUNDS = 4  # of cutting and running
+ROUNDS = 6  # of cutting and running
+MARGIN = 0.99  # by which at least less is aimed at, where the cut model takes more than was asked for
 NEAR = 0.03  # below the share that is asked for, from where nothing is given back
 
 
@@ -36,44 +37,62 @@ class TimedCut:
 
 
 def timed_cut(
-    task: CuttingTask, groups: Sequence[DependencyGroup], allowed: Sequence[Array], latency: float
+    task: CuttingTask,
+    groups: Sequence[DependencyGroup],
+    allowed: Sequence[Array],
+    latency: float,
+    *,
+    by_errors: bool = False,
 ) -> TimedCut:
     """The cut of least harm that takes so much of the model's time; the model remembers it, since times differ.
 
-    allowed: the numbers of each group to choose from, rising from 0.
+    allowed: the numbers of each group to choose from, rising from 0. by_errors: harm is the error of what reads a
+    group, with no runs of the model.
     """
     names, choices = tuple(each.name for each in groups), tuple(each.tobytes() for each in allowed)
     key = (timed_cut, latency, names, choices, task.importance, task.context.calibration)
     memo = task.graph.model.memo
     if key not in memo:
-        memo[key] = _searched(task, groups, cut_times(task.found, groups, allowed, task.context), latency)
+        told = task.errors if by_errors else task.harms
+        times = cut_times(task.found, groups, allowed, task.context)
+        memo[key] = _searched(task, groups, times, latency, told)
     found: TimedCut = memo[key]
     return found
 
 
-def _searched(task: CuttingTask, groups: Sequence[DependencyGroup], times: CutTimes, latency: float) -> TimedCut:
+def _searched(
+    task: CuttingTask,
+    groups: Sequence[DependencyGroup],
+    times: CutTimes,
+    latency: float,
+    told: Callable[[DependencyGroup], Array],
+) -> TimedCut:
+    """told: what it costs that so many of a group's units go."""
     slow = frozenset(group.name for group, own in zip(groups, times.allowed, strict=True) if len(own) < 2)
     able = [at for at, group in enumerate(groups) if group.name not in slow]
     counts = np.zeros(len(groups), np.int64)
     if not able:
         return TimedCut(counts.tolist(), [1.0] * len(groups), None, slow)
-    harms = [task.harms(group) if at in able else np.zeros(group.units.size + 1) for at, group in enumerate(groups)]
+    harms = [told(group) if at in able else np.zeros(group.units.size + 1) for at, group in enumerate(groups)]
     whole = times.prices.total(counts)
     tried: dict[tuple[int, ...], float] = {}
     aim = latency
     for _ in range(ROUNDS):
         counts = allocated(harms, times.allowed, times.prices, aim * whole)
         key = tuple(counts.tolist())
-        if key in tried or task.context.is_over():
+        if task.context.is_over():
             break
-        share = measured_share(task.graph, list(zip(groups, key, strict=True)), task.context)
-        LOG.info("cut to %.3g of the time as foreseen: %s as run", times.prices.total(counts) / whole, share)
-        if share is None:
-            return _made(key, None, times, slow)
-        tried[key] = share
-        if latency * (1 - NEAR) <= share <= latency:
+        if key not in tried:
+            share = measured_share(task.graph, list(zip(groups, key, strict=True)), task.context)
+            LOG.info("cut to %.3g of the time as foreseen: %s as run", times.prices.total(counts) / whole, share)
+            if share is None:
+                return _made(key, None, times, slow)
+            tried[key] = share
+        elif tried[key] <= latency:
+            break  # what is milder was too slow
+        if latency * (1 - NEAR) <= tried[key] <= latency:
             break
-        aim *= latency / share
+        aim *= min(latency / tried[key], MARGIN) if tried[key] > latency else latency / tried[key]
     within = [each for each, share in tried.items() if share <= latency]
     if not within:
         best = min(tried, key=lambda each: tried[each], default=tuple(counts.tolist()))

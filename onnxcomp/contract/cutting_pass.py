@@ -58,7 +58,7 @@ class CuttingPass(SitePass):
         low=0.0,
         high=1.0,
         help="share of the model's time on the target kept, likewise: by what nodes take there at a few sizes, and by "
-        "running the cut model; numbers of units kept are such as kernels take at once",
+        "running the cut model; numbers of units kept are such as kernels take at once; with price, no more than that",
     )
     kept: int | None = parameter(None, low=1, help="units kept of every group, in place of ratio")
     price: float | None = parameter(
@@ -151,11 +151,15 @@ class CuttingPass(SitePass):
     @property
     def is_timed(self) -> bool:
         """Whether how much goes depends on what it takes on the target."""
-        return self.latency is not None and self.price is None and not self.even and self.kept is None
+        return self.latency is not None and not self.even and self.kept is None
 
     def _timed(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> TimedCut:
         assert self.latency is not None
-        return timed_cut(task, groups, [self._allowed(group) for group in groups], self.latency)
+        allowed = [self._allowed(group) for group in groups]
+        if self.price is not None:
+            most = [self._worthwhile(task, group, self.price) for group in groups]
+            allowed = [own[own <= each] for own, each in zip(allowed, most, strict=True)]
+        return timed_cut(task, groups, allowed, self.latency, by_errors=self.price is not None)
 
     def _worthwhile(self, task: CuttingTask, group: DependencyGroup, price: float) -> int:
         """How many units of a group go for no larger an error than their share is worth."""
@@ -186,7 +190,7 @@ class CuttingPass(SitePass):
 
     def _counts(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> dict[str, int]:
         """How many units of each group go."""
-        if self.price is not None:
+        if self.price is not None and not self.is_timed:
             return {group.name: self._worthwhile(task, group, self.price) for group in groups}
         if self.kept is not None:
             return {group.name: max(0, group.units.size - self.kept) for group in groups}

@@ -160,6 +160,10 @@ class CuttingTask:
             self._harms[group.name] = self._looked(group, shares) if is_measured and shares else errors
         return self._harms[group.name]
 
+    def errors(self, group: DependencyGroup) -> Array:
+        """What its readers lose then, (n + 1,)."""
+        return self.elimination(group).errors
+
     def _looked(self, group: DependencyGroup, shares: Sequence[float]) -> Array:
         """Divergences measured at some numbers of units, and between them in proportion to the readers' error."""
         errors = self.elimination(group).errors

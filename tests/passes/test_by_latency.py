@@ -42,6 +42,11 @@ def in_sixteens(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
     return float(np.prod([math.ceil(each / 16) for each in constants[0][:2]]))
 
 
+def last_alone(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
+    """Only what reads the second hidden layer takes time: a tenth of a millisecond for each unit."""
+    return constants[0][0] / 10 if constants and constants[0][1] == 4 else 0.0
+
+
 def cut(times: Times, body: str = CONVS, shapes: Any = None, **fields: Any) -> Rewrite:
     return rewrite(built(body, shapes or CONV_SHAPES), "prune-channels", context=timed_by(times), **fields)
 
@@ -59,10 +64,6 @@ def test_numbers_of_channels_that_are_no_faster_are_not_chosen() -> None:
 
 
 def test_the_cut_is_where_time_is_saved_not_where_multiplications_are() -> None:
-    def last_alone(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
-        """Only what reads the second hidden layer takes time: a tenth of a millisecond for each unit."""
-        return constants[0][0] / 10 if constants and constants[0][1] == 4 else 0.0
-
     done = cut(last_alone, MLP.replace("N", "1"), SHAPES, latency=0.7)
     assert [each.name for each in done.outcome.changed] == ["c"]
     assert done.initializer("w2").shape == (7, 4)
@@ -82,6 +83,16 @@ def test_a_number_of_units_kept_is_kept_of_every_group() -> None:
     done = rewrite(built(MLP, SHAPES), "prune-channels", kept=12)
     assert (done.initializer("w0").shape, done.initializer("w1").shape) == ((12, 12), (12, 10))
     assert done.skipped("c") == "nothing of it is to go"
+
+
+def test_with_a_price_no_more_goes_than_is_worth_it_and_nothing_that_saves_no_time(tmp_path: Path) -> None:
+    """Three of ten units of the second layer make nothing. The first layer has as cheap ones, which take no time."""
+    weights = floats(16, 10, seed=5)
+    weights[:, [1, 4, 8]] = 0
+    proto = built(MLP, SHAPES, w1=weights, b1=np.zeros(10, np.float32))
+    given = dataclasses.replace(context(proto, tmp_path, inputs(200, 12)), times=NodeTimes(Table(last_alone)))
+    done = rewrite(proto, "prune-channels", context=given, latency=0.1, price=0.05)
+    assert {name: done.initializer(name).shape for name in ("w0", "w2")} == {"w0": (12, 16), "w2": (7, 4)}
 
 
 def test_more_is_cut_where_the_whole_model_is_slower_than_its_nodes_promise(tmp_path: Path) -> None:
