@@ -89,6 +89,7 @@ class Trials:
     deadline: float = math.inf
     tuning: Tournament = field(default_factory=Tournament)
     entered: list[Contender] = field(default_factory=list)
+    heads: list[tuple[Apply, InTurn]] = field(default_factory=list)
 
     @property
     def before(self) -> Model:
@@ -136,7 +137,10 @@ class Trials:
                 made = InTurn(leaves, self.line, self.line, main)
                 self.entered.append(Contender(made, lost=f"not tried: {TOO_LATE}"))
                 continue
-            trial = Contender(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
+            begun = self._begun(leaves[0], candidates)
+            trial = Contender(
+                apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True, begun=begun)
+            )
             self.entered.append(trial)
             if not trial.made.outcomes[-1].changed:
                 trial.lost = _nothing_changed(trial.made)
@@ -146,6 +150,14 @@ class Trials:
                 running.append(trial)
             LOG.debug("try: %s: %s", title(passes), trial.lost or "runs")
         return running
+
+    def _begun(self, first: Apply, candidates: Sequence[tuple[Apply, ...]]) -> InTurn | None:
+        """The first pass of a trial by itself, applied once for all trials that begin with it."""
+        known = next((made for leaf, made in self.heads if leaf == first), None)
+        if known is None and sum(leaves[0] == first for leaves in candidates) > 1:
+            known = apply_in_turn((first,), self.line, self.context, self.reach, limits=(0,), ends_idle=True)
+            self.heads.append((first, known))
+        return known
 
     # --- measuring ---
 

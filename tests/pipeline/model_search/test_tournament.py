@@ -318,6 +318,25 @@ def test_passes_in_turn_are_one_trial_and_replay(calib: str, watch: Callable[...
     assert replay(chain(3), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
+def test_what_several_trials_begin_with_is_applied_once(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    applied: list[str] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class CountedTint(TintNodes):
+        """Notes that it was applied."""
+
+        def apply(self, graph: Graph, context: Context) -> Outcome:
+            applied.append(self.mark)
+            return super().apply(graph, context)
+
+    watch(by_marks(first=0.8, second=0.9, third=0.7))
+    first = CountedTint(mark="first")
+    report, receipt, _ = run(calib, (first, CountedTint(mark="second")), first, (first, CountedTint(mark="third")))
+    assert applied[:3] == ["first", "second", "third"]  # what comes after is at fewer nodes
+    assert [each.parameters["mark"] for each in receipt.applied] == ["first", "third"]
+    assert sorted(each.latency_ratio or 0 for each in report.tried) == pytest.approx([0.56, 0.72, 0.8])
+
+
 def test_a_pass_that_finds_nothing_ends_its_trial(calib: str, watch: Callable[..., Stopwatch]) -> None:
     from onnxcomp.registry import get_pass
 
