@@ -63,6 +63,8 @@ class Context:
     jobs: how many threads a pass may use for what does not depend on each other; the result does not depend on it.
     training: what the user says of trainings: samples, engine, time. None where nothing is said.
     outputs: what outputs are by the user's word, by name.
+    draws_gradients: whether gradients may be drawn, which takes as long as a short training; a search that looks at
+        what many rewrites would come to does without.
     times: what was timed of nodes so far, each geometry once a run.
     """
 
@@ -80,6 +82,7 @@ class Context:
     jobs: int = 1
     training: TrainingSetup | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
+    draws_gradients: bool = True
     times: NodeTimes = field(default_factory=_untimed, repr=False)
 
     def selects(self, *names: str) -> bool:

@@ -20,7 +20,7 @@ from onnxcomp.graph.weights.matrix_form import MatrixForm, matrix_form
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.training.engine import NoGradientError
-from onnxcomp.training.influence import GradientDraws, NoOutputsError, squared_gradients
+from onnxcomp.training.influence import PASSES, GradientDraws, NoOutputsError, squared_gradients
 from onnxcomp.training.setup import TrainingSetup
 from onnxcomp.training.step_memory import StepTooLargeError
 
@@ -28,6 +28,8 @@ LACKS = (NoGradientError, NoOutputsError, StepTooLargeError)
 NO_TIME = "the time was used up before gradients were drawn"
 NO_DATA = "there are no data to draw gradients on"
 UNFIT = "gradients are told of float32 weights of the main graph only"
+NOT_NOW = "gradients are not drawn to look at what it would come to"
+PRODUCED_VALUES, LEAST_PASSES = 2**29, 32  # weight values of all passes that tell products, which need fewer
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class GradientsSeen:
 def fisher(graph: Graph, context: Context) -> Fisher:
     """E g^2 of all weights that gradients reach; the model remembers it."""
     memo = graph.model.memo
-    key = (fisher, context.calibration, context.seed)
+    key = (fisher, context.calibration, context.seed, context.draws_gradients)
     if key not in memo:
         names = [each.name for each in weights(graph) if is_told(graph, each.tensor)]
         memo[key] = _drawn(graph, names, context)
@@ -83,7 +85,7 @@ def output_products(graph: Graph, asked: Sequence[Weight], context: Context) -> 
     model remembers it."""
     names = sorted(each.name for each in asked if is_told(graph, each.tensor))
     memo = graph.model.memo
-    key = (output_products, context.calibration, context.seed, *names)
+    key = (output_products, context.calibration, context.seed, context.draws_gradients, *names)
     if key not in memo:
         memo[key] = _products(graph, {each.name: matrix_form(each) for each in asked if each.name in names}, context)
     found: Mapping[str, Array] | str = memo[key]
@@ -92,7 +94,8 @@ def output_products(graph: Graph, asked: Sequence[Weight], context: Context) -> 
 
 def _products(graph: Graph, forms: Mapping[str, MatrixForm | None], context: Context) -> Mapping[str, Array] | str:
     known = {name: form for name, form in forms.items() if form is not None and form.groups == 1}
-    drawn = draws(graph, sorted(known), context)
+    passes = max(LEAST_PASSES, min(PASSES, PRODUCED_VALUES // max(1, graph.model.size_bytes // 4)))
+    drawn = draws(graph, sorted(known), context, passes=passes)
     if isinstance(drawn, str):
         return drawn
     sums: dict[str, Array] = {}
@@ -125,10 +128,12 @@ def _drawn(graph: Graph, names: Sequence[str], context: Context) -> Fisher:
     return Fisher(squares, "" if squares else NO_TIME)
 
 
-def draws(graph: Graph, names: Sequence[str], context: Context) -> GradientDraws | str:
+def draws(graph: Graph, names: Sequence[str], context: Context, *, passes: int = PASSES) -> GradientDraws | str:
     """Gradients of these constants, or why there are none."""
     if context.calibration is None:
         return NO_DATA
+    if not context.draws_gradients:
+        return NOT_NOW
     if not names:
         return UNFIT
     setup = context.training or TrainingSetup()
@@ -139,4 +144,5 @@ def draws(graph: Graph, names: Sequence[str], context: Context) -> GradientDraws
         asked=context.outputs,
         progress=context.progress,
         is_over=context.is_over,
+        passes=passes,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxcomp.calibration import CalibrationData
+from onnxcomp.calibration.data.broken_samples import without_broken
 from onnxcomp.calibration.data.calibration_data import FEW_RANDOM_BATCHES, RANDOM_BATCHES
 from onnxcomp.calibration.states.rollout import rolled_out
 from onnxcomp.calibration.states.states import named_states
@@ -27,7 +28,8 @@ LARGE_BATCH = 8
 def open_data(
     model: Model, source: Any, target: Target, seed: int, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> CalibrationData:
-    """The calibration data for a model, with states of first steps rolled out, or random inputs without a source.
+    """The calibration data for a model, without broken samples and with states of first steps rolled out, or random
+    inputs without a source.
 
     shapes: of inputs, as the user wants them: random ones are drawn so, and latencies measured at them.
     Raises CalibrationError for data that does not fit, TargetError for a model that does not load, ParameterError for
@@ -51,7 +53,7 @@ def open_data(
             if model.size_bytes >= LARGE_BYTES:
                 fitted["batch_size"] = LARGE_BATCH
             data = CalibrationData.open(source, session.inputs, **fitted)
-            data = rolled_out(model, session, data, seed=seed)
+            data = rolled_out(model, session, without_broken(data, session.run), seed=seed)
             return data.timed_at(shapes, session.run) if shapes else data
     except TargetError as error:
         raise TargetError(f"{model.name}: {_without_library(model, target) or error}") from error

@@ -84,7 +84,7 @@ class Verdict:
 
     @property
     def passed_safely(self) -> bool:
-        """Whether every measure would pass one standard error higher, too.
+        """Whether the whole 95% interval of every measure is within the limit.
 
         A search takes the strongest of many results that pass, and so the luckiest; a single one is decided on the
         estimate.
@@ -93,15 +93,15 @@ class Verdict:
 
     @property
     def safe_divergence(self) -> float:
-        """The worst measure one standard error (a quarter of its interval) above its estimate: one that rests on few
-        samples may be worse than the one that is worst by its estimate.
+        """The highest end of the measures' 95% intervals: one that rests on few samples may be worse than the one that
+        is worst by its estimate.
 
         What is the worst of several parts (a class, a channel, a share of the samples) was picked by chance, too, and
         is counted 1.4 times.
         """
-        ends = [(each.value + each.high) / 2 for each in self.outputs]
+        ends = [each.high for each in self.outputs]
         ends += [PART_FACTOR * each.value for each in self.outputs if each.is_of_parts]
-        return max(ends, default=(self.divergence + self.interval[1]) / 2)
+        return max([self.interval[1], *ends])
 
     @property
     def quadratic_divergence(self) -> float:

@@ -5,7 +5,9 @@
 H is the second moment of the inputs, so this is the mean squared error of the outputs, solved exactly: what Optimal
 Brain Surgeon and SparseGPT (Frantar & Alistarh 2023, https://arxiv.org/abs/2301.00774) approach value by value. Every
 row has a matrix of its own, H at its columns; all rows are solved together by conjugate gradients, which need products
-with H alone (as ALPS ends, Meng et al. 2024, https://arxiv.org/abs/2406.07831).
+with H alone (as ALPS ends, Meng et al. 2024, https://arxiv.org/abs/2406.07831). They end where a step gains next to
+nothing of the error: a tenth of the steps that it takes to solve every row to the last digit, at a thousandth more
+error.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from onnxcomp.numerics.rounding.coordinate_descent import chunks, of_group
 Array = NDArray[Any]
 
 TOLERANCE = 1e-4  # of the residual of a row, relative to that of nothing but zeros
-MOST_STEPS = 200
+LEAST_GAIN = 1e-4  # of the error that is left of all rows, what a step has to take away
+LEAST_STEPS, MOST_STEPS = 10, 200
 
 
 def best_under_mask(target: Array, moment: Array, kept: Array, start: Array | None = None) -> Array:
@@ -42,17 +45,23 @@ def _solved(target: Array, moment: Array, kept: Array, start: Array) -> Array:
     inverse = 1.0 / np.diagonal(moment, axis1=1, axis2=2)[:, None, :]
     values = np.where(kept, start, 0.0)
     wanted = target @ moment
-    residual = np.where(kept, wanted - values @ moment, 0.0)
+    missing = wanted - values @ moment
+    error = float(np.sum((target - values) * missing))
+    residual = np.where(kept, missing, 0.0)
     turned = inverse * residual
     direction = turned.copy()
     power = np.sum(residual * turned, axis=2, keepdims=True)
     least = TOLERANCE**2 * np.sum(np.where(kept, inverse * np.square(wanted), 0.0), axis=2, keepdims=True)
-    for _ in range(MOST_STEPS):
+    for step_count in range(1, MOST_STEPS + 1):
         if (power <= least).all():
             break
         product = np.where(kept, direction @ moment, 0.0)
         step = _ratio(power, np.sum(direction * product, axis=2, keepdims=True))
+        gain = float(np.sum(step * power))
+        error -= gain
         values += step * direction
+        if step_count >= LEAST_STEPS and gain <= LEAST_GAIN * error:
+            break
         residual -= step * product
         turned = inverse * residual
         before, power = power, np.sum(residual * turned, axis=2, keepdims=True)

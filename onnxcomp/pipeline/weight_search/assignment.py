@@ -31,7 +31,7 @@ class Attempt:
 
 
 def spent_share(verdict: Verdict, verifier: Verifier) -> float:
-    """The share of the budget that a result takes up, one standard error included."""
+    """The share of the budget that a result takes up, by the upper end of its 95% interval."""
     if not verifier.limit:
         return 1.0
     return max(verdict.safe_divergence / verifier.limit, verdict.quadratic_divergence / verifier.search_limit)

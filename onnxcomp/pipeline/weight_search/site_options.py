@@ -93,6 +93,7 @@ def beside(
         table, options={name: list(own) for name, own in table.options.items()},
         rewrites=dict(table.rewrites), macs=dict(table.macs), skipped=[],
     )  # fmt: skip
+    context = dataclasses.replace(context, draws_gradients=False)
     first = 1 + max((option.choice or 0 for own in table.options.values() for option in own), default=0)
     add_sites(wide, model, passes, context.limited_to(large), first=max(first, *wide.rewrites, 0))
     new = wide.rewrites.keys() - table.rewrites.keys()
@@ -117,7 +118,7 @@ def settled(
     In a search among both kinds a failure would be answered by less of everything, until nothing is rewritten. context:
     for what is rewritten from now on, with all the data.
     """
-    contexts = {at: dataclasses.replace(each.context, calibration=context.calibration)
+    contexts = {at: dataclasses.replace(each.context, calibration=context.calibration, draws_gradients=True)
                 for at, each in wide.rewrites.items() if at not in table.rewrites}  # fmt: skip
     renewed = wide.rewrites | {at: dataclasses.replace(wide.rewrites[at], context=own) for at, own in contexts.items()}
     wide = dataclasses.replace(wide, rewrites=renewed)

@@ -61,7 +61,6 @@ class Spending:
     goal: float | None
     failures: int = 0
     held_back: int = 0
-    searches_again: bool = False
     known: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
     failed: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
     held: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)  # what verified in the search under way
@@ -92,7 +91,7 @@ class Spending:
         if first is not None and (first.cost <= self.tuning.promising * foreseen or clock() > work.deadline):
             return first
         of_first = dict(work.held_back)
-        self.mild, self.experience, self.failures, self.held_back, self.searches_again = mild, Experience(), 0, 0, False
+        self.mild, self.experience, self.failures, self.held_back = mild, Experience(), 0, 0
         work.held_back.clear()
         work.held_back.update(held_back)
         other = self._spent_on(table, limit)
@@ -124,7 +123,6 @@ class Spending:
         best = self._strongest(limit) if has_choice else None
         self.table, self.known = table, {}
         if self._pruning_promises(best, limit):
-            self.searches_again = True
             other = self._strongest(limit)
             if best is None or (other is not None and other.cost <= self.tuning.promising * best.cost):
                 best = other
@@ -325,12 +323,10 @@ class Spending:
         return next((each for each in proposed if self.table.total(each) <= most and _key(each) not in known), None)
 
     def _holds(self, verdict: Verdict) -> bool:
-        """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance; of a
-        second search on the same samples the whole 95% interval has to."""
+        """Whether a trial may be taken: one that passes follow goes on until it fails, and so keeps a distance."""
         if not self.work.step.then or self._counts_otherwise():
             return verdict.passed
-        is_sure = verdict.interval[1] <= verdict.limit or not self.searches_again
-        return is_sure and verdict.passed_safely and verdict.quadratic_divergence <= self.work.verifier.search_limit
+        return verdict.passed_safely and verdict.quadratic_divergence <= self.work.verifier.search_limit
 
     def _counts_otherwise(self) -> bool:
         """Whether the budget is in another unit than the search's divergence."""
@@ -348,8 +344,7 @@ class Spending:
 
     def _spent(self, verdict: Verdict) -> float:
         """The share of the budget that a result takes up, by what has to hold of it."""
-        share = spent_share(verdict, self.work.verifier)
-        return max(share, verdict.interval[1] / verdict.limit) if self.searches_again and verdict.limit else share
+        return spent_share(verdict, self.work.verifier)
 
     def _loosening(self, verdict: Verdict) -> float:
         """By how much the search's limit may grow after a result that verified with budget to spare."""
