@@ -20,8 +20,9 @@ from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search import tournament
+from onnxcomp.pipeline.model_search.contender import Contender, main_pass
 from onnxcomp.pipeline.model_search.timing import Course
-from onnxcomp.pipeline.model_search.tournament import Contender, Trials
+from onnxcomp.pipeline.model_search.tournament import Trials
 from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Apply, Race, Recipe
@@ -162,6 +163,49 @@ def test_fallbacks_are_tried_where_the_fastest_breaks_the_budget(calib: str, wat
     step = Race.of([TintNodes(mark="good")], fallbacks=fallbacks)
     report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
     assert report.parameters["mark"] == "good" and len(report.tried) == 1
+
+
+def with_ahead(calib: str, winner: TintNodes, *ahead: TintNodes) -> tuple[StepReport, Receipt, Model]:
+    step = Race.of([winner], ahead=[[each] for each in ahead])
+    result = optimize(chain(3), recipe=Recipe("r", (step,), goal="latency"), calibration=calib, measure=False)
+    return result.receipt.steps[0], result.receipt, result.model
+
+
+def test_passes_go_ahead_of_the_winner_as_long_as_the_budget_bears_them(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    """Each in place of the one before it, and the first that breaks the budget is the last that is tried."""
+    watch(by_marks(fast=0.5, mild=0.9, strong=0.8, harmful=0.7, unasked=0.6))
+    ahead = [TintNodes(mark="mild"), TintNodes(mark="strong"), TintNodes(mark="harmful", error=9)]
+    report, receipt, model = with_ahead(calib, TintNodes(mark="fast"), *ahead, TintNodes(mark="unasked"))
+    assert report.latency_ratio == pytest.approx(0.4)
+    assert [each.parameters["mark"] for each in receipt.applied] == ["strong", "fast"]
+    outcomes = {each.name: each.outcome for each in report.tried}
+    assert outcomes["tint-nodes mark=mild + tint-nodes"] == "slower"
+    assert "divergence" in outcomes["tint-nodes error=9 mark=harmful + tint-nodes"] and len(outcomes) == 4
+    assert replay(chain(3), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
+
+
+def test_nothing_goes_ahead_of_a_winner_that_uses_most_of_the_budget(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    watch(by_marks(fast=0.5, mild=0.9))
+    report, _, _ = with_ahead(calib, TintNodes(mark="fast", error=0.015), TintNodes(mark="mild"))
+    assert report.divergence is not None and report.divergence > 0.5 * 0.03
+    assert [each.outcome for each in report.tried] == ["kept"]
+
+
+def test_what_goes_ahead_and_gains_nothing_is_left_out(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(fast=0.5, mild=0.98))
+    report, receipt, _ = with_ahead(calib, TintNodes(mark="fast"), TintNodes(mark="mild"))
+    assert [each.parameters["mark"] for each in receipt.applied] == ["fast"]
+    assert report.tried[-1].outcome == "slower"
+
+
+def test_where_nothing_wins_what_goes_ahead_may_win_alone(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(even=1.0, mild=0.8))
+    report, receipt, _ = with_ahead(calib, TintNodes(mark="even"), TintNodes(mark="mild"))
+    assert [each.parameters["mark"] for each in receipt.applied] == ["mild"] and report.latency_ratio == 0.8
 
 
 def test_nothing_faster_leaves_the_model_as_it_was(calib: str, watch: Callable[..., Stopwatch]) -> None:
@@ -378,7 +422,7 @@ FAST, EXACT_FAST, PLAIN = TintNodes(), Equalize(), SlowDown()
 )
 def test_a_trial_is_about_the_last_pass_for_speed_that_is_not_exact(passes: list[Pass], main: int) -> None:
     """It is the one that acts at fewer nodes where these are chosen."""
-    assert tournament._main(passes) == (main,)
+    assert main_pass(passes) == (main,)
 
 
 def test_nodes_that_lose_are_left_out(
