@@ -193,7 +193,7 @@ MEANINGS: dict[str, str] = {  # of every key, for the docs
     "fastest within the budget is kept",
     "otherwise": "what is tried beside them where one that is faster than the rest breaks the budget",
     "ahead": "what is put ahead of the fastest where that leaves half of the budget, the mildest first, until one "
-    "breaks the budget or gains less than 3%",
+    "breaks the budget or gains less than 3%; of models of up to 2 million weights",
     "sequence": "steps in turn",
     "repeat": "steps in rounds; those of one round are judged together",
     "schedule": "values by field, one for each round: `sparsity = [0.3, 0.5]`, or `prune-weights.sparsity` where "

@@ -293,8 +293,11 @@ class Trials:
     # --- ahead of the winner ---
 
     def _with_ahead(self, winner: Contender | None) -> Contender | None:
-        """The winner behind the strongest of the passes ahead that gain by it within the budget, or as it is."""
+        """The winner behind the strongest of the passes ahead that gain by it within the budget, or as it is. Not in
+        large models: a cut takes as long there as the whole race."""
         best = winner
+        if values_of(self.before.size_bytes) > self.tuning.ahead_values:
+            return winner
         for leaves in self.ahead:
             if self._is_over() or (winner is not None and (self._is_near_budget(winner) or winner.made.restore)):
                 break

@@ -52,7 +52,7 @@ class Tournament:
     may take ``hopeless_values`` weight values at most. parts: trials taken back in part, at most; each takes tens of
     evaluations. chosen_nodes: trials whose nodes are chosen one by one, at most. ablation: of that choice. spare: what
     the winner may use of the budget for passes to go ahead of it; ahead: times the latency of the best, which they must
-    bring.
+    bring; ahead_values: weight values of a model in which they are tried at most.
     """
 
     hopeful: float = 1.3
@@ -67,4 +67,5 @@ class Tournament:
     chosen_nodes: int = 2
     spare: float = 0.5
     ahead: float = 0.97
+    ahead_values: float = 2e6
     ablation: Ablation = field(default_factory=Ablation)

@@ -195,6 +195,15 @@ def test_nothing_goes_ahead_of_a_winner_that_uses_most_of_the_budget(
     assert [each.outcome for each in report.tried] == ["kept"]
 
 
+def test_nothing_goes_ahead_in_a_large_model(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(by_marks(fast=0.5, mild=0.8))
+    monkeypatch.setattr(tournament, "values_of", lambda size_bytes: 2 * 10**6 + 1)
+    report, _, _ = with_ahead(calib, TintNodes(mark="fast"), TintNodes(mark="mild"))
+    assert report.latency_ratio == 0.5 and len(report.tried) == 1
+
+
 def test_what_goes_ahead_and_gains_nothing_is_left_out(calib: str, watch: Callable[..., Stopwatch]) -> None:
     watch(by_marks(fast=0.5, mild=0.98))
     report, receipt, _ = with_ahead(calib, TintNodes(mark="fast"), TintNodes(mark="mild"))
