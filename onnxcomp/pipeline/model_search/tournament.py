@@ -86,6 +86,7 @@ class Trials:
 
     def run(self) -> Contender | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
+        begun = clock()
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
         if not self._is_over() and self._is_worth_saving(broken[:1], passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.fallbacks)))
@@ -95,7 +96,9 @@ class Trials:
                 passed = ranked([*passed, *self._part(trial)])
         if not self._has_reached_goal(passed):
             passed = ranked([*passed, *self._with_chosen_nodes(passed)])
-        return self._with_ahead(self._winner(passed))
+        winner = self._winner(passed)
+        left_s, took_s = self.deadline - clock(), clock() - begun
+        return self._with_ahead(winner) if left_s >= took_s else winner
 
     def _is_over(self) -> bool:
         return clock() > self.deadline
