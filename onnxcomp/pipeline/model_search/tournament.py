@@ -331,6 +331,8 @@ class Trials:
         rivals = {"made": trial.model} | ({} if best is None else {"best": best.model})
         ratios = self.course.race(self.before, rivals, seconds=FINAL_S)
         trial.ratio = ratios["made"]
+        if best is not None:
+            best.ratio = ratios["best"]
         if trial.ratio > min(MIN_SPEEDUP, self.tuning.ahead * ratios.get("best", math.inf)):
             trial.lost = "no faster" if best is None else "slower"
             return None
