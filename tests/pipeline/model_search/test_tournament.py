@@ -457,6 +457,26 @@ def test_nodes_that_lose_are_left_out(
     assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
+def test_a_winner_at_some_nodes_stays_at_these_behind_what_goes_ahead(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = {"fast_n0": 1.3, "fast_n1": 0.6, "fast_n2": 0.6, "fast_n3": 1.1}
+
+    def nodes(names: list[str]) -> dict[str, float]:
+        return {f"n{i}": gains[f"fast_n{i}"] if f"fast_n{i}" in names else 1.0 for i in range(4)}
+
+    watch(lambda names: sum(nodes(names).values()) * (0.8 if marked(names, "mild") else 1.0))
+    monkeypatch.setattr(
+        Course, "profile", lambda self, model: nodes([node.name for node in model.proto.graph.node])
+    )
+    step = Race.of([TintNodes()], ahead=[[TintNodes(mark="mild")]])
+    result = optimize(chain(4), recipe=Recipe("r", (step,), goal="latency"), calibration=calib, measure=False)
+    applied = [(each.parameters["mark"], each.choice) for each in result.receipt.applied]
+    assert applied == [("mild", None), ("fast", {"n1": {}, "n2": {}})]
+    assert result.receipt.steps[0].latency_ratio == pytest.approx(0.8 * 3.2 / 4)
+    assert replay(chain(4), result.receipt, calibration=calib).model.to_bytes() == result.model.to_bytes()
+
+
 def test_a_rewrite_that_is_slower_as_a_whole_may_be_faster_in_part(
     calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
