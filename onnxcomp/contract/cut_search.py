@@ -6,6 +6,7 @@ foreseen by what nodes take at a few sizes    ->    cut, run beside the whole mo
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def _searched(
     harms = [told(group) if at in able else np.zeros(group.units.size + 1) for at, group in enumerate(groups)]
     whole = times.prices.total(counts)
     tried: dict[tuple[int, ...], float] = {}
-    aim = latency
+    aim, under, over = latency, 0.0, math.inf  # the last aims that came out below and above what is asked for
     for _ in range(ROUNDS):
         counts = allocated(harms, times.allowed, times.prices, aim * whole)
         key = tuple(counts.tolist())
@@ -88,11 +89,13 @@ def _searched(
             if share is None:
                 return _made(key, None, times, slow)
             tried[key] = share
-        elif tried[key] <= latency:
-            break  # what is milder was too slow
-        if latency * (1 - NEAR) <= tried[key] <= latency:
+        share = tried[key]
+        if latency * (1 - NEAR) <= share <= latency:
             break
-        aim *= min(latency / tried[key], MARGIN) if tried[key] > latency else latency / tried[key]
+        under, over = (under, min(over, aim)) if share > latency else (max(under, aim), over)
+        aim *= min(latency / share, MARGIN) if share > latency else latency / share
+        if under and over < math.inf and not under < aim < over:
+            aim = (under + over) / 2
     within = [each for each, share in tried.items() if share <= latency]
     if not within:
         best = min(tried, key=lambda each: tried[each], default=tuple(counts.tolist()))
