@@ -258,10 +258,11 @@ class Candidates:
         probed = 0 if looking.probe_error is None else table.tuning.probed_weights
         ways = {name: looking if at < probed else least for at, name in enumerate(names)}
         pioneers, done = Pioneers(self._weights, LEAST_GAIN_BYTES), 0
-        for part, is_first in zip(split(names, self._weights), (True, False), strict=True):
+        only_noise = {name for name in names if ways[name] is least}
+        for part, is_first in zip(split(names, self._weights, only_noise), (True, False), strict=True):
             choices = {
                 name: list(looking.candidates) if is_first
-                else pioneers.worth(name, looking.candidates, only_noise=ways[name] is least)
+                else pioneers.worth(name, looking.candidates, only_noise=name in only_noise)
                 for name in part
             }  # fmt: skip
             table.skipped.extend(Skip(name, NO_GAIN) for name, own in choices.items() if not own)

@@ -46,12 +46,13 @@ class Fit:
     noise: float
     zeros: float
     size_bytes: int
-    coded_bytes: int
     entry: Entry
 
     def bytes_that_count(self, *, coded: bool) -> int:
-        """As store-compact stores it, or as an entropy coder packs it."""
-        return self.coded_bytes if coded else self.size_bytes
+        """As store-compact stores it, or as an entropy coder packs it, for which the codes are counted."""
+        if not coded or self.encoding is None or self._is_plain:
+            return self.size_bytes
+        return estimate_coded_bytes(self.shape, self.encoding.dtype, self.encoding, self.held)
 
     def kept(self, scratch: Scratch) -> Fit:
         """The same, on disk where it is large, as long as something refers to it."""
@@ -74,9 +75,7 @@ class Fit:
         error = float(entry.details.get("error", relative_error(np.asarray(bound.weight.values), values)))
         codes = None if encoding is None or encoding.values_are_free else encoding.encode(values)
         held = values if codes is None else codes
-        coded = size if codes is None else estimate_coded_bytes(weight.shape, weight.dtype, encoding, held)
-        return cls(held, None if codes is None and encoding is None else encoding, weight.shape, error,
-                   bound.times(values), zeros, size, coded, entry)  # fmt: skip
+        return cls(held, encoding, weight.shape, error, bound.times(values), zeros, size, entry)
 
 
 @dataclass(frozen=True)

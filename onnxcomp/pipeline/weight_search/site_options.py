@@ -10,9 +10,10 @@ fewer bytes at an error not much larger, each is measured, and which is taken is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from onnxcomp.contract import Context, Fields, Quantity, Site, SitePass
 from onnxcomp.errors import RecipeError
@@ -112,8 +113,9 @@ def beside(
 def settled(
     wide: Table, table: Table, limit: float, alone: Callable[[Table, Assignment], float], most: float, context: Context
 ) -> Table | None:
-    """The wider of two tables with the rewritten weights settled: they have one option each, all others those that
-    they had. None where rewritten they alone are further from the original than ``most`` (``alone`` says how far).
+    """The wider of two tables with the weights that are rewritten settled, and how far at the most: they have no values
+    to choose from, all others those that they had. Of what is no further from the original than ``most`` (``alone``
+    says how far) that of least cost by what is foreseen for the others; None where nothing is.
 
     In a search among both kinds a failure would be answered by less of everything, until nothing is rewritten. context:
     for what is rewritten from now on, with all the data.
@@ -124,19 +126,51 @@ def settled(
     wide = dataclasses.replace(wide, rewrites=renewed)
     taken = [name for name, each in allot(wide, limit).items() if each.choice in contexts]
     rungs = {name: [each for each in wide.options[name] if each.choice in contexts] for name in taken}
-    tried: list[Assignment] = []
-    for harm in sorted({wide.predicted(name, each) for name, own in rungs.items() for each in own}, reverse=True):
-        within = {name: [each for each in own if wide.predicted(name, each) <= harm] for name, own in rungs.items()}
-        chosen = {name: min(own, key=lambda each: each.size_bytes) for name, own in within.items() if own}
-        if chosen in tried:
-            continue
-        tried.append(chosen)
-        divergence = alone(wide, chosen)
-        LOG.debug("beside: %s rewritten alone: divergence %.3g", ", ".join(chosen), divergence)
+    able = {name: _bearable(wide, name, own, alone, most) for name, own in rungs.items()}
+    foreseen = allot(table, limit)
+    for chosen in sorted(_settlements(wide, able), key=lambda each: wide.total(foreseen | each)):
+        divergence = alone(wide, chosen) if len(chosen) > 1 else 0.0  # one was tried already
+        LOG.debug("beside: %s rewritten: divergence %.3g", ", ".join(chosen), divergence)
         if divergence <= most:
-            options = {name: [chosen[name]] if name in chosen else own for name, own in table.options.items()}
-            return dataclasses.replace(wide, options=options)
+            fixed = {name: _milder(wide, name, able[name], each, foreseen[name]) for name, each in chosen.items()}
+            return dataclasses.replace(wide, options=table.options | fixed)
     return None
+
+
+def _milder(
+    wide: Table, name: str, own: Sequence[WeightOption], chosen: WeightOption, foreseen: WeightOption
+) -> list[WeightOption]:
+    """What is chosen for a weight and what is milder and takes fewer bytes than foreseen still, mildest first."""
+    most, least = wide.predicted(name, chosen), wide.cost(name, foreseen)
+    milder = [each for each in own if wide.predicted(name, each) < most and wide.cost(name, each) < least]
+    return [*milder, chosen]
+
+
+def _bearable(
+    wide: Table, name: str, own: Sequence[WeightOption], alone: Callable[[Table, Assignment], float], most: float
+) -> Sequence[WeightOption]:
+    """Those of a weight's options, the mildest first, up to the strongest that alone is within ``most``."""
+    own = sorted(own, key=functools.partial(wide.predicted, name))
+    within, over = 0, len(own)
+    while within < over:
+        middle = (within + over) // 2
+        divergence = alone(wide, {name: own[middle]})
+        LOG.debug("beside: %s in %d bytes alone: divergence %.3g", name, own[middle].size_bytes, divergence)
+        within, over = (middle + 1, over) if divergence <= most else (within, middle)
+    return own[:within]
+
+
+def _settlements(wide: Table, able: Mapping[str, Sequence[WeightOption]]) -> list[Assignment]:
+    """Which weights may be rewritten, and how far: each by itself, and all that can be at about the same harm."""
+    found: list[Assignment] = []
+    harms = {wide.predicted(name, each) for name, own in able.items() for each in own}
+    for names in ([*able], *([name] for name in able)):
+        for harm in harms:
+            within = {name: [each for each in able[name] if wide.predicted(name, each) <= harm] for name in names}
+            chosen = {name: min(own, key=lambda each: wide.cost(name, each)) for name, own in within.items() if own}
+            if chosen and chosen not in found:
+                found.append(chosen)
+    return found
 
 
 def _rungs(options: Sequence[WeightOption], found: WeightOption, share: float = FEWER_BYTES) -> list[WeightOption]:

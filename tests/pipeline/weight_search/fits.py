@@ -21,4 +21,4 @@ def put_in(table: Table, choice: int, model: Model, names: Iterable[str] | None 
             values = np.asarray(each.values)
             entry = Entry(each.name, "made up", {})
             size = values.nbytes
-            table.fits[choice, each.name] = Fit(values, None, each.shape, 0.0, 0.0, 0.0, size, size, entry)
+            table.fits[choice, each.name] = Fit(values, None, each.shape, 0.0, 0.0, 0.0, size, entry)

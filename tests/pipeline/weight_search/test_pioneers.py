@@ -63,7 +63,7 @@ def test_of_what_saves_bytes_everything_is_tried_on_every_weight(
 ) -> None:
     model = chain(40)
     table = looked(model, probe_error=0.01)
-    monkeypatch.setattr(candidates, "split", lambda names, weights: (list(names), []))
+    monkeypatch.setattr(candidates, "split", lambda names, *rest: (list(names), []))
     assert table.options == looked(model, probe_error=0.01).options
     assert len(tried) == COUNT
 
@@ -74,6 +74,13 @@ def test_what_goes_far_beyond_noise_is_not_tried_where_nothing_else_would_be_kep
     assert {each.choice for each in table.options[measured]} > {each.choice for each in table.options[rest]}
     assert tried[rest] < tried[measured]
     assert 0 in {each.choice for each in table.options[rest]}, "8 bits are within noise"
+
+
+def test_without_data_large_weights_stand_for_each_other_too(tried: Counter[str]) -> None:
+    table = looked(chain(80))  # of 6,400 values each
+    assert tried[f"w{PIONEERS - 1}"] > tried[f"w{COUNT - 1}"] > 0
+    for name in (f"w{at}" for at in range(COUNT)):
+        assert 0 in {each.choice for each in table.options[name]}, "8 bits are within noise"
 
 
 def test_a_weight_that_has_few_levels_speaks_for_itself() -> None:

@@ -26,7 +26,7 @@ from onnxcomp.pipeline.objective import Objective
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.weight_search.allocation import allot, assign, predicted_total
 from onnxcomp.pipeline.weight_search.assembly import build
-from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
+from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Rewrite, Table, WeightOption
 from onnxcomp.pipeline.weight_search.sensitivity import added_divergence
 from onnxcomp.pipeline.weight_search.site_options import add_sites, beside, settled
 from onnxcomp.receipt import Receipt
@@ -317,7 +317,50 @@ def test_what_takes_more_than_values_do_is_not_tried(calib: str, size: int, prom
         assert own and all(each.size_bytes < size and ("w", each.choice) in wide.measured for each in own)
         assert settled(wide, table, 0.05, lambda *_: 1.0, 0.5, context) is None
         kept = settled(wide, table, 0.05, lambda *_: 0.1, 0.5, context)
-        assert kept is not None and len(kept.options["w"]) == 1 and kept.options["w"][0] in own
+        assert kept is not None and kept.options["w"] and all(each in own for each in kept.options["w"])
+
+
+def wider(forms: Mapping[str, Mapping[int, float]]) -> tuple[Table, Table]:
+    """A table of weights that values make 100 bytes each, and one with forms beside: sizes and what each does alone."""
+    values = {name: [WeightOption(None, 1000, 0.0), WeightOption(0, 100, 1e-4)] for name in forms}
+    table = Table(values)
+    wide = Table({name: list(own) for name, own in values.items()})
+    for each in (table, wide):
+        each.influence = {(name, ANY_FAMILY): 1.0 for name in forms}
+    rewrite = get_pass("factorize-linear")()
+    for at, (name, size, error) in enumerate((n, s, e) for n, own in forms.items() for s, e in own.items()):
+        wide.options[name].append(WeightOption(at + 1, size, error))
+        wide.rewrites[at + 1] = Rewrite(rewrite, {}, Context())  # type: ignore[arg-type]
+    return wide, table
+
+
+@pytest.mark.parametrize(
+    ("forms", "most", "sizes"),
+    [
+        ({"v": {40: 0.01, 30: 0.02}}, 0.012, {"v": [40]}),
+        ({"v": {60: 0.005, 40: 0.01, 30: 0.02}}, 0.012, {"v": [60, 40]}),  # the milder are kept beside the strongest
+        ({"v": {120: 0.005, 40: 0.01}}, 0.012, {"v": [40]}),  # but not what values do better
+        ({"v": {60: 0.012}, "w": {90: 0.001}}, 0.0125, {"v": [60]}),  # one that saves more, not both and not the milder
+        ({"v": {60: 0.012}, "w": {90: 0.001}}, 0.014, {"v": [60], "w": [90]}),
+        ({"v": {60: 0.02}, "w": {90: 0.001}}, 0.0125, {"w": [90]}),
+        ({"v": {60: 0.02}}, 0.0125, None),
+    ],
+)
+def test_the_settlement_of_least_cost_that_alone_is_near_enough_is_taken(
+    forms: Mapping[str, Mapping[int, float]], most: float, sizes: dict[str, list[int]] | None
+) -> None:
+    wide, table = wider(forms)
+
+    def alone(_: Table, assignment: Assignment) -> float:
+        return sum(option.error for option in assignment.values())
+
+    found = settled(wide, table, 0.05, alone, most, Context())
+    if sizes is None:
+        assert found is None
+        return
+    assert found is not None
+    for name, own in found.options.items():
+        assert [each.size_bytes for each in own] == sizes.get(name, [1000, 100])
 
 
 def test_what_changes_values_is_refused_beside_them() -> None:
