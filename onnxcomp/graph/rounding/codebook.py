@@ -130,13 +130,15 @@ def round_to_vectors(
     trials = _Trials(form, old, moment)
     trials.add(encoding, encoding.nearest(old))
     turns = Turns.of(moment, len(packed), width=width)
+    codes = np.empty((*packed.shape[:2], packed.shape[2] // width), np.int64)
     for _ in range(ROUNDS):
 
         def rounded(target: Array, columns: Array, book: Array = book) -> Array:
-            return book[nearest_vectors(target, book)]
+            near = nearest_vectors(target, book)
+            np.put_along_axis(codes, columns[:, None, :1] // width, near[:, :, None], axis=2)
+            return book[near]
 
-        values = compensated_in(turns, packed, rounded)
-        codes = nearest_vectors(values.reshape(*values.shape[:2], -1, width), book)
+        compensated_in(turns, packed, rounded)
         trials.add_vectors(encoding, book, codes)
         book = refit_vectors(packed, moment, book, codes)
         trials.add_vectors(encoding, book, codes)
