@@ -92,8 +92,7 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	@mkdir -p out
-	$(BIN)/onnxcomp optimize models/$(MODEL).onnx --calib-data models/$(CALIB).npz --max-drop 0.02 \
-	  -o out/$(MODEL).opt.onnx --force
+	$(BIN)/onnxcomp optimize models/$(MODEL).onnx --calib-data models/$(CALIB).npz -o out/$(MODEL).opt.onnx --force
 	$(BIN)/onnxcomp compare models/$(MODEL).onnx out/$(MODEL).opt.onnx --data models/$(UNSEEN).npz
 	@ls -l models/$(MODEL).onnx out/$(MODEL).opt.onnx
 

@@ -11,7 +11,7 @@ Strides, dilations and padding go to the convolution of the chain that moves alo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,15 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Option, Outcome, Quantity, parameter
 from onnxcomp.contract.factor_pass import FactorPass, SeenInputs, Splittable, shift_bias
+from onnxcomp.contract.split_times import TimedWay
 from onnxcomp.graph.factors.conv_places import ConvPlace, conv_place
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
 from onnxcomp.graph.report.macs import count_macs
-from onnxcomp.graph.weights.roles import Weight
+from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.numerics.encodings.encoding import compute_dtype
 from onnxcomp.numerics.structure.conv_fit import fitted
-from onnxcomp.numerics.structure.conv_schemes import SCHEMES, Ranks, full_ranks, multiplied
+from onnxcomp.numerics.structure.conv_schemes import SCHEMES, Ranks, factor_shapes, full_ranks, multiplied
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)  # of multiply-accumulates, to choose from
 ALIKE = 1.1  # squared errors that differ by less: the shorter chain runs faster
@@ -60,8 +61,8 @@ class FactorizeConv(FactorPass):
     With calibration data the factors are moved to the least error at the node's outputs, and a bias makes up for what
     their means lose. Every way that is possible is tried at the same share of multiply-accumulates; the outcome names
     those that came after. A chain that is not smaller and not fewer multiply-accumulates is not made. ``rank``,
-    ``energy``, ``weights`` or ``macs``, where given, takes the place of ``ratio``. Deviations from the paper, which is
-    on one of the ways: the others, least squares on calibration data, and no fine-tuning.
+    ``energy``, ``weights``, ``macs`` or ``latency``, where given, takes the place of ``ratio``. Deviations from the
+    paper, which is on one of the ways: the others, least squares on calibration data, and no fine-tuning.
     """
 
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
@@ -111,6 +112,26 @@ class FactorizeConv(FactorPass):
             memo[key] = self._ladder(graph, place, costs, inputs, context)
         options: list[Option] = memo[key]
         return options
+
+    def splits(
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: SeenInputs | None,
+        context: Context,
+        graph: Graph,
+    ) -> list[tuple[Option, TimedWay]]:
+        assert isinstance(place, ConvPlace)
+        found: dict[tuple[str, Ranks], tuple[Option, TimedWay]] = {}
+        for scheme in place.schemes(self.decomposition):
+            for share in SHARES:
+                ranks = place.ranks_within(scheme, share)
+                if ranks is not None and (scheme, ranks) not in found:
+                    fit = _fit(graph, place, scheme, ranks, inputs, context.seed)
+                    option = _option(place, fit, {"decomposition": scheme, "ratio": share}, costs)
+                    way = TimedWay(scheme, place.macs_share(scheme, ranks), _putting(scheme, ranks))
+                    found[scheme, ranks] = option, way
+        return list(found.values())
 
     def split(
         self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
@@ -182,9 +203,20 @@ class FactorizeConv(FactorPass):
         return _in_order(found)
 
 
-def _fit(
-    graph: Graph, place: ConvPlace, scheme: str, ranks: Ranks, inputs: SeenInputs | None, seed: int
-) -> _Fit:
+def _putting(scheme: str, ranks: Ranks) -> Callable[[Graph], bool]:
+    """What puts a chain of any values into the graph of one convolution."""
+
+    def put(graph: Graph) -> bool:
+        found = [each for each in map(conv_place, weights(graph)) if isinstance(each, ConvPlace)]
+        for place in found[:1]:
+            sizes = factor_shapes(scheme, place.kernel, ranks)
+            place.put(graph, scheme, ranks, [np.full(each, 0.01, place.weight.dtype) for each in sizes])
+        return len(found) == 1
+
+    return put
+
+
+def _fit(graph: Graph, place: ConvPlace, scheme: str, ranks: Ranks, inputs: SeenInputs | None, seed: int) -> _Fit:
     """One way at its ranks, which the model remembers: a search asks for the same again and again."""
     key = _Fit, place.name, scheme, ranks, None if inputs is None else inputs.key, seed
     memo: dict[Any, Any] = graph.model.memo

@@ -20,6 +20,7 @@ import numpy as np
 
 from onnxcomp.contract import Context, Effect, Exact, Fields, Option, Outcome, Quantity, parameter
 from onnxcomp.contract.factor_pass import FactorPass, SeenInputs, Splittable, shift_bias
+from onnxcomp.contract.split_times import TimedWay
 from onnxcomp.graph.factors.places import Place, place_of_weight, put_factors
 from onnxcomp.graph.infer.shapes import infer_shapes
 from onnxcomp.graph.ir.nodes import Array
@@ -56,16 +57,16 @@ LEAST_RANK = 4  # to which the least of these is halved: columns are wasted, byt
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizeLinear(FactorPass):
-    """Split the weights of products, 1 x 1 convolutions, embeddings and recurrent inputs into two of lower rank.
+    """TimedWay the weights of products, 1 x 1 convolutions, embeddings and recurrent inputs into two of lower rank.
 
     With calibration data the factors are those of least error at the node's outputs, and a bias makes up for what
     their means lose; without, and where inputs cannot be seen, of least error in the weight. Rows of an embedding
     count by how often they are looked up. A weight is left alone where the factors would not be smaller and where its
-    nodes use it in different ways. ``rank``, ``energy``, ``weights`` or ``macs``, where given, takes the place of
-    ``ratio``. With ``bits`` the factors are rounded to grids by output error, the second one anew for the first, and
-    keep their codes; stacked factors stay floats. Deviations from the paper: the second moments are shrunk towards the
-    identity, by as much as the number of samples asks for, and are those of the inputs around their mean where a bias
-    can be moved.
+    nodes use it in different ways. ``rank``, ``energy``, ``weights``, ``macs`` or ``latency``, where given, takes the
+    place of ``ratio``. With ``bits`` the factors are rounded to grids by output error, the second one anew for the
+    first, and keep their codes; stacked factors stay floats. Deviations from the paper: the second moments are shrunk
+    towards the identity, by as much as the number of samples asks for, and are those of the inputs around their mean
+    where a bias can be moved.
     """
 
     effect = Effect(shrinks=("bytes", "latency"), exact=Exact.NOWHERE)
@@ -136,6 +137,17 @@ class FactorizeLinear(FactorPass):
             for rank, fields in able.items()
         ]
 
+    def splits(
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: SeenInputs | None,
+        context: Context,
+        graph: Graph,
+    ) -> list[tuple[Option, TimedWay]]:
+        options = self.options(place, costs, inputs, context, graph)
+        return [(each, TimedWay("", each.fields["rank"], _putting(each.fields["rank"]))) for each in options]
+
     def split(
         self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
@@ -192,6 +204,21 @@ class FactorizeLinear(FactorPass):
             power = sum(np.square(singular_values(each).astype(np.float64)) for each in place.matrices)
             exact = rank_for(np.sqrt(power), energy=self.energy)
         return min(full, -(-exact // RANK_STEP) * RANK_STEP) if full >= ROUNDED_FROM else exact
+
+
+def _putting(rank: int) -> Callable[[Graph], bool]:
+    """What puts factors of a rank, of any values, into the graph of one node."""
+
+    def put(graph: Graph) -> bool:
+        found = [each for each in map(place_of_weight, _weights(graph)) if isinstance(each, Place)]
+        for place in found[:1]:
+            groups, outputs, length = place.matrices.shape
+            sizes = (groups, outputs, rank), (groups, rank, length)
+            left, right = (np.full(each, 1 / rank, place.weight.dtype) for each in sizes)
+            put_factors(graph, place, left, right, [])
+        return len(found) == 1
+
+    return put
 
 
 def _macs(places: Sequence[Splittable], graph: Graph) -> list[tuple[Place, tuple[float, float]]]:

@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from onnxcomp.model import Model
     from onnxcomp.runtime import Session
     from onnxcomp.target import Target
+    from onnxcomp.target.node_times import NodeTimes
     from onnxcomp.training.setup import TrainingSetup
 
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a name is the pattern, as names with brackets are their own, or is of its kind (shell style)."""
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+def _untimed() -> NodeTimes:
+    from onnxcomp.target.node_times import NodeTimes
+
+    return NodeTimes()
 
 
 def _no_progress(done: int, total: int, what: str) -> None:
@@ -58,6 +65,7 @@ class Context:
     outputs: what outputs are by the user's word, by name.
     draws_gradients: whether gradients may be drawn, which takes as long as a short training; a search that looks at
         what many rewrites would come to does without.
+    times: what was timed of nodes so far, each geometry once a run.
     """
 
     seed: int = 0
@@ -75,6 +83,7 @@ class Context:
     training: TrainingSetup | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     draws_gradients: bool = True
+    times: NodeTimes = field(default_factory=_untimed, repr=False)
 
     def selects(self, *names: str) -> bool:
         """Whether a weight or node known under these names may be touched."""
@@ -150,7 +159,7 @@ class AloneContext(Context):
     """Says plainly what is not to be had where one weight is changed by itself (see ``WeightPass.edit``)."""
 
     ELSEWHERE = frozenset(
-        {"calibration", "divergence", "observe", "open_session", "original", "reference", "target", "training"}
+        {"calibration", "divergence", "observe", "open_session", "original", "reference", "target", "times", "training"}
     )
 
     def __getattribute__(self, name: str) -> Any:

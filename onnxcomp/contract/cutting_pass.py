@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcomp.contract.context import Context
+from onnxcomp.contract.cut_search import TimedCut, timed_cut
 from onnxcomp.contract.cutting_task import TAYLOR, CuttingTask
 from onnxcomp.contract.outcome import Outcome, Skip
 from onnxcomp.contract.parameters import parameter
@@ -31,6 +32,10 @@ from onnxcomp.graph.weights.value_pass import all_finite
 from onnxcomp.numerics.search.cut_allocation import allocated, allowed_counts
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)  # of a group's units, for a search to choose from
+NOT_FASTER = "no smaller number of them is faster on the target"
+HEADS = "heads"  # a kind of groups
+# Units up to which so many at once are tried where times decide: kernels take 8 or 16 channels at once.
+TIMED_BLOCKS = {15: 1, 64: 8, math.inf: 16}
 PRICED = {Quantity.BYTES: "bytes", Quantity.MACS: "macs"}
 
 
@@ -48,6 +53,14 @@ class CuttingPass(SitePass):
     even: bool = parameter(False, help="cut the same share of every group, instead of where it harms least")
     macs: float | None = parameter(None, low=0.0, high=1.0, help="share of the MACs kept, in place of ratio")
     size: float | None = parameter(None, low=0.0, high=1.0, help="share of the constants' bytes kept, likewise")
+    latency: float | None = parameter(
+        None,
+        low=0.0,
+        high=1.0,
+        help="share of the model's time on the target kept, likewise: by what nodes take there at a few sizes, and by "
+        "running the cut model; numbers of units kept are such as kernels take at once; with price, no more than that",
+    )
+    kept: int | None = parameter(None, low=1, help="units kept of every group, in place of ratio")
     price: float | None = parameter(
         None,
         low=0.0,
@@ -104,7 +117,10 @@ class CuttingPass(SitePass):
 
     def _allowed(self, group: DependencyGroup) -> Array:
         """How many of a group's units may go."""
-        block = group.kernel_block if self.blocks else 1
+        if self.latency is not None and group.kind != HEADS:
+            block = next(block for most, block in TIMED_BLOCKS.items() if group.units.size <= most)
+        else:
+            block = group.kernel_block if self.blocks else 1
         return allowed_counts(group.units.size, math.lcm(self.multiple, block))
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
@@ -122,11 +138,28 @@ class CuttingPass(SitePass):
             assert isinstance(own, CuttingPass)
             counts.update((name, count) for name, count in own._counts(task, groups).items() if name in names)
         chosen = [(group, counts.get(group.name, 0)) for group in groups if group.name in choice]
+        timed = self._timed(task, groups) if any(own.is_timed for own, _ in self.by_fields(choice)) else None
         for group, count in chosen:
             if not count:
-                outcome.skip(group.name, "nothing of it is to go")
+                slow = timed is not None and group.name in timed.slow
+                outcome.skip(group.name, NOT_FASTER if slow else "nothing of it is to go")
         task.cut([(group, count) for group, count in chosen if count], outcome, repair=self.repair)
+        if timed is not None:
+            _decide(outcome, groups, timed)
         return outcome
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether how much goes depends on what it takes on the target."""
+        return self.latency is not None and not self.even and self.kept is None
+
+    def _timed(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> TimedCut:
+        assert self.latency is not None
+        allowed = [self._allowed(group) for group in groups]
+        if self.price is not None:
+            most = [self._worthwhile(task, group, self.price) for group in groups]
+            allowed = [own[own <= each] for own, each in zip(allowed, most, strict=True)]
+        return timed_cut(task, groups, allowed, self.latency, by_errors=self.price is not None)
 
     def _worthwhile(self, task: CuttingTask, group: DependencyGroup, price: float) -> int:
         """How many units of a group go for no larger an error than their share is worth."""
@@ -157,10 +190,15 @@ class CuttingPass(SitePass):
 
     def _counts(self, task: CuttingTask, groups: Sequence[DependencyGroup]) -> dict[str, int]:
         """How many units of each group go."""
-        if self.price is not None:
+        if self.price is not None and not self.is_timed:
             return {group.name: self._worthwhile(task, group, self.price) for group in groups}
+        if self.kept is not None:
+            return {group.name: max(0, group.units.size - self.kept) for group in groups}
         if self.even or not groups:
             return {group.name: self.even_count(group) for group in groups}
+        if self.is_timed:
+            timed = self._timed(task, groups)
+            return {group.name: count for group, count in zip(groups, timed.counts, strict=True)}
         prices = prices_of(task.found, groups)
         whole = np.zeros(len(groups))
         if self.macs is not None:
@@ -173,6 +211,18 @@ class CuttingPass(SitePass):
         errors = [task.harms(group) for group in groups]
         found = allocated(errors, allowed, price, goal)
         return {group.name: int(count) for group, count in zip(groups, found, strict=True)}
+
+
+def _decide(outcome: Outcome, groups: Sequence[DependencyGroup], timed: TimedCut) -> None:
+    """Note of what was cut how much is left, which times decided, and the share of the model's time that it leaves."""
+    alone = {group.name: share for group, share in zip(groups, timed.alone, strict=True)}
+    for at, each in enumerate(outcome.changed):
+        if each.name in alone:
+            outcome.decided[each.name] = {"kept": each.details["kept"], "latency": None}
+            details = {**each.details, "latency_alone": round(alone[each.name], 4)}
+            if timed.share is not None:
+                details["latency_of_all"] = round(timed.share, 4)
+            outcome.changed[at] = dataclasses.replace(each, details=details)
 
 
 def _unlimited(context: Context) -> Context:

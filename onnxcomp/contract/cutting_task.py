@@ -39,7 +39,7 @@ class CuttingTask:
 
     def __init__(self, graph: Graph, found: Dependencies, importance: str, context: Context) -> None:
         self.graph, self.found, self.context = graph, found, context
-        self._importance = importance
+        self.importance = importance
         self._consumers = Consumers(found)
         memo = graph.model.memo
         self._eliminations: dict[str, Elimination] = memo.setdefault((CuttingTask, importance, context.calibration), {})
@@ -56,7 +56,7 @@ class CuttingTask:
         return self._eliminations[group.name]
 
     def _eliminated(self, group: DependencyGroup) -> Elimination:
-        kind = self._importance
+        kind = self.importance
         if kind == "auto" or (kind == TAYLOR and self._lack_of(group)):
             kind = "l2" if self.context.calibration is None else "reconstruction"
         if kind == LIKENESS:
@@ -88,7 +88,7 @@ class CuttingTask:
 
     def _lack_of(self, group: DependencyGroup) -> str:
         """Why gradients that were asked for tell nothing of a group."""
-        return self._effects.lack_of(group) if self._importance == TAYLOR else ""
+        return self._effects.lack_of(group) if self.importance == TAYLOR else ""
 
     def _merging(self, group: DependencyGroup) -> Merging:
         if group.name not in self._mergings:
@@ -160,6 +160,10 @@ class CuttingTask:
             self._harms[group.name] = self._looked(group, shares) if is_measured and shares else errors
         return self._harms[group.name]
 
+    def errors(self, group: DependencyGroup) -> Array:
+        """What its readers lose then, (n + 1,)."""
+        return self.elimination(group).errors
+
     def _looked(self, group: DependencyGroup, shares: Sequence[float]) -> Array:
         """Divergences measured at some numbers of units, and between them in proportion to the readers' error."""
         errors = self.elimination(group).errors
@@ -203,7 +207,7 @@ class CuttingTask:
             return
         gone = [self._spared(group.units[self.elimination(group).order[:count]]) for group, count in chosen]
         units = np.concatenate(gone)
-        if self._importance == LIKENESS:
+        if self.importance == LIKENESS:
             for (group, _), own in zip(chosen, gone, strict=True):
                 homes = self._merging(group).homes(np.flatnonzero(np.isin(group.units, own)))
                 fold(self.found, group, self._consumers.of(group), homes)

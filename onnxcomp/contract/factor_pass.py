@@ -23,7 +23,8 @@ from onnxcomp.contract.influence import UNFIT, output_products
 from onnxcomp.contract.outcome import Outcome, Skip
 from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Structure
-from onnxcomp.contract.sites import Choice, Fields, Option, Quantity, Site, SitePass, Survey, own_choice
+from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Survey, own_choice
+from onnxcomp.contract.split_times import NO_SHARE, Allotment, TimedPlaces, TimedWay, allotment
 from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, close_graph
@@ -31,7 +32,6 @@ from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.bias import Bias
 from onnxcomp.graph.weights.roles import Weight, weights
 from onnxcomp.graph.weights.value_pass import all_finite
-from onnxcomp.numerics.search.rate_allocation import PricedOption, least_harm
 from onnxcomp.numerics.structure.whitening import input_weights, row_shares
 
 TOO_LATE = "the time budget was used up"
@@ -92,13 +92,20 @@ class FactorPass(SitePass):
 
     makes = frozenset({Structure.FACTORS})
     destroys = frozenset({Structure.ZEROS, Structure.LEVELS, Structure.COMPACT})
-    extents: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs")  # how far, by one of them
+    extents: ClassVar[tuple[str, ...]] = ("rank", "energy", "weights", "macs", "latency")  # how far, by one of them
 
     weights: float | None = parameter(
         None, low=0.0, high=1.0, help="share of all their weights kept, with ranks where they serve most"
     )
     macs: float | None = parameter(
         None, low=0.0, high=1.0, help="share of all their multiply-accumulates kept, likewise"
+    )
+    latency: float | None = parameter(
+        None,
+        low=0.0,
+        high=1.0,
+        help="share of the time kept that all their nodes take on the target, likewise: a few ranks of each are timed, "
+        "and a split that is not faster is not made",
     )
     weighted: bool = parameter(
         True, help="weigh errors by the second moments of the inputs, where there are calibration data"
@@ -135,10 +142,21 @@ class FactorPass(SitePass):
         """What the place can become, each smaller than it is, the mildest first. fine: in small steps."""
 
     @abstractmethod
+    def splits(
+        self,
+        place: Splittable,
+        costs: Mapping[Quantity, float],
+        inputs: SeenInputs | None,
+        context: Context,
+        graph: Graph,
+    ) -> list[tuple[Option, TimedWay]]:
+        """What the place can become, in every way, and how to make it of each of its nodes alone, to time it."""
+
+    @abstractmethod
     def split(
         self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
-        """Split the weight at the pass's own fields, or say in the outcome why not."""
+        """TimedWay the weight at the pass's own fields, or say in the outcome why not."""
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.weighted
@@ -151,7 +169,13 @@ class FactorPass(SitePass):
     @property
     def shares(self) -> bool:
         """Whether one share is given for all sites."""
-        return self.weights is not None or self.macs is not None
+        return any(each is not None for each in (self.weights, self.macs, self.latency))
+
+    @property
+    def shared(self) -> tuple[Quantity, float]:
+        """Of what a share is given, and how much."""
+        given = {Quantity.BYTES: self.weights, Quantity.MACS: self.macs, Quantity.LATENCY: self.latency}
+        return next((quantity, share) for quantity, share in given.items() if share is not None)
 
     def apply(self, graph: Graph, context: Context) -> Outcome:
         """All places at the pass's own fields, for which nothing else has to be decomposed."""
@@ -164,8 +188,9 @@ class FactorPass(SitePass):
         found, skipped = self._places(graph, context)
         if self.shares and found and not context.is_over():
             allotted = self._allotted(graph, context)
-            skipped += [Skip(each.name, KEPT_WHOLE) for each in found if each.name not in allotted]
-            own = [each for each in found if each.name in allotted]
+            own = [each for each in found if each.name in allotted.fields]
+            left = [each.name for each in found if each.name not in allotted.fields]
+            skipped += [Skip(each, allotted.reasons.get(each, KEPT_WHOLE)) for each in left]
             return Survey(tuple(_site(each, {}, (Option(),)) for each in own), tuple(skipped))
         sites, late = self._surveyed(graph, found, context)
         return Survey(tuple(each for each in sites if each.options), (*skipped, *late))
@@ -173,7 +198,7 @@ class FactorPass(SitePass):
     def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:
         outcome = Outcome()
         chosen = [each for each in self._all(graph) if each.name in choice]
-        allotted: Mapping[str, Fields] = {}
+        allotted = Allotment()
         if any(self.at(choice[each.name]).shares for each in chosen) and not context.is_over():
             allotted = self._allotted(graph, context)
         inputs = self._inputs(graph, chosen, context)
@@ -185,11 +210,12 @@ class FactorPass(SitePass):
             own = self.at(choice[each.name])
             if not own.shares:
                 own.split(graph, each, inputs.get(each.name), context, outcome)
-            elif each.name in allotted:
-                own = own.at({"weights": None, "macs": None, **allotted[each.name]})
+            elif each.name in allotted.fields:
+                own = own.at({**NO_SHARE, **allotted.fields[each.name]})
                 own.split(graph, each, inputs.get(each.name), context, outcome)
+                allotted.decide(each.name, outcome)
             else:
-                outcome.skip(each.name, KEPT_WHOLE)
+                outcome.skip(each.name, allotted.reasons.get(each.name, KEPT_WHOLE))
         return outcome
 
     def _all(self, graph: Graph) -> list[Splittable]:
@@ -236,6 +262,24 @@ class FactorPass(SitePass):
                 skipped.append(Skip(each.name, NOT_SMALLER))
         return sites, skipped
 
+    def _timed(self, graph: Graph, found: Sequence[Splittable], context: Context) -> tuple[list[Site], list[Skip]]:
+        """The places of known time with the options that are faster, and why others have none."""
+        sites: list[Site] = []
+        skipped: list[Skip] = []
+        inputs = self._inputs(graph, found, context, told=False)
+        costs = self.costs(found, graph) if found else {}
+        places = TimedPlaces(graph, context)
+        for index, each in enumerate(found):
+            context.progress(index, len(found), f"{self.pass_name()}: timing {each.name}")
+            own = costs.get(each.name, {})
+            ways = [] if context.is_over() else self.splits(each, own, inputs.get(each.name), context, graph)
+            took = places.timed(each.weight, ways)
+            if took.whole is not None:
+                sites.append(_site(each, {**own, Quantity.LATENCY: took.whole}, took.options))
+            if took.reason:
+                skipped.append(Skip(each.name, took.reason))
+        return sites, skipped
+
     def _inputs(
         self, graph: Graph, places: Sequence[Splittable], context: Context, *, told: bool = True
     ) -> dict[str, SeenInputs]:
@@ -261,30 +305,24 @@ class FactorPass(SitePass):
 
     # --- one share for all ------------------------------------------------------------------------------------
 
-    def _allotted(self, graph: Graph, context: Context) -> Mapping[str, Fields]:
+    def _allotted(self, graph: Graph, context: Context) -> Allotment:
         """The fields of each place that is to be split, so that all that are not excluded keep the share together."""
         key = FactorPass, self, context.calibration, context.exclude
         if key not in graph.model.memo:
             every = [each for each in self._all(graph) if not context.excludes(each.name, *each.weight.node_names)]
             graph.model.memo[key] = self._shared_out(graph, every, context)
-        found: Mapping[str, Fields] = graph.model.memo[key]
+        found: Allotment = graph.model.memo[key]
         return found
 
-    def _shared_out(self, graph: Graph, places: Sequence[Splittable], context: Context) -> dict[str, Fields]:
-        plain = self.at({"weights": None, "macs": None})
-        sites, _ = plain._surveyed(graph, places, context, fine=True)
-        quantity = Quantity.BYTES if self.weights is not None else Quantity.MACS
-        share = self.weights if self.weights is not None else self.macs
-        assert share is not None
+    def _shared_out(self, graph: Graph, places: Sequence[Splittable], context: Context) -> Allotment:
+        plain, (quantity, share) = self.at(NO_SHARE), self.shared
+        is_timed = quantity is Quantity.LATENCY
+        survey = plain._timed(graph, places, context) if is_timed else None
+        sites, left = survey or plain._surveyed(graph, places, context, fine=True)
         total = sum(each.costs[quantity] for each in sites)
         minded = plain._minded(graph, sites, quantity, total, context)
-        items = [
-            [PricedOption(site.costs[quantity], 0.0)]
-            + [PricedOption(each.costs[quantity], minded[site.name] * (each.error or 0.0)) for each in site.options]
-            for site in sites
-        ]
-        positions = least_harm(items, share * total)
-        return {site.name: site.options[at - 1].fields for site, at in zip(sites, positions, strict=True) if at}
+        reasons = {each.name: each.reason for each in left} if is_timed else {}
+        return allotment(sites, minded, quantity, share * total, reasons)
 
     def _minded(
         self, graph: Graph, sites: Sequence[Site], quantity: Quantity, total: float, context: Context
@@ -343,4 +381,3 @@ def shift_bias(graph: Graph, place: Splittable, inputs: SeenInputs | None, diffe
     if bias is not None:
         shift = np.einsum("gok,gk->go", difference, np.asarray(inputs.moments.mean, np.float64))
         bias.add(graph, shift.reshape(-1))
-

@@ -34,6 +34,7 @@ class Outcome:
     is_cut_short: the deadline came before the pass was through: what is not in ``changed`` was not looked at.
     origins: what tensors (by key) that were cut, widened or rescaled were before; all others are what they were.
     settled: fields that the clock decided, with what they came to: who applies the pass again gives it these.
+    decided: the same by site, of those that were changed.
     """
 
     changed: list[Change] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Outcome:
     is_cut_short: bool = False
     origins: dict[str, Origin] = field(default_factory=dict)
     settled: dict[str, Any] = field(default_factory=dict)
+    decided: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def change(self, name: str, what: str, **details: Any) -> None:
         """Note a weight or node that was changed."""
@@ -53,6 +55,7 @@ class Outcome:
         self.is_cut_short |= other.is_cut_short
         self.origins.update(other.origins)
         self.settled.update(other.settled)
+        self.decided.update(other.decided)
 
     def skip(self, name: str, reason: str) -> None:
         """Note a weight or node that was left alone."""

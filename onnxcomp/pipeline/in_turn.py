@@ -104,6 +104,11 @@ class InTurn:
                 break
         return made
 
+    def _take_up(self, begun: InTurn) -> None:
+        """Go on from where the same passes have led."""
+        self.line, self.taken, self.notes = begun.line, list(begun.taken), list(begun.notes)
+        self.outcomes, self.contexts = list(begun.outcomes), list(begun.contexts)
+
     def _add(self, leaf: Apply, context: Context, reach: Reach | None) -> bool:
         """Apply one more pass; whether it found something to do."""
         choice = self.choice_of(len(self.outcomes))
@@ -125,18 +130,24 @@ def apply_in_turn(
     *,
     limits: Sequence[int],
     ends_idle: bool = False,
+    begun: InTurn | None = None,
 ) -> InTurn:
     """Apply passes in turn, without what the samples do not license (``reach``; None for a run without data).
 
     ends_idle: the first pass that finds nothing to do is the last; else those after it go on while there is time.
+    begun: the first of the passes, applied by itself to the same model: it is not applied again.
     """
     made = InTurn(tuple(leaves), line, line, tuple(limits))
+    if begun is not None:
+        made._take_up(begun)
     for index, leaf in enumerate(leaves):
         own = dataclasses.replace(context, exclude=tuple(dict.fromkeys((*context.exclude, *leaf.exclude))))
         if index and not ends_idle and own.is_over():
             made.left_out = made.leaves[index:]
             break
-        if not made._add(leaf, own, reach) and ends_idle:
+        is_done = index < len(made.outcomes)
+        changed = bool(made.outcomes[index].changed) if is_done else made._add(leaf, own, reach)
+        if not changed and ends_idle:
             break
     return made
 

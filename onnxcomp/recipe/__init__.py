@@ -16,6 +16,7 @@
         [{pass = "fuse-activations"}, {pass = "cast-float16"}],
     ]
     otherwise = [[{pass = "equalize-ranges"}, {pass = "quantize-static"}]]  # where the fastest breaks the budget
+    ahead = [{pass = "prune-channels", latency = 0.85}]     # put ahead of the fastest where the budget has room
     [[step]]
     sequence = [{pass = "prune-weights", sparsity = 0.5}, {pass = "match-outputs"}]
     verify = "end"              # judged together: kept whole, in part or not at all; "each": one by one

@@ -17,11 +17,13 @@ from onnxcomp.recipe.step import Apply, Order, Part, Step, needs_data, refuse_un
 class Race(Step):
     """Several rewrites of the whole model, each one pass or passes in turn: the fastest within the budget is kept.
 
-    fallbacks: what is tried beside the candidates where one that is faster than the rest breaks the budget.
+    fallbacks: what is tried beside the candidates where one that is faster than the rest breaks the budget. ahead: what
+    is put ahead of the fastest, one after the other, where that leaves half of the budget.
     """
 
     candidates: tuple[Step, ...]
     fallbacks: tuple[Step, ...] = ()
+    ahead: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,14 +32,20 @@ class Race(Step):
             each.in_turn()
 
     @classmethod
-    def of(cls, *candidates: Sequence[Pass], fallbacks: Iterable[Sequence[Pass]] = (), **step: Any) -> Race:
+    def of(
+        cls,
+        *candidates: Sequence[Pass],
+        fallbacks: Iterable[Sequence[Pass]] = (),
+        ahead: Iterable[Sequence[Pass]] = (),
+        **step: Any,
+    ) -> Race:
         """The race of these, each a list of passes in turn."""
-        first, later = (tuple(together(*map(Apply, each)) for each in some) for some in (candidates, fallbacks))
-        return cls(first, later, **step)
+        parts = (tuple(together(*map(Apply, each)) for each in some) for some in (candidates, fallbacks, ahead))
+        return cls(*parts, **step)
 
     @property
     def _all(self) -> tuple[Step, ...]:
-        return (*self.candidates, *self.fallbacks)
+        return (*self.candidates, *self.fallbacks, *self.ahead)
 
     @property
     def name(self) -> str:
@@ -55,6 +63,7 @@ class Race(Step):
         return (
             *(Part("try", with_data(each)) for each in self.candidates),
             *(Part("otherwise", with_data(each)) for each in self.fallbacks),
+            *(Part("ahead", with_data(each)) for each in self.ahead),
         )
 
     def orders(self) -> Iterator[Order]:
@@ -66,9 +75,10 @@ class Race(Step):
         return iter(())
 
     def without_data(self) -> Step | None:
-        candidates, fallbacks = (
-            tuple(each for each in some if not needs_data(each.rewrites)) for some in (self.candidates, self.fallbacks)
+        candidates, fallbacks, ahead = (
+            tuple(each for each in some if not needs_data(each.rewrites))
+            for some in (self.candidates, self.fallbacks, self.ahead)
         )
         if self.when == "calibration" or not candidates:
             return None
-        return dataclasses.replace(self, candidates=candidates, fallbacks=fallbacks)
+        return dataclasses.replace(self, candidates=candidates, fallbacks=fallbacks, ahead=ahead)

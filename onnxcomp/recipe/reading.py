@@ -69,8 +69,8 @@ def _inner_pass(where: str, entry: Any) -> Pass:
 
 
 def _try(where: str, entry: Entry, shared: Entry, _: str) -> Step:
-    candidates, fallbacks = (_candidates(where, entry, key) for key in ("try", "otherwise"))
-    return _made(where, lambda: Race(candidates, fallbacks, **shared))
+    parts = [_candidates(where, entry, key) for key in ("try", "otherwise", "ahead")]
+    return _made(where, lambda: Race(*parts, **shared))
 
 
 def _candidates(where: str, entry: Entry, key: str) -> tuple[Step, ...]:
@@ -173,7 +173,7 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
 Reader = Callable[[str, Entry, Entry, str], Step]
 KINDS: dict[str, tuple[Reader, tuple[str, ...] | None]] = {  # by the key that only this kind has; its further keys
     "choose": (_choose, ("then", "also")),
-    "try": (_try, ("otherwise",)),
+    "try": (_try, ("otherwise", "ahead")),
     "sequence": (_sequence, ("verify",)),
     "repeat": (_repeat, ("schedule", "rounds", "verify")),
     "pass": (_pass, None),  # the fields of the pass
@@ -192,6 +192,8 @@ MEANINGS: dict[str, str] = {  # of every key, for the docs
     "try": "rewrites of the whole model, each a step or a list of steps in turn: all are measured on the target, the "
     "fastest within the budget is kept",
     "otherwise": "what is tried beside them where one that is faster than the rest breaks the budget",
+    "ahead": "what is put ahead of the fastest where that leaves half of the budget, the mildest first, until one "
+    "breaks the budget or gains less than 3%; of models of up to 2 million weights",
     "sequence": "steps in turn",
     "repeat": "steps in rounds; those of one round are judged together",
     "schedule": "values by field, one for each round: `sparsity = [0.3, 0.5]`, or `prune-weights.sparsity` where "

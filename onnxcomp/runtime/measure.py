@@ -67,10 +67,23 @@ def in_turns(
     clock: Callable[[], float],
 ) -> dict[str, Latency]:
     """What ``measure_latency`` measures of models that are open."""
-    for session in sessions.values():
+    fed = {name: (session, feeds) for name, session in sessions.items()}
+    return fed_in_turns(fed, runs=runs, seconds=seconds, warm=warm, clock=clock)
+
+
+def fed_in_turns(
+    sessions: Mapping[str, tuple[Session, Feeds]],
+    *,
+    runs: int,
+    seconds: float = 0.0,
+    warm: bool = False,
+    clock: Callable[[], float],
+) -> dict[str, Latency]:
+    """The same of models that each have feeds of their own."""
+    for session, feeds in sessions.values():
         for _ in range(WARM_UP_RUNS):
             session.run(feeds)
-    prepared = {name: session.prepared(feeds) for name, session in sessions.items()}
+    prepared = {name: session.prepared(feeds) for name, (session, feeds) in sessions.items()}
     spent: dict[str, list[float]] = {name: [] for name in sessions}
     begun = time.perf_counter()
     done = 0

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+class Priced(Protocol):
+    """What a model takes."""
+
+    def total(self, counts: Array) -> float:
+        """With so many units of each group (groups,) gone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,7 @@ def allowed_counts(units: int, multiple: int) -> Array:
     return fits
 
 
-def allocated(errors: Sequence[Array], allowed: Sequence[Array], prices: Prices, goal: float) -> Array:
+def allocated(errors: Sequence[Array], allowed: Sequence[Array], prices: Priced, goal: float) -> Array:
     """How many units of each group go (groups,), so that the total is at most ``goal``, or as low as it can be.
 
     errors: of each group by the number that is gone, (n + 1,), rising. allowed: the numbers to choose from, rising from
@@ -57,7 +64,7 @@ def allocated(errors: Sequence[Array], allowed: Sequence[Array], prices: Prices,
 class _Allocation:
     """Positions (groups,) among the allowed numbers of each group."""
 
-    def __init__(self, errors: Sequence[Array], allowed: Sequence[Array], prices: Prices, goal: float) -> None:
+    def __init__(self, errors: Sequence[Array], allowed: Sequence[Array], prices: Priced, goal: float) -> None:
         self._errors = [each[choices] for each, choices in zip(errors, allowed, strict=True)]
         self._allowed, self._prices, self._goal = allowed, prices, goal
 

@@ -126,6 +126,17 @@ def product(scheme: str, kernel: Kernel) -> tuple[list[str], str]:
     return ["gor", *(f"gr{each}" for each in axes[::-1]), "gri"], f"goi{axes}"
 
 
+def factor_shapes(scheme: str, kernel: Kernel, ranks: Ranks) -> list[tuple[int, ...]]:
+    """The shapes of the factors as ``product`` names them."""
+    axes = AXES[: len(kernel.extent)]
+    sizes = {"g": kernel.groups, "o": kernel.outputs, "i": kernel.inputs, **dict(zip(axes, kernel.extent, strict=True))}
+    sizes["m" if scheme == "depthwise" else "r"] = ranks[0]
+    if scheme == "tucker":
+        sizes["s"] = ranks[1]
+    indices, _ = product(scheme, kernel)
+    return [tuple(sizes[each] for each in own) for own in indices]
+
+
 def multiplied(scheme: str, kernel: Kernel, factors: Sequence[Array]) -> Array:
     """The kernel (g, o, i, *extent) that the factors make."""
     indices, result = product(scheme, kernel)

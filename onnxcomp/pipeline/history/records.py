@@ -16,6 +16,9 @@ def application(rewrite: Pass, context: Context, outcome: Outcome, choice: Choic
     if outcome.is_cut_short:
         done = own_choice(each.name for each in outcome.changed)
         choice = done if choice is None else {name: choice[name] for name in done if name in choice}
+    if outcome.decided:
+        known = {name: {} for name in outcome.decided} if choice is None else choice
+        choice = {name: {**fields, **outcome.decided.get(name, {})} for name, fields in known.items()}
     return Application(
         rewrite=rewrite.pass_name(),
         parameters=parameters_of(rewrite) | outcome.settled,

@@ -7,6 +7,8 @@
    model where the budget is broken by far.
 4. In the best ones, nodes that gain nothing are left out (``node_ablation``).
 5. Final: the best of these take turns for longer. Of those as fast as the fastest, the nearest to the original wins.
+6. Where the winner leaves half of the budget, passes go ahead of it, the mildest first, until one breaks the budget or
+   gains nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +16,11 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxcomp.clock import clock
-from onnxcomp.contract import Context, Pass, Quantity
+from onnxcomp.contract import Context, Quantity
 from onnxcomp.graph.ir.query import node_key
 from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.model import Model
@@ -27,46 +28,20 @@ from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.history.records import title
 from onnxcomp.pipeline.history.rollback import GROUPS
 from onnxcomp.pipeline.in_turn import InTurn, apply_in_turn, part_of
+from onnxcomp.pipeline.model_search.contender import Contender, has_parts, main_pass, nothing_changed, ranked
 from onnxcomp.pipeline.model_search.node_ablation import faster_nodes
 from onnxcomp.pipeline.model_search.timing import FINAL_S, HEAT_S, Course
 from onnxcomp.pipeline.model_search.tuning import Tournament, values_of
 from onnxcomp.pipeline.objective import REACHED, Objective
 from onnxcomp.pipeline.safety.reach import Reach
-from onnxcomp.receipt import Entry, Tried
+from onnxcomp.receipt import Entry
 from onnxcomp.recipe import Apply
-from onnxcomp.verify import Verdict, Verifier
+from onnxcomp.verify import Verifier
 
 LOG = logging.getLogger(__name__)
 
 TOO_LATE = "the time budget was used up"
 MIN_SPEEDUP = 0.98  # what is asked for speed must bring the latency to this ratio at the most
-
-
-@dataclass
-class Contender:
-    """One rewrite of the whole model: its passes in turn, the main one perhaps at some of its nodes only."""
-
-    made: InTurn
-    verdict: Verdict | None = None
-    ratio: float = math.inf
-    lost: str = ""
-
-    @property
-    def model(self) -> Model:
-        """What the passes made."""
-        return self.made.model
-
-    def account(self) -> Tried:
-        """The trial as the receipt has it."""
-        measured = math.isfinite(self.ratio)
-        verified = self.verdict is not None and math.isfinite(self.verdict.divergence)
-        return Tried(
-            name=title(self.made.passes) + ("" if self.made.include is None else f" at {len(self.made.names)} nodes"),
-            outcome=self.lost or "kept",
-            bytes_after=self.model.size_bytes if measured else None,
-            latency_ratio=self.ratio if measured else None,
-            divergence=self.verdict.divergence if verified and self.verdict is not None else None,
-        )
 
 
 @dataclass
@@ -85,10 +60,12 @@ class Trials:
     tuner: Verifier | None
     reach: Reach | None
     course: Course
+    ahead: Sequence[tuple[Apply, ...]] = ()
     objective: Objective = field(default_factory=Objective)
     deadline: float = math.inf
     tuning: Tournament = field(default_factory=Tournament)
     entered: list[Contender] = field(default_factory=list)
+    heads: list[tuple[Apply, InTurn]] = field(default_factory=list)
 
     @property
     def before(self) -> Model:
@@ -109,16 +86,19 @@ class Trials:
 
     def run(self) -> Contender | None:
         """The trial to keep, None where none is faster than what there was. ``entered`` holds them all."""
+        begun = clock()
         passed, broken = self._verified(self._heat(self._built(self.candidates)))
         if not self._is_over() and self._is_worth_saving(broken[:1], passed) and not self._has_reached_goal(passed):
             more, _ = self._verified(self._heat(self._built(self.fallbacks)))
-            passed = _ranked([*passed, *more])
+            passed = ranked([*passed, *more])
         for trial in broken[: self.tuning.parts]:
             if not self._is_over() and self._is_worth_saving([trial], passed):
-                passed = _ranked([*passed, *self._part(trial)])
+                passed = ranked([*passed, *self._part(trial)])
         if not self._has_reached_goal(passed):
-            passed = _ranked([*passed, *self._with_chosen_nodes(passed)])
-        return self._winner(passed)
+            passed = ranked([*passed, *self._with_chosen_nodes(passed)])
+        winner = self._winner(passed)
+        left_s, took_s = self.deadline - clock(), clock() - begun
+        return self._with_ahead(winner) if left_s >= took_s else winner
 
     def _is_over(self) -> bool:
         return clock() > self.deadline
@@ -131,21 +111,32 @@ class Trials:
         for index, leaves in enumerate(candidates):
             passes = [each.rewrite for each in leaves]
             self.context.progress(index, len(candidates), f"trying {title(passes)}")
-            main = _main(passes)
+            main = main_pass(passes)
             if running and self._is_over():
                 made = InTurn(leaves, self.line, self.line, main)
                 self.entered.append(Contender(made, lost=f"not tried: {TOO_LATE}"))
                 continue
-            trial = Contender(apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True))
+            begun = self._begun(leaves[0], candidates)
+            trial = Contender(
+                apply_in_turn(leaves, self.line, self.context, self.reach, limits=main, ends_idle=True, begun=begun)
+            )
             self.entered.append(trial)
             if not trial.made.outcomes[-1].changed:
-                trial.lost = _nothing_changed(trial.made)
+                trial.lost = nothing_changed(trial.made)
             else:
                 trial.lost = self.course.fault(trial.model) or ""
             if not trial.lost:
                 running.append(trial)
             LOG.debug("try: %s: %s", title(passes), trial.lost or "runs")
         return running
+
+    def _begun(self, first: Apply, candidates: Sequence[tuple[Apply, ...]]) -> InTurn | None:
+        """The first pass of a trial by itself, applied once for all trials that begin with it."""
+        known = next((made for leaf, made in self.heads if leaf == first), None)
+        if known is None and sum(leaves[0] == first for leaves in candidates) > 1:
+            known = apply_in_turn((first,), self.line, self.context, self.reach, limits=(0,), ends_idle=True)
+            self.heads.append((first, known))
+        return known
 
     # --- measuring ---
 
@@ -166,7 +157,7 @@ class Trials:
         """Those within the budget, and those that break it and are faster than all of these; fastest first."""
         passed: list[Contender] = []
         broken: list[Contender] = []
-        for trial in _ranked(running):
+        for trial in ranked(running):
             if passed and trial.ratio > self.tuning.near * passed[0].ratio and not self._is_awaited(trial, passed):
                 trial.lost = "slower"
                 continue
@@ -201,8 +192,8 @@ class Trials:
         nodes = {node_key(main, each) for each in main.graph.nodes}
         near = [each for each in running if each.ratio <= self.tuning.near * running[0].ratio]
         hopeful = (each for each in self.entered if each.ratio <= self.tuning.hopeful and not self._is_hopeless(each))
-        chosen = near or _ranked(hopeful)
-        able = [each for each in chosen if nodes.issuperset(each.made.names) and _has_parts(each.made)]
+        chosen = near or ranked(hopeful)
+        able = [each for each in chosen if nodes.issuperset(each.made.names) and has_parts(each.made)]
         found = []
         for trial in able[: self.tuning.chosen_nodes if near else 1]:
             if self._is_over():
@@ -302,12 +293,59 @@ class Trials:
             trial.lost = "" if trial is best else self._why_lost(trial, best, limit)
         return best
 
+    # --- ahead of the winner ---
+
+    def _with_ahead(self, winner: Contender | None) -> Contender | None:
+        """The winner behind the strongest of the passes ahead that gain by it within the budget, or as it is. Not in
+        large models: a cut takes as long there as the whole race."""
+        best = winner
+        if values_of(self.before.size_bytes) > self.tuning.ahead_values:
+            return winner
+        for leaves in self.ahead:
+            if self._is_over() or (winner is not None and (self._is_near_budget(winner) or winner.made.restore)):
+                break
+            if best is not None and self._has_reached_goal([best]):
+                break
+            found = self._ahead_of(leaves, winner, best)
+            if found is None:
+                break
+            if best is not None:
+                best.lost = "slower"
+            best = found
+        return best
+
+    def _is_near_budget(self, winner: Contender) -> bool:
+        assert winner.verdict is not None
+        return winner.verdict.quadratic_divergence > self.tuning.spare * winner.verdict.limit
+
+    def _ahead_of(
+        self, leaves: tuple[Apply, ...], winner: Contender | None, best: Contender | None
+    ) -> Contender | None:
+        """The winner, at its nodes, behind these passes, where that is within the budget and faster than the best."""
+        built = self._built([(*leaves, *(winner.made.leaves if winner is not None else ()))])
+        if not built:
+            return None
+        trial = built[0]
+        if winner is not None and winner.made.include is not None:
+            trial.made = trial.made.again(winner.made.include, ends_idle=True)
+        rivals = {"made": trial.model} | ({} if best is None else {"best": best.model})
+        ratios = self.course.race(self.before, rivals, seconds=FINAL_S)
+        trial.ratio = ratios["made"]
+        if best is not None:
+            best.ratio = ratios["best"]
+        if trial.ratio > min(MIN_SPEEDUP, self.tuning.ahead * ratios.get("best", math.inf)):
+            trial.lost = "no faster" if best is None else "slower"
+            return None
+        trial.verdict = self.verifier.check(trial.model)
+        trial.lost = "; ".join(trial.verdict.reasons)
+        return None if trial.lost else trial
+
     def _finalists(self, running: Sequence[Contender]) -> list[Contender]:
-        ranked = _ranked(running)
-        small = self._small_enough(ranked)
+        best_first = ranked(running)
+        small = self._small_enough(best_first)
         any_goal = self.objective.has_goal(Quantity.LATENCY)
         near = [each for each in small if any_goal or each.ratio <= self.tuning.near * small[0].ratio]
-        for trial in ranked:
+        for trial in best_first:
             trial.lost = "slower" if trial in small else "larger than the size asked for"
         for trial in near[: self.tuning.finalists]:
             trial.lost = ""
@@ -332,28 +370,3 @@ class Trials:
             return f"as fast within noise; {own}"
         more = trial.model.size_bytes / best.model.size_bytes - 1
         return f"as fast within noise; {100 * more:.2g}% more bytes" if harm > least else "the same as the kept one"
-
-
-def _ranked(trials: Iterable[Contender]) -> list[Contender]:
-    """The fastest first."""
-    return sorted(trials, key=lambda each: each.ratio)
-
-
-def _nothing_changed(made: InTurn) -> str:
-    """That a pass found nothing to do, with the reason that it gave most often."""
-    reasons = [each.reason for each in made.outcomes[-1].skipped] or [each.what for each in made.taken]
-    found = Counter(reasons).most_common(1)
-    idle = made.passes[len(made.outcomes) - 1].pass_name()
-    return f"nothing to do for {idle}" + (f": {found[0][0]}" if found else "")
-
-
-def _main(passes: Sequence[Pass]) -> tuple[int]:
-    """The position of the pass that a trial is about: the last that is not exact, else the last."""
-    fast = [index for index, each in enumerate(passes) if "latency" in each.effect.shrinks]
-    inexact = [index for index in fast if not passes[index].effect.is_exact]
-    return ((inexact or fast or [len(passes) - 1])[-1],)
-
-
-def _has_parts(made: InTurn) -> bool:
-    """Whether it can be done at some of its nodes only."""
-    return len(made.names) > 1 and not made.restore

@@ -50,7 +50,9 @@ class Tournament:
     smaller than another. far_faster: times the latency of the fastest within the budget, and one that breaks it is
     worth more work. far_over: times the limit, and little of a trial can be kept; then measuring its parts one by one
     may take ``hopeless_values`` weight values at most. parts: trials taken back in part, at most; each takes tens of
-    evaluations. chosen_nodes: trials whose nodes are chosen one by one, at most. ablation: of that choice.
+    evaluations. chosen_nodes: trials whose nodes are chosen one by one, at most. ablation: of that choice. spare: what
+    the winner may use of the budget for passes to go ahead of it; ahead: times the latency of the best, which they must
+    bring; ahead_values: weight values of a model in which they are tried at most.
     """
 
     hopeful: float = 1.3
@@ -63,4 +65,7 @@ class Tournament:
     hopeless_values: float = 5e8
     parts: int = 2
     chosen_nodes: int = 2
+    spare: float = 0.5
+    ahead: float = 0.97
+    ahead_values: float = 2e6
     ablation: Ablation = field(default_factory=Ablation)

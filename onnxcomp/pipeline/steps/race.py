@@ -27,6 +27,7 @@ def _once(step: Race, run: Run, started: float) -> None:
         original=run.original,
         candidates=[each.in_turn() for each in step.candidates],
         fallbacks=[each.in_turn() for each in step.fallbacks],
+        ahead=[each.in_turn() for each in step.ahead],
         context=context,
         verifier=run.verifier,
         tuner=run.tuner,

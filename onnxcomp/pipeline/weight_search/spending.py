@@ -168,7 +168,7 @@ class Spending:
             trial = self._at(limit)
             if trial is None:
                 break
-            LOG.debug("search: limit %.3g: %s", limit, trial.verdict.in_words())
+            LOG.debug("search: limit %.3g: %s, cost %.0f", limit, trial.verdict.in_words(), trial.cost)
             if self._holds(trial.verdict):
                 best = trial if best is None else min(best, trial, key=lambda each: each.cost)
                 self._keep(best)

@@ -20,8 +20,9 @@ from onnxcomp.model import Model, load
 from onnxcomp.pipeline import optimize, replay
 from onnxcomp.pipeline.model_search import node_ablation as node_choice
 from onnxcomp.pipeline.model_search import tournament
+from onnxcomp.pipeline.model_search.contender import Contender, main_pass
 from onnxcomp.pipeline.model_search.timing import Course
-from onnxcomp.pipeline.model_search.tournament import Contender, Trials
+from onnxcomp.pipeline.model_search.tournament import Trials
 from onnxcomp.pipeline.model_search.tuning import Ablation
 from onnxcomp.receipt import Receipt, StepReport
 from onnxcomp.recipe import Apply, Race, Recipe
@@ -162,6 +163,58 @@ def test_fallbacks_are_tried_where_the_fastest_breaks_the_budget(calib: str, wat
     step = Race.of([TintNodes(mark="good")], fallbacks=fallbacks)
     report = optimize(chain(1), recipe=Recipe("r", (step,)), **options).receipt.steps[0]  # type: ignore[arg-type]
     assert report.parameters["mark"] == "good" and len(report.tried) == 1
+
+
+def with_ahead(calib: str, winner: TintNodes, *ahead: TintNodes) -> tuple[StepReport, Receipt, Model]:
+    step = Race.of([winner], ahead=[[each] for each in ahead])
+    result = optimize(chain(3), recipe=Recipe("r", (step,), goal="latency"), calibration=calib, measure=False)
+    return result.receipt.steps[0], result.receipt, result.model
+
+
+def test_passes_go_ahead_of_the_winner_as_long_as_the_budget_bears_them(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    """Each in place of the one before it, and the first that breaks the budget is the last that is tried."""
+    watch(by_marks(fast=0.5, mild=0.9, strong=0.8, harmful=0.7, unasked=0.6))
+    ahead = [TintNodes(mark="mild"), TintNodes(mark="strong"), TintNodes(mark="harmful", error=9)]
+    report, receipt, model = with_ahead(calib, TintNodes(mark="fast"), *ahead, TintNodes(mark="unasked"))
+    assert report.latency_ratio == pytest.approx(0.4)
+    assert [each.parameters["mark"] for each in receipt.applied] == ["strong", "fast"]
+    outcomes = {each.name: each.outcome for each in report.tried}
+    assert outcomes["tint-nodes mark=mild + tint-nodes"] == "slower"
+    assert "divergence" in outcomes["tint-nodes error=9 mark=harmful + tint-nodes"] and len(outcomes) == 4
+    assert replay(chain(3), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
+
+
+def test_nothing_goes_ahead_of_a_winner_that_uses_most_of_the_budget(
+    calib: str, watch: Callable[..., Stopwatch]
+) -> None:
+    watch(by_marks(fast=0.5, mild=0.9))
+    report, _, _ = with_ahead(calib, TintNodes(mark="fast", error=0.015), TintNodes(mark="mild"))
+    assert report.divergence is not None and report.divergence > 0.5 * 0.03
+    assert [each.outcome for each in report.tried] == ["kept"]
+
+
+def test_nothing_goes_ahead_in_a_large_model(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(by_marks(fast=0.5, mild=0.8))
+    monkeypatch.setattr(tournament, "values_of", lambda size_bytes: 2 * 10**6 + 1)
+    report, _, _ = with_ahead(calib, TintNodes(mark="fast"), TintNodes(mark="mild"))
+    assert report.latency_ratio == 0.5 and len(report.tried) == 1
+
+
+def test_what_goes_ahead_and_gains_nothing_is_left_out(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(fast=0.5, mild=0.98))
+    report, receipt, _ = with_ahead(calib, TintNodes(mark="fast"), TintNodes(mark="mild"))
+    assert [each.parameters["mark"] for each in receipt.applied] == ["fast"]
+    assert report.tried[-1].outcome == "slower"
+
+
+def test_where_nothing_wins_what_goes_ahead_may_win_alone(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    watch(by_marks(even=1.0, mild=0.8))
+    report, receipt, _ = with_ahead(calib, TintNodes(mark="even"), TintNodes(mark="mild"))
+    assert [each.parameters["mark"] for each in receipt.applied] == ["mild"] and report.latency_ratio == 0.8
 
 
 def test_nothing_faster_leaves_the_model_as_it_was(calib: str, watch: Callable[..., Stopwatch]) -> None:
@@ -318,6 +371,25 @@ def test_passes_in_turn_are_one_trial_and_replay(calib: str, watch: Callable[...
     assert replay(chain(3), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
 
 
+def test_what_several_trials_begin_with_is_applied_once(calib: str, watch: Callable[..., Stopwatch]) -> None:
+    applied: list[str] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class CountedTint(TintNodes):
+        """Notes that it was applied."""
+
+        def apply(self, graph: Graph, context: Context) -> Outcome:
+            applied.append(self.mark)
+            return super().apply(graph, context)
+
+    watch(by_marks(first=0.8, second=0.9, third=0.7))
+    first = CountedTint(mark="first")
+    report, receipt, _ = run(calib, (first, CountedTint(mark="second")), first, (first, CountedTint(mark="third")))
+    assert applied[:3] == ["first", "second", "third"]  # what comes after is at fewer nodes
+    assert [each.parameters["mark"] for each in receipt.applied] == ["first", "third"]
+    assert sorted(each.latency_ratio or 0 for each in report.tried) == pytest.approx([0.56, 0.72, 0.8])
+
+
 def test_a_pass_that_finds_nothing_ends_its_trial(calib: str, watch: Callable[..., Stopwatch]) -> None:
     from onnxcomp.registry import get_pass
 
@@ -359,7 +431,7 @@ FAST, EXACT_FAST, PLAIN = TintNodes(), Equalize(), SlowDown()
 )
 def test_a_trial_is_about_the_last_pass_for_speed_that_is_not_exact(passes: list[Pass], main: int) -> None:
     """It is the one that acts at fewer nodes where these are chosen."""
-    assert tournament._main(passes) == (main,)
+    assert main_pass(passes) == (main,)
 
 
 def test_nodes_that_lose_are_left_out(
@@ -383,6 +455,26 @@ def test_nodes_that_lose_are_left_out(
     assert report.tried[0].outcome == "slower" and report.tried[1].name.endswith("at 2 nodes")
     assert receipt.applied[0].choice == {"n1": {}, "n2": {}}
     assert replay(chain(4), receipt, calibration=calib).model.to_bytes() == model.to_bytes()
+
+
+def test_a_winner_at_some_nodes_stays_at_these_behind_what_goes_ahead(
+    calib: str, watch: Callable[..., Stopwatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = {"fast_n0": 1.3, "fast_n1": 0.6, "fast_n2": 0.6, "fast_n3": 1.1}
+
+    def nodes(names: list[str]) -> dict[str, float]:
+        return {f"n{i}": gains[f"fast_n{i}"] if f"fast_n{i}" in names else 1.0 for i in range(4)}
+
+    watch(lambda names: sum(nodes(names).values()) * (0.8 if marked(names, "mild") else 1.0))
+    monkeypatch.setattr(
+        Course, "profile", lambda self, model: nodes([node.name for node in model.proto.graph.node])
+    )
+    step = Race.of([TintNodes()], ahead=[[TintNodes(mark="mild")]])
+    result = optimize(chain(4), recipe=Recipe("r", (step,), goal="latency"), calibration=calib, measure=False)
+    applied = [(each.parameters["mark"], each.choice) for each in result.receipt.applied]
+    assert applied == [("mild", None), ("fast", {"n1": {}, "n2": {}})]
+    assert result.receipt.steps[0].latency_ratio == pytest.approx(0.8 * 3.2 / 4)
+    assert replay(chain(4), result.receipt, calibration=calib).model.to_bytes() == result.model.to_bytes()
 
 
 def test_a_rewrite_that_is_slower_as_a_whole_may_be_faster_in_part(
