@@ -136,7 +136,7 @@ class DependencyFlow(Following):
         if tensor is None:
             return self._states_attribute(node, name, numbers, labelled, rank)
         positions = _positions(node, labelled, rank)
-        found = [self._stated_at(node, index, at) for at in positions.values()]
+        found = [self.stated_at(node, index, at) for at in positions.values()]
         if any(each is None for each in found):
             return False
         for axis, place in zip(positions, found, strict=True):
@@ -157,7 +157,7 @@ class DependencyFlow(Following):
                 self.owners.append(StatedSize(self.scope, node, name, axis + rank, numbers, axis))
         return True
 
-    def _stated_at(self, node: Node, index: int, position: int) -> tuple[Node, int, int, int] | None:
+    def stated_at(self, node: Node, index: int, position: int) -> tuple[Node, int, int, int] | None:
         """The node, input and position of the constant number that stands at a position of a list that the node reads,
         and the number; through Concat. None where it is computed."""
         tensor = node.inputs[index]
@@ -174,7 +174,7 @@ class DependencyFlow(Following):
             if shape is None or len(shape) != 1 or shape[0] is None:
                 return None
             if position < shape[0]:
-                return self._stated_at(maker, at, position)
+                return self.stated_at(maker, at, position)
             position -= shape[0]
         return None
 

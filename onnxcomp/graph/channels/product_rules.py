@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from onnxcomp.graph.channels.dependency_flow import (
     sizes,
 )
 from onnxcomp.graph.channels.ids import Numbers, along, padded
+from onnxcomp.graph.channels.owners import StatedSize
 from onnxcomp.graph.channels.shape_rules import FORM_RULES
 from onnxcomp.graph.ir.nodes import Node
-from onnxcomp.graph.ir.query import constant_behind, given, named_outputs
+from onnxcomp.graph.ir.query import constant_behind, given, is_onnx, named_outputs, producer
 from onnxcomp.graph.weights.linear_op import summed_data_axis
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -188,9 +190,10 @@ def _recurrent(flow: DependencyFlow, node: Node) -> bool:
     flow.takes(node, 2, made, is_read=True)
     flow.takes(node, 3, np.tile(made, 2 * gates))
     flow.takes(node, 7, np.tile(made, 3))
+    filled = _filled(flow, node, made)
     for index in (5, 6):
         tensor = given(node, index)
-        if tensor is None:
+        if tensor is None or tensor in filled:
             continue
         if constant_behind(tensor, casts=True) is not None:
             flow.takes(node, index, made)
@@ -199,6 +202,31 @@ def _recurrent(flow: DependencyFlow, node: Node) -> bool:
     if "hidden_size" in node.attrs:
         flow.states(node, "hidden_size", made)
     return all(flow.give(out, made) for out in named_outputs(node))
+
+
+def _filled(flow: DependencyFlow, node: Node, made: Numbers) -> list[Any]:
+    """The states that repeat constant values for each sequence, as exporters write them for an open batch: Expand or
+    ConstantOfShape to sizes that state the hidden units. They have the node's channels; nothing else may read them."""
+    found: list[Any] = []
+    for tensor in dict.fromkeys(each for each in node.inputs[5:7] if each.name and each not in node.inputs[:5]):
+        maker = producer(tensor)
+        if maker is None or not is_onnx(maker, "ConstantOfShape", "Expand") or not flow.scope.graph.holds(maker):
+            continue
+        if flow.graph.is_output(tensor) or any(each is not node for each in tensor.outputs):
+            continue
+        held = flow.seen_shape(maker, 0) if maker.op == "Expand" else (1,)
+        place = flow.stated_at(maker, 1 if maker.op == "Expand" else 0, 2)
+        if held is None or not 1 <= len(held) <= 3 or held[-1] not in (1, made.size) or place is None:
+            continue
+        holder, at, position, size = place
+        if size != made.size:
+            continue
+        flow.owners.append(StatedSize(flow.scope, holder, at, position, made, -1))
+        if held[-1] > 1:
+            flow.takes(maker, 0, made)
+        flow.give(tensor, made)
+        found.append(tensor)
+    return found
 
 
 def _lookup(flow: DependencyFlow, node: Node) -> bool:

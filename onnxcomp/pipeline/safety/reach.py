@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxcomp.errors import OnnxcompError, TimeIsUp
 from onnxcomp.graph.ir.nodes import Node
+from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
@@ -173,8 +174,9 @@ class _Looks:
         return found
 
     def beside_zeros(self, node: Node) -> list[Weight]:
-        """The weights other than zero that a node reads."""
-        return self._others.get(node, [])
+        """The weights other than zero that a node reads, or, where it only repeats zeros, that their readers do."""
+        readers = [reader for each in node.outputs for reader in each.outputs] if is_onnx(node, "Expand") else [node]
+        return [each for reader in readers for each in self._others.get(reader, [])]
 
     def judged(self, judge: Verifier, values: Mapping[str, Array]) -> Verdict:
         """The verdict on the model with these values."""

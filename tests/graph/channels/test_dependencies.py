@@ -340,6 +340,40 @@ def test_channels_behind_a_scaler_are_found() -> None:
     check_all(source, {"x": floats(2, 6)}, thorough=True)
 
 
+FILLED = {
+    "of sizes": ("h0 = ConstantOfShape(sizes)", {}),
+    "of sizes, another value": ("h0 = ConstantOfShape<value = float[1] {0.5}>(sizes)", {}),
+    "a vector, repeated": ("h0 = Expand(start, sizes)", {"start": (4,)}),
+    "one state, repeated": ("h0 = Expand(start, sizes)", {"start": (1, 1, 4)}),
+    "one number, repeated": ("h0 = Expand(start, sizes)", {"start": (1,)}),
+}
+
+
+@pytest.mark.parametrize("kind", FILLED)
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_states_that_are_made_for_an_open_batch_go_along(kind: str, op: str) -> None:
+    """As torch exports them."""
+    fill, shapes = FILLED[kind]
+    states = "h0, h0" if op == "LSTM" else "h0"
+    body = f"""g (float[3, N, 6] x) => (float[1, N, 5] y)
+        <int64[1] at = {{1}}, int64[1] one = {{1}}, int64[1] width = {{4}}> {{
+        shape = Shape(x) batch = Gather(shape, at) sizes = Concat<axis = 0>(one, batch, width) {fill}
+        h, last = {op}<hidden_size = 4>(x, w, r, , , {states}) y = MatMul(last, u) }}"""
+    gates = {"LSTM": 16, "GRU": 12}[op]
+    source = built(body, w=(1, gates, 6), r=(1, gates, 4), u=(4, 5), **shapes)
+    assert [(each.name, each.units.size) for each in dependencies_of(source).groups] == [("h", 4)]
+    check_all(source, {"x": floats(3, 2, 6)}, thorough=True)
+
+
+def test_a_state_that_is_read_elsewhere_stays() -> None:
+    body = """g (float[3, N, 6] x) => (float[1, N, 5] y) <int64[1] at = {1}, int64[1] one = {1}, int64[1] width = {4}> {
+        shape = Shape(x) batch = Gather(shape, at) sizes = Concat<axis = 0>(one, batch, width)
+        h0 = ConstantOfShape(sizes) h, last = GRU<hidden_size = 4>(x, w, r, , , h0) s = Softmax(h0) t = Add(last, s)
+        y = MatMul(t, u) }"""
+    found = dependencies_of(built(body, w=(1, 12, 6), r=(1, 12, 4), u=(4, 5)))
+    assert found.declined["h"] == "h (GRU) starts from a state that is given"
+
+
 def test_a_cut_of_one_unit_is_as_by_hand() -> None:
     source = built(f"{CONV} {{ a = Conv(x, w, b) h = Relu(a) y = Conv(h, u) }}", w=(4, 3, 1, 1), b=(4,), u=(5, 4, 1, 1))
     cut = check_cut(source, lambda now: now.groups[0].units[[1, 2]], {"x": floats(2, 3, 4, 4)})

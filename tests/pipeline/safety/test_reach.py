@@ -112,6 +112,15 @@ def test_for_zeros_tells_what_their_node_reads_beside_them(
     assert Reach(judge(model, x=x.astype(np.float32))).unreached(model, ["w", "r", "state"]) == unreached
 
 
+def test_for_repeated_zeros_tells_what_reads_the_repetition(judge: Judge) -> None:
+    text = ZEROS.replace("{ h", "{ first = Expand(state, sizes) h").replace(", state)", ", first)")
+    values = {"w": matrix(12, 12)[None], "r": matrix(12, 4)[None], "state": np.zeros((1, 1, 4), np.float32)}
+    model = parsed(text, **values, sizes=np.array([1, 1, 4]))
+    x = RNG.standard_normal((96, 3, 1, 12)).astype(np.float32)
+    assert Reach(judge(model, x=x)).unreached(model, ["state"]) == set()
+    assert Reach(judge(model, x=0 * x)).unreached(model, ["state"]) == {"state"}
+
+
 def test_zeros_alone_are_unreached(judge: Judge) -> None:
     model = parsed(STREAM, wx=matrix(12), wz=np.zeros((9, 8), np.float32))
     assert Reach(judge(model, x=X, z=X[:, :9])).unreached(model, ["wz"]) == {"wz"}
