@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # The default domain and its alias; graphsurgeon reads "" as None.
 ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
+MACHINE_LEARNING = "ai.onnx.ml"  # trees, scalers, encoders: what sklearn pipelines are made of
 MICROSOFT = "com.microsoft"  # what ONNX Runtime brings with it
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})

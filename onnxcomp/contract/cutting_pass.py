@@ -133,7 +133,7 @@ class CuttingPass(SitePass):
     def apply(self, graph: Graph, context: Context) -> Outcome:
         _, groups, skipped = self._groups(graph, context)
         outcome = self.rewrite(graph, {each.name: {} for each in groups}, context)
-        outcome.skipped[:0] = skipped
+        outcome.skipped += skipped  # what could be cut and was not is the first reason why nothing was
         return outcome
 
     def rewrite(self, graph: Graph, choice: Choice, context: Context) -> Outcome:

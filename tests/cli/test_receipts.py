@@ -229,6 +229,8 @@ def test_what_did_nothing_though_it_was_asked_for_says_why(capsys: pytest.Captur
     kept = step("prune-channels", 2000, 1000, skipped=left, changed=[Entry("d", "cut")])
     assert "did nothing" not in shown(receipt(steps=[kept], recipe="distill"), capsys)
     assert "did nothing" not in shown(receipt(steps=[exact, idle]), capsys)  # one of many that a preset tries
+    undone = step("prune-channels", 2000, 2000, decision="taken back", skipped=left, taken_back=[Entry("d", "over")])
+    assert "did nothing" not in shown(receipt(steps=[undone], applied=[]), capsys)
 
 
 def test_a_model_that_is_to_be_packed_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,3 +211,11 @@ def test_what_one_group_loses_does_not_depend_on_which_are_chosen() -> None:
 def test_an_importance_that_there_is_not_is_refused() -> None:
     with pytest.raises(ParameterError, match="importance must be one of"):
         get_pass("prune-channels")(importance="taste")
+
+
+def test_a_group_that_could_have_been_cut_is_the_first_reason_why_nothing_was() -> None:
+    done = rewrite(built(MLP, SHAPES), "prune-channels", ratio=0.0)
+    reasons = [(each.name, each.reason) for each in done.outcome.skipped]
+    assert reasons == [
+        ("a", "nothing of it is to go"), ("c", "nothing of it is to go"), ("y", "it is an output of its graph"),
+    ]  # fmt: skip

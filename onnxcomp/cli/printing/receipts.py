@@ -226,8 +226,8 @@ def _notes(receipt: Receipt) -> list[str]:
 
 def _idle(reports: Sequence[StepReport]) -> list[str]:
     """Why the last step that left something alone did nothing, where it is the change that was asked for."""
-    last = next((each for each in reversed(reports) if each.skipped), None)
-    if last is None or last.changed:
+    last = next((each for each in reversed(reports) if each.skipped or each.taken_back), None)
+    if last is None or last.changed or last.taken_back:  # what was taken back is told with its step
         return []
     first, *others = {each.name: each.what for each in last.skipped}.items()
     more = f", and {formats.count(len(others), 'other')} (-v lists all)" if others else ""

@@ -76,6 +76,7 @@ class Dependencies:
         self.slices = flow.slices
         self.owners: list[Owner] = flow.owners
         self.sources = flow.sources
+        self.unfollowed = flow.unfollowed
         self._heads = flow.heads
 
     @functools.cached_property
@@ -100,7 +101,7 @@ class Dependencies:
     def declined(self) -> dict[str, str]:
         """Why nodes whose channels cannot be cut are left alone, by their keys."""
         held = {source.key for group in self.groups for source in group.sources}
-        found = {}
+        found = dict(self.unfollowed)
         for source in self.sources:
             if source.key not in held:
                 found[source.key] = self.sets.reason(source.numbers) or "its channels go together, all of them"

@@ -22,6 +22,7 @@ from onnxcomp.graph.ir.nodes import Constant, Node
 from onnxcomp.graph.ir.query import constant_behind, constant_key, given, has_one_reader, is_onnx, producer
 from onnxcomp.graph.ir.reader import Graph
 
+PRODUCTS = frozenset({"conv", "conv_transpose", "linear", "recurrent"})  # kinds of weights that make channels
 COUPLED = "joins it with what cannot be cut"
 BROADCASTING_OPSET = 7  # from here on Add, Mul, Gemm, ... broadcast as numpy does
 
@@ -37,6 +38,7 @@ class DependencyFlow(Following):
         self.slices: list[ConstantSlices] = []
         self.owners: list[Owner] = []  # beside the slices
         self.sources: list[ChannelSource] = []
+        self.unfollowed: dict[str, str] = {}  # why products make no channels, by their keys
         self.heads: list[Numbers] = []  # channels that are products side by side
 
     def give(self, tensor: Any, numbers: Numbers) -> bool:
@@ -49,6 +51,24 @@ class DependencyFlow(Following):
         for source in self.sources[-1:]:
             if source.node is node:  # a rule should have stopped before
                 self.sets.fix(source.numbers, f"{source.key} ({node.op}) is not followed")
+                return
+        held = [self.weight_of(node, at) for at in range(len(node.inputs))]
+        unknown = self._unknown(node)
+        if unknown is not None and any(each is not None and each[0].kind in PRODUCTS for each in held):
+            self.unfollowed[self.key(node)] = self._lost_at(unknown)
+
+    def _unknown(self, node: Node) -> Any | None:
+        """The first tensor of unknown rank that a node reads, None where it reads none."""
+        return next((each for each in node.inputs if each.name and self.rank(each) is None), None)
+
+    def _lost_at(self, tensor: Any) -> str:
+        """Where the shapes that lead to a tensor of unknown rank get lost."""
+        while (maker := producer(tensor)) is not None and self.scope.graph.holds(maker):
+            earlier = self._unknown(maker)
+            if earlier is None:
+                return f"shapes behind {self.key(maker)} ({maker.op}) are unknown"
+            tensor = earlier
+        return f"the shape of {tensor.name} is unknown"
 
     def source(self, node: Node, count: int) -> Numbers:
         """New channels that the node makes."""

@@ -1,25 +1,49 @@
-"""ONNX Runtime's own operators as ONNX's, as far as shapes go, for inference that does not know them.
+"""Operators of other domains as ONNX's plain ones, as far as shapes go, for inference that does not know them.
 
     FusedConv(x, w, b, z)                    Conv(x, w, b)
     FusedMatMul<transB = 1>(x, w)            MatMul(x, w turned)
     MultiHeadAttention(q, k, v)              Einsum<abc,ade->abe>(q, v)
     Attention(x, w), of d values             Einsum<abc,d->abd>(x, vector of d)
     SkipLayerNormalization(x, s, ..)         Identity(x)
+    ai.onnx.ml.Scaler(x), Normalizer(x)      Cast<to = FLOAT>(x)
+    ai.onnx.ml.Imputer(x), Binarizer(x)      Identity(x)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, OperatorSetIdProto, TensorProto, helper
 
-from onnxcomp.operators import MICROSOFT
+from onnxcomp.operators import MACHINE_LEARNING, MICROSOFT, ONNX_DOMAINS
 
 EINSUM_OPSET = 12
+CAST_OPSET = 6  # from here on Cast names its type by a number
 Constants = dict[str, TensorProto]
 SAME = (
     "Gelu", "QuickGelu", "BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 )  # fmt: skip
+TO_FLOATS = frozenset({"Scaler", "Normalizer"})  # whatever numbers they read
+KEEPING_TYPE = frozenset({"Binarizer", "Imputer"})
+
+
+def restate_elementwise(graphs: Iterable[GraphProto], opset: int) -> None:
+    """Put ONNX's operators in the place of those of ai.onnx.ml whose output has the shape of their input, for the
+    shapes. opset: of ONNX's operators, 0 where the model has none."""
+    for graph in graphs if opset >= CAST_OPSET else ():
+        for node in graph.node:
+            if node.domain != MACHINE_LEARNING:
+                continue
+            if node.op_type in TO_FLOATS:
+                _become(node, "Cast", node.input[:1])
+                node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+            elif node.op_type in KEEPING_TYPE:
+                _become(node, "Identity", node.input[:1])
+
+
+def stated_opset(opsets: Iterable[OperatorSetIdProto]) -> int:
+    """The version of ONNX's operators that a model states, 0 for none."""
+    return max((each.version for each in opsets if each.domain in ONNX_DOMAINS), default=0)
 
 
 def restate_microsoft(graph: GraphProto, opset: int) -> None:

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, numpy_helper
 
 from onnxcomp.graph.infer.inference_model import skeleton
-from onnxcomp.graph.infer.plain_operators import restate_microsoft
+from onnxcomp.graph.infer.plain_operators import restate_elementwise, restate_microsoft, stated_opset
 from onnxcomp.graph.infer.shape_values import AxisSize, partly_known_integers
 from onnxcomp.graph.ir.nodes import Constant, Variable
 from onnxcomp.graph.ir.reader import Graph, Scope
@@ -121,6 +121,7 @@ def _inferred(
 ) -> Shapes:
     shapes = Shapes()
     proto = believed(skeleton(graph))
+    restate_elementwise((proto.graph, *inner_graphs(proto.graph)), stated_opset(proto.opset_import))
     _state_inputs(proto, inputs)
     if every is not None:
         _assume_every(proto, every)

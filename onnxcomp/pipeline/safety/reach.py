@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.errors import OnnxcompError, TimeIsUp
+from onnxcomp.graph.ir.nodes import Node
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
@@ -71,7 +72,7 @@ class Reach:
             for name in names:
                 if is_over():
                     raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
-                if name in by_name and not self._shown(model, by_name[name], judges):
+                if name in by_name and not self._is_seen(model, by_name[name], judges):
                     found.add(name)
         return found
 
@@ -95,6 +96,15 @@ class Reach:
         """Whether a divergence is more than what counts for nothing."""
         assert self.tuner is not None
         return divergence > UNSEEN_SHARE * min(self.tuner.search_limit or math.inf, DEFAULT_MAX_DIVERGENCE)
+
+    def _is_seen(self, model: Model, weight: Weight, judges: Sequence[Verifier]) -> bool:
+        """Whether samples reach a weight. Zeros show neither by their loss nor turned round: for them tell the other
+        weights of a node that reads them, all of them, where it has any."""
+        if np.any(weight.values):
+            return bool(self._shown(model, weight, judges))
+        assert self._looks is not None
+        beside = (self._looks.beside_zeros(role.node) for role in weight.roles)
+        return any(others and all(self._shown(model, each, judges) for each in others) for others in beside)
 
     def _shown(self, model: Model, weight: Weight, judges: Sequence[Verifier]) -> float:
         key = weight.name, weight.shape
@@ -151,6 +161,20 @@ class _Looks:
     def weights(self) -> dict[str, Weight]:
         """The model's weights by name."""
         return {each.name: each for each in weights(open_plain(self.model))}
+
+    @functools.cached_property
+    def _others(self) -> dict[Node, list[Weight]]:
+        """The weights other than zero that each node reads."""
+        found: dict[Node, list[Weight]] = {}
+        for weight in self.weights.values():
+            if np.any(weight.values):
+                for node in dict.fromkeys(role.node for role in weight.roles):
+                    found.setdefault(node, []).append(weight)
+        return found
+
+    def beside_zeros(self, node: Node) -> list[Weight]:
+        """The weights other than zero that a node reads."""
+        return self._others.get(node, [])
 
     def judged(self, judge: Verifier, values: Mapping[str, Array]) -> Verdict:
         """The verdict on the model with these values."""

@@ -332,6 +332,14 @@ def test_channels_of_fused_operators_go_together(kind: str) -> None:
     check_all(source, {"x": floats(*[each.dim_value or 2 for each in first])}, thorough=True)
 
 
+def test_channels_behind_a_scaler_are_found() -> None:
+    body = """s = ai.onnx.ml.Scaler<offset = [0.5, 1.0, 1.5, 0.0, 0.0, 0.0], scale = [2.0, 1.0, 0.5, 1.0, 3.0, 1.0]>(x)
+        f = Cast<to = 1>(s) a = MatMul(f, w) c = Add(a, b) h = Relu(c) y = MatMul(h, u)"""
+    source = built(f"{ROWS} {{ {body} }}", more=', "ai.onnx.ml" : 1', w=(6, 8), b=(8,), u=(8, 5))
+    assert described(dependencies_of(source)) == {"a": (8, ["b", "w"], ["u"])}
+    check_all(source, {"x": floats(2, 6)}, thorough=True)
+
+
 def test_a_cut_of_one_unit_is_as_by_hand() -> None:
     source = built(f"{CONV} {{ a = Conv(x, w, b) h = Relu(a) y = Conv(h, u) }}", w=(4, 3, 1, 1), b=(4,), u=(5, 4, 1, 1))
     cut = check_cut(source, lambda now: now.groups[0].units[[1, 2]], {"x": floats(2, 3, 4, 4)})
@@ -408,6 +416,30 @@ def test_channels_that_have_to_stay(kind: str) -> None:
     found = dependencies_of(built(f"{head} {{ {body} }}", opset=21, more=MICROSOFT, **shapes))
     assert found.declined[name] == reason
     assert name not in {source.key for group in found.groups for source in group.sources}
+
+
+LOST = {
+    "an operator that is not known": ("s = mine.Unlike(x) a = MatMul(s, w)", "shapes behind s (Unlike) are unknown"),
+    "one further back": (
+        "s = mine.Unlike(x) r = Relu(s) t = Add(r, x) a = MatMul(t, w)", "shapes behind s (Unlike) are unknown",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_products_of_unknown_shapes_are_declined_with_what_hides_them(kind: str) -> None:
+    body, reason = LOST[kind]
+    source = built(f"{ROWS} {{ {body} h = Relu(a) y = MatMul(h, u) }}", more=', "mine" : 1', w=(6, 8), u=(8, 5))
+    found = dependencies_of(source)
+    assert not found.groups
+    assert found.declined == {"a": reason, "y": reason}
+
+
+def test_products_of_an_input_without_a_shape_are_declined() -> None:
+    source = built("g (float x) => (float y) { a = MatMul(x, w) y = MatMul(a, u) }", w=(6, 8), u=(8, 5))
+    source.proto.graph.input[0].type.tensor_type.ClearField("shape")
+    found = dependencies_of(load(source.proto))
+    assert found.declined == {"a": "the shape of x is unknown", "y": "the shape of x is unknown"}
 
 
 def test_something_of_every_axis_has_to_stay() -> None:

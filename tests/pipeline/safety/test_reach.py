@@ -92,6 +92,31 @@ def test_the_weight_of_an_input_that_is_zero_is_unreached(judge: Judge) -> None:
     assert moving.unreached(model, ["wx", "wz"]) == set()
 
 
+ZEROS = """g (float[3,1,12] x) => (float[1,1,4] y) { h, y = GRU<hidden_size = 4>(x, w, r, , , state) }"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "scale", "unreached"),
+    [
+        (3, 1, set()),
+        (1, 1, {"r", "state"}),  # what goes by the state is not seen in one step
+        (3, 0, {"w", "r", "state"}),
+    ],
+)
+def test_for_zeros_tells_what_their_node_reads_beside_them(
+    judge: Judge, steps: int, scale: float, unreached: set[str]
+) -> None:
+    values = {"w": matrix(12, 12)[None], "r": matrix(12, 4)[None], "state": np.zeros((1, 1, 4), np.float32)}
+    model = parsed(ZEROS.replace("3", str(steps), 1), **values)
+    x = scale * RNG.standard_normal((96, steps, 1, 12)).astype(np.float32)
+    assert Reach(judge(model, x=x.astype(np.float32))).unreached(model, ["w", "r", "state"]) == unreached
+
+
+def test_zeros_alone_are_unreached(judge: Judge) -> None:
+    model = parsed(STREAM, wx=matrix(12), wz=np.zeros((9, 8), np.float32))
+    assert Reach(judge(model, x=X, z=X[:, :9])).unreached(model, ["wz"]) == {"wz"}
+
+
 def test_a_weight_whose_loss_shows_nothing_is_turned_round_before_it_counts_as_unreached(judge: Judge) -> None:
     model = parsed(DEAD, w=matrix(12), dead=np.abs(matrix(12)))
     tuner = judge(model, x=X)

@@ -16,6 +16,7 @@ from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.safety.safe_changes import apply_safely
 from onnxcomp.recipe import Choose, Recipe
 from onnxcomp.registry import get_pass
+from onnxcomp.runtime import Session
 from onnxcomp.testing.applying import calibration_of
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,32] x, float[N,40] z) => (float[N,48] y) {
@@ -72,6 +73,33 @@ def test_eight_bits_are_safe_and_ask_for_no_sample() -> None:
     stored = get_pass("store-integers")(bits=8, min_elements=2)
     assert changed(stored, reach) == {"wx", "wz"}
     assert changed(get_pass("store-integers")(bits=4, min_elements=2), reach) == {"wx"}
+
+
+RECURRENT = """<ir_version: 8, opset_import: ["" : 17]> g (float[5,1,6] x) => (float[1,1,3] y) {
+    h, last = RNN<hidden_size = 8>(x, w, r, , , state) y = MatMul(last, v) }"""
+
+
+def test_a_recurrent_node_that_starts_from_zeros_is_cut_with_data(tmp_path: Path) -> None:
+    """As torch exports one: without the hidden units the model computes what it does when they are not read."""
+    rng, proto = np.random.default_rng(0), parser.parse_model(RECURRENT)
+    held = {name: (0.4 * rng.standard_normal(shape)).astype(np.float32)
+            for name, shape in {"w": (1, 8, 6), "r": (1, 8, 8), "v": (8, 3)}.items()}  # fmt: skip
+    held["state"] = np.zeros((1, 1, 8), np.float32)
+    proto.graph.initializer.extend(numpy_helper.from_array(each, name) for name, each in held.items())
+    x = rng.standard_normal((96, 5, 1, 6)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=x)
+    recipe = Recipe.of(get_pass("prune-channels")(repair=False, ratio=0.5))
+    budget = Budget.parse(max_drop="1e9")
+    made = optimize(proto, recipe=recipe, calibration=str(tmp_path / "c.npz"), budget=budget, measure=False)
+    assert [each.name for each in made.receipt.steps[-1].changed] == ["h"]
+    kept = [row in values(made.model, "w")[0].tolist() for row in held["w"][0].tolist()]
+    assert sum(kept) == 4 and values(made.model, "state").shape == (1, 1, 4)
+    for sample in x[:8]:
+        state = np.zeros(8)
+        for step in sample[:, 0].astype(np.float64):
+            state = np.tanh(held["w"][0] @ step + held["r"][0] @ (state * kept))
+        (got,) = Session(made.model.to_bytes()).run({"x": sample}).values()
+        np.testing.assert_allclose(got[0, 0], (state * kept) @ held["v"], atol=1e-5)
 
 
 def test_a_run_without_data_is_left_to_its_user() -> None:
