@@ -57,7 +57,7 @@ LEAST_RANK = 4  # to which the least of these is halved: columns are wasted, byt
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizeLinear(FactorPass):
-    """TimedWay the weights of products, 1 x 1 convolutions, embeddings and recurrent inputs into two of lower rank.
+    """Split the weights of products, 1 x 1 convolutions, embeddings and recurrent inputs into two of lower rank.
 
     With calibration data the factors are those of least error at the node's outputs, and a bias makes up for what
     their means lose; without, and where inputs cannot be seen, of least error in the weight. Rows of an embedding

@@ -31,7 +31,7 @@ class Field(options.ParamType):
         except ValueError:
             found = None
         if found is None or not self.field.accepts(found):
-            self.fail(f"must be {_allowed(self.field)}, got {value}", param, ctx)
+            self.fail(f"must be {_allowed(self.field)}, got {value or repr(value)}", param, ctx)
         return found
 
 

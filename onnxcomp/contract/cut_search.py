@@ -29,12 +29,15 @@ NEAR = 0.03  # below the share that is asked for, from where nothing is given ba
 class TimedCut:
     """counts: how many units of each group go. alone: of each group, the share of the model's time that is left where
     it alone is cut so. share: of the time, with all of them cut; None where the model was not run. slow: groups of
-    which no number is faster."""
+    which no number is faster. foreseen: the share by what nodes take, None where no time is known. is_least: nothing
+    is left to cut that would be faster."""
 
     counts: Sequence[int]
     alone: Sequence[float]
     share: float | None
     slow: frozenset[str]
+    foreseen: float | None
+    is_least: bool
 
 
 def timed_cut(
@@ -73,7 +76,8 @@ def _searched(
     able = [at for at, group in enumerate(groups) if group.name not in slow]
     counts = np.zeros(len(groups), np.int64)
     if not able:
-        return TimedCut(counts.tolist(), [1.0] * len(groups), None, slow)
+        known = bool((times.prices.times > 0).any())
+        return TimedCut(counts.tolist(), [1.0] * len(groups), None, slow, 1.0 if known else None, True)
     harms = [told(group) if at in able else np.zeros(group.units.size + 1) for at, group in enumerate(groups)]
     whole = times.prices.total(counts)
     tried: dict[tuple[int, ...], float] = {}
@@ -107,4 +111,5 @@ def _searched(
 def _made(counts: Sequence[int], share: float | None, times: CutTimes, slow: frozenset[str]) -> TimedCut:
     whole = times.prices.total(np.zeros(len(counts), np.int64))
     alone = [times.prices.total(np.diag(counts)[at]) / whole for at in range(len(counts))]
-    return TimedCut(list(counts), alone, share, slow)
+    is_least = all(count == own[-1] for count, own in zip(counts, times.allowed, strict=True))
+    return TimedCut(list(counts), alone, share, slow, times.prices.total(np.array(counts)) / whole, is_least)

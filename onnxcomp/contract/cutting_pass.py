@@ -18,7 +18,7 @@ import numpy as np
 from onnxcomp.contract.context import Context
 from onnxcomp.contract.cut_search import TimedCut, timed_cut
 from onnxcomp.contract.cutting_task import TAYLOR, CuttingTask
-from onnxcomp.contract.outcome import Outcome, Skip
+from onnxcomp.contract.outcome import AskedTime, Outcome, Skip
 from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Effect, Exact, Structure
 from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Survey
@@ -80,6 +80,13 @@ class CuttingPass(SitePass):
         "at once, and other numbers are slower",
     )
     repair: bool = parameter(True, help="solve the weights that are left anew, where there are data")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.price is None or self.latency is None:
+            self.refuse_two("price", "latency", "macs", "size", "kept")
+        else:
+            self.refuse_two("latency", "macs", "size", "kept")
 
     @abstractmethod
     def is_own(self, group: DependencyGroup) -> bool:
@@ -144,8 +151,8 @@ class CuttingPass(SitePass):
                 slow = timed is not None and group.name in timed.slow
                 outcome.skip(group.name, NOT_FASTER if slow else "nothing of it is to go")
         task.cut([(group, count) for group, count in chosen if count], outcome, repair=self.repair)
-        if timed is not None:
-            _decide(outcome, groups, timed)
+        if timed is not None and groups:
+            self._decide(outcome, groups, timed)
         return outcome
 
     @property
@@ -160,6 +167,21 @@ class CuttingPass(SitePass):
             most = [self._worthwhile(task, group, self.price) for group in groups]
             allowed = [own[own <= each] for own, each in zip(allowed, most, strict=True)]
         return timed_cut(task, groups, allowed, self.latency, by_errors=self.price is not None)
+
+    def _decide(self, outcome: Outcome, groups: Sequence[DependencyGroup], timed: TimedCut) -> None:
+        """Note of what was cut how much is left, which times decided, and the share of the model's time that it
+        leaves beside what was asked for."""
+        assert self.latency is not None
+        is_run = timed.share is not None
+        left = timed.share if is_run else timed.foreseen
+        told = AskedTime(self.latency, left, "the model's", is_run, timed.is_least)
+        outcome.notes += [f"{self.pass_name()}: {each}" for each in told.notes]
+        alone = {group.name: share for group, share in zip(groups, timed.alone, strict=True)}
+        for at, each in enumerate(outcome.changed):
+            if each.name in alone:
+                outcome.decided[each.name] = {"kept": each.details["kept"], "latency": None, "price": None}
+                details = {**each.details, "latency_alone": round(alone[each.name], 4), **told.details}
+                outcome.changed[at] = dataclasses.replace(each, details=details)
 
     def _worthwhile(self, task: CuttingTask, group: DependencyGroup, price: float) -> int:
         """How many units of a group go for no larger an error than their share is worth."""
@@ -211,18 +233,6 @@ class CuttingPass(SitePass):
         errors = [task.harms(group) for group in groups]
         found = allocated(errors, allowed, price, goal)
         return {group.name: int(count) for group, count in zip(groups, found, strict=True)}
-
-
-def _decide(outcome: Outcome, groups: Sequence[DependencyGroup], timed: TimedCut) -> None:
-    """Note of what was cut how much is left, which times decided, and the share of the model's time that it leaves."""
-    alone = {group.name: share for group, share in zip(groups, timed.alone, strict=True)}
-    for at, each in enumerate(outcome.changed):
-        if each.name in alone:
-            outcome.decided[each.name] = {"kept": each.details["kept"], "latency": None}
-            details = {**each.details, "latency_alone": round(alone[each.name], 4)}
-            if timed.share is not None:
-                details["latency_of_all"] = round(timed.share, 4)
-            outcome.changed[at] = dataclasses.replace(each, details=details)
 
 
 def _unlimited(context: Context) -> Context:

@@ -25,7 +25,6 @@ from onnxcomp.contract.parameters import parameter
 from onnxcomp.contract.passes import Structure
 from onnxcomp.contract.sites import Choice, Option, Quantity, Site, SitePass, Survey, own_choice
 from onnxcomp.contract.split_times import NO_SHARE, Allotment, TimedPlaces, TimedWay, allotment
-from onnxcomp.errors import ParameterError
 from onnxcomp.graph.ir.nodes import Array, Constant
 from onnxcomp.graph.ir.reader import Graph, close_graph
 from onnxcomp.graph.stored.opening import open_plain
@@ -113,12 +112,7 @@ class FactorPass(SitePass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [each for each in self.extents if getattr(self, each) is not None]
-        if len(given) > 1:
-            raise ParameterError(
-                f"{self.pass_name()}: {given[1]} must be left out where {given[0]} is given, "
-                f"got {getattr(self, given[1])}. Give one of them."
-            )
+        self.refuse_two(*self.extents)
 
     @abstractmethod
     def place(self, weight: Weight) -> Splittable | str | None:
@@ -156,7 +150,7 @@ class FactorPass(SitePass):
     def split(
         self, graph: Graph, place: Splittable, inputs: SeenInputs | None, context: Context, outcome: Outcome
     ) -> None:
-        """TimedWay the weight at the pass's own fields, or say in the outcome why not."""
+        """Split the weight at the pass's own fields, or say in the outcome why not."""
 
     def draws_on_data(self, *, calibration: bool) -> bool:
         return calibration and self.weighted
@@ -201,6 +195,7 @@ class FactorPass(SitePass):
         allotted = Allotment()
         if any(self.at(choice[each.name]).shares for each in chosen) and not context.is_over():
             allotted = self._allotted(graph, context)
+        outcome.notes += [f"{self.pass_name()}: {each}" for each in allotted.notes]
         inputs = self._inputs(graph, chosen, context)
         for index, each in enumerate(chosen):
             if context.is_over():
@@ -322,7 +317,7 @@ class FactorPass(SitePass):
         total = sum(each.costs[quantity] for each in sites)
         minded = plain._minded(graph, sites, quantity, total, context)
         reasons = {each.name: each.reason for each in left} if is_timed else {}
-        return allotment(sites, minded, quantity, share * total, reasons)
+        return allotment(sites, minded, quantity, share, reasons)
 
     def _minded(
         self, graph: Graph, sites: Sequence[Site], quantity: Quantity, total: float, context: Context

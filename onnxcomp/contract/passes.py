@@ -116,6 +116,15 @@ class Pass(ABC):
                     f"See `onnxcomp passes {self.pass_name()}`."
                 )
 
+    def refuse_two(self, *fields: str) -> None:
+        """Raises ParameterError where more than one of these fields is given, which say the same in other ways."""
+        given = [each for each in fields if getattr(self, each) is not None]
+        if len(given) > 1:
+            raise ParameterError(
+                f"{self.pass_name()}: {given[1]} must be left out where {given[0]} is given, "
+                f"got {getattr(self, given[1])}. Give one of them."
+            )
+
     @classmethod
     def pass_name(cls) -> str:
         """The name in recipes, on the command line and in the docs: verb-object."""

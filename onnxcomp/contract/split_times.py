@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxcomp.contract.context import Context
-from onnxcomp.contract.outcome import Outcome
+from onnxcomp.contract.outcome import AskedTime, Outcome
 from onnxcomp.contract.sites import Fields, Option, Quantity, Site
 from onnxcomp.contract.timed_shapes import timed_shapes
 from onnxcomp.graph.excerpts import Excerpt, excerpt, excerpted
@@ -132,35 +132,44 @@ def _sum(took: dict[Excerpt, float | None], nodes: Sequence[Excerpt]) -> float |
 class Allotment:
     """What one share for all comes to. fields: of each place that is to be split. reasons: why others are not, where it
     is not that splitting others does less harm. times: where the target's clock decided, the share of the time of its
-    nodes that each keeps."""
+    nodes that each keeps, and asked: the share of all of them."""
 
     fields: Mapping[str, Fields] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     times: Mapping[str, float] = field(default_factory=dict)
+    asked: AskedTime | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader is told of the share."""
+        return [] if self.asked is None else self.asked.notes
 
     def decide(self, name: str, outcome: Outcome) -> None:
         """Note of a place that was just split what the clock decided."""
         if name in self.times and outcome.changed and outcome.changed[-1].name == name:
             last = outcome.changed[-1]
             details = {**last.details, "latency_share": round(self.times[name], 4)}
+            details |= self.asked.details if self.asked is not None else {}
             outcome.changed[-1] = replace(last, details=details)
             outcome.decided[name] = {**NO_SHARE, **self.fields[name]}
 
 
 def allotment(
-    sites: Sequence[Site], minded: Mapping[str, float], quantity: Quantity, most: float, reasons: Mapping[str, str]
+    sites: Sequence[Site], minded: Mapping[str, float], quantity: Quantity, share: float, reasons: Mapping[str, str]
 ) -> Allotment:
-    """The options of all sites of least harm that take so much together. minded: by what the error of each counts."""
+    """The options of all sites of least harm that take this share of what all take. minded: by what errors count."""
     unit = NANOSECONDS if quantity is Quantity.LATENCY else 1.0  # as fine as bytes are
     items = [
         [PricedOption(unit * site.costs[quantity], 0.0)]
         + [PricedOption(unit * each.costs[quantity], minded[site.name] * (each.error or 0)) for each in site.options]
         for site in sites
     ]
-    positions = least_harm(items, unit * most)
+    total = sum(site.costs[quantity] for site in sites)
+    positions = least_harm(items, unit * (share * total))
     chosen = {site.name: (site, site.options[at - 1]) for site, at in zip(sites, positions, strict=True) if at}
     fields = {name: option.fields for name, (_, option) in chosen.items()}
     if quantity is not Quantity.LATENCY:
         return Allotment(fields)
     times = {name: option.costs[quantity] / site.costs[quantity] for name, (site, option) in chosen.items()}
-    return Allotment(fields, reasons, times)
+    left = sum(site.costs[quantity] * times.get(site.name, 1.0) for site in sites)
+    return Allotment(fields, reasons, times, AskedTime(share, left / total if total else None, "its nodes'"))

@@ -116,7 +116,7 @@ class InTurn:
         self.outcomes.append(held.outcome)
         self.contexts.append(held.context)
         self.taken += held.entries()
-        self.notes += held.notes()
+        self.notes += [each for each in held.notes() if each not in self.notes]
         if held.outcome.changed:
             self.line = self.line.after(leaf.rewrite, held.model, held.outcome)
         return bool(held.outcome.changed)

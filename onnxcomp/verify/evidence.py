@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 LEAST_DISTINCT = 2
+NOT_FEW = 64  # samples, of which some should be hard
+WITHOUT_DOUBT = 0.9
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,14 @@ class Evidence:
     def describe(self) -> dict[str, Any]:
         """As plain values."""
         return {"distinct": self.distinct, "compared": list(self.compared), "silent": dict(self.silent)}
+
+
+def lack_of_doubt(least: float | None, distinct: int) -> list[str]:
+    """A note where the original is sure of all samples, as it is of those that it was trained on: what a rewrite loses
+    shows first where it is not. least: the least probability of a winning class, None where there are no classes."""
+    if least is None or least < WITHOUT_DOUBT or distinct < NOT_FEW:
+        return []
+    return [
+        f"the original is sure of all {distinct:,} samples (its least winning probability is {least:.2g}): if it was "
+        "trained on them, they hide what is lost on others, and inputs that it has not seen tell more"
+    ]

@@ -35,6 +35,7 @@ from onnxcomp.verify.accuracy import Labels, labels_of
 from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES, Candidate, WholeModel
 from onnxcomp.verify.closed_loop import ClosedLoop, closed_loop_for
 from onnxcomp.verify.comparison import ComparedBatches, incomparable, widened
+from onnxcomp.verify.evidence import lack_of_doubt
 from onnxcomp.verify.limits import (
     BREAKAGE_DIVERGENCE,
     COUNTED,
@@ -116,6 +117,7 @@ class Verifier:
         self.original_score = self._original_score()
         self.limit = self._limit(max_drop)
         self.wanted_samples = self._wanted_samples()
+        self.notes += [] if data.is_random else lack_of_doubt(self._outputs.least_sure(), self.evidence.distinct)
 
     def on(self, data: CalibrationData, *, target: Target | None = None) -> Verifier:
         """The same judge on other samples, in open loop; perhaps on another target."""

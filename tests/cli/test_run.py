@@ -121,6 +121,15 @@ def test_a_step_that_breaks_the_budget_is_taken_back(invoke: Invoke, model_file:
     assert re.match(r"net.onnx -> .*: UNCHANGED, ", result.stdout)
 
 
+@pytest.mark.parametrize("budget", [[], ["--max-drop", "none"]])
+def test_without_data_it_says_what_the_budget_licensed(
+    invoke: Invoke, model_file: Path, out: Path, budget: list[str]
+) -> None:
+    result = invoke("run", "prune-weights", model_file, "-o", out / "o.onnx", *budget)
+    said = [words in result.stdout for words in ("only what is safe", "is unknown without")]
+    assert said == [not budget, bool(budget)], result.stdout
+
+
 def test_an_unknown_pass_lists_the_known_ones(invoke: Invoke, model_file: Path) -> None:
     result = invoke("run", "shrink-it", model_file)
     assert result.exit_code == 2

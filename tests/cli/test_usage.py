@@ -35,6 +35,10 @@ MEANT = {
         ("run", "quantize-weights", "m.onnx", "--bits", "99"),
         "--bits: must be an integer from 2 to 8, or auto, got 99. See onnxcomp run quantize-weights -h.",
     ),
+    "no value for a pass": (
+        ("run", "prune-channels", "m.onnx", "--latency", ""),
+        "--latency: must be a number from 0.0 to 1.0, or unset, got ''. See onnxcomp run prune-channels -h.",
+    ),
     "two that go not together": (
         ("inspect", "m.onnx", "--sensitivity"),
         "--sensitivity is measured on inputs: give them with --data. See onnxcomp inspect -h.",

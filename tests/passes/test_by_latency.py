@@ -96,9 +96,6 @@ def test_with_a_price_no_more_goes_than_is_worth_it_and_nothing_that_saves_no_ti
 
 
 def test_more_is_cut_where_the_whole_model_is_slower_than_its_nodes_promise(tmp_path: Path) -> None:
-    def by_units(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
-        return float(np.prod(constants[0])) if constants else 0.0
-
     def sluggish(models: Sequence[Fed], target: Target, seconds: float) -> list[float | None]:
         """A whole model saves half of what its nodes do."""
         took = Table(by_units)(models, target, seconds)
@@ -112,6 +109,62 @@ def test_more_is_cut_where_the_whole_model_is_slower_than_its_nodes_promise(tmp_
     before = sum(np.prod(SHAPES[name]) for name in ("w0", "w1", "w2"))
     assert (392 + sum(sizes)) / (392 + before) <= 0.8
     assert done.outcome.changed[0].details["latency_of_all"] <= 0.8
+
+
+def by_units(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
+    return float(np.prod(constants[0])) if constants else 0.0
+
+
+@pytest.mark.parametrize("latency", [0, 0.001])
+def test_a_share_that_is_out_of_reach_is_told(latency: float) -> None:
+    """One block of sixteen is the least of either layer: 1 of 2 and 1 of 4 milliseconds."""
+    done = cut(in_sixteens, latency=latency)
+    least = 2.01 / 6.01
+    told = f"latency {latency:g} asked, {least:.2g} of the model's time is the least that its options leave"
+    assert done.outcome.notes == [f"prune-channels: {told} (foreseen by timed nodes)"]
+    for each in done.outcome.changed:
+        assert each.details["latency_foreseen"] == pytest.approx(least, abs=1e-4)
+        assert each.details["latency_asked"] == latency
+
+
+def test_a_share_that_was_reached_stands_beside_what_is_foreseen() -> None:
+    done = cut(in_sixteens, latency=0.7)
+    assert not done.outcome.notes
+    details = done.outcome.changed[0].details
+    assert details["latency_foreseen"] <= details["latency_asked"] == 0.7
+
+
+def test_what_was_run_and_out_of_reach_is_told_as_run(tmp_path: Path) -> None:
+    proto = built(MLP, SHAPES)
+    given = dataclasses.replace(context(proto, tmp_path, inputs(100, 12)), times=NodeTimes(Table(by_units)))
+    done = rewrite(proto, "prune-channels", context=given, latency=0.001)
+    [note] = done.outcome.notes
+    left = sum(done.initializer(name).size for name in ("w0", "w1", "w2"))
+    share = left / sum(np.prod(SHAPES[name]) for name in ("w0", "w1", "w2"))
+    assert f"asked, {share:.2g} of the model's time is the least that its options leave (the cut model was run)" in note
+    assert done.outcome.changed[0].details["latency_of_all"] == pytest.approx(share, abs=1e-4)
+
+
+def test_where_nothing_is_faster_all_of_the_time_is_left() -> None:
+    done = cut(lambda node, constants: 1.0 * bool(constants), latency=0.5)
+    assert not done.outcome.changed
+    assert [each.split(", ")[1][:29] for each in done.outcome.notes] == ["1 of the model's time is the "]
+
+
+def test_a_price_and_a_time_are_replayed_by_the_numbers_that_they_came_to(tmp_path: Path) -> None:
+    weights = floats(16, 10, seed=5)
+    weights[:, [1, 4, 8]] = 0
+    proto = built(MLP, SHAPES, w1=weights, b1=np.zeros(10, np.float32))
+    given = dataclasses.replace(context(proto, tmp_path, inputs(200, 12)), times=NodeTimes(Table(last_alone)))
+    done = rewrite(proto, "prune-channels", context=given, latency=0.9, price=0.05)
+    assert done.outcome.changed and all(each["price"] is None for each in done.outcome.decided.values())
+
+
+@pytest.mark.parametrize("name", ["prune-channels", "prune-heads", "merge-channels"])
+@pytest.mark.parametrize("other", ["macs", "size", "kept"])
+def test_a_time_and_another_extent_are_refused(name: str, other: str) -> None:
+    with pytest.raises(ParameterError, match=f"{name}: {other} must be left out where latency is given"):
+        get_pass(name)(**{"latency": 0.7, other: 1})
 
 
 # --- factors ---------------------------------------------------------------------------------------------------------
@@ -142,6 +195,26 @@ def test_ranks_go_where_they_save_time() -> None:
     assert [each.name for each in done.outcome.changed] == ["w1"]
     assert done.outcome.changed[0].details["rank"] % 16 == 0
     assert done.skipped("w0") == "the share is met with less harm by splitting others"
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.6])
+def test_whether_factors_reach_their_share_is_told(latency: float) -> None:
+    """Two factors of rank 4, the least that there is, take 4.1 of 10 milliseconds."""
+    proto = two_products()
+
+    def times(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
+        """A whole matrix takes 10 ms, a factor 2 and what its values do."""
+        return sum(10 if each == (128, 128) else 2 + math.prod(each) / 1e4 for each in constants)
+
+    done = rewrite(proto, "factorize-linear", context=timed_by(times), latency=latency)
+    assert done.outcome.changed
+    details = done.outcome.changed[0].details
+    if latency == 0.6:
+        assert not done.outcome.notes
+        assert details["latency_foreseen"] <= details["latency_asked"] == 0.6
+    else:
+        told = "0.41 of its nodes' time is the least that its options leave (foreseen by timed nodes)"
+        assert done.outcome.notes == [f"factorize-linear: latency 0.001 asked, {told}"]
 
 
 @pytest.mark.parametrize("name", ["factorize-linear", "factorize-conv"])
@@ -192,6 +265,7 @@ def test_nodes_of_open_shapes_are_left_alone() -> None:
     proto.graph.initializer.extend(built(TWO, {"w0": (128, 128)}).graph.initializer)
     done = rewrite(proto, "factorize-linear", context=timed_by(lambda node, constants: 1.0), latency=0.5)
     assert done.skipped("w0").startswith("how long its nodes take is not known")
+    assert done.outcome.notes == ["factorize-linear: latency 0.5 asked, but how long its nodes take is not known"]
 
 
 def test_one_of_them_says_how_far() -> None:
@@ -212,10 +286,11 @@ def test_a_receipt_is_replayed_to_the_byte_whatever_was_timed(
 ) -> None:
     proto = built(body, shapes, **({"w0": falling(1)} if name == "factorize-linear" else {}))
     np.savez(tmp_path / "calib.npz", x=inputs(120, *shape))
-    recipe = Recipe.of(get_pass(name)(latency=0.6))
+    recipe = Recipe.of(get_pass(name)(latency=0.001))
     calib = str(tmp_path / "calib.npz")
     found = optimize(proto, recipe=recipe, calibration=calib, budget=Budget.parse(max_drop="1e9"), measure=False)
     assert replay(proto, found.receipt, calibration=calib).model.to_bytes() == found.model.to_bytes()
+    assert any(each.startswith(f"{name}: latency 0.001 asked, ") for each in found.receipt.notes)
     for applied in found.receipt.applied:
         assert applied.choice and all(each["latency"] is None for each in applied.choice.values())
 

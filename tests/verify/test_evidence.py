@@ -150,3 +150,20 @@ def test_the_worst_of_several_parts_counts_more_in_a_search() -> None:
     assert verdict(pooled).passed_safely
     assert verdict(pooled, part).passed and not verdict(pooled, part).passed_safely
     assert verdict(pooled, part).safe_divergence == pytest.approx(PART_FACTOR * 0.024)
+
+
+def sure_of(folder: Path, margins: np.ndarray) -> list[str]:
+    """The notes of a judge of softmax on logits with these margins of one of three classes."""
+    logits = np.zeros((len(margins), 3), np.float32)
+    logits[np.arange(len(margins)), np.arange(len(margins)) % 3] = margins
+    model = parsed("g (float[N, 3] x) => (float[N, 3] y) { z = Softmax(x) y = Identity(z) }")
+    return Verifier(model, opened(model, folder, x=logits), target=CPU).notes
+
+
+def test_where_no_sample_is_in_doubt_it_is_said(tmp_path: Path) -> None:
+    """Margins of 4 are a probability of 0.965, of 2 of 0.787."""
+    margins = np.linspace(4, 8, 80)
+    [note] = sure_of(tmp_path, margins)
+    assert note.startswith("the original is sure of all 80 samples (its least winning probability is 0.96)")
+    assert not sure_of(tmp_path, np.append(margins, 2.0))
+    assert not sure_of(tmp_path, margins[:60])  # so few may well be easy ones

@@ -14,8 +14,10 @@ from onnxcomp.cli.printing.verdicts import agreement, judged, measured_words
 from onnxcomp.judgement import is_exact
 from onnxcomp.pipeline.reports.plan import Plan, PlannedStep
 from onnxcomp.receipt import Entry, Receipt, StepReport
+from onnxcomp.verify.limits import BREAKAGE_DIVERGENCE
 
 WITHOUT_DATA = "without --calib-data only what is safe for any input was done; with it more can be gained"
+UNKNOWN_COST = "random inputs show breakage and nothing else: what such a budget costs is unknown without --calib-data"
 REPLAYED = "the same file as the receipt's; the figures are those of the receipt, nothing was measured again"
 KEPT = "kept"
 ACCOUNT = ".receipt.json"
@@ -216,7 +218,9 @@ def _notes(receipt: Receipt) -> list[str]:
     if receipt.applied and receipt.recipe == "packed":
         notes.append("its bytes are few once `onnxcomp pack` has coded them")
     if receipt.data["random"] and not (receipt.applied and is_exact(receipt)):
-        notes.append(WITHOUT_DATA)
+        limit = receipt.metric["limit"]
+        is_wide = limit is None or limit > BREAKAGE_DIVERGENCE
+        notes.append(UNKNOWN_COST if receipt.applied and is_wide else WITHOUT_DATA)
     return notes
 
 

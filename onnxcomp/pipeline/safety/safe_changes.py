@@ -57,7 +57,7 @@ class Held:
 
     def notes(self) -> list[str]:
         """What to tell a reader."""
-        return [unreached_note(self.unreached, "left as before")] if self.unreached else []
+        return [*self.outcome.notes, *([unreached_note(self.unreached, "left as before")] if self.unreached else [])]
 
 
 def apply_safely(

@@ -27,7 +27,7 @@ def _once(step: Apply, run: Run, started: float) -> None:
     held = apply_safely(before, step.rewrite, run.context_of(step), run.reach)
     report = run.report(step.name, step.fields(), held.outcome, before, held.model, started)
     report.taken_back = held.entries()
-    run.receipt.notes += held.notes()
+    run.receipt.notes += [each for each in held.notes() if each not in run.receipt.notes]
     if not held.outcome.changed:
         if held.left:
             run.ledger.refuse(report, f"{held.left[0]}: {held.reason}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.numerics import metrics
 from onnxcomp.numerics.metrics import Floats, Output, Pair, Seen
+from onnxcomp.numerics.metrics.class_scores import distributions
 from onnxcomp.numerics.metrics.scales import LEAST_SQUARE
 from onnxcomp.runtime import Value, ValueSpec
 from onnxcomp.verify.evidence import Evidence
@@ -86,6 +87,17 @@ class Outputs:
         silent = {name: each.silent for name, each in self.described.items() if each.silent}
         compared = tuple(name for name, each in self.described.items() if not each.silent)
         return Evidence(self.data.distinct_count, compared, silent)
+
+    def least_sure(self) -> float | None:
+        """The least probability of a sample's winning class, of outputs with one class a sample; None without such."""
+        found = [
+            float(distributions(output.form, output.axis, seen.block).max(axis=-1).min())
+            for name, output in self.described.items()
+            if output.kind == "classes" and output.form is not None and not output.silent
+            for seen in self._seen(name)
+            if seen.block.ndim == 2 and len(seen.block)
+        ]
+        return min(found, default=None)
 
     def pair(self, i: int, name: str, reference: Mapping[str, Array], candidate: Array) -> Pair:
         """An output of batch ``i`` in both models as it is compared: what is no copy, samples first, and the weights of
