@@ -36,6 +36,7 @@ def judged(
 ) -> None:
     """Do a step that may lose something, if there is time; where it makes the outputs of single nodes wrong, once more
     with little error in the weights of these nodes, where the step can be done so (``mildly``), and then without them.
+    Where nodes are wrong whose weights have little error already, what they read is: all weights get little error then.
     even_late: it does what there is always time for where there is none."""
     run.progress(0, 1, step.name)
     started = clock()
@@ -45,20 +46,41 @@ def judged(
     kept = len(run.ledger.kept)
     once(step, run, started)
     over = _off_nodes(run, kept)
+    again, held = once, set[str]()
+    if over and mildly is not None:
+        held = set(over)
+        again, over = _once_more(step, run, mildly, kept, over, held, "done once more, with little error in each")
+        if over and over.keys() <= held:
+            held |= _changed(run)
+            fate = "done once more, with little error in all weights, since what these read is off"
+            again, over = _once_more(step, run, mildly, kept, over, held, fate)
     if not over:
         return
-    again = once
-    if mildly is not None:
-        _take_back(step, run, kept, over, "done once more, with little error in each")
-        again = functools.partial(mildly, held=tuple(over))
-        again(step, run, started)
-        over = _off_nodes(run, kept)
-        if not over:
-            return
+    changed = _changed(run)
     why = _take_back(step, run, kept, over, "left as before")
-    again(step.excluding(over), run, started)
-    if _off_nodes(run, kept):
+    step = step.excluding(over)
+    again(step, run, started)
+    over = _off_nodes(run, kept)
+    if over and mildly is not None and not changed - over.keys() <= held:
+        fate = "done once more, with little error in all weights"
+        _, over = _once_more(step, run, mildly, kept, over, held | changed, fate)
+    if over:
         run.ledger.take_back(kept, why)
+
+
+def _once_more(
+    step: S, run: Run, mildly: Mildly[S], kept: int, over: Mapping[str, float], held: Collection[str], fate: str
+) -> tuple[Once[S], dict[str, float]]:
+    """Do a step anew with little error in the weights that are held: how, and whose nodes it still makes wrong."""
+    _take_back(step, run, kept, over, fate)
+    again: Once[S] = functools.partial(mildly, held=tuple(sorted(held)))
+    again(step, run, clock())
+    return again, _off_nodes(run, kept)
+
+
+def _changed(run: Run) -> set[str]:
+    """The weights that the last step changed."""
+    return {each.name for each in run.ledger.kept[-1].report.changed}
 
 
 def _take_back(step: Step, run: Run, kept: int, over: Mapping[str, float], fate: str) -> str:
