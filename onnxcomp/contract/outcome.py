@@ -28,6 +28,7 @@ class Skip:
 
 
 MISSED = 1.02  # times the share of the time that was asked for: above it is said, below is noise
+NO_LESS = 0.995  # of the time, that reads as all of it
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class AskedTime:
             return [f"{asked}, but how long its nodes take is not known"]
         if self.left <= MISSED * self.asked:
             return []
+        if self.left >= NO_LESS:
+            return [f"{asked}, and none of its options takes less of {self.whose} time"]
         what = "the least that its options leave" if self.is_least else "the least that was found"
         how = "the cut model was run" if self.is_run else "foreseen by timed nodes"
         return [f"{asked}, {self.left:.2g} of {self.whose} time is {what} ({how})"]

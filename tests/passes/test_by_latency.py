@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxcomp.budget import Budget
 from onnxcomp.contract import Context
+from onnxcomp.contract.outcome import AskedTime
 from onnxcomp.errors import ParameterError
 from onnxcomp.pipeline.api import optimize
 from onnxcomp.pipeline.replay import replay
@@ -113,6 +114,14 @@ def test_more_is_cut_where_the_whole_model_is_slower_than_its_nodes_promise(tmp_
 
 def by_units(node: NodeProto, constants: list[tuple[int, ...]]) -> float:
     return float(np.prod(constants[0])) if constants else 0.0
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(0.994, "0.99 of the model's time is the least"), (0.995, "none of its options takes less")]
+)
+def test_where_nothing_is_faster_it_is_said_in_words(left: float, said: str) -> None:
+    [note] = AskedTime(0.8, left, "the model's").notes
+    assert note.startswith("latency 0.8 asked, ") and said in note
 
 
 @pytest.mark.parametrize("latency", [0, 0.001])
