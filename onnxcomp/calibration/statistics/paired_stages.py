@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import Source, sources_of, sums_bytes
+from onnxcomp.calibration.statistics.moments import Source, sources_by_name, sums_bytes
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
     PairedSums,
@@ -264,7 +264,7 @@ class PairedStages:
         """The sources of each weight, by name, where both models have the tensors."""
         known = {out.name for node in self._original.main.graph.nodes for out in node.outputs}
         known |= {each.name for each in self._original.main.graph.inputs}
-        found = {each.name: sources_of(self._graph, each) for each in weights(self._graph) if worth_moments(each)}
+        found = sources_by_name(self._graph, [each for each in weights(self._graph) if worth_moments(each)])
         return {name: own for name, own in found.items() if own and all(each.tensor in known for each in own)}
 
 
