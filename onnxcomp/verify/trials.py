@@ -113,26 +113,27 @@ class _Prepared:
         """A session on the whole model with these values."""
         return self._open(self._contents[id(detached)], detached.data, values)
 
-    def fed(self, values: Values) -> tuple[Session, Values] | None:
+    def fed(self, values: Values) -> tuple[Session, Mapping[str, Value]] | None:
         """A session on the whole model, the same for all values, and the weights that it is fed with these; None where
         the weights are few or large, or ONNX Runtime wants one of them constant."""
         with self._keeping:
-            session = self._fed_session
-        if session is None:
-            return None
-        return session, {name: np.asarray(values.get(name, self.whole.data[name])) for name in self.whole.weights}
+            if self._fed_session is None:
+                return None
+            session, present = self._fed_session
+        return session, present | session.held({name: np.asarray(each) for name, each in values.items()})
 
     @functools.cached_property
-    def _fed_session(self) -> Session | None:
+    def _fed_session(self) -> tuple[Session, dict[str, Value]] | None:
         weights = self.whole.weights
         most = FED_BYTES * self.slices.node_count
         if self.slices.node_count < FED_FROM_NODES or sum(self.whole.data[name].nbytes for name in weights) > most:
             return None
         others = {name: own for name, own in self.whole.data.items() if name not in weights}
         try:
-            return self._open(self.whole.fed().SerializeToString(), others, {})
+            session = self._open(self.whole.fed().SerializeToString(), others, {})
         except TargetError:
             return None
+        return session, session.held({name: self.whole.data[name] for name in weights})
 
     def part_for(self, values: Values) -> Slice | None:
         """The nodes to run for these values; None where all have to. It depends on the names alone."""

@@ -27,6 +27,7 @@ from onnxcomp.runtime import Feeds, Session, Value
 # 0.81 of the time that it takes for them in fours, since what was computed is still in the cache when it is read.
 ROOM_BYTES = 32 * 2**20
 MOST_BYTES = 128 * 2**20  # fetched by one run where a batch cannot be smaller: every further run computes all anew
+LEAST_BYTES = 2**20  # of a batch's values: of smaller ones, running and fetching takes longer than computing
 FIRST_FETCH = 32  # tensors fetched at once before their sizes are known
 
 OpenSession = Callable[[ModelSource], Session]
@@ -105,15 +106,29 @@ def watch_both(
 
 
 def in_batches(
-    model: Model, names: Sequence[str], data: CalibrationData, *, open_session: OpenSession = Session
-) -> CalibrationData:
-    """The data in such batches that these tensors of one fit in the room; sample by sample where the model draws."""
+    model: Model,
+    names: Sequence[str],
+    data: CalibrationData,
+    *,
+    open_session: OpenSession = Session,
+    wanted: int = 1,
+) -> tuple[CalibrationData, dict[str, int]]:
+    """The data in such batches that these tensors of one fit in the room, sample by sample where the model draws; and
+    the bytes of each tensor of a batch, where known.
+
+    wanted: batches at least, where there are as many samples and one takes more than some LEAST_BYTES.
+    """
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
     with contextlib.ExitStack() as stack:
         sessions = _Sessions(up_to(model, inner), functools.partial(opened_somehow, open_session), stack)
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
-        return _in_room(data, sessions, groups)[0]
+        found, sizes = _in_room(data, sessions, groups)
+    if not sizes or is_drawing(model):
+        return found, sizes
+    of_sample = max(1, sum(sizes.values()) // found.batch_size)
+    size = min(found.batch_size, max(1, data.sample_count // wanted, LEAST_BYTES // of_sample))
+    return replace(found, batch_size=size), {name: each * size // found.batch_size for name, each in sizes.items()}
 
 
 class _Sessions:

@@ -61,6 +61,8 @@ HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB,
 HALVINGS = 2
 TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
+WORTH_SEARCHING = 0.005  # of the model's bytes, saved by the strongest options of all weights together
+HARDLY_WORTH = "the strongest forms of all weights together save {saved:,.0f} bytes, {share:.2%} of the model"
 
 
 @dataclass
@@ -212,6 +214,7 @@ class Choosing:
         if sites:
             add_sites(table, self.model, sites, context, first=2 * len(passes))
         self._hold_back(table)
+        self._leave_small_change(table)
         mild = assign_by_noise(self.model, table)
         if not passes or not table.options or tuner is None or not _is_free_of_data(passes):
             return table, mild
@@ -226,6 +229,7 @@ class Choosing:
         dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
         leave_out_idle(table)
         self._hold_back(table)
+        self._leave_small_change(table)
         mild = {name: mild[name] for name in table.options}
         if not self._is_over():
             self.learned.keep(self.model, table, mild)
@@ -247,6 +251,16 @@ class Choosing:
             hold_to_noise(self.model, table, table.options, FEW_FACTOR)
         for name in self.held & table.options.keys():
             table.options[name] = [each for each in table.options[name] if each.error <= HELD_ERROR]
+
+    def _leave_small_change(self, table: Table) -> None:
+        """A search takes minutes, for which nobody wants half a percent: a model may be nodes for the most part."""
+        if not table.objective.is_of_bytes or self._goal(table) is not None:
+            return
+        saved = sum(own[0].size_bytes - min(each.size_bytes for each in own) for own in table.options.values())
+        share = saved / max(1, self.model.size_bytes)
+        if share < WORTH_SEARCHING:
+            table.skipped += [Skip(name, HARDLY_WORTH.format(saved=saved, share=share)) for name in table.options]
+            table.options = {}
 
     def _parts_to_search(self) -> tuple[CalibrationData | None, Verifier | None]:
         """What candidates are fitted to, and the judge of them.
