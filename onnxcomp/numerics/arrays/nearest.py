@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-CHUNK = 2**16
+CHUNK = 2**15  # values at a time: they and their buckets stay in the cache
 MOST_BUCKETS = 2**16
 FEW_VALUES = 2**12
 
@@ -39,20 +39,24 @@ def nearest_codes(values: Array, levels: Array) -> Array:
     low, per_unit, below, inside = table
     flat = values.reshape(-1)
     codes = np.empty(flat.size, np.uint8)
+    bounds = np.empty(min(CHUNK, flat.size), levels.dtype)
     for start in range(0, flat.size, CHUNK):
-        part = flat[start : start + CHUNK]
-        bucket = _bucket(part, low, per_unit, below.size)
-        codes[start : start + CHUNK] = below[bucket] + (part > inside[bucket])
+        part, own = flat[start : start + CHUNK], codes[start : start + CHUNK]
+        bucket, bound = _bucket(part, low, per_unit, below.size), bounds[: part.size]
+        below.take(bucket, out=own, mode="clip")
+        inside.take(bucket, out=bound, mode="clip")
+        own += part > bound
     return codes.reshape(values.shape)
 
 
 def _bucket(values: Array, low: Any, per_unit: Any, count: int) -> Array:
     """The bucket of each value; it never falls as the value grows, which is all that correctness needs."""
     with np.errstate(over="ignore"):
-        position = (values - low) * per_unit
+        position = values - low
+        position *= per_unit
     np.clip(position, 0, count - 1, out=position)
     with np.errstate(invalid="ignore"):
-        bucket: Array = np.maximum(position.astype(np.int32), 0)  # NaN becomes any integer
+        bucket: Array = position.astype(np.intp)  # NaN becomes any integer, which ``take`` clips
     return bucket
 
 
