@@ -164,13 +164,15 @@ def roles_of(graph: Graph, tensor: Any, rank: int) -> list[Role]:
 
 
 def with_weights(base: Model, made: Mapping[str, tuple[Array | ProtoValues, Encoding | None]]) -> Model:
-    """``base`` with other values and encodings of the named weights."""
+    """``base`` with other values and encodings of the named weights, each asked for once, in turn."""
     if not made:
         return base
     graph = open_plain(base)
     for name, own in constants_by_key(graph).items():
         if name in made:
-            own.values, encoding = made[name]
+            values, encoding = made[name]
+            own.values = values
+            del values  # which may be on disk by now
             graph.encodings.pop(name, None)
             if encoding is not None:
                 graph.encodings[name] = encoding
