@@ -20,10 +20,10 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.costs import ONE_LOAD_BYTES
 from onnxcomp.target import Target
 
+FRUGAL_BYTES = 10**9  # from which on packing weights takes longer than it saves in the few runs on random inputs
 RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 LARGE_BYTES = 2**27  # from which on few samples run at once: what they save is little beside such products
 LARGE_BATCH = 8
-FRUGAL_BYTES = 10**9  # from which on packing weights takes longer than it saves in the few runs on random inputs
 
 
 def open_data(
