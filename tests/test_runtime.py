@@ -1,5 +1,6 @@
 """onnxcomp.runtime: feeds in, outputs out, ONNX Runtime's errors as ours."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -168,6 +169,23 @@ def test_isolated_run_equals_the_run_in_this_process(tmp_path: Path) -> None:
     for feeds, outputs in zip(batches, run.outputs(), strict=True):
         np.testing.assert_array_equal(outputs["y"], session.run(feeds)["y"])
     assert run.load.peak_bytes > 0
+
+
+DECODED = model_bytes(
+    '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 2] y)'
+    " <uint8[2, 2] codes = {1, 2, 3, 4}, float scale = {0.5}>"
+    " { wide = Cast<to = 1>(codes) w = Mul(wide, scale) y = MatMul(x, w) }"
+)
+
+
+@pytest.mark.parametrize("frugal", [False, True])
+def test_a_frugal_session_decodes_weights_in_each_run(tmp_path: Path, frugal: bool) -> None:
+    session = Session(DECODED, frugal=frugal, profile=tmp_path)
+    y = session.run({"x": np.array([[2, 4]], np.float32)})["y"]
+    assert y.tolist() == [[7, 10]]
+    ran = {event["args"]["op_name"] for event in json.loads(session.end_profile().read_text())
+           if "op_name" in event.get("args", {})}  # fmt: skip
+    assert ("Cast" in ran) == frugal
 
 
 def test_isolated_run_hands_errors_back(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.model import Model
@@ -26,6 +28,8 @@ LOADS = 3  # of each model, each in a fresh process; one of a model over ONE_LOA
 ONE_LOAD_BYTES = 100 * 10**6
 APART_BYTES = 500 * 10**6  # models of more in all are not open in one process
 APART_NODES = 5000  # nor models of which one has more nodes: opening one takes a second
+DECODING = 6  # times the original, at most, that loading takes where weights are decoded: each step on the way is kept
+STORED_SHARE = 0.75  # of the original's bytes; a result of fewer decodes its weights
 PAIR = ("original", "result")
 
 
@@ -92,6 +96,7 @@ def _compare_apart(
 ) -> None:
     """Fill in the figures of models that are not open at the same time."""
     with costs.noting("latency, load time and load memory"):
+        _refuse_lack_of_memory(original, result)
         found: list[tuple[Load, Latency]] = []
         for model, read in ((original, [True]), (result, [False])):
             with as_used([model], read) as [source]:
@@ -99,6 +104,13 @@ def _compare_apart(
                 found.append(measure_apart(source, data.timed_sample(), **how, **options))
         costs.add("latency_ms", *(latency.median_ms for _, latency in found))
         costs.add_loads(*(load for load, _ in found))
+
+
+def _refuse_lack_of_memory(original: Model, result: Model) -> None:
+    """Raise MemoryError where loading the result might take more than there is, at the cost of other processes."""
+    needed, free = DECODING * original.size_bytes, psutil.virtual_memory().available
+    if result.size_bytes < STORED_SHARE * original.size_bytes and needed > free:
+        raise MemoryError(f"loading the result may take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free")
 
 
 def _by_operator(

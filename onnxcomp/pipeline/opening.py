@@ -20,6 +20,7 @@ from onnxcomp.model import Model
 from onnxcomp.pipeline.costs import ONE_LOAD_BYTES
 from onnxcomp.target import Target
 
+FRUGAL_BYTES = 10**9  # from which on packing weights takes longer than it saves in the few runs on random inputs
 RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 LARGE_BYTES = 2**27  # from which on few samples run at once: what they save is little beside such products
 LARGE_BATCH = 8
@@ -40,7 +41,8 @@ def open_data(
     if isinstance(source, CalibrationData) and not shapes:
         return source
     try:
-        with model.opened_on(target.session) as session:
+        frugal = source is None and model.size_bytes >= FRUGAL_BYTES
+        with model.opened_on(functools.partial(target.session, frugal=True) if frugal else target.session) as session:
             barred = time_axes(model)
             if isinstance(source, CalibrationData):
                 return source.timed_at(shapes or {}, session.run)

@@ -72,8 +72,10 @@ def run_isolated(
     provider_options: Mapping[str, str] | None = None,
     threads: int = 1,
     custom_ops: Iterable[Path] = (),
+    frugal: bool = False,
 ) -> IsolatedRun:
-    """Run ``model`` over ``batches`` in a child process; feeds and outputs pass through ``folder``.
+    """Run ``model`` over ``batches`` in a child process; feeds and outputs pass through ``folder``. frugal: see
+    ``Session``.
 
     Raises TargetError (does not load) or VerificationError (does not run, or the process died).
     """
@@ -89,6 +91,7 @@ def run_isolated(
             "provider": provider,
             "provider_options": dict(provider_options or {}),
             "threads": threads,
+            "frugal": frugal,
         },
         "custom_ops": [str(path.resolve()) for path in custom_ops],
     }

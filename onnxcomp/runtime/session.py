@@ -76,6 +76,8 @@ SHORT_FLOATS = frozenset({"float16", "bfloat16"})
 CPU = "CPUExecutionProvider"
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_CPU_FALLBACK = "session.disable_cpu_ep_fallback"
+NO_PACKING = "session.disable_prepacking"
+FOLDING = "ConstantFolding"  # ONNX Runtime keeps each step on the way from codes to a weight until all are folded
 LOG_FATAL = 4
 
 
@@ -156,6 +158,8 @@ class Session:
         another file: they are taken from here instead, and copied.
     plans_memory: whether tensors get their places before a run, once the shapes of the inputs are known. That takes a
         second block as large as all that is alive at once.
+    frugal: whether weights stay as they are stored, on CPU: they are not packed anew for products, and what decodes
+        them does so in each run. Loading takes next to nothing, in time and memory, and a run longer.
     profile: a folder to which ONNX Runtime writes how long each node took (see ``end_profile``).
 
     Raises TargetError when the model does not load there, or the provider gave way to CPU in silence.
@@ -173,6 +177,7 @@ class Session:
         custom_ops: Sequence[Path] = (),
         initializers: Mapping[str, Array] | None = None,
         plans_memory: bool = True,
+        frugal: bool = False,
         profile: Path | None = None,
     ) -> None:
         if provider not in available_providers():
@@ -187,7 +192,8 @@ class Session:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile / "profile")
-        for key, value in (config or {}).items():
+        frugal = frugal and provider == CPU
+        for key, value in (({NO_PACKING: "1"} if frugal else {}) | dict(config or {})).items():
             options.add_session_config_entry(key, value)
         content = ready(model, options, provider)
         providers: list[Any] = [(provider, dict(provider_options or {}))]
@@ -200,7 +206,10 @@ class Session:
             if initializers:
                 values = [_held(each) for each in initializers.values()]
                 options.add_external_initializers(list(initializers), values)
-            self._session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+            left_out = [FOLDING] if frugal else None
+            self._session = ort.InferenceSession(
+                content, options, providers=providers, enable_fallback=0, disabled_optimizers=left_out
+            )
         except ORT_ERRORS as error:
             raise TargetError(f"{provider} cannot load the model: {one_line(error)}") from error
         if provider not in self._session.get_providers():

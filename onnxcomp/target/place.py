@@ -115,8 +115,9 @@ class Target:
         *,
         config: Mapping[str, str] | None = None,
         initializers: Mapping[str, NDArray[Any]] | None = None,
+        frugal: bool = False,
     ) -> Session:
-        """``model`` open on this target; initializers: as in ``Session``. Raises TargetError."""
+        """``model`` open on this target; initializers, frugal: as in ``Session``. Raises TargetError."""
         from onnxcomp.runtime import Session
 
         return Session(
@@ -128,6 +129,7 @@ class Target:
             config=config,
             custom_ops=self.custom_ops,
             initializers=initializers,
+            frugal=frugal,
         )
 
     @property

@@ -235,7 +235,7 @@ class Verifier:
         return found
 
     def _whole(self, model: Model) -> WholeModel:
-        return WholeModel(model, self.data, self.target, self.watched, self.notes.append)
+        return WholeModel(model, self.data, self.target, self.watched, self.original.size_bytes, self.notes.append)
 
     def _padding(self) -> Padding | None:
         """The input that marks padding, asked of the original itself; not of one that needs a process of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from onnxcomp.errors import VerificationError
 from onnxcomp.model import load
 from onnxcomp.pipeline import costs as costs_module
 from onnxcomp.pipeline.costs import compare_costs
-from onnxcomp.runtime import Load, Session
+from onnxcomp.runtime import Latency, Load, Session
 from onnxcomp.target import Target
 
+LATENCY = Latency(1.0, 1.0, 1)
 KINDS = ("latency_ms", "load_s", "load_peak_bytes")
 
 
@@ -103,3 +105,19 @@ def test_a_failure_costs_that_figure_only_and_is_named(
     assert f"{missing}_ratio" not in receipt["measured"] and receipt["measured"][f"{there}_ratio"] > 0
     [note] = [each for each in receipt["notes"] if "not measured" in each]
     assert note.startswith("load time and load memory" if which == "measure_loads" else "latency") and said in note
+
+
+def test_a_result_that_may_take_more_memory_than_there_is_to_decode_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr(costs_module, "APART_BYTES", 0)
+    monkeypatch.setattr(costs_module, "measure_apart", lambda *_, **__: loaded.append(1) or (Load(1.0, 1), LATENCY))
+    free = SimpleNamespace(available=5 * net(32).ByteSize())
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    found = compare_costs(load(net(32)), load(net(8)), data(32), Target.of("cpu"))
+    assert not loaded and not found.figures and "memory" in found.notes[0]
+    assert compare_costs(load(net(32)), load(net(32)), data(32), Target.of("cpu")).figures  # nothing to decode
+    free.available *= 2
+    assert compare_costs(load(net(32)), load(net(8)), data(32), Target.of("cpu")).figures
+    assert len(loaded) == 4

@@ -57,6 +57,23 @@ def test_where_all_steps_are_exact_only_what_verifies_is_run(runs: list[int], ca
     assert sum(runs) == first_batch + 2 * checked, "once to read the data, then the original and the result"
 
 
+@pytest.mark.parametrize(("size", "is_frugal"), [(0, True), (10**9, False)])
+def test_random_inputs_are_drawn_on_a_frugal_session_of_a_large_model(
+    monkeypatch: pytest.MonkeyPatch, size: int, is_frugal: bool
+) -> None:
+    opened: list[bool] = []
+    start = Session.__init__
+
+    def noting(self: Session, *rest: Any, frugal: bool = False, **options: Any) -> None:
+        opened.append(frugal)
+        start(self, *rest, frugal=frugal, **options)
+
+    monkeypatch.setattr(Session, "__init__", noting)
+    monkeypatch.setattr(opening, "FRUGAL_BYTES", size)
+    assert open_data(load(net()), None, Target.of("cpu"), 0).is_random
+    assert opened == [is_frugal]
+
+
 def test_a_large_model_runs_on_few_samples_at_once(
     runs: list[int], calib: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from onnxcomp.calibration import CalibrationData
 from onnxcomp.errors import ParameterError, VerificationError
 from onnxcomp.model import Model, load
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, Verifier
+from onnxcomp.verify.candidate import ISOLATE_FROM_BYTES, WholeModel
+from onnxcomp.verify.reading.watched import Watched
 from onnxcomp.verify.signature import changed_signature
 from tests.verify.models import CPU, WEIGHT, X, classifier, noisy, opened, parsed
 
@@ -261,6 +263,25 @@ def test_same_verdict_isolated_and_with_outputs_on_disk(data: CalibrationData, m
     verifier = Verifier(classifier(), data, target=CPU)
     assert verifier.check(other) == expected
     assert "process of its own" in verifier.notes[-1]
+
+
+def test_a_small_result_of_a_large_original_runs_apart_and_without_decoding_its_weights_at_once(
+    data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def run(*_: Any, frugal: bool, **__: Any) -> None:
+        asked.append(frugal)
+        raise VerificationError("enough")
+
+    monkeypatch.setattr("onnxcomp.verify.candidate.run_isolated", run)
+    result = classifier()
+    watched = Watched.of(result)
+    with pytest.raises(VerificationError, match="enough"):
+        list(WholeModel(result, data, CPU, watched, ISOLATE_FROM_BYTES, print).outputs())
+    assert asked == [True]
+    assert list(WholeModel(result, data, CPU, watched, result.size_bytes, print).outputs())
+    assert asked == [True]
 
 
 def test_models_without_inputs_are_compared() -> None:

@@ -61,7 +61,7 @@ class LoneWeight:
         model = Model(ModelProto.FromString(self.structure), scratch=Scratch(spills=False))
         graph = open_graph(model)
         weight = next(each for each in weights(graph) if each.name == OWN)
-        weight.name = self.name
+        weight.name, weight.keeps_codes = self.name, True
         values = self.values.view()
         values.flags.writeable = False
         weight.tensor.values = values

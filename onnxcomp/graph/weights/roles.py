@@ -51,13 +51,18 @@ class Role:
 
 @dataclass(eq=False)
 class Weight:
-    """A constant float tensor with all its roles. ``name`` is unique in the model."""
+    """A constant float tensor with all its roles. ``name`` is unique in the model.
+
+    keeps_codes: whether the codes that ``set`` finds are kept for ``codes``, a byte or two for each value.
+    """
 
     name: str
     tensor: Constant
     scope: Scope
     graph: Graph
     roles: list[Role] = field(default_factory=list)
+    keeps_codes: bool = False
+    _codes: Array | None = field(default=None, repr=False)
 
     @property
     def values(self) -> Array:
@@ -70,9 +75,11 @@ class Weight:
         ValueError where shape or type differ, or where the encoding does not make these very values.
         """
         refuse_misfit(self.name, values, self.shape, self.dtype)
-        if encoding is not None and encoding.encode(values) is None:
+        codes = None if encoding is None else encoding.encode(values)
+        if encoding is not None and codes is None:
             raise ValueError(f"{self.name}: the {encoding.kind} encoding does not decode to the values")
         self.tensor.values = values
+        self._codes = codes if self.keeps_codes else None
         if encoding is None:
             self.graph.encodings.pop(self.name, None)
         else:
@@ -82,6 +89,13 @@ class Weight:
     def encoding(self) -> Encoding | None:
         """How the values are made, as far as a pass said so."""
         return self.graph.encodings.get(self.name)
+
+    def codes(self) -> Array | None:
+        """The codes of the encoding that make the values, None where it has none that do."""
+        if self._codes is not None:
+            return self._codes
+        encoding = self.encoding
+        return None if encoding is None else encoding.encode(np.asarray(self.values))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,13 +164,15 @@ def roles_of(graph: Graph, tensor: Any, rank: int) -> list[Role]:
 
 
 def with_weights(base: Model, made: Mapping[str, tuple[Array | ProtoValues, Encoding | None]]) -> Model:
-    """``base`` with other values and encodings of the named weights."""
+    """``base`` with other values and encodings of the named weights, each asked for once, in turn."""
     if not made:
         return base
     graph = open_plain(base)
     for name, own in constants_by_key(graph).items():
         if name in made:
-            own.values, encoding = made[name]
+            values, encoding = made[name]
+            own.values = values
+            del values  # which may be on disk by now
             graph.encodings.pop(name, None)
             if encoding is not None:
                 graph.encodings[name] = encoding

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-CHUNK = 2**16
+CHUNK = 2**15  # values at a time: they and their buckets stay in the cache
 MOST_BUCKETS = 2**16
 FEW_VALUES = 2**12
+MOST_LEVELS = 256
 
 
 def bounds_between(levels: Array) -> Array:
@@ -30,29 +31,47 @@ def nearest_codes(values: Array, levels: Array) -> Array:
 
     values, levels: of one type, float32 or float64; levels ascending. A value in the middle takes the lower.
     """
-    if levels.size > 256:
-        raise ValueError(f"at most 256 levels, got {levels.size}")
-    bounds = bounds_between(levels)
-    table = _buckets(bounds) if values.size > FEW_VALUES and bounds.size > 1 else None
-    if table is None:
-        return np.searchsorted(bounds, values).astype(np.uint8)
-    low, per_unit, below, inside = table
-    flat = values.reshape(-1)
-    codes = np.empty(flat.size, np.uint8)
-    for start in range(0, flat.size, CHUNK):
-        part = flat[start : start + CHUNK]
-        bucket = _bucket(part, low, per_unit, below.size)
-        codes[start : start + CHUNK] = below[bucket] + (part > inside[bucket])
-    return codes.reshape(values.shape)
+    if levels.size > MOST_LEVELS:
+        raise ValueError(f"at most {MOST_LEVELS} levels, got {levels.size}")
+    return Between(bounds_between(levels), values.size > FEW_VALUES).codes(values)
+
+
+class Between:
+    """Ascending bounds, fewer than 256, of which each of many values gets the number of those below it.
+
+    bounds: float32 or float64, as the values. is_tabled: whether there are values enough to make buckets for. The same
+    codes as ``np.searchsorted(bounds, values)``.
+    """
+
+    def __init__(self, bounds: Array, is_tabled: bool = True) -> None:
+        self._bounds = bounds
+        self._table = _buckets(bounds) if is_tabled and bounds.size > 1 else None
+
+    def codes(self, values: Array) -> Array:
+        """The code of each value, uint8 of the values' shape."""
+        if self._table is None:
+            return np.searchsorted(self._bounds, values).astype(np.uint8)
+        low, per_unit, below, inside = self._table
+        flat = values.reshape(-1)
+        codes = np.empty(flat.size, np.uint8)
+        bounds = np.empty(min(CHUNK, flat.size), self._bounds.dtype)
+        for start in range(0, flat.size, CHUNK):
+            part, own = flat[start : start + CHUNK], codes[start : start + CHUNK]
+            bucket, bound = _bucket(part, low, per_unit, below.size), bounds[: part.size]
+            below.take(bucket, out=own, mode="clip")
+            inside.take(bucket, out=bound, mode="clip")
+            own += part > bound
+        return codes.reshape(values.shape)
 
 
 def _bucket(values: Array, low: Any, per_unit: Any, count: int) -> Array:
     """The bucket of each value; it never falls as the value grows, which is all that correctness needs."""
     with np.errstate(over="ignore"):
-        position = (values - low) * per_unit
+        position = values - low
+        position *= per_unit
     np.clip(position, 0, count - 1, out=position)
     with np.errstate(invalid="ignore"):
-        bucket: Array = np.maximum(position.astype(np.int32), 0)  # NaN becomes any integer
+        bucket: Array = position.astype(np.intp)  # NaN becomes any integer, which ``take`` clips
     return bucket
 
 

@@ -40,7 +40,7 @@ def distinct(flat: Array, limit: int) -> Array | None:
 
     An array of which a sample is mostly new values is given up without a look at the rest.
     """
-    sample = flat[:: max(1, flat.size // SAMPLE)]
+    sample = _sample_of(flat)
     book: Array = np.unique(sample)
     if book.size > limit or book.size > max(300, sample.size // 2):
         return None
@@ -53,6 +53,16 @@ def distinct(flat: Array, limit: int) -> Array | None:
                 return None
             finder = Finder(book)
     return book
+
+
+def _sample_of(flat: Array) -> Array:
+    """About ``SAMPLE`` elements, one of each stretch, always the same: at even steps they would be of few columns."""
+    step = flat.size // SAMPLE
+    if step < 2:
+        return flat
+    starts = np.arange(0, flat.size - step + 1, step)
+    sample: Array = flat[starts + np.random.default_rng(0).integers(0, step, starts.size)]
+    return sample
 
 
 def codes_of(flat: Array, book: Array) -> Array:

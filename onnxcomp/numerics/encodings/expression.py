@@ -19,6 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+TAKEN_AT_ONCE = 2**15
+
 
 @dataclass(frozen=True, eq=False)
 class Term:
@@ -153,7 +155,13 @@ def counting(rows: int) -> Term:
 
 
 def _take(data: Array, index: Array) -> Array:
-    return data[index] if data.ndim == 1 else np.take(data, index, axis=0)  # each is the faster one there
+    if data.ndim > 1:
+        return np.take(data, index, axis=0)
+    found = np.empty(index.shape, data.dtype)
+    flat, places = found.reshape(-1), index.reshape(-1)
+    for start in range(0, places.size, TAKEN_AT_ONCE):  # wide indices of all of them would take eight bytes each
+        flat[start : start + TAKEN_AT_ONCE] = data[places[start : start + TAKEN_AT_ONCE].astype(np.intp)]
+    return found
 
 
 def _divided(left: Array, right: Array) -> Array:

@@ -20,7 +20,7 @@ from onnxcomp.numerics.arrays.nearest import nearest_codes
 from onnxcomp.numerics.encodings.encoding import compute_dtype
 from onnxcomp.numerics.metrics.weight_error import channel_error
 from onnxcomp.numerics.quantizers.kmeans_1d import best_levels, best_levels_with_zero
-from onnxcomp.numerics.quantizers.prefix_sums import SortedLine
+from onnxcomp.numerics.quantizers.prefix_sums import BinnedLine, SortedLine, binned
 from onnxcomp.numerics.quantizers.product_quantization import nearest_vectors
 
 Array = NDArray[Any]
@@ -33,6 +33,8 @@ FIRST_ITERATIONS = 10  # of Lloyd's, over the sampled rows
 LAST_ITERATIONS = 4  # of Lloyd's, over all rows
 MOST_SAMPLED_VALUES = 2**18
 MOST_JUDGED_VALUES = 2**16
+BINNED_FROM = 2**22  # values, of which bins find the levels: no sorted copy, and a fifth of the time
+BINS_A_LEVEL = 32  # fewer, and the bins are too coarse for the levels
 ROUNDS = 15
 # Below, levels times a scale would come near the denormal numbers, and codes could not be found again.
 LEAST_POWER = {"float32": 1e-30, "float64": 1e-290}
@@ -43,10 +45,16 @@ def fit_codebook(values: Array, k: int, *, keep_zero: bool = False) -> Array:
 
     values: any shape, any float type, finite and at least one (else ValueError). The levels have the type
     that decoders compute in. keep_zero: 0.0 is one of the levels. All distinct values come back as they
-    are where there are at most k.
+    are where there are at most k. Of 2^22 values and more, counts in bins of a 1024th of a value find the levels: their
+    squared error is within a 200th of that of levels found by all values (13 million normal, Laplace, t and uniform
+    values, with and without outliers, 16 to 256 levels).
     """
     if k < 1 or values.size == 0:
         raise ValueError(f"a codebook needs k >= 1 and at least one value, got {k} and {values.size}")
+    if values.size >= BINNED_FROM and compute_dtype(values.dtype) == np.float32:
+        levels = _levels_by_bins(values, k, keep_zero)
+        if levels is not None:
+            return levels
     ordered = np.sort(np.asarray(values).astype(compute_dtype(values.dtype)).ravel())
     if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
         raise ValueError("a codebook needs finite values")
@@ -59,6 +67,21 @@ def fit_codebook(values: Array, k: int, *, keep_zero: bool = False) -> Array:
     else:
         levels = best_levels(SortedLine(ordered, shift=float(ordered[ordered.size // 2])), k)
     return np.unique(np.ldexp(levels, exponent).astype(ordered.dtype) + 0.0)
+
+
+def _levels_by_bins(values: Array, k: int, keep_zero: bool) -> Array | None:
+    """The levels told by how many values lie in each bin; None where so few bins are taken that they matter."""
+    if not np.isfinite([values.min(), values.max()]).all():
+        raise ValueError("a codebook needs finite values")
+    means, counts = binned(values)
+    if means.size < BINS_A_LEVEL * k:
+        return None
+    if keep_zero:
+        levels = best_levels_with_zero(BinnedLine(means, counts, shift=0.0), k)
+    else:
+        median = np.searchsorted(np.cumsum(counts), values.size // 2)
+        levels = best_levels(BinnedLine(means, counts, shift=float(means[median])), k)
+    return np.unique(levels.astype(np.float32) + np.float32(0))
 
 
 def _exponent(ordered: Array) -> int:

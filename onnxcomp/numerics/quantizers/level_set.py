@@ -7,18 +7,21 @@ into the matrices (g groups, r rows, k columns) that its nodes multiply with.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcomp.numerics.arrays.nearest import MOST_LEVELS, Between
 from onnxcomp.numerics.encodings.code_path import CodePath, code_path
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding, compute_dtype, float_dtype
 from onnxcomp.numerics.encodings.expression import evaluate
 
 Array = NDArray[Any]
 LevelEncoding = GridEncoding | CodebookEncoding
+MANY_VALUES = 1500  # from which on buckets are the shorter way to the nearest levels than a search
 FORMS = (["Gather"], ["Gather", "Mul"], ["Sub", "Mul"])  # operators between codes and values, Casts aside
 
 
@@ -71,12 +74,18 @@ class Places:
         self._divisor = np.where(self._scale == 0, 1.0, self._scale)
         self._offset = lattice.offset[lattice.unit]
 
+    @functools.cached_property
+    def _between(self) -> Between:
+        return Between(self._middle)
+
     def codes(self, values: Array, at: Any = ...) -> Array:
         """The nearest codes, of the positions ``at``, uint8."""
         position = self._position(values, at)
         if self._is_grid:  # several times as fast as a search
             return np.minimum(np.maximum(np.rint(position), 0), self._level.size - 1).astype(np.uint8)
-        return np.searchsorted(self._middle, position).astype(np.uint8)
+        if position.size < MANY_VALUES or self._level.size > MOST_LEVELS:
+            return np.searchsorted(self._middle, position).astype(np.uint8)
+        return self._between.codes(position)
 
     def values(self, codes: Array, at: Any = ...) -> Array:
         """What codes stand for."""

@@ -18,6 +18,8 @@ BLOCK = 64
 MOST_SINGLE_SUMS = 2**16
 CELLS = 2048
 MOST_EXACT_VALUES = 4096
+KEPT_BITS = 19  # of float32's 32: sign, exponent and 10 of the mantissa's 23
+BINNED_AT_ONCE = 2**21
 
 
 class SortedLine:
@@ -106,6 +108,53 @@ class SortedLine:
 
     def _places(self, bounds: Array) -> Array:
         return np.searchsorted(self.values, bounds.astype(self.values.dtype))
+
+
+class BinnedLine(SortedLine):
+    """Values that were counted in bins (``binned``): sums are of the means of the bins, as often as values lie there.
+
+    Indices and cuts are of bins, each of which is in one run as a whole.
+    """
+
+    def __init__(self, means: Array, counts: Array, *, shift: float) -> None:
+        self.values, self.size, self.shift = means, int(means.size), shift
+        self.value_starts = np.arange(self.size + 1)
+        self._counts = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+        distance = means - shift
+        anchor = int(np.searchsorted(means, shift))
+        self._first = _sums_outwards(counts * distance, anchor)
+        self._second = _sums_outwards(counts * np.square(distance), anchor)
+
+    def sums(self, cuts: Array) -> Sums:
+        """Count of values, sum and sum of squares before each cut."""
+        return self._counts[cuts], self._first[cuts], self._second[cuts]
+
+    def shares(self, cuts: Array) -> Array:
+        """The share of each run between the cuts, up to a factor."""
+        bounds = np.append(self.values[cuts[:-1]], self.values[-1]).astype(np.float64)
+        shares: Array = np.diff(self._counts[cuts]) ** (1 / 3) * np.diff(bounds) ** (2 / 3)
+        return shares
+
+
+def binned(values: Array) -> tuple[Array, Array]:
+    """The means (n,) float64 ascending of the values in each bin that holds some, and how many these are (n,).
+
+    A bin is all that agrees in the first ``KEPT_BITS`` bits of float32, sign and exponent among them: it is a 1024th of
+    what it stands for wide, wherever that is, and a lone outlier has a bin of its own. values: contiguous, finite, of a
+    type that float32 holds.
+    """
+    dropped = np.uint32(32 - KEPT_BITS)
+    counts, sums = np.zeros(2**KEPT_BITS, np.int64), np.zeros(2**KEPT_BITS)
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, BINNED_AT_ONCE):
+        part = flat[start : start + BINNED_AT_ONCE].astype(np.float32, copy=False)
+        places = (part.view(np.uint32) >> dropped).astype(np.intp)
+        counts += np.bincount(places, minlength=counts.size)
+        sums += np.bincount(places, part, counts.size)
+    taken = np.flatnonzero(counts)
+    means = sums[taken] / counts[taken]
+    order = np.argsort(means, kind="stable")
+    return means[order], counts[taken[order]]
 
 
 def _with_ends(inner: Array, size: int) -> Array:

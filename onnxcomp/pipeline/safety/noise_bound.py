@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcomp.graph.weights.roles import Weight
-from onnxcomp.numerics.metrics.weight_error import channel_error, relative_error
+from onnxcomp.numerics.metrics.weight_error import relative_error, whole_and_channel_error
 
 Array = NDArray[Any]
 
@@ -56,16 +56,21 @@ def _ratio(error: float, bound: float) -> float:
 
 def _errors(weight: Weight, values: Array) -> tuple[float, float]:
     """Relative squared error of the whole weight, and the mean of its channels'."""
-    old, axis = weight.values, weight.channel_axis
-    whole = relative_error(old, values)
-    return whole, whole if axis is None else channel_error(old, values, axis=axis)
+    old, axis = np.asarray(weight.values), weight.channel_axis
+    if axis is None:
+        whole = relative_error(old, values)
+        return whole, whole
+    return whole_and_channel_error(old, values, axis=axis)
 
 
 def rounded_per_channel(weight: Weight) -> Array:
     """The weight's values in symmetric 8-bit rounding with a scale per output channel."""
     values, axis = np.asarray(weight.values), weight.channel_axis
     others = None if axis is None else tuple(each for each in range(values.ndim) if each != axis)
-    peak = np.abs(values).max(axis=others, keepdims=True).astype(np.float32)
+    ends = values.max(axis=others, keepdims=True), values.min(axis=others, keepdims=True)
+    peak = np.maximum(ends[0], -ends[1]).astype(np.float32)
     scale = np.where(peak == 0, np.float32(1), peak / np.float32(127))
-    rounded: Array = np.rint(values / scale) * scale
+    rounded: Array = values / scale
+    np.rint(rounded, out=rounded)
+    rounded *= scale
     return rounded

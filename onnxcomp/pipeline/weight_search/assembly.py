@@ -9,8 +9,10 @@ from onnxcomp.contract import Choice, Context, Fields, Outcome, SitePass
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.weights.roles import with_weights
 from onnxcomp.model import Model
+from onnxcomp.numerics.encodings.encoding import Encoding
 from onnxcomp.pipeline.apply import apply_choice
 from onnxcomp.pipeline.weight_search.candidates import Rewrite, Table, WeightOption
+from onnxcomp.pipeline.weight_search.fits import Fit
 
 
 def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
@@ -20,8 +22,26 @@ def build(model: Model, table: Table, assignment: Mapping[str, WeightOption]) ->
 
 def with_values(model: Model, table: Table, assignment: Mapping[str, WeightOption]) -> Model:
     """The model with the chosen values alone."""
-    made = {name: table.fits[key] for name, key in _value_choices(table, assignment)}
-    return with_weights(model, {name: (fit.values(), fit.encoding) for name, fit in made.items()})
+    return with_weights(model, _Decoded({name: table.fits[key] for name, key in _value_choices(table, assignment)}))
+
+
+@dataclass(frozen=True)
+class _Decoded(Mapping[str, tuple[Array, Encoding | None]]):
+    """Values and encodings of fits, decoded when they are asked for: all at once take what the model takes."""
+
+    fits: Mapping[str, Fit]
+
+    def __getitem__(self, name: str) -> tuple[Array, Encoding | None]:
+        return self.fits[name].values(), self.fits[name].encoding
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.fits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fits)
+
+    def __len__(self) -> int:
+        return len(self.fits)
 
 
 def chosen_values(table: Table, assignment: Mapping[str, WeightOption]) -> dict[str, Array]:

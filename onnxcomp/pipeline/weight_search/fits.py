@@ -72,8 +72,9 @@ class Fit:
         values, encoding = np.asarray(weight.values), weight.encoding
         zeros = 1 - np.count_nonzero(values) / max(1, values.size)
         size = estimate_bytes(weight.shape, weight.dtype, encoding, zeros=zeros)
-        error = float(entry.details.get("error", relative_error(np.asarray(bound.weight.values), values)))
-        codes = None if encoding is None or encoding.values_are_free else encoding.encode(values)
+        told = entry.details.get("error")
+        error = relative_error(np.asarray(bound.weight.values), values) if told is None else float(told)
+        codes = None if encoding is None or encoding.values_are_free else weight.codes()
         held = values if codes is None else codes
         return cls(held, encoding, weight.shape, error, bound.times(values), zeros, size, entry)
 

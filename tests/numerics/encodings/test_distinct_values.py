@@ -32,6 +32,14 @@ def test_values_that_the_sample_missed_are_found_or_end_the_search() -> None:
     assert distinct(flat, 2) is None
 
 
+def test_columns_of_their_own_values_are_told_from_few_values_by_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a weight on a grid for each of 768 channels has them: 144 is 3 x 48, and each 144th value is in one of 16."""
+    columns = np.arange(768, dtype=np.uint32) * 255
+    flat = (columns + np.random.default_rng(0).integers(0, 255, (3072, 768), np.uint32)).reshape(-1)
+    monkeypatch.setattr("onnxcomp.numerics.encodings.distinct_values.Finder", None)  # what all values are looked up in
+    assert distinct(flat, 2**16) is None
+
+
 def test_bits_tell_zeros_and_nans_apart() -> None:
     values = np.array([0.0, -0.0, np.nan, np.nan], np.float32)
     values.view(np.uint32)[3] ^= 1

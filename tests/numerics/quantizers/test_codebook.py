@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxcomp.numerics.quantizers.codebook import fit_codebook, fit_scaled_codebook, fit_vector_codebook
+from onnxcomp.numerics.quantizers.prefix_sums import binned
 from tests.sampling import one_in
 
 Array = NDArray[Any]
@@ -102,6 +103,43 @@ def test_small_weights_are_within_a_thousandth_too(name: str, size: int, k: int)
 def test_large_weights_are_within_a_thousandth_too() -> None:
     values = np.random.default_rng(0).standard_t(2, 100_000).astype(np.float32)
     assert inertia(values, fit_codebook(values, 64)) <= 1.001 * exact_inertia(values, 64)
+
+
+@pytest.mark.parametrize("k", [2, 16, 64, 100])
+@pytest.mark.parametrize("name", DRAWS)
+def test_bins_find_levels_within_a_hundredth_of_the_optimum(
+    monkeypatch: pytest.MonkeyPatch, name: str, k: int
+) -> None:
+    monkeypatch.setattr("onnxcomp.numerics.quantizers.codebook.BINNED_FROM", 1)
+    values = draw(name)
+    levels = fit_codebook(values, k)
+    assert levels.dtype == np.float32
+    assert levels.size <= k
+    assert inertia(values, levels) <= 1.01 * exact_inertia(values, k) + 1e-9
+    with_zero = fit_codebook(values, k, keep_zero=True)
+    assert np.count_nonzero(with_zero == 0) == 1
+    beside = np.sort(np.append(fit_codebook(values, k - 1), 0))
+    assert inertia(values, with_zero) <= 1.01 * inertia(values, beside) + 1e-9
+
+
+def test_bins_hold_every_value_once_and_outliers_by_themselves() -> None:
+    values = np.append(draw("normal"), np.float32([1e9, -3e-42, 0.0])).reshape(-1, 1)
+    means, counts = binned(values)
+    assert np.all(np.diff(means) > 0)
+    assert counts.sum() == values.size
+    assert means @ counts == pytest.approx(values.sum(dtype=np.float64))
+    assert means[-1] == np.float32(1e9)
+    kept = np.unique(values.ravel().view(np.uint32) >> 13)
+    assert means.size == kept.size
+
+
+def test_large_weights_are_told_by_bins_and_never_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).standard_normal((2**11, 2**11), np.float32)
+    monkeypatch.setattr("onnxcomp.numerics.quantizers.codebook.SortedLine", None)
+    assert inertia(values, fit_codebook(values, 16)) / values.size == pytest.approx(0.0095, rel=0.01)  # Max 1960
+    values[0, 0] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        fit_codebook(values, 16)
 
 
 @pytest.mark.parametrize("keep_zero", [False, True])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding
-from onnxcomp.numerics.quantizers.level_set import Lattice, Places, lattice_of, with_lattice
+from onnxcomp.numerics.quantizers.level_set import MANY_VALUES, Lattice, Places, lattice_of, with_lattice
 from tests.numerics.encodings.encoded import SHAPE, sample
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 8, 3)).astype(np.float32)
@@ -82,3 +82,17 @@ def test_an_encoding_of_another_shape_does_not_fit(name: str) -> None:
 def test_zero_points_of_another_shape_do_not_fit() -> None:
     encoding = GridEncoding(dtype="float32", levels=8, zero_point=np.zeros((1, 5), np.uint8))
     assert encoding.fits((4, 5)) and not encoding.fits((5, 4))
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 255, 256])
+def test_many_values_get_the_codes_that_few_get(count: int) -> None:
+    rng = np.random.default_rng(count)
+    level = np.sort(rng.standard_normal(count))
+    lattice = Lattice(level, np.array([0.5, 2.0]), np.zeros(2), np.tile([0, 1], 2 * MANY_VALUES))
+    values = np.append(rng.standard_normal(4 * MANY_VALUES - 2), [np.inf, -np.inf])
+    scaled = values / lattice.scale[lattice.unit]
+    wanted = np.abs(np.clip(scaled, -9, 9)[:, None] - level).argmin(axis=1)
+    places = Places(lattice)
+    assert np.array_equal(places.codes(values), wanted)
+    one_by_one = [places.codes(values[at : at + 7], slice(at, at + 7)) for at in range(0, values.size, 7)]
+    assert np.array_equal(np.concatenate(one_by_one), wanted)
