@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.arrays.nearest import MOST_LEVELS, Between
+from onnxcomp.numerics.arrays.nearest import MOST_LEVELS, LevelFinder
 from onnxcomp.numerics.encodings.code_path import CodePath, code_path
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding, compute_dtype, float_dtype
 from onnxcomp.numerics.encodings.expression import evaluate
@@ -75,8 +75,8 @@ class Places:
         self._offset = lattice.offset[lattice.unit]
 
     @functools.cached_property
-    def _between(self) -> Between:
-        return Between(self._middle)
+    def _between(self) -> LevelFinder:
+        return LevelFinder(self._middle)
 
     def codes(self, values: Array, at: Any = ...) -> Array:
         """The nearest codes, of the positions ``at``, uint8."""
