@@ -217,13 +217,14 @@ class Receipt:
         """What the JSON holds, without what says nothing of weights and nodes."""
         with uncollected():  # graphs of many nodes may be open
             content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
-        content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
-        content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
+            content["weights"] = {name: _filled(each) for name, each in content["weights"].items()}
+            content["graphs"]["nodes"] = [_filled(each) for each in content["graphs"]["nodes"]]
         return content
 
     def to_json(self) -> str:
         """The receipt as JSON: what is short stands on one line, the rest is indented."""
-        return _laid_out(self.content(), 0) + "\n"
+        with uncollected():
+            return _laid_out(self.content(), 0) + "\n"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Receipt:

@@ -2,6 +2,7 @@
 
     Concat(Shape(x)[0:1], [3]) -> constant      Transpose(weight) -> weight
     Cast(codes) * scale        -> stays: the result is larger than what makes it
+    Reshape(y, [batch of y, 8]) -> Reshape(y, [0, 8]), which takes the size that y has there
 
 Nodes are evaluated by ONNX Runtime on CPU, so the values are those that it would compute itself.
 """
@@ -17,7 +18,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from onnxcomp.contract import Context, Effect, Exact, Outcome, Pass, parameter
 from onnxcomp.errors import TargetError, VerificationError
-from onnxcomp.graph.infer.shape_values import known_integers
+from onnxcomp.graph.infer.shape_values import AxisSize, Partial, fully_known, partly_known_integers
 from onnxcomp.graph.infer.shapes import Shapes, infer_shapes
 from onnxcomp.graph.ir.nodes import Array, Constant, Node
 from onnxcomp.graph.ir.query import constant_key, has_references, is_onnx, is_random, node_key, producer, takes_constant
@@ -71,11 +72,12 @@ class _Folding:
     """One round: find what is foldable, compute it, put it in place."""
 
     def __init__(self, settings: FoldConstants, graph: Graph, context: Context, outcome: Outcome) -> None:
-        self.settings = settings
+        self.settings, self.context = settings, context
         self.graph = graph
         self.outcome = outcome
         self.shapes: Shapes = infer_shapes(graph)
-        self.known: dict[Any, Array] = known_integers(graph, self.shapes)
+        self.partly, types = partly_known_integers(graph, self.shapes)
+        self.known: dict[Any, Array] = fully_known(self.partly, types)
         self.values = dict(self.known)
         self.outputs = {id(out) for scope in graph.scopes for out in scope.graph.outputs}
         self.homes = {node: scope for scope, node in graph.nodes()}
@@ -109,6 +111,24 @@ class _Folding:
         for part in [*left, *self._fold_parts(singles)]:
             if any(out.outputs for out in part.targets):
                 self.outcome.skip(part.name, "the result is larger than what makes it")
+        for sizes, values in self.partly.items():
+            self._restate(sizes, values)
+
+    def _restate(self, sizes: Any, values: Partial) -> None:
+        """Put a constant in place of sizes that Reshapes alone read, where each that is open is one of their data's
+        own, and the file does not grow by it."""
+        maker = producer(sizes)
+        if maker not in self.homes or id(sizes) in self.outputs or sizes in self.known:
+            return
+        stated = {_copying(reader, sizes, values) for reader in sizes.outputs}
+        found = stated.pop() if len(stated) == 1 else None
+        if found is None or not self.context.selects(key := node_key(self.homes[maker], maker)):
+            return
+        array = np.array(found, np.int64)
+        if self._frees(_Part([sizes], key, 0), array_bytes(sizes.name, array)):
+            self.graph.replace_reads(sizes, self.graph.constant(self.homes[maker], sizes.name, array))
+            self.outcome.change(key, f"folded {maker.op}, whose open sizes Reshape copies")
+            drop_unread(self.graph, [maker], self.homes, self.outputs)
 
     def _connected(self) -> list[list[Node]]:
         """The foldable nodes in groups that read from each other, each in order of computation."""
@@ -291,3 +311,17 @@ class _Folding:
             self.graph.replace_reads(each, constant)
             self.outcome.change(node_key(scope, maker), f"folded {maker.op}")
         drop_unread(self.graph, makers, self.homes, self.outputs)
+
+
+def _copying(reader: Node, sizes: Any, values: Partial) -> tuple[int, ...] | None:
+    """The sizes as a Reshape that reads them may have them, with 0 for what its data has at the same place; None where
+    others are open, or it is no Reshape."""
+    if not is_onnx(reader, "Reshape") or has_references(reader) or reader.attrs.get("allowzero") or values.ndim != 1:
+        return None
+    data, given_sizes = reader.inputs
+    if data is sizes or given_sizes is not sizes:
+        return None
+    copied = [isinstance(each, AxisSize) and each.tensor is data and each.axis == at for at, each in enumerate(values)]
+    if any(isinstance(each, AxisSize) and not is_own for each, is_own in zip(values, copied, strict=True)):
+        return None
+    return tuple(0 if is_own else int(each) for each, is_own in zip(values, copied, strict=True))

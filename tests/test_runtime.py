@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from onnxcomp.runtime import (
     run_isolated,
 )
 from onnxcomp.runtime.isolated import read_values, write_values
+from onnxcomp.runtime.measure import LONG_RUNS, LONG_S, WARM_UP_RUNS, in_turns
 from onnxcomp.runtime.profile import events_in, node_seconds, operator_seconds
 
 
@@ -254,6 +255,33 @@ def test_models_take_turns_for_as_long_as_asked() -> None:
     took = measure_latency({"a": ADD, "b": ADD}, {"x": np.zeros((1, 2), np.float32)}, runs=3, seconds=0.05)
     assert took["a"].runs == took["b"].runs > 3
     assert measure_latency({"a": ADD}, {"x": np.zeros((1, 2), np.float32)}, runs=3)["a"].runs == 3
+
+
+class Slow:
+    """A session whose runs move a clock by some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.runs = seconds, 0.0, 0
+
+    def run(self, feeds: object = None) -> None:
+        self.runs += 1
+        self.now += self.seconds
+
+    def prepared(self, feeds: object) -> Callable[[], None]:
+        return self.run
+
+
+@pytest.mark.parametrize(
+    ("seconds", "counted", "whole"),
+    [
+        (LONG_S / 2, 7, WARM_UP_RUNS + 2 * 7),
+        (LONG_S * 2, LONG_RUNS, 1 + LONG_RUNS),  # each fills the caches for itself
+    ],
+)
+def test_long_runs_are_repeated_less(seconds: float, counted: int, whole: int) -> None:
+    slow = Slow(seconds)
+    took = in_turns({"a": slow}, {}, runs=7, warm=True, clock=lambda: slow.now)["a"]  # type: ignore[dict-item]
+    assert (took.runs, slow.runs) == (counted, whole) and took.median_ms == pytest.approx(1e3 * seconds)
 
 
 def test_profile_names_the_nodes_that_ran() -> None:

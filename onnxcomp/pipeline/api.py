@@ -26,6 +26,7 @@ from onnxcomp.graph.ir.reader import open_graph
 from onnxcomp.graph.ir.seeds import is_drawing, seeded, unseeded
 from onnxcomp.graph.report.inspection import contributed_operators
 from onnxcomp.graph.weights.roles import with_true_encodings
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model, load
 from onnxcomp.parallel import cores
 from onnxcomp.pipeline.before import allow_present, described_reference, opened_reference
@@ -37,6 +38,7 @@ from onnxcomp.pipeline.history.lineage import Lineage
 from onnxcomp.pipeline.opening import open_data
 from onnxcomp.pipeline.result import Result
 from onnxcomp.pipeline.run import Progress, Run
+from onnxcomp.pipeline.safety.exact_samples import enough_for_exact
 from onnxcomp.pipeline.safety.exclusions import refuse_idle, with_stored
 from onnxcomp.pipeline.safety.grounds import Grounds
 from onnxcomp.pipeline.safety.reach import Reach
@@ -111,7 +113,7 @@ def optimize(
     refuse_lack(f"{model.name}: the recipe {chosen.name}", needed)
     with room_told(model.scratch.folder, needed), on_cluster(cluster, jobs or cores()):
         time = TimeBudget(started, limits.time_budget_s or math.inf, is_measured=measure)
-        with _opened_once(model):
+        with _opened_once(model), uncollected():
             before = opened_reference(reference, model)
             shapes = input_shapes or {}
             run = _prepare(
@@ -172,6 +174,9 @@ def _prepare(
     with time.noting("open_s"):
         recipe, data = _recipe_and_data(model, recipe, calibration, target, seed, shapes)
     tuning, checking = (None, data) if data.is_random else data.split(seed=seed)
+    has_choice = any(not step.is_exact for step in recipe.unrolled())
+    if not has_choice and before is None:  # what was lost before is estimated on all samples
+        checking = enough_for_exact(model, checking, metric)
     options: dict[str, Any] = {"target": target, "metric": metric, "max_drop": budget.max_drop, "seed": seed}
     options["outputs"] = dict(outputs or {})
     options["shorter_ends"] = any(each.shortens_ends() for each in recipe.passes)
@@ -183,7 +188,6 @@ def _prepare(
         verifier = grounds.for_breakage(verifier, recipe, options)
     if before is not None:
         allow_present(verifier, model)
-    has_choice = any(not step.is_exact for step in recipe.unrolled())
     tuner = tuner_for(before or model, tuning, verifier.metric, options) if tuning is not None and has_choice else None
     context = Context(
         seed=seed,
@@ -273,6 +277,7 @@ def _describe_data(data: CalibrationData, checking: CalibrationData) -> dict[str
     }
 
 
+@uncollected()
 def _finish(run: Run) -> None:
     """The verdict, which is obeyed; what the result is and costs, and the goals that it missed.
 

@@ -24,6 +24,7 @@ FRUGAL_BYTES = 10**9  # from which on packing weights takes longer than it saves
 RANDOM_RUN_S = 30.0  # on random inputs, which show breakage only, a model is not run for longer
 LARGE_BYTES = 2**27  # from which on few samples run at once: what they save is little beside such products
 LARGE_BATCH = 8
+LARGE_TRIED = 2  # samples of the first batch that such a model is tried on: whether samples run together shows on two
 
 
 def open_data(
@@ -53,7 +54,7 @@ def open_data(
             states = {state.input for state in named_states(model, session)}
             fitted: dict[str, Any] = {"run": session.run, "states": states, "not_samples": barred}
             if model.size_bytes >= LARGE_BYTES:
-                fitted["batch_size"] = LARGE_BATCH
+                fitted |= {"batch_size": LARGE_BATCH, "tried": LARGE_TRIED}
             data = CalibrationData.open(source, session.inputs, **fitted)
             data = rolled_out(model, session, without_broken(data, session.run), seed=seed)
             return data.timed_at(shapes, session.run) if shapes else data

@@ -14,6 +14,7 @@ from onnxcomp.runtime.session import Feeds, Session
 
 WARM_UP_RUNS = 2
 MOST_RUNS = 5000  # where a time is given
+LONG_S, LONG_RUNS = 0.1, 5  # a run that takes longer is a mean of many kernels, and fills the caches for itself
 FINE_S = 1e-6  # a clock that ticks more slowly cannot time small models
 
 
@@ -45,7 +46,8 @@ def measure_latency(
 
     The models take turns (A B A B ...), after two unmeasured runs each: ``runs`` each, and as many as fit into
     ``seconds`` in all, at most ``MOST_RUNS``. All of them are open at once. warm: each turn is two runs of which
-    the second counts, as of a model that runs alone; else the caches hold what the model before has left.
+    the second counts, as of a model that runs alone; else the caches hold what the model before has left. Where each
+    run takes over ``LONG_S``, turns are one run after one unmeasured run each, and ``LONG_RUNS`` are enough.
     Raises TargetError or VerificationError when one does not load or run.
     """
     sessions = {
@@ -80,9 +82,9 @@ def fed_in_turns(
     clock: Callable[[], float],
 ) -> dict[str, Latency]:
     """The same of models that each have feeds of their own."""
-    for session, feeds in sessions.values():
-        for _ in range(WARM_UP_RUNS):
-            session.run(feeds)
+    warming = [_warmed_up(session, feeds, clock) for session, feeds in sessions.values()]
+    if min(warming, default=0.0) > LONG_S:
+        runs, warm = min(runs, LONG_RUNS), False
     prepared = {name: session.prepared(feeds) for name, (session, feeds) in sessions.items()}
     spent: dict[str, list[float]] = {name: [] for name in sessions}
     begun = time.perf_counter()
@@ -96,6 +98,18 @@ def fed_in_turns(
             run()
             spent[name].append(1e3 * (clock() - started))
     return {name: Latency(float(np.median(took)), min(took), done) for name, took in spent.items()}
+
+
+def _warmed_up(session: Session, feeds: Feeds, clock: Callable[[], float]) -> float:
+    """The seconds of the last of some runs that count for nothing; of a long one the first is enough."""
+    took = 0.0
+    for _ in range(WARM_UP_RUNS):
+        started = clock()
+        session.run(feeds)
+        took = clock() - started
+        if took > LONG_S:
+            break
+    return took
 
 
 def clock_for(provider: str, threads: int) -> Callable[[], float]:

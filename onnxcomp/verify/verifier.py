@@ -108,7 +108,7 @@ class Verifier:
         self.samples = data.sample_count
         self.notes = list(data.notes)
         self._loop: ClosedLoop | None = None
-        self._last: tuple[Model, Verdict] | None = None
+        self._verdicts: weakref.WeakKeyDictionary[Model, Verdict] = weakref.WeakKeyDictionary()
         self.states = self._own_states(closed_loop) if states is None else states
         self._outputs = self._read_outputs(outputs or {}, metric)
         self.evidence = self._outputs.evidence()
@@ -134,6 +134,11 @@ class Verifier:
         embeds = any(output.kind == "embedding" for output in self._outputs.described.values())
         return self.limit * (SEARCHED_SHARE_OF_EMBEDDINGS if embeds else 1.0)
 
+    @property
+    def asked_outputs(self) -> dict[str, str]:
+        """What outputs are by the user's word, by name."""
+        return dict(self._asked["outputs"] or {})
+
     def describe(self) -> dict[str, Any]:
         """Metric, limit, samples and what each output was taken for, as plain values."""
         return {
@@ -142,7 +147,7 @@ class Verifier:
             "samples": self.samples,
             "random": self.data.is_random,
             "outputs": {name: output.kind for name, output in self._outputs.described.items()},
-            "asked": dict(self._asked["outputs"] or {}),
+            "asked": self.asked_outputs,
             "evidence": self.evidence.describe(),
             "original_score": self.original_score,
             "wanted_samples": self.wanted_samples,
@@ -152,12 +157,12 @@ class Verifier:
     def check(self, model: Model) -> Verdict:
         """Run ``model`` on every sample and compare. Never raises for a bad model: its verdict has failed.
 
-        The model that was checked last has the verdict that it had.
+        A model that was checked before has the verdict that it had.
         """
-        last = self._last
-        if last is None or last[0] is not model:
-            last = self._last = (model, self.changed_outside(model) or self.judge(self._whole(model)))
-        return last[1]
+        known = self._verdicts.get(model)
+        if known is None:
+            known = self._verdicts[model] = self.changed_outside(model) or self.judge(self._whole(model))
+        return known
 
     def trials(self, model: Model) -> ValueTrials:
         """What judges a model with other values in some of its weights, again and again, without rewriting it: the

@@ -166,7 +166,7 @@ def test_a_known_scalar_stays_a_scalar() -> None:
         int64[1] at = {0}, int64[1] four = {4}, int64[1] pair = {2}>
         { s = Shape(x) e = Gather <axis = 0> (s, last) h = Div(e, two) f = Cast <to = 7> (h) i = Cast <to = 7> (f)
           b0 = Gather <axis = 0> (s, first) u = Unsqueeze(b0, at) v = Unsqueeze(i, at)
-          form = Concat <axis = 0> (u, four, pair, v) y = Reshape(x, form) }"""
+          form = Concat <axis = 0> (u, four, pair, v) y = Reshape <allowzero = 1> (x, form) }"""
     done = fold(body)
     assert done.initializer("v").tolist() == [4]
     check_same(done, {"x": floats(3, 4, 8)})
@@ -201,3 +201,41 @@ def test_a_chain_inside_what_grows_is_gone_through_once() -> None:
     done = rewrite(proto, "fold-constants", max_result_bytes=512)
     assert time.process_time() - started < 5  # a second or so; eight times that where each result goes through all
     assert done.ops == ["Expand", "Expand", "Add"]
+
+
+SIZES = """s = Shape(h) b = Gather(s, first) u = Unsqueeze(b, axis)"""
+GIVEN = "<int64 first = {0}, int64[1] axis = {0}, int64[2] tail = {4, 3}>"
+
+
+def test_a_reshape_copies_the_open_sizes_that_its_own_data_has() -> None:
+    body = f"""g (float[N, 12] x) => (float[N, 4, 3] y) {GIVEN}
+        {{ h = Relu(x) {SIZES} z = Concat <axis = 0> (u, tail) y = Reshape(h, z) }}"""
+    done = fold(body)
+    assert done.ops == ["Relu", "Reshape"]
+    sizes = done.after.proto.graph.node[1].input[1]
+    assert done.initializer(sizes).tolist() == [0, 4, 3] and sizes != "z", "a tensor of its name would be another"
+    for count in (1, 5, 0):
+        check_same(done, {"x": floats(count, 12)})
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "z = Concat <axis = 0> (tail, u) y = Reshape(h, z)",  # at another place
+        "z = Concat <axis = 0> (u, tail) y = Reshape(w, z)",  # of other data
+        "z = Concat <axis = 0> (u, tail) y = Reshape <allowzero = 1> (h, z)",
+        "z = Concat <axis = 0> (u, tail) y = Reshape(h, z) t = Cast <to = 1> (z) v = ReduceSum(t)",  # read elsewhere
+    ],
+)
+def test_other_open_sizes_stay(rest: str) -> None:
+    outputs = "float[a, b, c] y" + (", float[1] v" if "v =" in rest else "")
+    body = f"""g (float[N, 12] x, float[N, 12] w) => ({outputs}) {GIVEN} {{ h = Relu(x) {SIZES} {rest} }}"""
+    done = fold(body)
+    assert "Concat" in done.ops and not done.outcome.changed
+
+
+def test_sizes_that_free_nothing_stay() -> None:
+    """The chain is read elsewhere: a constant beside it would make the file larger."""
+    body = """g (float[N, 12] x) => (float[N, 12] y, int64[2] z) { h = Relu(x) z = Shape(h) y = Reshape(h, z) }"""
+    done = fold(body)
+    assert done.ops == ["Relu", "Shape", "Reshape"]

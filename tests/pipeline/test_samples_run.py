@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxcomp.model import load
 from onnxcomp.pipeline import opening, optimize
 from onnxcomp.pipeline.opening import open_data
+from onnxcomp.pipeline.safety import exact_samples
 from onnxcomp.runtime import Session
 from onnxcomp.target import Target
 
@@ -79,10 +80,30 @@ def test_a_large_model_runs_on_few_samples_at_once(
     whole = open_data(load(net()), calib, Target.of("cpu"), 0)
     monkeypatch.setattr(opening, "LARGE_BYTES", 0)
     few = open_data(load(net()), calib, Target.of("cpu"), 0)
-    assert runs == [whole.batch_size, opening.LARGE_BATCH] and few.batch_size == opening.LARGE_BATCH < whole.batch_size
+    assert runs == [whole.batch_size, opening.LARGE_TRIED] and few.batch_size == opening.LARGE_BATCH < whole.batch_size
     for one, other in zip(np.concatenate([each["x"] for each in whole.batches()]),
                           np.concatenate([each["x"] for each in few.batches()]), strict=True):  # fmt: skip
         np.testing.assert_array_equal(one, other)
+
+
+def test_exact_steps_on_a_large_model_are_verified_on_as_many_samples_as_find_a_fault(
+    runs: list[int], calib: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact_samples, "LARGE_BYTES", 0)
+    result = optimize(net(), recipe="lossless", calibration=calib, measure=False)
+    checked = result.receipt.data["verification_samples"]
+    hidden = np.random.default_rng(0).random((100_000, checked)) >= exact_samples.HIDDEN_SHARE
+    assert 0.6 * exact_samples.HIDES < hidden.all(axis=1).mean() < exact_samples.HIDES, "a fault on a share of samples"
+    assert result.receipt.applied and sum(runs) == runs[0] + 2 * checked
+
+
+@pytest.mark.parametrize("options", [{"recipe": "default"}, {"recipe": "lossless", "metric": "top1"}])
+def test_what_loses_or_counts_is_verified_on_all_samples_of_a_large_model(
+    options: dict[str, str], calib: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact_samples, "LARGE_BYTES", 0)
+    result = optimize(net(), calibration=calib, measure=False, **options)  # type: ignore[arg-type]
+    assert result.receipt.data["verification_samples"] == SAMPLES // 2
 
 
 def test_a_session_makes_a_folder_only_for_data_that_has_to_lie_in_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import onnxcomp.verify.trials as under_test
 from onnxcomp.calibration import CalibrationData, Group
 from onnxcomp.calibration.data.sample_axes import WHOLE
 from onnxcomp.contract import Context
+from onnxcomp.errors import TargetError
 from onnxcomp.graph.ir.seeds import seeded
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import weights, with_arrays
@@ -116,6 +117,59 @@ def test_sessions_are_given_the_values(
     sessions.clear()
     assert_same(verifier.trials(model).check(values), expected)
     assert all(each.given for each in sessions)
+
+
+@pytest.mark.parametrize(
+    ("text", "storing"),
+    [
+        (CHAIN, plainly), (CHAIN, as_nodes), (CHAIN, as_inputs), (CHAIN, behind_casts), (CHAIN, sparsely),
+        (TWICE, plainly), (BRANCHES, plainly), (LOOP, plainly), (RESHAPED, plainly),
+    ],
+    ids=["initializers", "Constant nodes", "inputs", "float16", "sparse", "twice", "If", "Loop", "shapes"],
+)  # fmt: skip
+def test_of_many_nodes_one_session_is_fed_all_values(
+    tmp_path: Path, sessions: list[Opened], monkeypatch: pytest.MonkeyPatch, text: str, storing: Storing
+) -> None:
+    monkeypatch.setattr(under_test, "FED_FROM_NODES", 1)
+    model = model_of(text, storing=storing)
+    verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
+    kept = np.float16 if storing is behind_casts else np.float32
+    changes = [{name: CHANGED[name] for name in names} for names in ("w", "wv", "uwv", "")]
+    expected = [verifier.check(changed(text, values, kept)) for values in changes]
+    sessions.clear()
+    trials = verifier.trials(model)
+    for values, each in zip(changes, expected, strict=True):
+        assert_same(trials.check(values), each)
+    assert len(sessions) == 1 and set(WEIGHTS) & sessions[0].inputs
+
+
+def test_large_weights_are_not_fed(tmp_path: Path, sessions: list[Opened], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CHAIN)
+    verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
+    monkeypatch.setattr(under_test, "FED_FROM_NODES", 1)
+    monkeypatch.setattr(under_test, "FED_BYTES", 8)
+    sessions.clear()
+    verifier.trials(model).check({"w": CHANGED["w"]})
+    assert not any(set(WEIGHTS) & each.inputs for each in sessions)
+
+
+def test_what_has_to_be_constant_is_not_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "FED_FROM_NODES", 1)
+    refused = []
+    plain = Target.session
+
+    def session(self: Target, model: bytes, **options: Any) -> Session:
+        if set(WEIGHTS) & {each.name for each in onnx.load_from_string(model).graph.input}:
+            refused.append(model)
+            raise TargetError("a weight has to be constant")
+        return plain(self, model, **options)
+
+    monkeypatch.setattr(Target, "session", session)
+    model = model_of(CHAIN)
+    verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
+    values = {"w": CHANGED["w"]}
+    assert_same(verifier.trials(model).check(values), verifier.check(changed(CHAIN, values)))
+    assert refused
 
 
 @pytest.mark.parametrize("made", ["in a branch", "in a function"])

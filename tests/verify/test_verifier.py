@@ -47,6 +47,14 @@ def test_divergence_grows_with_the_change_until_it_fails(data: CalibrationData) 
     assert "output y (classes, by class balance): divergence" in verdicts[2].reasons[0] and not verdicts[2].failed
 
 
+def test_no_model_is_run_twice(data: CalibrationData, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(classifier(), data, target=CPU)
+    one, other = classifier(noisy(WEIGHT, 0.01)), classifier(noisy(WEIGHT, 0.5))
+    verdicts = [verifier.check(one), verifier.check(other)]
+    monkeypatch.setattr(Verifier, "judge", None)
+    assert [verifier.check(one), verifier.check(other)] == verdicts
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

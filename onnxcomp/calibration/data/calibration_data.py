@@ -80,6 +80,7 @@ class CalibrationData:
         inputs: Sequence[ValueSpec],
         *,
         run: Run | None = None,
+        tried: int | None = None,
         batch_size: int = BATCH_SIZE,
         states: Collection[str] = (),
         not_samples: Mapping[str, frozenset[int]] | None = None,
@@ -91,9 +92,9 @@ class CalibrationData:
         dicts; arrays by input name, an array for a single input, an iterable of such or a function that gives one;
         ``Sequences`` of these. states: inputs that may be left out, since they start at zero. With
         states, a folder of numbered .npz is one of sequences, whose steps lie along the samples' axis.
-        run: tries the first batch (``Session.run``); batches get smaller, down to one sample and
-        then to whole arrays, until it raises no VerificationError. not_samples: axes of inputs that cannot hold the
-        samples (``graph.time_axes``).
+        run: tries the first batch (``Session.run``), or as many samples of it as ``tried`` says; batches get smaller,
+        down to one sample and then to whole arrays, until it raises no VerificationError. not_samples: axes of inputs
+        that cannot hold the samples (``graph.time_axes``).
 
         Raises CalibrationError when names, types or shapes do not fit, or no batch of them runs.
         """
@@ -121,7 +122,7 @@ class CalibrationData:
         )
         if not len(data.order):
             raise CalibrationError(f"calibration data: {described(path)} holds no complete batch")
-        fitted = data if run is None else data._fitted_to(run)
+        fitted = data if run is None else data._fitted_to(run, tried)
         is_choice = any(group.cut.is_choice for group in fitted.groups)
         return replace(fitted, notes=(*fitted.notes, fitted.axes_in_words)) if is_choice else fitted
 
@@ -323,7 +324,7 @@ class CalibrationData:
         sample_bytes: int = sum(values[name].nbytes // max(cut.count, 1) for name in cut.axes)
         return max(1, min(self.batch_size, BATCH_BYTES // max(sample_bytes, 1)))
 
-    def _fitted_to(self, run: Run) -> CalibrationData:
+    def _fitted_to(self, run: Run, tried: int | None) -> CalibrationData:
         whole = tuple(replace(group, cut=WHOLE, sequences=None) for group in self.groups)
         tries = [
             self,
@@ -335,7 +336,7 @@ class CalibrationData:
         failure: VerificationError | None = None
         for data in tries:
             try:
-                run(next(data.batches()))
+                run(next(data.batches(limit=tried)))
                 if any(axis for group in data.groups[:1] for axis in group.cut.axes.values()):
                     run(data.first_sample())  # all along an axis may run that holds no samples
             except VerificationError as error:

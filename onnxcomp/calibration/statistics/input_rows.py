@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import Unfold, sources_of
+from onnxcomp.calibration.statistics.moments import Unfold, sources_by_name
 from onnxcomp.calibration.statistics.watch import OpenSession, Progress, silent, watch
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -87,7 +87,7 @@ def input_rows(
     not finite, and without inputs in the data.
     Raises TargetError or VerificationError where the model does not load or run.
     """
-    sources = {each.name: found[0] for each in weights if len(found := sources_of(graph, each)) == 1}
+    sources = {name: found[0] for name, found in sources_by_name(graph, weights).items() if len(found) == 1}
     samples = max(1, data.sample_count if limit is None else min(limit, data.sample_count))
     collectors: dict[Hashable, _Collector] = {}
     by_tensor: dict[str, list[_Collector]] = {}

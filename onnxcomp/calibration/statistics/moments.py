@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,7 +110,7 @@ def input_moments(
     Raises TargetError or VerificationError where the model does not load or run.
     """
     known: dict[str, Moments | None] = graph.model.memo.setdefault((input_moments, data, limit), {})
-    missing = {each.name: sources_of(graph, each) for each in weights if each.name not in known}
+    missing = sources_by_name(graph, [each for each in weights if each.name not in known])
     wanted = {each.key: each for sources in missing.values() for each in sources}
     samples = data.sample_count if limit is None else min(limit, data.sample_count)
     sums: dict[Hashable, _Sums] = {}
@@ -126,12 +126,17 @@ def input_moments(
     return {each.name: moments for each in weights if (moments := known[each.name]) is not None}
 
 
-def sources_of(graph: Graph, weight: Weight) -> list[Source]:
-    """For each reader of the weight where its columns come from; nothing where one of them cannot be watched."""
+def sources_by_name(graph: Graph, weights: Iterable[Weight]) -> dict[str, list[Source]]:
+    """For each weight, by name, and each of its readers where its columns come from; nothing where one of them cannot
+    be watched."""
+    main = {id(node) for node in graph.main.graph.nodes}
+    return {each.name: _sources_of(graph, each, main) for each in weights}
+
+
+def _sources_of(graph: Graph, weight: Weight, main: Container[int]) -> list[Source]:
     form = matrix_form(weight)
     if form is None or weight.scope is not graph.main:
         return []
-    main = {id(node) for node in graph.main.graph.nodes}
     found = [_source(role, form) if id(role.node) in main else None for role in weight.roles]
     return [each for each in found if each] if all(found) else []
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import ROWS_PER_COLUMN, Source, rows_of, sources_of
+from onnxcomp.calibration.statistics.moments import ROWS_PER_COLUMN, Source, rows_of, sources_by_name
 from onnxcomp.calibration.statistics.watch import OpenSession, watch_both
 from onnxcomp.graph.ir.nodes import Array
 from onnxcomp.graph.ir.reader import Graph
@@ -134,7 +134,7 @@ def paired_moments(
     original = reference.model
     known = {name for node in original.proto.graph.node for name in node.output}
     known |= {each.name for each in original.proto.graph.input}
-    sources = {each.name: sources_of(graph, each) for each in weights}
+    sources = sources_by_name(graph, weights)
     sources = {name: found for name, found in sources.items() if all(each.tensor in known for each in found)}
     wanted = {each.key: each for found in sources.values() for each in found}
     by_tensor: dict[str, list[Source]] = {}

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from onnxcomp.calibration.data.calibration_data import CalibrationData
-from onnxcomp.calibration.statistics.moments import Source, sources_of, sums_bytes
+from onnxcomp.calibration.statistics.moments import Source, sources_by_name, sums_bytes
 from onnxcomp.calibration.statistics.paired import (
     PairedMoments,
     PairedSums,
@@ -27,7 +27,7 @@ from onnxcomp.calibration.statistics.paired import (
 )
 from onnxcomp.calibration.statistics.series import Room, Series, kept_bytes
 from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun
-from onnxcomp.calibration.statistics.watch import OpenSession, in_batches
+from onnxcomp.calibration.statistics.watch import ROOM_BYTES, OpenSession, in_batches
 from onnxcomp.errors import TargetError, VerificationError
 from onnxcomp.graph.dataflow.contents import content_digest
 from onnxcomp.graph.dataflow.segments import cut
@@ -65,10 +65,11 @@ class _Columns:
 
 
 class _Kept:
-    """What is remembered of a reference for all models that are held against it. stages: the tensors of each."""
+    """What is remembered of a reference for all models that are held against it. stages: the tensors of each; sizes:
+    their bytes in a batch, where known."""
 
-    def __init__(self, stages: Any, data: CalibrationData, original: Model) -> None:
-        self.stages, self.data = stages, data
+    def __init__(self, stages: Any, data: CalibrationData, sizes: Mapping[str, int], original: Model) -> None:
+        self.stages, self.data, self.sizes = stages, data, sizes
         most = kept_bytes(original.size_bytes)
         self.own, self.under_way = Room(most, original.scratch), Room(most, original.scratch)
         self.columns: dict[Hashable, _Columns] = {}
@@ -108,8 +109,10 @@ class PairedStages:
         self._weights = {each.name: each for each in weights(graph)}
         self._changes = {name: index for index, own in enumerate(all_stages) for name in own}
         self._kept = self._remembered(stages)
-        self._run = self._staged(graph, self._kept.under_way, self._kept.checkpoints)
-        self.is_whole = False
+        stages_now = cut(graph, self._kept.stages, self._changes)
+        kept = self._kept
+        self._run = StagedRun(graph, stages_now, kept.data, open_session, kept.under_way, kept.checkpoints, jobs)
+        self.is_whole, self._has_seen_original = False, False
 
     def solved(self, index: int, solve: Solve) -> dict[str, Answer]:
         """What ``solve(weight, values in the reference, moments)`` makes of each weight of a stage, by name.
@@ -197,26 +200,44 @@ class PairedStages:
 
     def _see_original(self) -> None:
         """Have the original's columns, of all weights that moments are wanted of."""
-        columns = self._kept.columns
-        missing: list[dict[Hashable, Source]] = []
-        for own in self.by_stage:
-            found = {each.key: each for name in own for each in self._sources[name]}
-            missing.append({key: each for key, each in found.items() if not self._has(each)})
-        if not any(missing):
+        if self._has_seen_original:
             return
-        run = self._staged(self._original, self._kept.own, Checkpoints())
-        for index, found in enumerate(missing):
-            columns |= {key: _Columns(Series(self._kept.own)) for key in found}
+        parts = self._missing()
+        tensors = [sorted({each.tensor for each in found.values()}) for found in parts]
+        stages = cut(self._original, tensors, {}) if parts else []
+        run = StagedRun(self._original, stages, self._kept.data, self._open_session, self._kept.own, jobs=self._jobs)
+        for index, found in enumerate(parts):
+            self._kept.columns |= {key: _Columns(Series(self._kept.own)) for key in found}
+            by_tensor: dict[str, list[Source]] = {}
+            for each in found.values():
+                by_tensor.setdefault(each.tensor, []).append(each)
 
-            def work(name: str, batch: int, value: Value, found: Mapping[Hashable, Source] = found) -> list[_Cut]:
-                return [(each, value, self._cut(each, value)) for each in found.values() if each.tensor == name]
+            def work(name: str, batch: int, value: Value, read: Mapping[str, list[Source]] = by_tensor) -> list[_Cut]:
+                return [(each, value, self._cut(each, value)) for each in read[name]]
 
             def see(name: str, batch: int, cut: list[_Cut]) -> None:
                 for each in cut:
                     self._keep(*each)
 
+            run.show(index, tensors[index], see, work)
+        self._has_seen_original = True
+
+    def _missing(self) -> list[dict[Hashable, Source]]:
+        """The original's columns that are not there yet, by key: of as many stages together as fit in the room, since
+        its weights stay."""
+        parts: list[dict[Hashable, Source]] = []
+        used = ROOM_BYTES
+        for own in self.by_stage:
+            found = {each.key: each for name in own for each in self._sources[name]}
+            found = {key: each for key, each in found.items() if not self._has(each)}
+            size = sum(self._kept.sizes.get(name, ROOM_BYTES) for name in {each.tensor for each in found.values()})
+            if found and used + size > ROOM_BYTES:
+                parts.append({})
+                used = 0
             if found:
-                run.show(index, sorted({each.tensor for each in found.values()}), see, work)
+                parts[-1] |= found
+                used += size
+        return parts
 
     def _has(self, source: Source) -> bool:
         """Whether the original's columns are there, in a form that can be brought to the sizes and units of now."""
@@ -250,21 +271,17 @@ class PairedStages:
         kept = known.get(self._data)
         if kept is None or kept.stages != stages:
             names = sorted({name for own in stages for name in own})
-            data = in_batches(self._reference.model, names, self._data, open_session=self._open_session)
-            data = replace(data, batch_size=max(1, min(data.batch_size, data.sample_count // BATCHES)))
+            options: dict[str, Any] = {"open_session": self._open_session, "wanted": BATCHES}
+            data, sizes = in_batches(self._reference.model, names, self._data, **options)
             known.clear()
-            known[self._data] = kept = _Kept(stages, data, self._reference.model)
+            known[self._data] = kept = _Kept(stages, data, sizes, self._reference.model)
         return kept
-
-    def _staged(self, graph: Graph, room: Room, checkpoints: Checkpoints) -> StagedRun:
-        stages = cut(graph, self._kept.stages, self._changes)
-        return StagedRun(graph, stages, self._kept.data, self._open_session, room, checkpoints, self._jobs)
 
     def _shown_by_both(self) -> dict[str, list[Source]]:
         """The sources of each weight, by name, where both models have the tensors."""
         known = {out.name for node in self._original.main.graph.nodes for out in node.outputs}
         known |= {each.name for each in self._original.main.graph.inputs}
-        found = {each.name: sources_of(self._graph, each) for each in weights(self._graph) if worth_moments(each)}
+        found = sources_by_name(self._graph, [each for each in weights(self._graph) if worth_moments(each)])
         return {name: own for name, own in found.items() if own and all(each.tensor in known for each in own)}
 
 

@@ -27,6 +27,8 @@ from onnxcomp.runtime import Feeds, Session, Value
 # 0.81 of the time that it takes for them in fours, since what was computed is still in the cache when it is read.
 ROOM_BYTES = 32 * 2**20
 MOST_BYTES = 128 * 2**20  # fetched by one run where a batch cannot be smaller: every further run computes all anew
+LEAST_BYTES = 2**20  # of a batch's values: of smaller ones, running and fetching takes longer than computing
+LARGE_BYTES, LARGE_MOST_BYTES = 2**27, 512 * 2**20  # of models from this size on as much as they take themselves
 FIRST_FETCH = 32  # tensors fetched at once before their sizes are known
 
 OpenSession = Callable[[ModelSource], Session]
@@ -60,7 +62,7 @@ def watch(
         sessions = _Sessions(up_to(model, inner), functools.partial(opened_somehow, open_session), stack)
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         data, sizes = _in_room(data, sessions, groups)
-        groups = _grouped(sizes) if sizes else groups
+        groups = _grouped(sizes, sessions.most_bytes) if sizes else groups
         total = data.sample_count if limit is None else min(limit, data.sample_count)
         done = 0
         for batch in data.labelled_batches(limit):
@@ -72,7 +74,7 @@ def watch(
             for index, group in enumerate(groups):
                 _fetch(sessions.of_group(index), batch.feeds, group, sizes, see)
             if not sessions.is_drawing:
-                groups = _grouped(sizes) if sizes else groups
+                groups = _grouped(sizes, sessions.most_bytes) if sizes else groups
 
 
 def watch_both(
@@ -92,7 +94,7 @@ def watch_both(
         one, other = (_Sessions(up_to(model, inner), opened, stack) for model in (first, second))
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
         data, sizes = _in_room(data, other, groups)
-        groups = _grouped(sizes) if sizes and other.is_drawing else groups
+        groups = _grouped(sizes, other.most_bytes) if sizes and other.is_drawing else groups
         for batch in data.labelled_batches():
             for name in names:
                 if name in inputs and name in batch.feeds:
@@ -105,15 +107,29 @@ def watch_both(
 
 
 def in_batches(
-    model: Model, names: Sequence[str], data: CalibrationData, *, open_session: OpenSession = Session
-) -> CalibrationData:
-    """The data in such batches that these tensors of one fit in the room; sample by sample where the model draws."""
+    model: Model,
+    names: Sequence[str],
+    data: CalibrationData,
+    *,
+    open_session: OpenSession = Session,
+    wanted: int = 1,
+) -> tuple[CalibrationData, dict[str, int]]:
+    """The data in such batches that these tensors of one fit in the room, sample by sample where the model draws; and
+    the bytes of each tensor of a batch, where known.
+
+    wanted: batches at least, where there are as many samples and one takes more than some LEAST_BYTES.
+    """
     inputs = {each.name for each in model.proto.graph.input}
     inner = [name for name in names if name not in inputs]
     with contextlib.ExitStack() as stack:
         sessions = _Sessions(up_to(model, inner), functools.partial(opened_somehow, open_session), stack)
         groups = [inner[start : start + FIRST_FETCH] for start in range(0, len(inner), FIRST_FETCH)]
-        return _in_room(data, sessions, groups)[0]
+        found, sizes = _in_room(data, sessions, groups)
+    if not sizes or is_drawing(model):
+        return found, sizes
+    of_sample = max(1, sum(sizes.values()) // found.batch_size)
+    size = min(found.batch_size, max(1, data.sample_count // wanted, LEAST_BYTES // of_sample))
+    return replace(found, batch_size=size), {name: each * size // found.batch_size for name, each in sizes.items()}
 
 
 class _Sessions:
@@ -121,6 +137,7 @@ class _Sessions:
 
     def __init__(self, model: Model, opened: OpenSession, stack: contextlib.ExitStack) -> None:
         self.is_drawing = is_drawing(model)
+        self.most_bytes = MOST_BYTES if model.size_bytes < LARGE_BYTES else min(model.size_bytes, LARGE_MOST_BYTES)
         self._model, self._opened, self._stack = model, opened, stack
         self._open: list[Session] = []
 
@@ -183,12 +200,12 @@ def opened_somehow(open_session: OpenSession, source: ModelSource) -> Session:
         return Session(source, optimization="none")
 
 
-def _grouped(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Names in groups whose values may be fetched together."""
+def _grouped(sizes: Mapping[str, int], most_bytes: int) -> list[list[str]]:
+    """Names in groups whose values may be fetched together, so many bytes of them."""
     groups: list[list[str]] = []
-    used = MOST_BYTES
+    used = most_bytes
     for name, size in sizes.items():
-        if used + size > MOST_BYTES:
+        if used + size > most_bytes:
             groups.append([])
             used = 0
         groups[-1].append(name)

@@ -39,7 +39,11 @@ class AxisSize:
 
 def known_integers(graph: Graph, shapes: Shapes) -> dict[Any, Array]:
     """The tensors made from shapes of which every element is known: tensor -> values."""
-    partial, types = partly_known_integers(graph, shapes)
+    return fully_known(*partly_known_integers(graph, shapes))
+
+
+def fully_known(partial: dict[Any, Partial], types: dict[Any, int]) -> dict[Any, Array]:
+    """Those of the partly known tensors of which every element is known, as arrays of their types."""
     return {
         tensor: values.astype(WHOLE_TYPES[types[tensor]])
         for tensor, values in partial.items()

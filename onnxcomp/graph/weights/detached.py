@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from onnxcomp.graph.ir.nodes import Constant
 from onnxcomp.graph.ir.scopes import Graph
@@ -43,6 +43,23 @@ class Detached:
     proto: ModelProto
     data: Mapping[str, Array]
     weights: tuple[str, ...]
+
+    def fed(self) -> ModelProto:
+        """The model with its weights as inputs instead, so that one session takes any values of them."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        own = set(self.weights)
+        infos = [
+            helper.make_tensor_value_info(each.name, each.data_type, each.dims)
+            for each in proto.graph.initializer
+            if each.name in own
+        ]
+        left = [each for each in proto.graph.initializer if each.name not in own]
+        inputs = [each for each in proto.graph.input if each.name not in own]
+        del proto.graph.initializer[:], proto.graph.input[:]
+        proto.graph.initializer.extend(left)
+        proto.graph.input.extend([*inputs, *infos])
+        return proto
 
 
 def detach(model: Model) -> Detached:

@@ -33,10 +33,10 @@ def nearest_codes(values: Array, levels: Array) -> Array:
     """
     if levels.size > MOST_LEVELS:
         raise ValueError(f"at most {MOST_LEVELS} levels, got {levels.size}")
-    return BucketSearch(bounds_between(levels), values.size > FEW_VALUES).codes(values)
+    return LevelFinder(bounds_between(levels), values.size > FEW_VALUES).codes(values)
 
 
-class BucketSearch:
+class LevelFinder:
     """Ascending bounds, fewer than 256, of which each of many values gets the number of those below it.
 
     bounds: float32 or float64, as the values. is_tabled: whether there are values enough to make buckets for. The same

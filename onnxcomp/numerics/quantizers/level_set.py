@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcomp.numerics.arrays.nearest import MOST_LEVELS, BucketSearch
+from onnxcomp.numerics.arrays.nearest import MOST_LEVELS, LevelFinder
 from onnxcomp.numerics.encodings.code_path import CodePath, code_path
 from onnxcomp.numerics.encodings.encoding import CodebookEncoding, GridEncoding, compute_dtype, float_dtype
 from onnxcomp.numerics.encodings.expression import evaluate
@@ -75,8 +75,8 @@ class Places:
         self._offset = lattice.offset[lattice.unit]
 
     @functools.cached_property
-    def _search(self) -> BucketSearch:
-        return BucketSearch(self._middle)
+    def _between(self) -> LevelFinder:
+        return LevelFinder(self._middle)
 
     def codes(self, values: Array, at: Any = ...) -> Array:
         """The nearest codes, of the positions ``at``, uint8."""
@@ -85,7 +85,7 @@ class Places:
             return np.minimum(np.maximum(np.rint(position), 0), self._level.size - 1).astype(np.uint8)
         if position.size < MANY_VALUES or self._level.size > MOST_LEVELS:
             return np.searchsorted(self._middle, position).astype(np.uint8)
-        return self._search.codes(position)
+        return self._between.codes(position)
 
     def values(self, codes: Array, at: Any = ...) -> Array:
         """What codes stand for."""

@@ -26,6 +26,7 @@ from onnxcomp.graph.ir.query import is_onnx
 from onnxcomp.graph.stored.opening import open_plain
 from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model
+from onnxcomp.pipeline.safety.gradient_reach import reached_by_gradients
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE, ValueTrials, Verdict, Verifier
 
 Array = NDArray[Any]
@@ -56,26 +57,39 @@ class Reach:
     tuner: Verifier | None
     few: bool = False
     _known: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+    _reached: set[tuple[str, tuple[int, ...]]] = field(default_factory=set)  # by the gradients of large models
     _quick: list[Verifier] | None = None
     _base: dict[int, tuple[Model, Verdict]] = field(default_factory=dict)
     _looks: _Looks | None = None
 
     def unreached(self, model: Model, names: Iterable[str], is_over: Callable[[], bool] = lambda: False) -> set[str]:
-        """Those of the weights that no sample reaches. A few samples are tried first: most weights show on any.
+        """Those of the weights that no sample reaches. Of large models gradients tell of most weights at once; of the
+        others a few samples are tried first, since most weights show on any.
 
         Raises TimeIsUp where ``is_over`` says so between two weights.
         """
         if self.tuner is None:
             return set(names)
-        judges = [*self._few_samples(), self.tuner]
         found = set()
         with self.looking_at(model) as by_name:
-            for name in names:
+            unsure = self._unsure(model, {name: by_name[name] for name in names if name in by_name}, is_over)
+            judges = [*self._few_samples(), self.tuner] if unsure else []
+            for name in unsure:
                 if is_over():
                     raise TimeIsUp("the time budget was used up while it was looked which weights the samples reach")
-                if name in by_name and not self._is_seen(model, by_name[name], judges):
+                if not self._is_seen(model, by_name[name], judges):
                     found.add(name)
         return found
+
+    def _unsure(self, model: Model, asked: Mapping[str, Weight], is_over: Callable[[], bool]) -> list[str]:
+        """The weights of which gradients do not show that samples reach them."""
+        assert self.tuner is not None
+        keys = {name: (name, each.shape) for name, each in asked.items()}
+        new = {name: asked[name] for name, key in keys.items() if key not in self._known and key not in self._reached}
+        if model.size_bytes >= LARGE_BYTES:
+            found = reached_by_gradients(model, new, self.tuner, self._counted, is_over)
+            self._reached |= {keys[name] for name in found}
+        return [name for name, key in keys.items() if key not in self._reached]
 
     @contextlib.contextmanager
     def looking_at(self, model: Model) -> Iterator[dict[str, Weight]]:
@@ -95,8 +109,12 @@ class Reach:
 
     def counts(self, divergence: float) -> bool:
         """Whether a divergence is more than what counts for nothing."""
+        return divergence > self._counted
+
+    @property
+    def _counted(self) -> float:
         assert self.tuner is not None
-        return divergence > UNSEEN_SHARE * min(self.tuner.search_limit or math.inf, DEFAULT_MAX_DIVERGENCE)
+        return UNSEEN_SHARE * min(self.tuner.search_limit or math.inf, DEFAULT_MAX_DIVERGENCE)
 
     def _is_seen(self, model: Model, weight: Weight, judges: Sequence[Verifier]) -> bool:
         """Whether samples reach a weight. Zeros show neither by their loss nor turned round: for them tell the other

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from onnxcomp.clock import clock
 from onnxcomp.contract import Outcome, Skip
 from onnxcomp.graph.stored.opening import unpacked
+from onnxcomp.memory import uncollected
 from onnxcomp.model import Model
 from onnxcomp.pipeline.apply import apply_pass
 from onnxcomp.pipeline.history.records import application
@@ -24,6 +25,7 @@ FEWEST_CHECKS = 8  # in any case: they find one among 128 changes
 EXACT_SHARE = 0.02  # of the limit, or of the default one where that is less: what float rounding may come to
 
 
+@uncollected()
 def apply_exact(steps: Sequence[Apply], run: Run) -> None:
     """Apply exact passes as far as there is time; when together they change the outputs, one by one, and take the
     culprit back."""

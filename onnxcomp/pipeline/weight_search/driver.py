@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ from onnxcomp.pipeline.weight_search.ways import better_way
 from onnxcomp.receipt import Application, Entry, WeightAccount
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
+from onnxcomp.verify.guard import worst_named
 
 LOG = logging.getLogger(__name__)
 
@@ -57,10 +58,11 @@ LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
 CUT_SHORT = "the time budget ended the search"
 NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
-HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB, what about 4 bits leave
 HALVINGS = 2
 TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
+WORTH_SEARCHING = 0.005  # of the model's bytes, saved by the strongest options of all weights together
+HARDLY_WORTH = "the strongest forms of all weights together save {saved:,.0f} bytes, {share:.2%} of the model"
 
 
 @dataclass
@@ -70,8 +72,8 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
-    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR. learned: what a search
-    before this one left, and what this one leaves.
+    learned: what a search before this one left, and what this one leaves. wrong_nodes: tells of a model and the weights
+    that changed in it those whose nodes' own outputs are wrong, and by how much; None: nothing can.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -87,8 +89,8 @@ class Choosing:
     deadline: float
     last_moment: float = math.inf
     course: Course | None = None
-    held: frozenset[str] = frozenset()
     learned: Learned = field(default_factory=Learned)
+    wrong_nodes: Callable[[Model, Collection[str]], Mapping[str, float]] | None = None
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -109,7 +111,7 @@ class Choosing:
         if tuner is not None:
             self._hold(tuner)
         if tuner is not None and self.learned.model is self.model:
-            table, mild = self.learned.again(context, self.held, HELD_ERROR)
+            table, mild = self.learned.again(context)
         else:
             table, mild = self._table(context, tuner)
         end_processes()  # trials have none
@@ -212,6 +214,7 @@ class Choosing:
         if sites:
             add_sites(table, self.model, sites, context, first=2 * len(passes))
         self._hold_back(table)
+        self._leave_small_change(table)
         mild = assign_by_noise(self.model, table)
         if not passes or not table.options or tuner is None or not _is_free_of_data(passes):
             return table, mild
@@ -226,6 +229,7 @@ class Choosing:
         dataclasses.replace(with_data, context=given, deadline=until).again(table, mild)
         leave_out_idle(table)
         self._hold_back(table)
+        self._leave_small_change(table)
         mild = {name: mild[name] for name in table.options}
         if not self._is_over():
             self.learned.keep(self.model, table, mild)
@@ -245,8 +249,17 @@ class Choosing:
         """Few samples license little more than none; of nodes that came out wrong each weight is off by little."""
         if self.reach.few:
             hold_to_noise(self.model, table, table.options, FEW_FACTOR)
-        for name in self.held & table.options.keys():
-            table.options[name] = [each for each in table.options[name] if each.error <= HELD_ERROR]
+        table.options = self.learned.restricted(table.options)
+
+    def _leave_small_change(self, table: Table) -> None:
+        """A search takes minutes, for which nobody wants half a percent: a model may be nodes for the most part."""
+        if not table.objective.is_of_bytes or self._goal(table) is not None:
+            return
+        saved = sum(own[0].size_bytes - min(each.size_bytes for each in own) for own in table.options.values())
+        share = saved / max(1, self.model.size_bytes)
+        if share < WORTH_SEARCHING:
+            table.skipped += [Skip(name, HARDLY_WORTH.format(saved=saved, share=share)) for name in table.options]
+            table.options = {}
 
     def _parts_to_search(self) -> tuple[CalibrationData | None, Verifier | None]:
         """What candidates are fitted to, and the judge of them.
@@ -294,6 +307,19 @@ class Choosing:
             return False
         took = self.course.milliseconds({"original": self.original, "trial": trial.model})
         return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])
+
+    def holds_nodes_of(self, trial: Attempt) -> bool:
+        """Whether weights are held from now on since their nodes came out wrong in a trial."""
+        changed = {name for name, option in trial.assignment.items() if option.choice is not None}
+        if self.wrong_nodes is None or trial.model is None or self._is_over():
+            return False
+        wrong = self.wrong_nodes(trial.model, changed)
+        if not wrong or not self.learned.hold(wrong, changed):
+            return False
+        fate = "all weights" if changed <= self.learned.held else "each"
+        why = f"the outputs of the nodes of {worst_named(wrong)} are wrong"
+        self.notes.append(f"{self.step.name}: {why}: searched on with little error in {fate}")
+        return True
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""

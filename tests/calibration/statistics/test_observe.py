@@ -67,6 +67,22 @@ def test_tensors_that_need_much_room_are_fetched_in_turns(
     assert seen["d"].histogram.count == 400
 
 
+def test_beside_a_large_model_one_run_fetches_as_much_as_the_model_takes(
+    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[list[str]] = []
+
+    class Watched(Session):
+        def run(self, feeds: Feeds, names: list[str] | None = None) -> dict[str, Value]:  # type: ignore[override]
+            fetched.append(list(names or []))
+            return super().run(feeds, names)
+
+    for name, value in (("ROOM_BYTES", 32), ("MOST_BYTES", 16), ("LARGE_BYTES", 1)):
+        monkeypatch.setattr(module, name, value)
+    seen = observe(model, ["a", "d"], data, open_session=Watched)
+    assert fetched == [["a", "d"]] * (1 + 100) and seen["d"].histogram.count == 400
+
+
 def test_batches_are_as_large_as_their_values_have_room(
     model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

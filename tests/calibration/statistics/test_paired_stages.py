@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
-from onnxcomp.calibration.statistics import paired_stages
+from onnxcomp.calibration.statistics import paired_stages, watch
 from onnxcomp.calibration.statistics.paired import PairedMoments, paired_moments
 from onnxcomp.calibration.statistics.paired_stages import Answer, PairedStages
 from onnxcomp.graph.ir.query import constants_by_key
@@ -231,7 +232,7 @@ def test_the_original_runs_once_for_all_models(tmp_path: Path) -> None:
             return super().run(feeds, names, **options)
 
     original, data = model_of("chain"), data_of("chain", tmp_path)
-    batches = data.sample_count  # so few samples run one by one, to be shared among threads
+    batches = math.ceil(data.sample_count / data.batch_size)
     counts = []
     for shift in (0.0, 0.25):
         del ran[:]
@@ -240,6 +241,26 @@ def test_the_original_runs_once_for_all_models(tmp_path: Path) -> None:
         counts.append([ran.count(name) for name in ("b", "d")])
     whole = 1  # to see how large the tensors are
     assert counts == [[2 * batches + whole, 2 * batches + whole], [batches, batches]]
+
+
+@pytest.mark.parametrize(("room", "is_together"), [(2**25, True), (1, False)])
+def test_the_original_shows_as_many_stages_as_fit_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, is_together: bool
+) -> None:
+    monkeypatch.setattr(paired_stages, "ROOM_BYTES", room)
+    fetched: list[frozenset[str]] = []
+
+    class Counted(Session):
+        def run(self, feeds: Any, names: Any = None, **options: Any) -> dict[str, Any]:
+            fetched.append(frozenset(names))
+            return super().run(feeds, names, **options)
+
+    original, data = model_of("chain"), data_of("chain", tmp_path)
+    graph, plain = rough(original), rough(original)
+    answers = gone_through(stages_of(Reference(original), graph, data, Counted), graph)
+    same(answers, gone_through(stages_of(Reference(model_of("chain")), plain, data), plain))
+    to_see_sizes = 1
+    assert any({"b", "d"} <= names for names in fetched[to_see_sizes:]) == is_together
 
 
 def test_columns_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
@@ -268,11 +289,13 @@ def test_sums_that_do_not_fit_together_are_made_in_turn(tmp_path: Path, monkeypa
         original = model_of("side by side")
         graph = rough(original)
         answers.append(gone_through(stages_of(Reference(original), graph, data, Counted), graph))
-        assert ran.count("c") == 2 * data.sample_count + 1  # no stage before is run again for a second part
+        batches = math.ceil(data.sample_count / data.batch_size)
+        assert ran.count("c") == 2 * batches + 1  # no stage before is run again for a second part
     same(*answers)
 
 
-def test_threads_give_what_one_gives(tmp_path: Path) -> None:
+def test_threads_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LEAST_BYTES", 1)  # so that samples run one by one
     data, answers = data_of("side by side", tmp_path), []
     for jobs in (1, 2, 3):
         original = model_of("side by side")

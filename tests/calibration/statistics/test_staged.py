@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.calibration.statistics import staged
+from onnxcomp.calibration.statistics import watch as watching
 from onnxcomp.calibration.statistics.series import Room
 from onnxcomp.calibration.statistics.staged import Checkpoints, StagedRun
 from onnxcomp.calibration.statistics.watch import in_batches, watch
@@ -32,6 +33,7 @@ g (float[N,6] x) => (float[N,6] y) {
   e = Tanh(d)
   y = MatMul(e, w2)
 }"""
+SAMPLE_BYTES = 2 * 6 * 4  # of b and d
 STAGES = [["x"], ["b"], ["e"], ["y"]]
 CASES = {
     "chain": (CHAIN, STAGES),
@@ -123,7 +125,21 @@ def data_of(graph: Graph, folder: Path, x: np.ndarray | None = None) -> Calibrat
     x = np.random.default_rng(3).standard_normal((10, 6)).astype(np.float32) if x is None else x
     np.savez(folder / "calib.npz", x=x)
     data = CalibrationData.open(folder / "calib.npz", Session(graph.model.to_bytes()).inputs, batch_size=4)
-    return in_batches(graph.model, sorted(every(graph)), data)
+    return in_batches(graph.model, sorted(every(graph)), data)[0]
+
+
+@pytest.mark.parametrize(("least", "batches"), [(1, [1] * 10), (3 * SAMPLE_BYTES, [3, 3, 3, 1]), (2**20, [4, 4, 2])])
+def test_batches_are_many_where_one_is_worth_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, batches: list[int]
+) -> None:
+    """Ten samples are wanted one by one; those of few bytes stay together."""
+    monkeypatch.setattr(watching, "LEAST_BYTES", least)
+    graph = graph_of(CHAIN)
+    np.savez(tmp_path / "calib.npz", x=np.zeros((10, 6), np.float32))
+    data = CalibrationData.open(tmp_path / "calib.npz", Session(graph.model.to_bytes()).inputs, batch_size=4)
+    found, sizes = in_batches(graph.model, ["b", "d"], data, wanted=10)
+    assert [len(each["x"]) for each in found.batches()] == batches
+    assert sizes == dict.fromkeys(["b", "d"], found.batch_size * SAMPLE_BYTES // 2)
 
 
 def every(graph: Graph) -> set[str]:

@@ -14,9 +14,10 @@ from onnx import numpy_helper, parser
 from onnxcomp.calibration import CalibrationData
 from onnxcomp.contract import Context
 from onnxcomp.graph.stored.opening import open_plain
-from onnxcomp.graph.weights.roles import weights, with_arrays
+from onnxcomp.graph.weights.roles import Weight, weights, with_arrays
 from onnxcomp.model import Model, load
 from onnxcomp.pipeline.safety import reach as safety_reach
+from onnxcomp.pipeline.safety.gradient_reach import LEAST_WEIGHTS
 from onnxcomp.pipeline.safety.reach import (
     FEW,
     LARGE_QUICK_SAMPLES,
@@ -188,6 +189,53 @@ def test_of_a_large_model_fewer_samples_are_tried_first(judge: Judge, monkeypatc
     (quick,) = reach._few_samples()
     assert quick.target.optimization == "basic" and reach.tuner is not None
     assert reach.tuner.target.optimization == "all", "what decides runs as it will"
+
+
+# Of two branches, one is never taken and one is divided by its own size: scaling its weight changes nothing.
+BRANCHES = """g (float[N,12] x) => (float[N,12] y) { CHAIN
+    n = MatMul(a, scaled) q = ReduceL2<axes = [1], keepdims = 1>(n) r = Div(n, q) b = Add(a, r)
+    o = Neg(p) c = Relu(o) d = MatMul(c, closed) y = Add(b, d) }"""
+
+
+def branches() -> Model:
+    chain = " ".join(f"t{at} = MatMul({f't{at - 1}' if at else 'x'}, w{at})" for at in range(LEAST_WEIGHTS))
+    chain += f" a = Tanh(t{LEAST_WEIGHTS - 1}) p = Abs(a)"
+    names = [*(f"w{at}" for at in range(LEAST_WEIGHTS)), "scaled", "closed"]
+    return parsed(BRANCHES.replace("CHAIN", chain), **{name: matrix(12, 12) / 4 for name in names})
+
+
+def test_of_a_large_model_one_backward_pass_tells_of_most_weights(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = branches()
+    names = [each.name for each in weights(open_plain(model))]
+    tuner = judge(model, x=X)
+    by_runs = Reach(tuner).unreached(model, names)
+    monkeypatch.setattr(safety_reach, "LARGE_BYTES", 0)
+    reach = Reach(tuner)
+    asked: list[str] = []
+    tried = Reach._is_seen
+
+    def trying(self: Reach, model: Model, weight: Weight, judges: list[Verifier]) -> bool:
+        asked.append(weight.name)
+        return tried(self, model, weight, judges)
+
+    monkeypatch.setattr(Reach, "_is_seen", trying)
+    assert reach.unreached(model, names) == by_runs == {"closed"}
+    assert asked == ["closed"], "what has no gradient is changed and run as before"
+    checks = counted(tuner, monkeypatch)
+    assert reach.unreached(model, names) == {"closed"} and not checks, "each weight is asked for once"
+
+
+def test_where_no_gradient_can_be_told_each_weight_is_tried(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Sign goes no gradient, and values on both sides of zero show."""
+    model = deep(LEAST_WEIGHTS)
+    model.proto.graph.node[-1].output[0] = "before"
+    model.proto.graph.node.add(op_type="Sign", input=["before"], output=[f"t{LEAST_WEIGHTS}"])
+    monkeypatch.setattr(safety_reach, "LARGE_BYTES", 0)
+    reach = Reach(judge(load(model.proto), t0=X))
+    assert reach.unreached(reach.tuner.original, [f"w{at}" for at in range(LEAST_WEIGHTS)]) == set()  # type: ignore[union-attr]
+    assert not reach._reached and len(reach._known) == LEAST_WEIGHTS
 
 
 def test_without_a_judge_nothing_is_reached() -> None:
