@@ -29,7 +29,8 @@ def _once(step: Choose, run: Run, started: float, /, *, learned: Learned, held: 
     """held: weights that may have little error each. learned: what one time leaves to the next."""
     before, ledger = run.current, run.ledger
     context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
-    learned.hold(held, learned.table.options if held else ())
+    if held:
+        learned.hold_firmly(held)
     choosing = Choosing(
         step=step,
         model=before,
