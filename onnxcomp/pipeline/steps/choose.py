@@ -29,8 +29,7 @@ def _once(step: Choose, run: Run, started: float, /, *, learned: Learned, held: 
     """held: weights that may have little error each. learned: what one time leaves to the next."""
     before, ledger = run.current, run.ledger
     context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
-    if held:
-        learned.hold_firmly(held)
+    learned.hold(held, learned.table.options if held else ())
     choosing = Choosing(
         step=step,
         model=before,

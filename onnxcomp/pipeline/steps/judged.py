@@ -110,10 +110,9 @@ def _off_nodes(run: Run, kept: int) -> dict[str, float]:
     return _wrong(run, errors, {each.name for each in report.changed})
 
 
-def wrong_nodes(run: Run, model: Model, changed: Collection[str]) -> tuple[dict[str, float], float]:
-    """The weights whose nodes' own outputs are wrong in a model, of those that changed where some of them are, with how
-    far these are off; and what they may be off by."""
-    return _wrong(run, _node_errors(run, model), changed), _most_node_error(run)
+def wrong_nodes(run: Run, model: Model, changed: Collection[str]) -> dict[str, float]:
+    """The weights whose nodes' own outputs are wrong in a model, of those that changed where some of them are."""
+    return _wrong(run, _node_errors(run, model), changed)
 
 
 def _wrong(run: Run, errors: Mapping[str, float], changed: Collection[str]) -> dict[str, float]:

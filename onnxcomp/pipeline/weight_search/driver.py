@@ -73,7 +73,7 @@ class Choosing:
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
     learned: what a search before this one left, and what this one leaves. wrong_nodes: tells of a model and the weights
-    that changed in it those whose nodes' own outputs are wrong, how far, and what they may be; None: nothing can.
+    that changed in it those whose nodes' own outputs are wrong, and by how much; None: nothing can.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -90,7 +90,7 @@ class Choosing:
     last_moment: float = math.inf
     course: Course | None = None
     learned: Learned = field(default_factory=Learned)
-    wrong_nodes: Callable[[Model, Collection[str]], tuple[Mapping[str, float], float]] | None = None
+    wrong_nodes: Callable[[Model, Collection[str]], Mapping[str, float]] | None = None
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -309,17 +309,16 @@ class Choosing:
         return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])
 
     def holds_nodes_of(self, trial: Attempt) -> bool:
-        """Whether weights get less error from now on since nodes came out wrong in a trial."""
-        errors = {name: option.error for name, option in trial.assignment.items() if option.choice is not None}
+        """Whether weights are held from now on since their nodes came out wrong in a trial."""
+        changed = {name for name, option in trial.assignment.items() if option.choice is not None}
         if self.wrong_nodes is None or trial.model is None or self._is_over():
             return False
-        wrong, most = self.wrong_nodes(trial.model, errors.keys())
-        if not wrong or not self.learned.hold({name: each / most for name, each in wrong.items()}, errors):
+        wrong = self.wrong_nodes(trial.model, changed)
+        if not wrong or not self.learned.hold(wrong, changed):
             return False
-        LOG.debug("%s: nodes of %s are wrong: held are %s", self.step.name, worst_named(wrong), self.learned.held)
-        why = f"the outputs of the nodes of {worst_named(wrong)} are off by over {most:.2g} of their variance"
-        whose = "all weights" if errors.keys() <= self.learned.held.keys() else "their weights"
-        self.notes.append(f"{self.step.name}: {why}: searched on with less error in {whose}")
+        fate = "all weights" if changed <= self.learned.held else "each"
+        why = f"the outputs of the nodes of {worst_named(wrong)} are wrong"
+        self.notes.append(f"{self.step.name}: {why}: searched on with little error in {fate}")
         return True
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:

@@ -7,7 +7,6 @@ by then, and what it does: to try, make and measure it takes half of a search.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,8 +16,6 @@ from onnxcomp.pipeline.weight_search.candidates import Assignment, Table, Weight
 
 LEFT_OUT = "it is excluded"
 HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB, what about 4 bits leave
-ROUNDS = 4  # of holding weights
-AIMED = 0.7  # of what a node's output may be off by, where errors are made smaller for it
 
 Options = dict[str, list[WeightOption]]
 
@@ -26,16 +23,15 @@ Options = dict[str, list[WeightOption]]
 @dataclass
 class Learned:
     """The table of a search as it was made, or measured, and what noise allows. model: that it is of. foreseen: the
-    errors of options before they were made, by weight and choice. ways: of what follows, by its place. held: the most
-    error that weights may have, for nodes that came out wrong; rounds: in which that was found."""
+    errors of options before they were made, by weight and choice. ways: of what follows, by its place. held: weights
+    of nodes that came out wrong, which become no worse than HELD_ERROR."""
 
     model: Model | None = None
     table: Table = field(default_factory=lambda: Table({}))
     mild: Assignment = field(default_factory=dict)
     foreseen: dict[tuple[str, int | None], float] = field(default_factory=dict)
     ways: dict[int, Pass] = field(default_factory=dict)
-    held: dict[str, float] = field(default_factory=dict)
-    rounds: int = 0
+    held: set[str] = field(default_factory=set)
     is_measured: bool = False
 
     def foresee(self, table: Table) -> None:
@@ -48,36 +44,18 @@ class Learned:
         if not is_measured:
             self.table.influence, self.table.measured = {}, {}
 
-    def hold(self, excess: Mapping[str, float], errors: Mapping[str, float]) -> bool:
-        """Allow weights of wrong nodes less error, where that is not done yet; else all weights, since what these nodes
-        read is off. Errors add up: less of each by a factor is less of the node's by that. The last of ROUNDS leaves
-        next to none. Whether that changed anything.
-
-        excess: by weight, of its node's error over what that may be. errors: of all weights that changed.
-        """
-        most = {
-            name: max(HELD_ERROR, AIMED / each * errors.get(name, 0.0))
-            for name, each in excess.items()
-            if name not in self.held
-        } or {name: max(HELD_ERROR, AIMED / max(excess.values()) * error) for name, error in errors.items()}
-        self.rounds += 1
-        most = dict.fromkeys(errors, HELD_ERROR) if self.rounds >= ROUNDS else most
-        new = {name: each for name, each in most.items() if each < self.held.get(name, math.inf)}
+    def hold(self, wrong: Collection[str], changed: Collection[str]) -> bool:
+        """Hold the weights of wrong nodes; where they are held already, what these read is off, and all that changed
+        are held. Whether that is new."""
+        new = set(wrong) - self.held or set(changed) - self.held
         self.held |= new
         return bool(new)
 
-    def hold_firmly(self, names: Collection[str]) -> None:
-        """Allow weights next to no error, or all weights where these have that already."""
-        firm = {name for name, most in self.held.items() if most <= HELD_ERROR}
-        self.held |= dict.fromkeys(self.table.options if firm.issuperset(names) else names, HELD_ERROR)
-
     def restricted(self, options: Mapping[str, list[WeightOption]]) -> Options:
-        """Options without those of weights that are held whose error, foreseen or made, is more than these may have."""
+        """Options with those of weights that are held whose error, foreseen and made, is little."""
         return {
             name: own if name not in self.held else [
-                each
-                for each in own
-                if max(each.error, self.foreseen.get((name, each.choice), 0.0)) <= self.held[name]
+                each for each in own if max(each.error, self.foreseen.get((name, each.choice), 0.0)) <= HELD_ERROR
             ]
             for name, own in options.items()
         }  # fmt: skip

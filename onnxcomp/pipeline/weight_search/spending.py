@@ -44,7 +44,7 @@ class Work(Protocol):
     learned: Learned
 
     def holds_nodes_of(self, trial: Attempt) -> bool:
-        """Whether weights get less error from now on since nodes came out wrong in a trial."""
+        """Whether weights are held from now on since their nodes came out wrong in a trial."""
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified with all that follows."""

@@ -40,8 +40,7 @@ class Told:
 
     def holds_nodes_of(self, trial: Attempt) -> bool:
         wrong = self.wrong.pop(0) if self.wrong else ""
-        errors = {name: each.error for name, each in trial.assignment.items()}
-        return bool(wrong) and self.learned.hold(dict.fromkeys(wrong, 100.0), errors)
+        return bool(wrong) and self.learned.hold(wrong, trial.assignment)
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         self.seen.append(assignment)
