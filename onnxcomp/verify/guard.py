@@ -27,7 +27,6 @@ from onnxcomp.target import Target
 Array = NDArray[Any]
 MAX_NODE_ERROR = 0.25
 SAMPLES = 32
-NAMED = 3  # of the worst, where many are told
 CONSTANT_SHARE = 1e-4
 TINY = np.finfo(np.float32).tiny
 
@@ -64,13 +63,6 @@ class Guard:
             for weight, outputs in tensors.items()
             if any(name in found for name in outputs)
         }
-
-
-def worst_named(errors: Mapping[str, float]) -> str:
-    """The worst of some errors with their names, for a message."""
-    ranked = sorted(errors, key=lambda name: -errors[name])
-    more = f" and {len(ranked) - NAMED} more" if len(ranked) > NAMED else ""
-    return ", ".join(f"{name} ({errors[name]:.2f})" for name in ranked[:NAMED]) + more
 
 
 @dataclass

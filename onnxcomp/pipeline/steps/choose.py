@@ -10,7 +10,7 @@ from onnxcomp.contract import Outcome
 from onnxcomp.pipeline.run import Run
 from onnxcomp.pipeline.safety.reach import Reach
 from onnxcomp.pipeline.steps.dispatch import perform
-from onnxcomp.pipeline.steps.judged import check_speed, judged, wrong_nodes
+from onnxcomp.pipeline.steps.judged import check_speed, judged
 from onnxcomp.pipeline.weight_search.driver import Choosing
 from onnxcomp.pipeline.weight_search.learned import Learned
 from onnxcomp.recipe import Choose
@@ -29,7 +29,6 @@ def _once(step: Choose, run: Run, started: float, /, *, learned: Learned, held: 
     """held: weights that may have little error each. learned: what one time leaves to the next."""
     before, ledger = run.current, run.ledger
     context = run.context_of(step, spare_s=CHECKS * run.time.check_s)
-    learned.hold(held, learned.table.options if held else ())
     choosing = Choosing(
         step=step,
         model=before,
@@ -42,8 +41,8 @@ def _once(step: Choose, run: Run, started: float, /, *, learned: Learned, held: 
         deadline=context.deadline,
         last_moment=run.time.last_moment,
         course=run.course,
+        held=frozenset(held),
         learned=learned,
-        wrong_nodes=functools.partial(wrong_nodes, run),
     )
     trial = choosing.choose()
     report = run.report(step.name, step.fields(), Outcome(skipped=choosing.skipped), before, before, started)

@@ -15,7 +15,9 @@ from onnxcomp.pipeline.run import Run
 from onnxcomp.receipt import StepReport
 from onnxcomp.recipe import Step
 from onnxcomp.verify import DEFAULT_MAX_DIVERGENCE
-from onnxcomp.verify.guard import MAX_NODE_ERROR, NAMED, Guard, worst_named
+from onnxcomp.verify.guard import MAX_NODE_ERROR, Guard
+
+NAMED_NODES = 3  # whose errors a step's account shows
 
 S = TypeVar("S", bound=Step)
 S_contra = TypeVar("S_contra", bound=Step, contravariant=True)
@@ -83,8 +85,10 @@ def _changed(run: Run) -> set[str]:
 
 def _take_back(step: Step, run: Run, kept: int, over: Mapping[str, float], fate: str) -> str:
     """Undo a step for the nodes that it made wrong, and say so and what becomes of them. The reason."""
-    most = _most_node_error(run)
-    why = f"the outputs of the nodes of {worst_named(over)} are off by over {most:.2g} of their variance"
+    ranked = sorted(over, key=lambda name: -over[name])
+    more = f" and {len(ranked) - NAMED_NODES} more" if len(ranked) > NAMED_NODES else ""
+    names = ", ".join(f"{name} ({over[name]:.2f})" for name in ranked[:NAMED_NODES]) + more
+    why = f"the outputs of the nodes of {names} are off by over {_most_node_error(run):.2g} of their variance"
     run.ledger.take_back(kept, why)
     run.receipt.notes.append(f"{step.name}: {why}: {fate}")
     return why
@@ -101,29 +105,15 @@ def _off_nodes(run: Run, kept: int) -> dict[str, float]:
 
     kept: how many steps were kept before it.
     """
-    if len(run.ledger.kept) == kept:
+    if run.reach is None or len(run.ledger.kept) == kept or not run.verifier.evidence.is_enough:
         return {}
-    errors = _node_errors(run, run.current)
+    errors = Guard(run.ledger.line.watched, run.verifier.data, run.target).errors(run.current)
     report = run.ledger.kept[-1].report
-    worst = sorted(errors, key=lambda name: -errors[name])[:NAMED]
+    worst = sorted(errors, key=lambda name: -errors[name])[:NAMED_NODES]
     report.node_errors = {name: errors[name] for name in worst}
-    return _wrong(run, errors, {each.name for each in report.changed})
-
-
-def wrong_nodes(run: Run, model: Model, changed: Collection[str]) -> dict[str, float]:
-    """The weights whose nodes' own outputs are wrong in a model, of those that changed where some of them are."""
-    return _wrong(run, _node_errors(run, model), changed)
-
-
-def _wrong(run: Run, errors: Mapping[str, float], changed: Collection[str]) -> dict[str, float]:
+    touched = {each.name for each in report.changed}
     over = {name: error for name, error in errors.items() if not error <= _most_node_error(run)}
-    return {name: error for name, error in over.items() if name in changed} or over
-
-
-def _node_errors(run: Run, model: Model) -> Mapping[str, float]:
-    if run.reach is None or not run.verifier.evidence.is_enough:
-        return {}
-    return Guard(run.ledger.line.watched, run.verifier.data, run.target).errors(model)
+    return {name: error for name, error in over.items() if name in touched} or over
 
 
 def check_speed(rewrites: Sequence[Pass], run: Run, before: Model, report: StepReport) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,6 @@ from onnxcomp.pipeline.weight_search.ways import better_way
 from onnxcomp.receipt import Application, Entry, WeightAccount
 from onnxcomp.recipe import Choose
 from onnxcomp.verify import ValueTrials, Verdict, Verifier
-from onnxcomp.verify.guard import worst_named
 
 LOG = logging.getLogger(__name__)
 
@@ -58,6 +57,7 @@ LEAST_JUDGED = 16
 TABLES_BYTES = 300  # what shared decoding tables may take, which no estimate of one weight holds: much of a small model
 CUT_SHORT = "the time budget ended the search"
 NO_SEARCH = "the time budget left no time for a search: weights were held to the noise of 8 bits, as without data"
+HELD_ERROR = 0.01  # of a node that came out wrong, by each weight alone: 20 dB, what about 4 bits leave
 HALVINGS = 2
 TABULATED, FITTED = 0.4, 0.5  # of the time that is left: candidates without data, and with data; the rest is for trials
 MOST_LEFT = 0.3  # of the budget taken up, and what stands in the way of more is said
@@ -72,8 +72,8 @@ class Choosing:
     model: what the step is applied to. context: of the step, with all the calibration data. tuner: judges on the
     calibration part; None without data. reach: what the data show of each weight. course: where a goal of latency is
     timed; None: nowhere. last_moment: until when weights may be held to their noise where there was no time for more.
-    learned: what a search before this one left, and what this one leaves. wrong_nodes: tells of a model and the weights
-    that changed in it those whose nodes' own outputs are wrong, and by how much; None: nothing can.
+    held: weights of nodes that came out wrong before, which become no worse than HELD_ERROR. learned: what a search
+    before this one left, and what this one leaves.
     skipped: what no candidate changed, notes: what a reader should know, accounts: what each weight could have become,
     once the choice is made.
     """
@@ -89,8 +89,8 @@ class Choosing:
     deadline: float
     last_moment: float = math.inf
     course: Course | None = None
+    held: frozenset[str] = frozenset()
     learned: Learned = field(default_factory=Learned)
-    wrong_nodes: Callable[[Model, Collection[str]], Mapping[str, float]] | None = None
     tuning: Tuning = field(default_factory=Tuning)
     skipped: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Choosing:
         if tuner is not None:
             self._hold(tuner)
         if tuner is not None and self.learned.model is self.model:
-            table, mild = self.learned.again(context)
+            table, mild = self.learned.again(context, self.held, HELD_ERROR)
         else:
             table, mild = self._table(context, tuner)
         end_processes()  # trials have none
@@ -249,7 +249,8 @@ class Choosing:
         """Few samples license little more than none; of nodes that came out wrong each weight is off by little."""
         if self.reach.few:
             hold_to_noise(self.model, table, table.options, FEW_FACTOR)
-        table.options = self.learned.restricted(table.options)
+        for name in self.held & table.options.keys():
+            table.options[name] = [each for each in table.options[name] if each.error <= HELD_ERROR]
 
     def _leave_small_change(self, table: Table) -> None:
         """A search takes minutes, for which nobody wants half a percent: a model may be nodes for the most part."""
@@ -307,19 +308,6 @@ class Choosing:
             return False
         took = self.course.milliseconds({"original": self.original, "trial": trial.model})
         return took["trial"] <= REACHED * self.objective.limit(Quantity.LATENCY, took["original"])
-
-    def holds_nodes_of(self, trial: Attempt) -> bool:
-        """Whether weights are held from now on since their nodes came out wrong in a trial."""
-        changed = {name for name, option in trial.assignment.items() if option.choice is not None}
-        if self.wrong_nodes is None or trial.model is None or self._is_over():
-            return False
-        wrong = self.wrong_nodes(trial.model, changed)
-        if not wrong or not self.learned.hold(wrong, changed):
-            return False
-        fate = "all weights" if changed <= self.learned.held else "each"
-        why = f"the outputs of the nodes of {worst_named(wrong)} are wrong"
-        self.notes.append(f"{self.step.name}: {why}: searched on with little error in {fate}")
-        return True
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         """How far an assignment, without what follows it, is from the original on the verification part."""

@@ -20,7 +20,6 @@ from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.experience import Experience
-from onnxcomp.pipeline.weight_search.learned import Learned
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.site_options import beside, settled
@@ -41,10 +40,6 @@ class Work(Protocol):
     reach: Reach
     deadline: float
     held_back: dict[str, str]
-    learned: Learned
-
-    def holds_nodes_of(self, trial: Attempt) -> bool:
-        """Whether weights are held from now on since their nodes came out wrong in a trial."""
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified with all that follows."""
@@ -66,7 +61,6 @@ class Spending:
     goal: float | None
     failures: int = 0
     held_back: int = 0
-    asks_nodes: bool = True
     known: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
     failed: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)
     held: dict[tuple[int | None, ...], Attempt] = field(default_factory=dict)  # what verified in the search under way
@@ -87,10 +81,7 @@ class Spending:
         until one fails."""
         work, table, limit = self.work, self.table, self.limit
         options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
-        if not work.learned.is_measured:
-            measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
-            if clock() <= work.deadline and work.learned.model is work.model:
-                work.learned.keep(work.model, table, self.mild, is_measured=True)
+        measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
         rewritten = self._with_rewritten(limit)
         if rewritten is None:
             return self._spent_on(table, limit)
@@ -155,17 +146,15 @@ class Spending:
     def _strongest(self, first: float) -> Attempt | None:
         """The same of the options that the table has now: by stricter limits alone and, where several failed, once more
         with a weight held back that carries a failure. first: the limit of the search to begin with."""
-        gentle = self.work.learned.restricted
-        self.table.options = gentle(self.table.options)
         options, mild, held_back = dict(self.table.options), dict(self.mild), dict(self.work.held_back)
         patient = self._searched(first, may_hold_back=False)
         if self.failures < 2 or clock() > self.work.deadline:
             return patient
-        self.table.options, self.mild, self.known = gentle(options), dict(mild), {}
+        self.table.options, self.mild, self.known = dict(options), dict(mild), {}
         other = self._searched(first, may_hold_back=True)
         if patient is None or (other is not None and other.cost < patient.cost):
             return other
-        self.table.options, self.mild = gentle(options), mild
+        self.table.options, self.mild = options, mild
         self.work.held_back.clear()
         self.work.held_back.update(held_back)
         return patient
@@ -180,9 +169,6 @@ class Spending:
             if trial is None:
                 break
             LOG.debug("search: limit %.3g: %s, cost %.0f", limit, trial.verdict.in_words(), trial.cost)
-            if self._finds_wrong_nodes(trial):
-                self.table.options, self.known, self.held = work.learned.restricted(self.table.options), {}, {}
-                continue
             if self._holds(trial.verdict):
                 best = trial if best is None else min(best, trial, key=lambda each: each.cost)
                 self._keep(best)
@@ -206,14 +192,6 @@ class Spending:
         """Limits this close to each other make no difference that is worth a trial: more where one takes long."""
         is_slow = search.moves_tried(self.table) <= self.tuning.fewest_moves
         return self.tuning.close**2 if is_slow else self.tuning.close
-
-    def _finds_wrong_nodes(self, trial: Attempt) -> bool:
-        """Whether a trial that verifies makes nodes wrong for which weights are held from now on. It is asked of the
-        first of a search, and after that of the first without such weights."""
-        if not self.asks_nodes or not self._holds(trial.verdict):
-            return False
-        self.asks_nodes = self.work.holds_nodes_of(trial)
-        return self.asks_nodes
 
     def _at(self, limit: float) -> Attempt | None:
         """What the search proposes for a limit, verified; None where that would be one trial too many."""

@@ -29,31 +29,11 @@ def test_held_weights_keep_what_leaves_little_error_foreseen_and_made() -> None:
     table = Table({"w": [PLAIN, FINE, ROUGH, made], "v": [PLAIN, ROUGH]})
     learned.keep(Model.__new__(Model), table, {"w": FINE, "v": PLAIN})
     table.options.clear()
-    assert learned.hold({"w"}, {"w", "v"})
-    found, mild = learned.again(Context(exclude=("v",)))
+    found, mild = learned.again(Context(exclude=("v",)), frozenset({"w"}), 0.01)
     assert found.options == {"w": [PLAIN, FINE]} and mild == {"w": FINE}
     assert [each.name for each in found.skipped] == ["v"]
-    learned.held.clear()
-    again, _ = learned.again(Context())
+    again, _ = learned.again(Context(), frozenset(), 0.01)
     assert again.options == {"w": [PLAIN, FINE, ROUGH, made], "v": [PLAIN, ROUGH]}
-
-
-def test_where_wrong_nodes_are_held_already_all_that_changed_are() -> None:
-    learned = Learned()
-    assert learned.hold({"a"}, {"a", "b"}) and learned.held == {"a"}
-    assert learned.hold({"b"}, {"a", "b"}) and learned.held == {"a", "b"}
-    assert learned.hold({"a"}, {"a", "b", "c"}) and learned.held == {"a", "b", "c"}
-    assert not learned.hold({"a"}, {"a", "b", "c"})
-
-
-def test_what_was_measured_stays_so() -> None:
-    learned, table = Learned(), Table({"w": [PLAIN, FINE]})
-    table.influence["w", 0], table.measured["w", 0] = 3.0, 0.02
-    learned.keep(Model.__new__(Model), table, {"w": FINE})
-    assert not learned.again(Context())[0].influence and not learned.is_measured
-    learned.keep(Model.__new__(Model), table, {"w": FINE}, is_measured=True)
-    again, _ = learned.again(Context())
-    assert (again.influence, again.measured, learned.is_measured) == (table.influence, table.measured, True)
 
 
 def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +58,6 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     recipe = Recipe.from_dict({"step": [step, {"pass": "store-compact"}]}, name="test")
     data = str(tmp_path / "calib.npz")
     result = optimize(proto, recipe=recipe, calibration=data, measure=False)
-    assert any("idle" in note and "with little error in" in note for note in result.receipt.notes)
+    assert any("idle" in note and "done once more" in note for note in result.receipt.notes)
     assert counts and max(counts.values()) <= 2, "at most once without data and once with"
     assert replay(proto, result.receipt, calibration=data).model.to_bytes() == result.model.to_bytes()

@@ -17,7 +17,6 @@ from onnxcomp.pipeline.history.rollback import STRICTER
 from onnxcomp.pipeline.weight_search.assignment import Attempt
 from onnxcomp.pipeline.weight_search.candidates import ANY_FAMILY, Assignment, Table, WeightOption
 from onnxcomp.pipeline.weight_search.experience import Experience
-from onnxcomp.pipeline.weight_search.learned import Learned
 from onnxcomp.pipeline.weight_search.spending import Spending
 from onnxcomp.verify import Verdict
 
@@ -35,12 +34,6 @@ class Told:
     harm: Mapping[tuple[str, int | None], float] = field(default_factory=dict)
     seen: list[Assignment] = field(default_factory=list)
     held_back: dict[str, str] = field(default_factory=dict)
-    learned: Learned = field(default_factory=Learned)
-    wrong: list[str] = field(default_factory=list)  # whose nodes come out wrong, trial after trial
-
-    def holds_nodes_of(self, trial: Attempt) -> bool:
-        wrong = self.wrong.pop(0) if self.wrong else ""
-        return bool(wrong) and self.learned.hold(wrong, trial.assignment)
 
     def divergence_alone(self, table: Table, assignment: Assignment) -> float:
         self.seen.append(assignment)
@@ -323,29 +316,6 @@ def test_an_option_that_fails_alone_tells_little_of_the_weights_others() -> None
     factors = told.factors(table)
     predicted = {each: factors["v", each.choice] * each.error for each in (MILD, STRONG)}
     assert predicted[STRONG] > 1 and predicted[MILD] < 0.3
-
-
-@pytest.mark.parametrize(
-    ("wrong", "found"), [([], "12"), (["v"], "02"), (["v", "v"], "00"), (["v", "w"], "00"), (["v", ""], "02")]
-)
-def test_wrong_nodes_of_the_first_trial_that_holds_get_little_error(
-    monkeypatch: pytest.MonkeyPatch, wrong: list[str], found: str
-) -> None:
-    """wrong: whose nodes are, each time that it is asked; found: the choices of v and w in the end."""
-    made = spending(harm={(name, choice): 0.001 for name in "vw" for choice in range(3)}, wrong=list(wrong))
-    made.table.options = {"v": [PLAIN, MILD, WeightOption(1, 200, 0.2)], "w": [PLAIN, MILD, WeightOption(2, 200, 0.2)]}
-    limits: list[float] = []
-
-    def strongest(limit: float) -> Attempt:
-        limits.append(limit)
-        return made._tried({name: options[-1] for name, options in made.table.options.items()})
-
-    monkeypatch.setattr(made, "_at", strongest)
-    best = made._searched(LIMIT, may_hold_back=False)
-    assert best is not None and "".join(str(each.choice) for each in best.assignment.values()) == found
-    assert set(made.held) <= {tuple(each.choice for each in best.assignment.values())}, "no trial with wrong nodes"
-    assert limits[: len("".join(wrong)) + 1] == [LIMIT] * (len("".join(wrong)) + 1)
-    assert made._searched(LIMIT, may_hold_back=True) is not None and not made.asks_nodes
 
 
 def test_what_has_to_hold_counts_as_spent() -> None:
