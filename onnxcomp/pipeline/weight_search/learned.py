@@ -18,7 +18,7 @@ LEFT_OUT = "it is excluded"
 
 @dataclass
 class Learned:
-    """The table of a search as it was made, before anything was measured, and what noise allows. model: that it is of.
+    """The table of a search as it was made, or measured (``is_measured``), and what noise allows. model: that it is of.
     foreseen: the errors of options before they were made, by weight and choice. ways: of what follows, by its place."""
 
     model: Model | None = None
@@ -26,14 +26,17 @@ class Learned:
     mild: Assignment = field(default_factory=dict)
     foreseen: dict[tuple[str, int | None], float] = field(default_factory=dict)
     ways: dict[int, Pass] = field(default_factory=dict)
+    is_measured: bool = False
 
     def foresee(self, table: Table) -> None:
         """Note what is foreseen of options."""
         self.foreseen = {(name, each.choice): each.error for name, own in table.options.items() for each in own}
 
-    def keep(self, model: Model, table: Table, mild: Assignment) -> None:
-        """Note what came of it."""
-        self.model, self.table, self.mild = model, _copied(table), dict(mild)
+    def keep(self, model: Model, table: Table, mild: Assignment, *, is_measured: bool = False) -> None:
+        """Note what came of it; what was measured of options before they were made says nothing of them."""
+        self.model, self.table, self.mild, self.is_measured = model, _copied(table), dict(mild), is_measured
+        if not is_measured:
+            self.table.influence, self.table.measured = {}, {}
 
     def again(self, context: Context, held: Collection[str], most_error: float) -> tuple[Table, Assignment]:
         """The same for a search that leaves no more than ``most_error`` in the weights that are held, foreseen or made,
@@ -54,5 +57,6 @@ def _copied(table: Table) -> Table:
     """A table of its own, to be measured and changed; fits are shared."""
     return replace(
         table, options={name: list(own) for name, own in table.options.items()}, skipped=list(table.skipped),
-        influence={}, measured={}, unreached=set(table.unreached), last_rewritten={},
+        influence=dict(table.influence), measured=dict(table.measured), unreached=set(table.unreached),
+        last_rewritten={},
     )  # fmt: skip

@@ -20,6 +20,7 @@ from onnxcomp.pipeline.weight_search import allocation as search
 from onnxcomp.pipeline.weight_search.assignment import Attempt, divergence_of, spent_share
 from onnxcomp.pipeline.weight_search.candidates import Assignment, Table
 from onnxcomp.pipeline.weight_search.experience import Experience
+from onnxcomp.pipeline.weight_search.learned import Learned
 from onnxcomp.pipeline.weight_search.pruned_options import without_pruned
 from onnxcomp.pipeline.weight_search.sensitivity import hold_to, measure_influence
 from onnxcomp.pipeline.weight_search.site_options import beside, settled
@@ -40,6 +41,7 @@ class Work(Protocol):
     reach: Reach
     deadline: float
     held_back: dict[str, str]
+    learned: Learned
 
     def tried(self, context: Context, table: Table, assignment: Assignment) -> Attempt:
         """An assignment, verified with all that follows."""
@@ -81,7 +83,10 @@ class Spending:
         until one fails."""
         work, table, limit = self.work, self.table, self.limit
         options: dict[str, Any] = {"deadline": work.deadline, "tolerable": limit}
-        measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+        if not work.learned.is_measured:
+            measure_influence(work.model, table, self.tuner, work.reach, self.mild, self.context, **options)
+            if clock() <= work.deadline and work.learned.model is work.model:
+                work.learned.keep(work.model, table, self.mild, is_measured=True)
         rewritten = self._with_rewritten(limit)
         if rewritten is None:
             return self._spent_on(table, limit)

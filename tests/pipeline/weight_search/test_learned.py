@@ -36,6 +36,16 @@ def test_held_weights_keep_what_leaves_little_error_foreseen_and_made() -> None:
     assert again.options == {"w": [PLAIN, FINE, ROUGH, made], "v": [PLAIN, ROUGH]}
 
 
+def test_what_was_measured_stays_so() -> None:
+    learned, table = Learned(), Table({"w": [PLAIN, FINE]})
+    table.influence["w", 0], table.measured["w", 0] = 3.0, 0.02
+    learned.keep(Model.__new__(Model), table, {"w": FINE})
+    assert not learned.again(Context(), (), 0.01)[0].influence and not learned.is_measured
+    learned.keep(Model.__new__(Model), table, {"w": FINE}, is_measured=True)
+    again, _ = learned.again(Context(), (), 0.01)
+    assert (again.influence, again.measured, learned.is_measured) == (table.influence, table.measured, True)
+
+
 def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The outputs hardly show ``idle``, whose node is then off by more than it may be."""
     rng = np.random.default_rng(0)
