@@ -49,19 +49,24 @@ def test_only_the_first_samples_are_used(model: Model, data: CalibrationData) ->
     assert observe(model, ["x"], data, limit=10)["x"].histogram.covering(1.0) == (-40, -1)
 
 
-def test_tensors_that_need_much_room_are_fetched_in_turns(
-    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched: list[list[str]] = []
+def noting(fetched: list[list[str]]) -> type[Session]:
+    """Sessions that note what each run fetches."""
 
     class Watched(Session):
         def run(self, feeds: Feeds, names: list[str] | None = None) -> dict[str, Value]:  # type: ignore[override]
             fetched.append(list(names or []))
             return super().run(feeds, names)
 
+    return Watched
+
+
+def test_tensors_that_need_much_room_are_fetched_in_turns(
+    model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[list[str]] = []
     monkeypatch.setattr(module, "ROOM_BYTES", 32)  # two tensors of 1 x 4 float32: a batch of one
     monkeypatch.setattr(module, "MOST_BYTES", 16)
-    seen = observe(model, ["a", "d"], data, open_session=Watched)
+    seen = observe(model, ["a", "d"], data, open_session=noting(fetched))
     assert fetched[:4] == [["a", "d"], ["a"], ["d"], ["a"]]  # the first run only tells the sizes
     assert len(fetched) == 1 + 2 * 100
     assert seen["d"].histogram.count == 400
@@ -71,15 +76,9 @@ def test_beside_a_large_model_one_run_fetches_as_much_as_the_model_takes(
     model: Model, data: CalibrationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[list[str]] = []
-
-    class Watched(Session):
-        def run(self, feeds: Feeds, names: list[str] | None = None) -> dict[str, Value]:  # type: ignore[override]
-            fetched.append(list(names or []))
-            return super().run(feeds, names)
-
     for name, value in (("ROOM_BYTES", 32), ("MOST_BYTES", 16), ("LARGE_BYTES", 1)):
         monkeypatch.setattr(module, name, value)
-    seen = observe(model, ["a", "d"], data, open_session=Watched)
+    seen = observe(model, ["a", "d"], data, open_session=noting(fetched))
     assert fetched == [["a", "d"]] * (1 + 100) and seen["d"].histogram.count == 400
 
 
