@@ -11,7 +11,6 @@ The default metric, its threshold and how they were chosen: docs/decisions/0003-
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -49,9 +48,10 @@ from onnxcomp.verify.reading.outputs import Outputs
 from onnxcomp.verify.reading.padding import Padding, padding_of
 from onnxcomp.verify.reading.watched import Watched
 from onnxcomp.verify.reference import OutputStore, layout_of
+from onnxcomp.verify.ruling import Held, Ruling
 from onnxcomp.verify.signature import changed_signature
 from onnxcomp.verify.trials import ValueTrials
-from onnxcomp.verify.verdict import OutputDivergence, Verdict, failure, over_beside
+from onnxcomp.verify.verdict import Verdict
 
 Array = NDArray[Any]
 
@@ -164,6 +164,11 @@ class Verifier:
             known = self._verdicts[model] = self.changed_outside(model) or self.judge(self._whole(model))
         return known
 
+    def allow(self, divergence: float) -> None:
+        """Widen the limit, for the verdicts to come."""
+        self.limit = max(self.limit, divergence)
+        self._verdicts.clear()
+
     def trials(self, model: Model) -> ValueTrials:
         """What judges a model with other values in some of its weights, again and again, without rewriting it: the
         same for the same model, as long as somebody holds it."""
@@ -173,18 +178,18 @@ class Verifier:
     def changed_outside(self, model: Model) -> Verdict | None:
         """The verdict on a model whose inputs or outputs are declared otherwise than the original's, else None."""
         changed = changed_signature(self.original, model, shorter_ends=self.shorter_ends)
-        return failure(changed, limit=self.limit, samples=self.samples) if changed else None
+        return self._ruling.failed(changed) if changed else None
 
     def judge(self, candidate: Candidate) -> Verdict:
         """The verdict on what a candidate gives, which is declared as the original is. Safe to be called from several
         threads at once."""
         try:
             if ":" in self.metric:
-                return self._scored(candidate)
+                return self._ruling.of_score(self._score(candidate))
             verdict = self._compared(candidate.outputs())
             return self._on_own_states(candidate, verdict) if verdict.passed and self._loop is not None else verdict
         except (TargetError, VerificationError, ModelError) as error:
-            return failure(str(error), limit=self.limit, samples=self.samples)
+            return self._ruling.failed(str(error))
 
     def measures(self, model: Model) -> dict[str, tuple[float, Floats]]:
         """For each output and measure the divergence, and what every sample counts for it.
@@ -306,42 +311,26 @@ class Verifier:
                 candidate = widened(candidate)
             wrong = incomparable(reference, candidate, self.watched.ragged)
             if wrong:
-                return failure(wrong, limit=self.limit, samples=self.samples)
+                return self._ruling.failed(wrong)
             for each in {id(found): found, id(beside): beside}.values():
                 each.add(i, reference, candidate)
             if self.metric == "accuracy" and self._labels is not None:
                 changes.append(self._labels.correct(i, reference) - self._labels.correct(i, candidate))
         held = self._held(beside)
         if self.metric == "accuracy":
-            return self._accuracy_verdict(np.concatenate(changes), found, held)
-        return self._divergence_verdict(found, held)
+            return self._ruling.of_labels(np.concatenate(changes), found, held)
+        return self._ruling.of_divergences(found, held)
 
     def _on_own_states(self, candidate: Candidate, verdict: Verdict) -> Verdict:
-        """A verdict that passed, with what the model does on its own states: the worse of both counts."""
+        """A verdict that passed, with what the model does on its own states."""
         assert self._loop is not None
         steps = self._outputs.of_steps(self._loop.layouts, self._loop.reference)
         found = ComparedBatches(steps, "divergence", self.seed, prefix="on its own states: ")
         with candidate.opened() as session:
             wrong = self._stepped(steps, self._loop.outputs(session), found)
         if wrong:
-            return failure(f"on its own states: {wrong}", limit=self.limit, samples=self.samples)
-        divergences, _ = found.divergences()
-        worst = max(divergences, key=lambda each: each.value, default=None)
-        if worst is None:
-            return verdict
-        if self.metric != "divergence":
-            held = max(verdict.beside or (0.0, DEFAULT_MAX_DIVERGENCE), (worst.value, DEFAULT_MAX_DIVERGENCE))
-            return dataclasses.replace(verdict, beside=held, reasons=over_beside(held, "on its own states"))
-        outputs = (*verdict.outputs, *divergences)
-        if worst.value <= verdict.divergence:
-            return dataclasses.replace(verdict, outputs=outputs)
-        return dataclasses.replace(
-            verdict,
-            divergence=worst.value,
-            interval=(worst.low, worst.high),
-            outputs=outputs,
-            reasons=self._over(worst),
-        )
+            return self._ruling.failed(f"on its own states: {wrong}")
+        return self._ruling.with_own_states(verdict, found.divergences()[0])
 
     def _stepped(self, steps: Outputs, made: Iterator[dict[str, Value]], found: ComparedBatches) -> str | None:
         """Take in every step; why the steps cannot be compared, or None."""
@@ -352,62 +341,15 @@ class Verifier:
             found.add(i, reference, candidate)
         return None
 
-    def _held(self, comparison: ComparedBatches) -> tuple[float, float] | None:
+    def _held(self, comparison: ComparedBatches) -> Held:
         """The worst divergence and its limit, where the samples are too few to count by."""
         if self.wanted_samples is None:
             return None
         return max((each.value for each in comparison.divergences()[0]), default=0.0), DEFAULT_MAX_DIVERGENCE
 
-    def _divergence_verdict(self, comparison: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
-        found, affected = comparison.divergences()
-        worst = max(found, key=lambda each: each.value, default=None)
-        value = worst.value if worst else 0.0
-        return Verdict(
-            divergence=value,
-            interval=(worst.low, worst.high) if worst else (0.0, 0.0),
-            limit=self.limit,
-            samples=self.samples,
-            reasons=(*self._over(worst), *over_beside(held)),
-            agreement=comparison.agreement,
-            outputs=tuple(found),
-            verified=self.evidence.is_enough,
-            beside=held,
-            affected_share=affected,
-        )
-
-    def _over(self, worst: OutputDivergence | None) -> tuple[str, ...]:
-        return () if worst is None or worst.value <= self.limit else (worst.over(self.limit, self.metric),)
-
-    def _accuracy_verdict(self, changes: Floats, found: ComparedBatches, held: tuple[float, float] | None) -> Verdict:
-        """changes: (samples,) 1 where the candidate alone is wrong, -1 where it alone is right."""
-        lost, won = int((changes > 0).sum()), int((changes < 0).sum())
-        got = metrics.drop(lost, won, len(changes), distinct=self.evidence.distinct)
-        assert self.original_score is not None
-        score = self.original_score - got.value
-        verdict = self._drop_verdict(got.value, (got.low, got.high), score)
-        reasons = (*verdict.reasons, *over_beside(held))
-        return dataclasses.replace(verdict, agreement=found.agreement, beside=held, reasons=reasons)
-
-    def _scored(self, candidate: Candidate) -> Verdict:
-        score = self._score(candidate)
-        assert self.original_score is not None
-        drop = self.original_score - score
-        if not np.isfinite(score):
-            return failure(f"{self.metric} gave {score}", limit=self.limit, samples=self.samples)
-        return self._drop_verdict(drop, (drop, drop), score)
-
-    def _drop_verdict(self, drop: float, interval: tuple[float, float], score: float) -> Verdict:
-        text = f"{self.metric} fell from {self.original_score:.4g} to {score:.4g}, allowed {self.limit:.3g}"
-        return Verdict(
-            divergence=drop,
-            interval=interval,
-            limit=self.limit,
-            samples=self.samples,
-            reasons=() if drop <= self.limit else (text,),
-            score=score,
-            original_score=self.original_score,
-            verified=bool(self.samples),
-        )
+    @property
+    def _ruling(self) -> Ruling:
+        return Ruling(self.metric, self.limit, self.samples, self.evidence, self.original_score)
 
     def _score(self, candidate: Candidate) -> float:
         with candidate.opened() as session, self._scoring:

@@ -292,3 +292,15 @@ def test_models_without_inputs_are_compared() -> None:
     verifier: Any = Verifier(constant(1.0), data, target=CPU)
     assert verifier.check(constant(1.0)).passed
     assert not verifier.check(constant(2.0)).passed
+
+def test_a_wider_limit_counts_for_models_that_were_judged_before(tmp_path: Path) -> None:
+    model = classifier()
+    verifier = Verifier(model, opened(model, tmp_path, x=X), target=CPU)
+    far = classifier(noisy(WEIGHT, 0.5))
+    before = verifier.check(far)
+    assert verifier.check(far) is before and not before.passed
+    verifier.allow(2 * before.divergence)
+    after = verifier.check(far)
+    assert after.passed and after.divergence == before.divergence and after.limit == verifier.limit
+    verifier.allow(0.0)
+    assert verifier.limit == 2 * before.divergence, "it never narrows"
