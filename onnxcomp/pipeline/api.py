@@ -199,24 +199,32 @@ def _prepare(
         max_opset=target.supported_opset,
         outputs=options["outputs"],
     )
-    receipt = Receipt(
+    receipt = _receipt_begun(model, recipe, context, verifier, _describe_data(data, checking), grounds.notes)
+    reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
+    run = Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
+    run.ledger.line = Lineage.of(model, before)
+    return run
+
+
+def _receipt_begun(
+    model: Model, recipe: Recipe, context: Context, verifier: Verifier, data: dict[str, Any], notes: Sequence[str]
+) -> Receipt:
+    """What is known before the first step. data: described; notes: beside the verifier's own."""
+    target = verifier.target
+    return Receipt(
         recipe=recipe.name,
-        seed=seed,
+        seed=context.seed,
         target=target.name,
         target_cpu=target.cpu,
         min_ort="" if target.min_ort is None else ".".join(map(str, target.min_ort)),
         versions=_versions(),
         source={"path": str(model.path or ""), "bytes": model.size_bytes, "sha256": source_digest(model)},
-        data=_describe_data(data, checking),
+        data=data,
         metric=verifier.describe(),
-        notes=[*verifier.notes, *grounds.notes],
+        notes=[*verifier.notes, *notes],
         machine=machine() | {"threads": target.threads},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    reach = None if data.is_random else Reach(tuner, few=grounds.are_few)
-    run = Run(model, recipe, context, budget, verifier, tuner, reach, data, receipt, progress, time)
-    run.ledger.line = Lineage.of(model, before)
-    return run
 
 
 def _versions() -> dict[str, str]:
